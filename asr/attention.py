@@ -1,0 +1,170 @@
+"""The classic attention scorers behind one interface.
+
+A scorer is made once per utterance batch ready to look at (`prepare`), then asked at every output token (`forward`). What
+it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam search
+can reorder it like any other tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import AttentionConfig
+
+__all__ = ["Attention", "AttentionState", "Memory", "build_attention"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An encoder output made ready to be attended to; computed once, shared by all output tokens."""
+
+    keys: Tensor  # (B, T, size)
+    values: Tensor  # (B, T, value_size)
+    inside: Tensor  # (B, T) bool: frames that are real
+
+    def repeat(self, times: int) -> Memory:
+        """Each row `times` times in a row, for the beams of an utterance."""
+        return Memory(*(x.repeat_interleave(times, dim=0) for x in (self.keys, self.values, self.inside)))
+
+
+class AttentionState(NamedTuple):
+    """What attention carries from token to token."""
+
+    alignment: Tensor  # (B, heads, T): the weights of the step before; before the first step they are zero
+
+
+class Attention(nn.Module, ABC):
+    """Interface of all scorers; a subclass says how a query scores against the keys."""
+
+    heads = 1
+
+    def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_size = value_size
+        self.to_query = nn.Linear(query_size, config.size)
+        self.to_key = nn.Linear(value_size, config.size, bias=False)
+
+    def prepare(self, encoder_out: Tensor, lengths: Tensor) -> Memory:
+        """Project an encoder_out `(B, T, D)` with lengths `(B,)` once, before the first token."""
+        inside = torch.arange(encoder_out.shape[1], device=encoder_out.device) < lengths[:, None]
+        return Memory(self.to_key(encoder_out), self._values(encoder_out), inside)
+
+    def initial_state(self, memory: Memory) -> AttentionState:
+        batch, frames = memory.inside.shape
+        return AttentionState(memory.keys.new_zeros(batch, self.heads, frames))
+
+    def forward(self, query: Tensor, memory: Memory, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        """Look once: query `(B, query_size)` to context `(B, context_size)` and the next state."""
+        scores = self._scores(self.to_query(query), memory, state.alignment)  # (B, heads, T)
+        allowed = memory.inside[:, None]
+        if self.config.window_frames is not None:
+            allowed = allowed & self._window(state.alignment, self.config.window_frames)
+        # The lowest finite value and not -inf: an utterance without any frame then gives even weights, not NaN.
+        scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min)
+        alignment = scores.softmax(dim=-1).to(memory.values.dtype)
+        return self._context(alignment, memory.values), AttentionState(alignment)
+
+    @abstractmethod
+    def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """Scores `(B, heads, T)` of a projected query `(B, size)`; `previous` is `(B, heads, T)`."""
+
+    def _values(self, encoder_out: Tensor) -> Tensor:
+        return encoder_out
+
+    def _context(self, alignment: Tensor, values: Tensor) -> Tensor:
+        return torch.bmm(alignment, values).flatten(1)
+
+    @staticmethod
+    def _window(previous: Tensor, width: int) -> Tensor:
+        """`(B, 1, T)`: within `width` frames of the last peak; before the first token, the start is the peak."""
+        peak = previous.mean(dim=1).argmax(dim=-1)
+        distance = torch.arange(previous.shape[-1], device=previous.device) - peak[:, None]
+        return (distance.abs() <= width)[:, None]
+
+
+class AdditiveAttention(Attention):
+    """v · tanh(W q + U k): Bahdanau et al. 2015, also called concatenation."""
+
+    def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
+        super().__init__(query_size, value_size, config)
+        self.to_score = nn.Linear(config.size, 1, bias=False)
+
+    def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        scores: Tensor = self.to_score(torch.tanh(memory.keys + query[:, None]))
+        return scores.transpose(1, 2)
+
+
+class LocationAwareAttention(AdditiveAttention):
+    """Additive, with a convolution of the previous alignment, so that it knows where it was: Chorowski et al. 2015."""
+
+    def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
+        super().__init__(query_size, value_size, config)
+        self.filters = nn.Conv1d(1, config.location_channels, config.location_width, padding="same", bias=False)
+        self.to_location = nn.Linear(config.location_channels, config.size, bias=False)
+
+    def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        location = self.to_location(self.filters(previous).transpose(1, 2))
+        scores: Tensor = self.to_score(torch.tanh(memory.keys + query[:, None] + location))
+        return scores.transpose(1, 2)
+
+
+class DotAttention(Attention):
+    """q · k: Luong et al. 2015."""
+
+    scale = 1.0
+
+    def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        return torch.bmm(query[:, None] * self.scale, memory.keys.transpose(1, 2))
+
+
+class ScaledDotAttention(DotAttention):
+    """q · k / sqrt(size): Vaswani et al. 2017."""
+
+    def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
+        super().__init__(query_size, value_size, config)
+        self.scale = 1 / math.sqrt(config.size)
+
+
+class MultiHeadAttention(Attention):
+    """Scaled dot products in several subspaces, each with values of its own: Vaswani et al. 2017."""
+
+    def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
+        super().__init__(query_size, value_size, config)
+        self.heads = config.heads
+        self.to_value = nn.Linear(value_size, config.size)
+        self.to_context = nn.Linear(config.size, value_size)
+
+    def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        query = query.unflatten(-1, (self.heads, -1))
+        keys = memory.keys.unflatten(-1, (self.heads, -1))
+        return torch.einsum("bhd,bthd->bht", query, keys) / math.sqrt(query.shape[-1])
+
+    def _values(self, encoder_out: Tensor) -> Tensor:
+        values: Tensor = self.to_value(encoder_out)
+        return values
+
+    def _context(self, alignment: Tensor, values: Tensor) -> Tensor:
+        attended = torch.einsum("bht,bthd->bhd", alignment, values.unflatten(-1, (self.heads, -1)))
+        context: Tensor = self.to_context(attended.flatten(1))
+        return context
+
+
+_SCORERS: dict[str, type[Attention]] = {
+    "location": LocationAwareAttention,
+    "additive": AdditiveAttention,
+    "dot": DotAttention,
+    "scaled_dot": ScaledDotAttention,
+    "multi_head": MultiHeadAttention,
+}
+
+
+def build_attention(query_size: int, value_size: int, config: AttentionConfig) -> Attention:
+    """The scorer that the config names."""
+    return _SCORERS[config.scorer](query_size, value_size, config)

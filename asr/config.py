@@ -1,0 +1,293 @@
+"""Settings as frozen dataclasses, checked at construction and stored as JSON beside the weights.
+
+`to_dict` and `from_dict` turn any of them into plain data and back. An unknown key, a missing one, a wrong type or a
+value out of its bounds is a `ConfigError` that names the setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from asr.errors import ConfigError
+
+__all__ = [
+    "AttentionConfig",
+    "Context",
+    "DecoderConfig",
+    "EncoderConfig",
+    "FeatureConfig",
+    "HybridConfig",
+    "ModelConfig",
+    "SearchConfig",
+    "from_dict",
+    "require",
+    "to_dict",
+]
+
+ConfigT = TypeVar("ConfigT")
+
+Scorer = Literal["location", "additive", "dot", "scaled_dot", "multi_head"]
+
+
+def require(condition: bool, name: str, value: object, bound: str) -> None:
+    """Raise a ConfigError that names the setting, its value and the bound, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}: it must be {bound}")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """The log-mel frontend; lengths are in samples of `sample_rate`."""
+
+    sample_rate: int = 16_000
+    n_fft: int = 512
+    win_length: int = 400  # 25 ms
+    hop_length: int = 160  # 10 ms
+    n_mels: int = 80
+    f_min: float = 20.0
+    f_max: float = 8_000.0
+
+    def __post_init__(self) -> None:
+        require(self.sample_rate > 0, "features.sample_rate", self.sample_rate, "positive")
+        require(0 < self.win_length <= self.n_fft, "features.win_length", self.win_length, "in 1..n_fft")
+        require(0 < self.hop_length <= self.n_fft, "features.hop_length", self.hop_length, "in 1..n_fft")
+        require(self.n_mels > 0, "features.n_mels", self.n_mels, "positive")
+        require(0 <= self.f_min < self.f_max, "features.f_min", self.f_min, "at least 0 and below f_max")
+        require(self.f_max <= self.sample_rate / 2, "features.f_max", self.f_max, "at most half the sample_rate")
+
+    @property
+    def hop_ms(self) -> float:
+        return 1000 * self.hop_length / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Context:
+    """How far an encoder layer sees to its right.
+
+    With `chunk_ms` None it sees the whole utterance. Otherwise the forward direction carries its state along while the
+    backward direction runs over chunks of `chunk_ms` and `lookahead_ms` of what follows, starting fresh each time
+    (latency-controlled BLSTM: Zhang et al. 2016). Every layer adds its own lookahead. Both are rounded up to whole frames
+    of each layer; `Context.causal()` is the limit of one frame and no lookahead.
+    """
+
+    chunk_ms: int | None = None
+    lookahead_ms: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.chunk_ms is None or self.chunk_ms > 0, "context.chunk_ms", self.chunk_ms, "positive, or null")
+        require(self.lookahead_ms >= 0, "context.lookahead_ms", self.lookahead_ms, "at least 0")
+
+    @classmethod
+    def full(cls) -> Context:
+        return cls(chunk_ms=None)
+
+    @classmethod
+    def causal(cls) -> Context:
+        return cls(chunk_ms=1, lookahead_ms=0)
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """Recurrent + self-attention blocks on top of the pyramid; `layers` 0 leaves them out."""
+
+    layers: int = 0
+    heads: int = 4
+    past_frames: int = 128  # how far back a frame attends; bounds the memory of a stream
+    positions: Literal["none", "sinusoidal", "rotary"] = "rotary"
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 0, "hybrid.layers", self.layers, "at least 0")
+        require(self.heads > 0, "hybrid.heads", self.heads, "positive")
+        require(self.past_frames > 0, "hybrid.past_frames", self.past_frames, "positive")
+        choices(self, "positions")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The pyramidal LSTM. `joins[i]` neighbouring frames are joined into one before layer i."""
+
+    joins: tuple[int, ...] = (2, 2, 1, 1)
+    hidden_size: int = 320
+    bidirectional: bool = True
+    dropout: float = 0.2
+    residual: bool = False
+    normalisation: Literal["none", "layer", "batch"] = "layer"
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+
+    def __post_init__(self) -> None:
+        require(len(self.joins) > 0, "encoder.joins", self.joins, "a factor for each layer, at least one")
+        require(all(1 <= j <= 8 for j in self.joins), "encoder.joins", self.joins, "factors in 1..8")
+        require(1 <= self.reduction <= 8, "encoder.joins", self.joins, "factors whose product is in 1..8")
+        require(self.hidden_size > 0, "encoder.hidden_size", self.hidden_size, "positive")
+        require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
+        require(
+            self.hybrid.layers == 0 or self.output_size % (2 * self.hybrid.heads) == 0,
+            "encoder.hybrid.heads",
+            self.hybrid.heads,
+            f"a divisor of half the encoder's output size {self.output_size}",
+        )
+        choices(self, "normalisation")
+
+    @property
+    def reduction(self) -> int:
+        product = 1
+        for factor in self.joins:
+            product *= factor
+        return product
+
+    @property
+    def output_size(self) -> int:
+        return self.hidden_size * (2 if self.bidirectional else 1)
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How the speller looks at the encoder's output."""
+
+    scorer: Scorer = "location"
+    size: int = 256
+    heads: int = 1  # more than one only with the multi_head scorer
+    location_channels: int = 10
+    location_width: int = 101
+    window_frames: int | None = None  # look only this far to either side of the last peak
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "attention.size", self.size, "positive")
+        require(self.heads > 0, "attention.heads", self.heads, "positive")
+        require(self.heads == 1 or self.scorer == "multi_head", "attention.heads", self.heads, "1 for this scorer")
+        require(self.size % self.heads == 0, "attention.heads", self.heads, f"a divisor of size {self.size}")
+        require(self.location_channels > 0, "attention.location_channels", self.location_channels, "positive")
+        require(self.location_width % 2 == 1, "attention.location_width", self.location_width, "odd")
+        window = self.window_frames
+        require(window is None or window > 0, "attention.window_frames", window, "positive, or null")
+        choices(self, "scorer")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The speller: LSTM cells with input feeding."""
+
+    layers: int = 1
+    hidden_size: int = 512
+    embedding_size: int = 256
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.layers > 0, "decoder.layers", self.layers, "positive")
+        require(self.hidden_size > 0, "decoder.hidden_size", self.hidden_size, "positive")
+        require(self.embedding_size > 0, "decoder.embedding_size", self.embedding_size, "positive")
+        require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What the search weighs and when it stops; each field is an option of `spellstream transcribe`."""
+
+    beam_size: int = 8
+    nbest: int = 1
+    ctc_weight: float = 0.3  # the rest goes to attention
+    lm_weight: float = 0.0
+    length_bonus: float = 0.0  # added for each token
+    coverage_penalty: float = 0.0  # for encoder frames that get more than `coverage_threshold` of attention in all
+    coverage_threshold: float = 1.5
+    eos_threshold: float = 1.5  # an end must be this much likelier (as a ratio of log-probabilities) than going on
+    candidates: int = 16  # tokens of each hypothesis that the CTC prefix scorer looks at
+    max_tokens_per_second: float = 12.0
+    max_repeats: int = 4  # a phrase said more often than this in a row is a loop
+
+    def __post_init__(self) -> None:
+        require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
+        require(1 <= self.nbest <= self.beam_size, "search.nbest", self.nbest, f"in 1..beam_size ({self.beam_size})")
+        require(0 <= self.ctc_weight <= 1, "search.ctc_weight", self.ctc_weight, "in [0, 1]")
+        require(self.lm_weight >= 0, "search.lm_weight", self.lm_weight, "at least 0")
+        require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")
+        require(self.eos_threshold >= 0, "search.eos_threshold", self.eos_threshold, "at least 0")
+        require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")
+        require(self.max_tokens_per_second > 0, "search.max_tokens_per_second", self.max_tokens_per_second, "positive")
+        require(self.max_repeats >= 1, "search.max_repeats", self.max_repeats, "at least 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is needed to build a model and use it as it was meant."""
+
+    vocab_size: int
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    streaming: Context = field(default_factory=lambda: Context(chunk_ms=480, lookahead_ms=120))
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size > 4, "vocab_size", self.vocab_size, "more than the 4 special tokens")
+
+    @property
+    def frame_seconds(self) -> float:
+        """How much time one frame of the encoder's output stands for."""
+        return self.features.hop_ms * self.encoder.reduction / 1000
+
+
+def choices(config: Any, name: str) -> None:
+    """Check a Literal field of a dataclass against what its annotation allows."""
+    allowed = typing.get_args(typing.get_type_hints(type(config))[name])
+    require(getattr(config, name) in allowed, name, getattr(config, name), f"one of {', '.join(map(str, allowed))}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain data that `json.dumps` takes."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
+    """Build the dataclass `cls` from plain data, checking every name and type.
+
+    Args:
+        cls: a frozen dataclass of this module, or one built of the same kinds of field.
+        data: what `to_dict` made, or what a JSON or TOML file held.
+        where: the name that error messages start with.
+
+    Raises:
+        ConfigError: for an unknown or missing setting, a wrong type, or a value out of its bounds.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} is {data!r}: it must be a table of settings")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in fields:
+            raise ConfigError(f"{where}.{name} is no setting; there are {', '.join(fields)}")
+    values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
+    for name, f in fields.items():
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name} is missing")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        require(value in arguments, where, value, f"one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} is {value!r}: it must be a list")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} is {value!r}: it must be of type {hint.__name__}")
+    return value

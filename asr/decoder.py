@@ -1,0 +1,111 @@
+"""The speller: LSTM cells that are fed the last token and the last context, and look at the encoder at every token.
+
+After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a value: `step` takes one and returns one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.attention import AttentionState, Memory, build_attention
+from asr.config import AttentionConfig, DecoderConfig
+
+__all__ = ["Decoder", "DecoderState"]
+
+
+class DecoderState(NamedTuple):
+    """What the speller carries from token to token; every tensor's first dimension is the batch."""
+
+    hidden: Tensor  # (B, layers, 2, H): each layer's h and c
+    context: Tensor  # (B, context_size): what attention saw last
+    alignment: Tensor  # (B, heads, T): where it saw it
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """The state of the given rows `(B',)`, as a beam search reorders them."""
+        return DecoderState(*(x.index_select(0, rows) for x in self))
+
+
+class Decoder(nn.Module):
+    """Tokens and an attended encoder output to the logits of the next token."""
+
+    def __init__(self, vocab_size: int, encoder_size: int, attention: AttentionConfig, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab_size, config.embedding_size)
+        self.attention = build_attention(config.hidden_size, encoder_size, attention)
+        context_size = self.attention.context_size
+        sizes = [config.embedding_size + context_size] + [config.hidden_size] * (config.layers - 1)
+        self.cells = nn.ModuleList(nn.LSTMCell(size, config.hidden_size) for size in sizes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.to_readout = nn.Linear(config.hidden_size + context_size, config.hidden_size)
+        self.to_logits = nn.Linear(config.hidden_size, vocab_size)
+
+    def prepare(self, encoder_out: Tensor, lengths: Tensor) -> Memory:
+        """Make an encoder_out `(B, T, D)` with its lengths `(B,)` ready for `step`."""
+        return self.attention.prepare(encoder_out, lengths)
+
+    def initial_state(self, memory: Memory) -> DecoderState:
+        batch, zeros = memory.keys.shape[0], memory.keys.new_zeros
+        return DecoderState(
+            hidden=zeros(batch, self.config.layers, 2, self.config.hidden_size),
+            context=zeros(batch, self.attention.context_size),
+            alignment=self.attention.initial_state(memory).alignment,
+        )
+
+    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+        """Advance by one token.
+
+        Args:
+            tokens: `(B,)`, the token before the one to predict.
+            state: what `initial_state` or the step before returned.
+            memory: what `prepare` returned, with the same B.
+
+        Returns:
+            The readout `(B, hidden_size)`, from which `logits` are made, and the next state.
+        """
+        x = torch.cat([self.dropout(self.embedding(tokens)).to(state.context.dtype), state.context], dim=-1)
+        hidden = []
+        for i, cell in enumerate(self.cells):
+            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
+            hidden.append(torch.stack([h, c], dim=1))
+            x = self.dropout(h)
+        context, looked = self.attention(x, memory, AttentionState(state.alignment))
+        readout = torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
+        return readout, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+
+    def logits(self, readout: Tensor) -> Tensor:
+        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training does it in one product."""
+        logits: Tensor = self.to_logits(self.dropout(readout))
+        return logits
+
+    def forward(
+        self, tokens: Tensor, encoder_out: Tensor, lengths: Tensor, sampling_rate: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Logits with the true history (teacher forcing), or now and then with the model's own.
+
+        Args:
+            tokens: `(B, U)`: sos and the tokens, without eos.
+            encoder_out: `(B, T, D)`.
+            lengths: `(B,)`.
+            sampling_rate: probability that an input token is drawn from the model's own last distribution
+                (scheduled sampling, Bengio et al. 2015).
+
+        Returns:
+            logits `(B, U, vocab_size)` and alignments `(B, U, heads, T)`.
+        """
+        memory = self.prepare(encoder_out, lengths)
+        state = self.initial_state(memory)
+        readouts, alignments = [], []
+        for u in range(tokens.shape[1]):
+            token = tokens[:, u]
+            if sampling_rate > 0 and u > 0:
+                with torch.no_grad():
+                    drawn = torch.distributions.Categorical(logits=self.logits(readouts[-1]).float()).sample()
+                    token = torch.where(torch.rand(token.shape, device=token.device) < sampling_rate, drawn, token)
+            readout, state = self.step(token, state, memory)
+            readouts.append(readout)
+            alignments.append(state.alignment)
+        return self.logits(torch.stack(readouts, dim=1)), torch.stack(alignments, dim=1)

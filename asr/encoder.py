@@ -1,0 +1,219 @@
+"""The pyramidal LSTM encoder: each layer joins neighbouring frames, so that time shrinks as depth grows.
+
+After Chan et al. 2016, "Listen, Attend and Spell". Every layer has a forward and a backward LSTM with weights of their
+own. How far the backward one sees is not a property of the weights but of the `Context` it is run with: the whole
+utterance, a chunk and a few frames of lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame.
+
+`forward` runs a padded batch at once, the windows of the backward direction folded into the batch. `step` runs the same
+network on frames as they arrive, its state passed in and returned; both give the same output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import Context, EncoderConfig
+from asr.errors import ConfigError
+from asr.features import mask_beyond
+from asr.hybrid import HybridBlock, HybridState
+from asr.normalisation import Normalisation
+
+__all__ = ["Encoder", "EncoderState", "LayerState"]
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one pyramid layer carries from chunk to chunk."""
+
+    unjoined: Tensor  # (B, n, D), n < join: frames that wait for their neighbours
+    pending: Tensor  # (B, m, join * D): joined frames whose right context is not there yet
+    hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """One value for the whole stack; made by `Encoder.initial_state`."""
+
+    layers: tuple[LayerState, ...]
+    hybrid: tuple[HybridState, ...] = field(default=())
+
+
+def frames_of(context: Context, frame_ms: float) -> tuple[int, int]:
+    """Chunk and lookahead of a bounded context in frames of `frame_ms`, rounded up."""
+    if context.chunk_ms is None:
+        raise ConfigError("context.chunk_ms is null: only a bounded context can be run in steps")
+    # The small term keeps 60 ms / 60.000001 ms from becoming two frames.
+    return max(1, math.ceil(context.chunk_ms / frame_ms - 1e-6)), math.ceil(context.lookahead_ms / frame_ms - 1e-6)
+
+
+class PyramidLayer(nn.Module):
+    """Join, LSTM in one or two directions, normalisation, dropout and an optional residual connection."""
+
+    def __init__(self, input_size: int, join: int, frame_ms: float, config: EncoderConfig) -> None:
+        super().__init__()
+        self.join = join
+        self.frame_ms = frame_ms  # of this layer's output
+        size = input_size * join
+        self.forward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True)
+        self.backward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True) if config.bidirectional else None
+        self.normalisation = Normalisation(config.normalisation, config.output_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.residual = config.residual and size == config.output_size
+
+    def forward(self, x: Tensor, lengths: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
+        x = self._joined(x)
+        lengths = (lengths + self.join - 1) // self.join
+        chunk, right = (x.shape[1], 0) if context.chunk_ms is None else frames_of(context, self.frame_ms)
+        ahead, _ = self.forward_lstm(x)
+        y = self._finish(x, ahead, self._backward(x, lengths, x.shape[1], chunk, right), lengths)
+        return mask_beyond(y, lengths), lengths
+
+    def step(self, x: Tensor, state: LayerState, context: Context, final: bool) -> tuple[Tensor, LayerState]:
+        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
+        x = torch.cat([state.unjoined, x], dim=1)
+        whole = x.shape[1] if final else x.shape[1] // self.join * self.join
+        pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
+        chunk, right = frames_of(context, self.frame_ms) if self.backward_lstm is not None else (1, 0)
+        ready = pending.shape[1]
+        if not final:
+            ready = max(0, (ready - right) // chunk * chunk)
+        unjoined, hidden = x[:, whole:].clone(), state.hidden
+        if ready == 0:
+            empty = x.new_zeros(x.shape[0], 0, self.normalisation.size)
+            return empty, LayerState(unjoined, pending, hidden)
+        seen = pending[:, : ready + right]
+        lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
+        ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
+        y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, chunk, right), None)
+        return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        weight = self.forward_lstm.weight_ih_l0
+        size, zeros = weight.shape[1], weight.new_zeros(1, batch_size, self.forward_lstm.hidden_size)
+        empty = weight.new_zeros(batch_size, 0, size)
+        return LayerState(empty[..., : size // self.join], empty, (zeros, zeros))
+
+    def _joined(self, x: Tensor) -> Tensor:
+        batch, frames, size = x.shape
+        x = nn.functional.pad(x, (0, 0, 0, -frames % self.join))
+        return x.reshape(batch, -1, self.join * size)
+
+    def _backward(self, x: Tensor, lengths: Tensor, frames: int, chunk: int, right: int) -> Tensor | None:
+        """The backward LSTM over windows of `chunk + right` frames, for the first `frames` frames of `x`.
+
+        Each window is turned round within its own valid part, so that what follows an utterance's end never reaches
+        its state; the windows of all rows make one batch.
+        """
+        if self.backward_lstm is None:
+            return None
+        (batch, total, _), device = x.shape, x.device
+        width, windows = chunk + right, -(-frames // chunk)
+        starts = torch.arange(windows, device=device) * chunk
+        valid = (lengths[:, None, None] - starts[:, None]).clamp(0, width)  # (B, windows, 1)
+        offsets = torch.arange(width, device=device)
+        turned = torch.where(offsets < valid, valid - 1 - offsets, offsets)  # (B, windows, width), its own inverse
+        rows = torch.arange(batch, device=device)[:, None, None] * total
+        source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
+        reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
+        y, _ = self.backward_lstm(reversed_x)
+        base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
+        back = (base + turned[..., :chunk]).reshape(-1)
+        y = y.reshape(batch * windows * width, -1).index_select(0, back)
+        return y.view(batch, windows * chunk, -1)[:, :frames]
+
+    def _finish(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None) -> Tensor:
+        y = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
+        y = self.dropout(self.normalisation(y, lengths))
+        return x + y if self.residual else y
+
+
+class Encoder(nn.Module):
+    """Features `(B, T, n_mels)` to encoder_out `(B, ceil(T / reduction), output_size)`."""
+
+    def __init__(self, config: EncoderConfig, input_size: int, hop_ms: float) -> None:
+        super().__init__()
+        self.config = config
+        layers, frame_ms = [], hop_ms
+        for i, join in enumerate(config.joins):
+            frame_ms *= join
+            layers.append(PyramidLayer(input_size if i == 0 else config.output_size, join, frame_ms, config))
+        self.layers = nn.ModuleList(layers)
+        self.frame_ms = frame_ms
+        blocks = [HybridBlock(config.output_size, config.hybrid, config.dropout) for _ in range(config.hybrid.layers)]
+        self.hybrid = nn.ModuleList(blocks)
+
+    def forward(self, features: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch.
+
+        Args:
+            features: `(B, T, n_mels)`, zero beyond each row's length.
+            lengths: `(B,)`.
+            context: how far to look ahead; the whole utterance if None.
+
+        Returns:
+            encoder_out `(B, T', output_size)`, zero beyond its lengths, and encoder_out_lengths `(B,)`.
+        """
+        context = context or Context.full()
+        if features.shape[1] == 0:
+            return features.new_zeros(features.shape[0], 0, self.config.output_size), lengths
+        x = features
+        for layer in self.layers:
+            x, lengths = layer(x, lengths, context)
+        for block in self.hybrid:
+            x = block(x, lengths, self._future(context))
+        return (mask_beyond(x, lengths) if len(self.hybrid) else x), lengths
+
+    def step(
+        self, features: Tensor, state: EncoderState, context: Context, final: bool = False
+    ) -> tuple[Tensor, EncoderState]:
+        """Run on the next features of a stream.
+
+        Args:
+            features: `(B, t, n_mels)`, any t, none included.
+            state: what `initial_state` or the step before returned.
+            context: bounded, and the same at every step of a stream.
+            final: no more features will come; everything that is still held back is given out.
+
+        Returns:
+            The encoder_out frames `(B, t', output_size)` that are now known for good, and the next state.
+
+        Raises:
+            ConfigError: if the context is not bounded.
+        """
+        frames_of(context, self.frame_ms)
+        x, layer_states, hybrid_states = features, [], []
+        for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
+            x, layer_state = layer.step(x, layer_state, context, final)
+            layer_states.append(layer_state)
+        for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
+            x, block_state = block.step(x, block_state, self._future(context), final)
+            hybrid_states.append(block_state)
+        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+
+    def initial_state(self, batch_size: int) -> EncoderState:
+        return EncoderState(
+            tuple(layer.initial_state(batch_size) for layer in self._pyramid()),
+            tuple(block.initial_state(batch_size) for block in self._blocks()),
+        )
+
+    def lookahead_ms(self, context: Context) -> float:
+        """How much of the future, beyond its chunk, an output frame depends on: the sum over the layers."""
+        total = sum(frames_of(context, layer.frame_ms)[1] * layer.frame_ms for layer in self._pyramid())
+        future = self._future(context) or 0
+        return (total if self.config.bidirectional else 0.0) + len(self.hybrid) * future * self.frame_ms
+
+    def _future(self, context: Context) -> int | None:
+        return None if context.chunk_ms is None else frames_of(context, self.frame_ms)[1]
+
+    def _pyramid(self) -> Iterator[PyramidLayer]:
+        return (cast(PyramidLayer, layer) for layer in self.layers)
+
+    def _blocks(self) -> Iterator[HybridBlock]:
+        return (cast(HybridBlock, block) for block in self.hybrid)

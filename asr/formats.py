@@ -1,0 +1,348 @@
+"""`Transcript` → text: plain text, JSON, SubRip, WebVTT and TSV; and files that appear whole or not at all.
+
+Inside this module all times are whole milliseconds, so that rounding happens once and cues never overlap by an ulp.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from asr.errors import ConfigError, DataError
+from asr.transcript import Alternative, Segment, Transcript, Word
+
+__all__ = ["FORMATS", "parse_formats", "read_json", "render", "write_atomically"]
+
+# What subtitle guidelines agree on: two lines of 42 characters, on screen for one to seven seconds.
+MAX_LINE_CHARACTERS = 42
+MAX_CUE_MS = 7000
+MIN_CUE_MS = 1000
+PAUSE_MS = 300
+
+
+def render(transcript: Transcript, format: str) -> str:  # noqa: A002 - the word that users know
+    """The transcript as the content of a file in `format`, one of `FORMATS`.
+
+    Segments without text appear in json alone. An empty transcript gives a valid file without entries.
+
+    Raises:
+        ConfigError: `format` is not one of `FORMATS`.
+        DataError: a time (or, for json, a score) is not a finite number.
+    """
+    if format not in _RENDERERS:
+        raise ConfigError(f"unknown format {format!r}; choose from {', '.join(FORMATS)}")
+    return _RENDERERS[format](transcript)
+
+
+def parse_formats(names: str) -> tuple[str, ...]:
+    """The formats in a comma-separated list such as `txt,json`, each once; `all` stands for every format.
+
+    Raises:
+        ConfigError: the list is empty or names an unknown format.
+    """
+    chosen: dict[str, None] = {}  # a dict keeps the order in which the formats were named
+    for name in (part.strip().lower() for part in names.split(",")):
+        if name == "all":
+            chosen.update(dict.fromkeys(FORMATS))
+        elif name in FORMATS:
+            chosen[name] = None
+        else:
+            raise ConfigError(f"unknown format {name!r} in {names!r}; choose from {', '.join(FORMATS)} or all")
+    return tuple(chosen)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 so that `path` holds its old content or all of the new one, never a part.
+
+    The folder must exist. A device or pipe (`/dev/stdout`) is written to directly, as it must not be replaced.
+
+    Raises:
+        DataError: the file cannot be written; nothing is left behind.
+    """
+    # A file name that is not valid UTF-8 reaches us as lone surrogates; escaped like this they are right in JSON.
+    content = text.encode("utf-8", errors="backslashreplace")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_json(text: str) -> Transcript:
+    """The inverse of `render(transcript, "json")`, times to the millisecond.
+
+    Raises:
+        DataError: `text` is not JSON, or a field is missing or of the wrong type; the message names the field.
+    """
+    try:
+        root = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"transcript: not JSON: {error}") from error
+    segments = _field(root, "segments", list, "transcript")
+    return Transcript(
+        source=_field(root, "source", str, "transcript"),
+        duration_seconds=_number(root, "duration_seconds", "transcript"),
+        segments=tuple(_read_segment(item, f"segments[{index}]") for index, item in enumerate(segments)),
+    )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # In the same folder because a rename is atomic only within one file system. Opened by name rather than by
+    # `tempfile`, which would give the final file the mode 0600 whatever the user's umask says.
+    temporary = path.with_name(f".spellstream-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+# --- the plain formats ------------------------------------------------------------------------------------------------
+
+
+def _milliseconds(seconds: float, transcript: Transcript) -> int:
+    if not math.isfinite(seconds):
+        raise DataError(f"{transcript.source}: a time is {seconds} s; expected a finite number")
+    return max(0, round(seconds * 1000))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _txt(transcript: Transcript) -> str:
+    lines = (_one_line(segment.text) for segment in transcript.segments)
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def _tsv(transcript: Transcript) -> str:
+    rows = ["start_ms\tend_ms\ttext\n"]
+    for segment in transcript.segments:
+        if line := _one_line(segment.text):
+            start_ms = _milliseconds(segment.start_seconds, transcript)
+            end_ms = _milliseconds(segment.end_seconds, transcript)
+            rows.append(f"{start_ms}\t{end_ms}\t{line}\n")
+    return "".join(rows)
+
+
+# --- json -------------------------------------------------------------------------------------------------------------
+
+
+def _json(transcript: Transcript) -> str:
+    root = {
+        "source": transcript.source,
+        "duration_seconds": round(transcript.duration_seconds, 3),
+        "text": transcript.text,
+        "segments": [_segment_fields(segment) for segment in transcript.segments],
+    }
+    try:
+        return json.dumps(root, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    except ValueError as error:
+        raise DataError(f"{transcript.source}: a time or score is not a finite number") from error
+
+
+def _segment_fields(segment: Segment) -> dict[str, object]:
+    words = [
+        {
+            "text": word.text,
+            "start": round(word.start_seconds, 3),
+            "end": round(word.end_seconds, 3),
+            "confidence": word.confidence,
+        }
+        for word in segment.words
+    ]
+    return {
+        "start": round(segment.start_seconds, 3),
+        "end": round(segment.end_seconds, 3),
+        "text": segment.text,
+        "score": segment.score,
+        "words": words,
+        "alternatives": [{"text": other.text, "score": other.score} for other in segment.alternatives],
+    }
+
+
+def _read_segment(item: object, where: str) -> Segment:
+    words = enumerate(_field(item, "words", list, where))
+    alternatives = enumerate(_field(item, "alternatives", list, where))
+    return Segment(
+        text=_field(item, "text", str, where),
+        start_seconds=_number(item, "start", where),
+        end_seconds=_number(item, "end", where),
+        score=_number(item, "score", where),
+        words=tuple(_read_word(word, f"{where}.words[{index}]") for index, word in words),
+        alternatives=tuple(_read_alternative(other, f"{where}.alternatives[{index}]") for index, other in alternatives),
+    )
+
+
+def _read_word(item: object, where: str) -> Word:
+    return Word(
+        text=_field(item, "text", str, where),
+        start_seconds=_number(item, "start", where),
+        end_seconds=_number(item, "end", where),
+        confidence=_number(item, "confidence", where),
+    )
+
+
+def _read_alternative(item: object, where: str) -> Alternative:
+    return Alternative(text=_field(item, "text", str, where), score=_number(item, "score", where))
+
+
+def _field(item: object, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    if not isinstance(item, dict):
+        raise DataError(f"{where}: expected an object, found {type(item).__name__}")
+    if key not in item:
+        raise DataError(f"{where}: {key!r} is missing")
+    value = item[key]
+    # bool is an int to isinstance, but never a time or a score.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{where}.{key}: wrong type {type(value).__name__}")
+    return value
+
+
+def _number(item: object, key: str, where: str) -> float:
+    value = _field(item, key, (int, float), where)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"{where}.{key}: expected a finite number, found {number}")
+    return number
+
+
+# --- subtitles --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Text with its time: a word (or the part of one that fits on a line), or a whole cue."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+
+
+def _srt(transcript: Transcript) -> str:
+    # SubRip has no way to escape its arrow, and a line that holds one is taken for a cue's times.
+    cues = [
+        f"{number}\n{_stamp(cue.start_ms, ',')} --> {_stamp(cue.end_ms, ',')}\n{cue.text.replace('-->', '→')}\n"
+        for number, cue in enumerate(_cues(transcript), start=1)
+    ]
+    return "\n".join(cues)
+
+
+def _vtt(transcript: Transcript) -> str:
+    blocks = ["WEBVTT\n"]
+    for cue in _cues(transcript):
+        text = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        blocks.append(f"{_stamp(cue.start_ms, '.')} --> {_stamp(cue.end_ms, '.')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def _stamp(ms: int, point: str) -> str:
+    minutes, ms = divmod(ms, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}{point}{ms % 1000:03d}"
+
+
+def _cues(transcript: Transcript) -> list[_Timed]:
+    """The transcript in cues that never overlap, each held for a second where the next one leaves the time."""
+    raw = [cue for segment in transcript.segments for cue in _split(_timed_words(segment, transcript))]
+    ends = [cue.start_ms for cue in raw[1:]] + [_milliseconds(transcript.duration_seconds, transcript)]
+    cues: list[_Timed] = []
+    free_ms = 0
+    for cue, latest_end_ms in zip(raw, ends, strict=False):
+        start_ms = max(cue.start_ms, free_ms)
+        held_ms = min(start_ms + MIN_CUE_MS, latest_end_ms)
+        # Players drop a cue that lasts no time at all.
+        free_ms = max(cue.end_ms, held_ms, start_ms + 1)
+        cues.append(_Timed(cue.text, start_ms, free_ms))
+    return cues
+
+
+def _timed_words(segment: Segment, transcript: Transcript) -> list[_Timed]:
+    """The words of a segment's text, timed by its `words` where they match it, else by their share of characters."""
+    words = segment.text.split()
+    start_ms = _milliseconds(segment.start_seconds, transcript)
+    end_ms = _milliseconds(segment.end_seconds, transcript)
+    if len(segment.words) == len(words):
+        spans = [
+            (_milliseconds(word.start_seconds, transcript), _milliseconds(word.end_seconds, transcript))
+            for word in segment.words
+        ]
+    else:
+        spans = _share(start_ms, end_ms, [len(word) + 1 for word in words])
+    timed: list[_Timed] = []
+    for word, span in zip(words, spans, strict=True):
+        parts = [word[at : at + MAX_LINE_CHARACTERS] for at in range(0, len(word), MAX_LINE_CHARACTERS)]
+        part_spans = _share(*span, [len(part) for part in parts])
+        timed += [_Timed(part, *part_span) for part, part_span in zip(parts, part_spans, strict=True)]
+    return timed
+
+
+def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int, int]]:
+    total, done = sum(weights), 0
+    edges = [start_ms]
+    for weight in weights:
+        done += weight
+        edges.append(start_ms + (end_ms - start_ms) * done // total)
+    return list(pairwise(edges))
+
+
+def _split(words: list[_Timed]) -> list[_Timed]:
+    """Halve until each part is a readable cue: filling cues from the left would leave single words over."""
+    if not words:
+        return []
+    start_ms, end_ms = words[0].start_ms, words[-1].end_ms
+    text = _wrap([word.text for word in words])
+    if text is not None and (end_ms - start_ms <= MAX_CUE_MS or len(words) == 1):
+        return [_Timed(text, start_ms, min(end_ms, start_ms + MAX_CUE_MS))]
+    middle = _best_break(words)
+    return _split(words[:middle]) + _split(words[middle:])
+
+
+def _wrap(words: list[str]) -> str | None:
+    """The words on one line, or on two as even as can be; None when they need more."""
+    line = " ".join(words)
+    if len(line) <= MAX_LINE_CHARACTERS:
+        return line
+    if len(line) > 2 * MAX_LINE_CHARACTERS + 1:
+        return None
+    pairs = [(" ".join(words[:at]), " ".join(words[at:])) for at in range(1, len(words))]
+    upper, lower = min(pairs, key=lambda pair: max(map(len, pair)))
+    return f"{upper}\n{lower}" if max(len(upper), len(lower)) <= MAX_LINE_CHARACTERS else None
+
+
+def _best_break(words: list[_Timed]) -> int:
+    """Where to cut: near the middle of the characters, better still at a pause or after punctuation."""
+    total = sum(len(word.text) + 1 for word in words)
+    costs: list[float] = []
+    done = 0
+    for word, following in pairwise(words):
+        done += len(word.text) + 1
+        natural = word.text[-1] in ".,;:?!" or following.start_ms - word.end_ms >= PAUSE_MS
+        costs.append(abs(done / total - 0.5) - (0.2 if natural else 0.0))
+    return costs.index(min(costs)) + 1
+
+
+_RENDERERS: dict[str, Callable[[Transcript], str]] = {
+    "txt": _txt,
+    "json": _json,
+    "srt": _srt,
+    "vtt": _vtt,
+    "tsv": _tsv,
+}
+FORMATS: tuple[str, ...] = tuple(_RENDERERS)
+"""The names of the formats, which are also the extensions of their files."""

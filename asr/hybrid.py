@@ -1,0 +1,101 @@
+"""Recurrent + self-attention hybrid block: an LSTM carries what is long past, attention looks at what is near.
+
+Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and a bounded
+number of frames ahead, so that a stream needs a bounded memory and gives what the whole utterance would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import HybridConfig
+
+__all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
+
+
+def sinusoidal(positions: Tensor, size: int) -> Tensor:
+    """Sine and cosine position codes (Vaswani et al. 2017): `(T,)` to `(T, size)`."""
+    # In float64: after hours of a stream, float32 no longer tells neighbouring positions apart.
+    rates = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float64) / size)
+    angles = positions.to(torch.float64)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :size].float()
+
+
+def rotary(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary position codes (Su et al. 2021): turns pairs of `x` `(B, heads, T, d)` by angles of `positions` `(T,)`.
+
+    Scores between turned queries and keys depend on the difference of their positions alone.
+    """
+    codes = sinusoidal(positions, x.shape[-1]).to(x.dtype)
+    sine, cosine = codes[:, 0::2], codes[:, 1::2]
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class HybridState:
+    """What one block carries from chunk to chunk."""
+
+    hidden: tuple[Tensor, Tensor]  # the LSTM's (1, B, size) twice
+    kept: Tensor  # (B, n, size): frames after the LSTM that attention still needs, as context or as queries
+    done: int  # how many of the kept frames have been given out already (the past)
+    first: int  # position in the stream of the first kept frame
+
+
+class HybridBlock(nn.Module):
+    """`(B, T, size)` to the same shape."""
+
+    def __init__(self, size: int, config: HybridConfig, dropout: float) -> None:
+        super().__init__()
+        self.config = config
+        self.lstm_norm, self.attention_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.lstm = nn.LSTM(size, size, batch_first=True)
+        self.to_query_key_value = nn.Linear(size, 3 * size)
+        self.to_output = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor, future: int | None) -> Tensor:
+        """Run on a padded batch; a frame attends to `future` frames after it, to all of them if None."""
+        y = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
+        frames = torch.arange(y.shape[1], device=y.device)
+        return y + self._attend(y, 0, y.shape[1], 0, future, frames < lengths[:, None])
+
+    def step(self, x: Tensor, state: HybridState, future: int | None, final: bool) -> tuple[Tensor, HybridState]:
+        """The frames whose `future` has arrived with `x` `(B, t, size)`; with `final` all that are left."""
+        hidden, kept = state.hidden, state.kept
+        if x.shape[1]:
+            y, hidden = self.lstm(self.lstm_norm(x), hidden)
+            kept = torch.cat([kept, x + y], dim=1)
+        ready = kept.shape[1] if final else max(state.done, kept.shape[1] - (future or 0))
+        if ready == state.done:
+            return x[:, :0], HybridState(hidden, kept, state.done, state.first)
+        everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+        out = kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, future, everywhere)
+        release = max(0, ready - self.config.past_frames)
+        return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
+
+    def initial_state(self, batch_size: int) -> HybridState:
+        size = self.lstm.hidden_size
+        zeros = self.lstm.weight_ih_l0.new_zeros(1, batch_size, size)
+        return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
+
+    def _attend(self, y: Tensor, start: int, stop: int, first: int, future: int | None, valid: Tensor) -> Tensor:
+        """Self-attention of the frames start..stop over all of `y`, limited to the past and future they may see."""
+        (batch, frames, size), heads = y.shape, self.config.heads
+        z = self.attention_norm(y)
+        positions = torch.arange(frames, device=y.device)
+        if self.config.positions == "sinusoidal":
+            z = z + sinusoidal(positions + first, size).to(z.dtype)
+        query, key, value = self.to_query_key_value(z).view(batch, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        if self.config.positions == "rotary":
+            query, key = rotary(query, positions), rotary(key, positions)
+        distance = positions - positions[start:stop, None]  # of the key from the query
+        near = (distance >= -self.config.past_frames) & (distance <= (frames if future is None else future))
+        # A padded query would otherwise have nothing to look at, and give NaN.
+        mask = (near & valid[:, None, :]) | (distance == 0)
+        attended = nn.functional.scaled_dot_product_attention(query[:, :, start:stop], key, value, mask[:, None])
+        output: Tensor = self.dropout(self.to_output(attended.transpose(1, 2).flatten(2)))
+        return output

@@ -1,0 +1,43 @@
+"""Listen, Attend and Spell: the modules put together (Chan et al. 2016), with a CTC head on the encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from asr.config import Context, ModelConfig
+from asr.decoder import Decoder
+from asr.encoder import Encoder
+from asr.features import LogMel
+
+__all__ = ["Encoded", "Model"]
+
+
+class Encoded(NamedTuple):
+    """What the search works on."""
+
+    encoder_out: Tensor  # (B, T, D)
+    encoder_out_lengths: Tensor  # (B,)
+
+
+class Model(nn.Module):
+    """Frontend, encoder, speller and CTC head, built from one config."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.features = LogMel(config.features)
+        self.encoder = Encoder(config.encoder, config.features.n_mels, config.features.hop_ms)
+        size = config.encoder.output_size
+        self.decoder = Decoder(config.vocab_size, size, config.attention, config.decoder)
+        self.ctc = nn.Linear(size, config.vocab_size)
+
+    def encode(self, waveform: Tensor, samples: Tensor, context: Context | None = None) -> Encoded:
+        """Waveforms `(B, N)` with `samples` `(B,)` real ones each, to what the search works on."""
+        features, lengths = self.features(waveform, samples)
+        return Encoded(*self.encoder(features, lengths, context))
+
+    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
+        """encoder_out `(..., D)` to log-probabilities of tokens and the blank, `(..., vocab_size)`, in float32."""
+        return self.ctc(encoder_out).float().log_softmax(dim=-1)

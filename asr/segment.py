@@ -1,0 +1,255 @@
+"""Cuts long audio at its silences, window by window, in flat memory.
+
+silero-vad says how likely each window of 32 ms is speech; `Cutter` turns these probabilities into spans: it drops what
+is not speech and, where someone talks on without a pause, cuts at the window least like speech.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from asr.audio import SAMPLE_RATE
+from asr.config import require
+
+__all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "SpeechDetector", "split"]
+
+WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Where to cut.
+
+    A pause of `min_silence_ms` ends a span, and what is left of it after `padding_ms` on either side is dropped. Speech
+    begins at a window whose probability reaches `speech_threshold` and goes on while windows stay at or above
+    `silence_threshold`; bursts of less than `min_speech_ms` are noise.
+    """
+
+    max_seconds: float = 20.0
+    min_silence_ms: int = 500
+    min_speech_ms: int = 64
+    padding_ms: int = 250
+    speech_threshold: float = 0.5
+    silence_threshold: float = 0.35
+
+    def __post_init__(self) -> None:
+        half_ms = 500 * self.max_seconds
+        require(1 <= self.max_seconds <= 3600, "segment.max_seconds", self.max_seconds, "in 1..3600")
+        require(
+            0 < self.min_silence_ms <= half_ms,
+            "segment.min_silence_ms",
+            self.min_silence_ms,
+            "above 0 and at most half of max_seconds",
+        )
+        require(0 <= self.min_speech_ms <= half_ms, "segment.min_speech_ms", self.min_speech_ms, "in 0..max_seconds/2")
+        require(
+            0 <= self.padding_ms <= self.min_silence_ms, "segment.padding_ms", self.padding_ms, "in 0..min_silence_ms"
+        )
+        require(0 < self.speech_threshold < 1, "segment.speech_threshold", self.speech_threshold, "between 0 and 1")
+        require(
+            0 < self.silence_threshold <= self.speech_threshold,
+            "segment.silence_threshold",
+            self.silence_threshold,
+            "above 0 and at most speech_threshold",
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """One stretch of a source: where it starts, and its 16 kHz samples `(samples,)`."""
+
+    start_seconds: float
+    waveform: torch.Tensor
+
+
+class Cutter:
+    """Decides where to cut from the speech probabilities of successive windows, holding those of one span at most.
+
+    Positions are samples from the start of the source. Spans come in order, do not overlap and are at most
+    `max_seconds` long.
+    """
+
+    def __init__(self, config: SegmentConfig) -> None:
+        self._config = config
+        self._max = int(config.max_seconds * SAMPLE_RATE)
+        self._min_silence = config.min_silence_ms * SAMPLE_RATE // 1000
+        self._min_speech = config.min_speech_ms * SAMPLE_RATE // 1000
+        self._padding = config.padding_ms * SAMPLE_RATE // 1000
+        self._position = 0  # end of the latest window
+        self._previous_end = 0  # of the latest span
+        self._start: int | None = None  # of the open span
+        self._speech_end = 0  # end of the latest window that was speech
+        self._probabilities: list[float] = []  # of the windows since the first that reaches into the open span
+        self._first_window = 0  # where the first of these starts
+        self._continued = False  # the open span goes on from a cut made while someone spoke
+
+    @property
+    def needed_from(self) -> int:
+        """No later span will start before this sample."""
+        if self._start is not None:
+            return self._start
+        return max(self._previous_end, self._position - self._padding)
+
+    def push(self, probability: float) -> tuple[int, int] | None:
+        """Take the next window's speech probability; return the span `(start, end)` that this completes, if any."""
+        window = self._position
+        self._position += WINDOW_SAMPLES
+        if self._start is None:
+            if probability < self._config.speech_threshold:
+                return None
+            self._open(max(self._previous_end, window - self._padding), window)
+        self._probabilities.append(probability)
+        if probability >= self._config.silence_threshold:
+            self._speech_end = self._position
+        if self._position - self._speech_end >= self._min_silence:
+            return self._close(self._position)
+        if self._start is not None and self._position - self._start > self._max:
+            return self._cut(self._start)
+        return None
+
+    def finish(self, total_samples: int) -> tuple[int, int] | None:
+        """End of the source, which is `total_samples` long; return the span that was open, if any."""
+        return None if self._start is None else self._close(total_samples)
+
+    def _open(self, start: int, window: int) -> None:
+        self._start, self._first_window = start, window
+        self._probabilities = []
+        self._continued = False
+
+    def _close(self, limit: int) -> tuple[int, int] | None:
+        """End the open span behind its last speech."""
+        start = self._start or 0
+        end = min(self._speech_end + self._padding, start + self._max, limit)
+        loud = sum(probability >= self._config.speech_threshold for probability in self._probabilities)
+        self._start = None
+        if not self._continued and loud * WINDOW_SAMPLES < self._min_speech:
+            return None
+        self._previous_end = end
+        return start, end
+
+    def _cut(self, start: int) -> tuple[int, int]:
+        """Cut through the middle of the window that is least like speech, in the later half of a span that is full."""
+        centre = self._first_window + WINDOW_SAMPLES // 2
+        cuts = range(centre, self._position, WINDOW_SAMPLES)
+        allowed = [index for index, cut in enumerate(cuts) if start + self._max // 2 <= cut <= start + self._max]
+        best = min(allowed, key=lambda index: self._probabilities[index])
+        cut = cuts[best]
+        self._previous_end = cut
+        if self._speech_end <= cut:  # only silence is left behind the cut
+            self._start = None
+        else:
+            self._start = cut
+            self._first_window += best * WINDOW_SAMPLES
+            self._probabilities = self._probabilities[best:]
+            self._continued = True
+        return start, cut
+
+
+class SpeechDetector:
+    """silero-vad over one stream: the state is its own, so any number may run side by side."""
+
+    def __init__(self) -> None:
+        with _one_thread(), warnings.catch_warnings():  # its import sets one thread for the whole process
+            warnings.simplefilter("ignore")  # it is stored in a format that torch calls deprecated
+            import silero_vad
+
+            self._model: Any = silero_vad.load_silero_vad()
+
+    def step(self, window: torch.Tensor) -> float:
+        """Return how likely the next window, `(512,)` at 16 kHz, is speech: 0 to 1."""
+        # Sharing out work this small among threads takes up to ten times as long as doing it.
+        with _one_thread(), torch.inference_mode():
+            return float(self._model(window, SAMPLE_RATE))
+
+    def reset(self) -> None:
+        """Forget the stream, ready for another."""
+        self._model.reset_states()
+
+
+def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
+    """Cut a source into spans of speech; how it comes cut into blocks does not matter.
+
+    Args:
+        waveform_blocks: 16 kHz mono float32 tensors `(samples,)`, as `asr.audio.blocks` yields them.
+        config: where to cut.
+
+    Yields:
+        Spans in order that do not overlap, each at most `max_seconds` long. A source no longer than that comes whole,
+        speech or not, without asking the detector. No samples give no spans, and nor does long silence.
+    """
+    config = config or SegmentConfig()
+    windows = _windows(waveform_blocks)
+    max_samples = int(config.max_seconds * SAMPLE_RATE)
+    head = list(itertools.islice(windows, max_samples // WINDOW_SAMPLES + 1))
+    if sum(map(len, head)) <= max_samples:
+        if head:
+            yield Span(0.0, torch.cat(head))
+        return
+
+    detector, cutter, history = SpeechDetector(), Cutter(config), _History()
+    for window in itertools.chain(head, windows):
+        history.append(window)
+        padded = torch.nn.functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
+        if found := cutter.push(detector.step(padded)):
+            yield history.span(*found)
+        history.release(cutter.needed_from)
+    if found := cutter.finish(history.end):
+        yield history.span(*found)
+
+
+class _History:
+    """The latest windows of a source, addressed by samples from its start."""
+
+    def __init__(self) -> None:
+        self._windows: deque[torch.Tensor] = deque()
+        self._start = 0
+        self.end = 0
+
+    def append(self, window: torch.Tensor) -> None:
+        self._windows.append(window)
+        self.end += len(window)
+
+    def release(self, position: int) -> None:
+        """Let go of the windows that lie wholly before `position`."""
+        while self._windows and self._start + len(self._windows[0]) <= position:
+            self._start += len(self._windows.popleft())
+
+    def span(self, start: int, end: int) -> Span:
+        first, last = (start - self._start) // WINDOW_SAMPLES, -(-(end - self._start) // WINDOW_SAMPLES)
+        waveform = torch.cat(list(itertools.islice(self._windows, first, last)))
+        offset = start - self._start - first * WINDOW_SAMPLES
+        return Span(start / SAMPLE_RATE, waveform[offset : offset + end - start].clone())
+
+
+def _windows(waveform_blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Regroup blocks of any length into windows of 512 samples; the last one may be shorter."""
+    rest = torch.empty(0)
+    for block in waveform_blocks:
+        pieces = torch.cat([rest, block]).split(WINDOW_SAMPLES)
+        rest = torch.empty(0)
+        for piece in pieces:
+            if len(piece) < WINDOW_SAMPLES:
+                rest = piece
+            else:
+                yield piece
+    if len(rest):
+        yield rest
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread, then on as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

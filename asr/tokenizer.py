@@ -1,0 +1,132 @@
+"""Text to tokens and back with sentencepiece, as characters or byte-pair units, and the normalisation of text.
+
+Token 0 is CTC's blank and padding, 1 unknown, 2 the start (sos) and 3 the end (eos) of a sentence.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from asr.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+__all__ = ["BLANK", "EOS", "SOS", "UNKNOWN", "Tokenizer", "normalise"]
+
+BLANK, UNKNOWN, SOS, EOS = 0, 1, 2, 3
+_WORD = re.compile(r"[a-z']+")
+_JOINERS = str.maketrans({"’": "'", "‘": "'", "-": " ", "—": " ", "–": " "})
+_WORD_START = "▁"
+
+
+def normalise(text: str) -> str | None:
+    """Lower case a-z, apostrophes and single spaces; None where digits or other scripts would be lost.
+
+    `&` becomes "and", dashes part words, other punctuation goes. Quotes at a word's edge go too, but not the plural's s'.
+    """
+    text = text.lower().translate(_JOINERS).replace("&", " and ")
+    if re.search(r"[0-9]|[^\x00-\x7f]", text):
+        return None
+    words = (w if w.endswith("s'") and len(w) > 2 else w.strip("'") for w in _WORD.findall(text))
+    return " ".join(w.lstrip("'") for w in words if w.strip("'")) or None
+
+
+class Tokenizer:
+    """A trained sentencepiece model.
+
+    Args:
+        model: the serialised sentencepiece model, as in a checkpoint's `tokenizer.model`.
+
+    Raises:
+        TokenizerError: if it is none, or its special tokens are not where they must be.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = model
+        self._processor: SentencePieceProcessor = SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise TokenizerError(f"not a sentencepiece model: {error}") from None
+        p = self._processor
+        special = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
+        if special != (BLANK, UNKNOWN, SOS, EOS):
+            raise TokenizerError(f"tokenizer's pad, unk, bos and eos are {special}: they must be 0, 1, 2 and 3")
+        self._starts = [p.IdToPiece(i).startswith(_WORD_START) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        size: int = self._processor.GetPieceSize()
+        return size
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a `tokenizer.model` file."""
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise TokenizerError(f"{path}: {error.strerror}") from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, kind: Literal["bpe", "char"] = "bpe") -> Tokenizer:
+        """Learn from normalised texts.
+
+        Args:
+            texts: one sentence each.
+            vocab_size: special tokens included; characters take as many as there are, up to this.
+            kind: byte-pair units (Sennrich et al. 2016) or single characters.
+
+        Raises:
+            TokenizerError: if there is no text, or too little for the vocabulary.
+        """
+        import sentencepiece
+
+        lines, sink = [t for t in texts if t], io.BytesIO()
+        if not lines:
+            raise TokenizerError("no text to train a tokenizer on")
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=iter(lines),
+                model_writer=sink,
+                model_type=kind,
+                vocab_size=vocab_size,
+                hard_vocab_limit=kind != "char",
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                pad_id=BLANK,
+                unk_id=UNKNOWN,
+                bos_id=SOS,
+                eos_id=EOS,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise TokenizerError(f"a tokenizer of {vocab_size} {kind} tokens cannot be trained: {error}") from None
+        return cls(sink.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a normalised text, without sos and eos."""
+        tokens: list[int] = self._processor.EncodeAsIds(text)
+        return tokens
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens; special ones are left out."""
+        text: str = self._processor.DecodeIds([t for t in tokens if t > EOS])
+        return " ".join(text.split())
+
+    def piece(self, token: int) -> str:
+        """A token as it is written in plots and tables."""
+        piece: str = self._processor.IdToPiece(token)
+        return piece
+
+    def words(self, tokens: list[int]) -> list[tuple[str, int, int]]:
+        """Each word with the range of tokens that spells it: `(text, first, after_last)`."""
+        starts = [i for i, t in enumerate(tokens) if self._starts[t] or i == 0]
+        spans = zip(starts, [*starts[1:], len(tokens)], strict=True)
+        words = ((self.decode(tokens[a:b]), a, b) for a, b in spans)
+        return [w for w in words if w[0]]

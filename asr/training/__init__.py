@@ -1,0 +1,1 @@
+"""Training: imported by nothing that serves."""

@@ -1,0 +1,1 @@
+"""Experiments: data in, checkpoint and table out."""

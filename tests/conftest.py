@@ -1,0 +1,140 @@
+"""What every test stands on: which optional tests run, fixed seeds, two threads, and where the real speech lies.
+
+Four markers name optional tests:
+
+- `slow`, `mic` and `browser` are deselected unless asked for, by `--run slow,mic`, by the environment
+  (`SPELLSTREAM_TESTS=slow,mic`, or `all`) or by naming the marker in `-m`;
+- `gpu` runs wherever there is a CUDA device;
+- one that was asked for and cannot run here is skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch or numpy start their thread pools, here and in the commands that tests run.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ON_REQUEST = ("slow", "mic", "browser")
+ENVIRONMENT = "SPELLSTREAM_TESTS"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+hypothesis.settings.register_profile("spellstream", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("spellstream")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help=f"also run these optional tests: {', '.join(ON_REQUEST)}, comma-separated, or all (also: ${ENVIRONMENT})",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    wanted = requested(config)
+    return "optional tests: " + ", ".join(f"{name} {'on' if name in wanted else 'off'}" for name in ON_REQUEST)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = requested(config)
+    kept, deselected = [], []
+    for item in items:
+        not_asked_for = any(item.get_closest_marker(name) for name in ON_REQUEST if name not in wanted)
+        (deselected if not_asked_for else kept).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = kept
+
+    for name, obstacle in OBSTACLES.items():
+        marked = [item for item in kept if item.get_closest_marker(name)]
+        reason = obstacle() if marked else None
+        for item in marked if reason else ():
+            item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+def requested(config: pytest.Config) -> set[str]:
+    """The optional tests that the command line or the environment asks for."""
+    given = [*config.getoption("--run"), os.environ.get(ENVIRONMENT, "")]
+    names = {name.strip() for text in given for name in text.split(",")} - {""}
+    if unknown := names - {*ON_REQUEST, "all", "gpu"}:
+        raise pytest.UsageError(
+            f"unknown optional tests {', '.join(sorted(unknown))} in --run or ${ENVIRONMENT}; "
+            f"known: {', '.join(ON_REQUEST)}, all"
+        )
+    names |= set(re.findall(r"\w+", config.getoption("markexpr") or ""))
+    return set(ON_REQUEST) if "all" in names else names & set(ON_REQUEST)
+
+
+def no_gpu() -> str | None:
+    """Why GPU tests cannot run here, or None."""
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def no_microphone() -> str | None:
+    """Why a virtual microphone cannot be made here, or None."""
+    for program in ("pulseaudio", "pactl"):
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    if ctypes.util.find_library("portaudio") is None:
+        return "the PortAudio library is not installed"
+    if not any(Path("/usr").glob("lib*/**/alsa-lib/libasound_module_pcm_pulse.so")):
+        return "ALSA's PulseAudio plugin (libasound2-plugins) is not installed"
+    return None
+
+
+def no_browser() -> str | None:
+    """Why no page can be opened here, or None."""
+    if any(shutil.which(browser) for browser in BROWSERS) or importlib.util.find_spec("playwright"):
+        return None
+    return "neither Chromium nor Chrome nor playwright is installed"
+
+
+OBSTACLES: dict[str, Callable[[], str | None]] = {"gpu": no_gpu, "mic": no_microphone, "browser": no_browser}
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The folder that holds `pyproject.toml`."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def speech_dir() -> Path:
+    """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; the test is skipped without."""
+    folder = Path(os.environ.get("SPELLSTREAM_SPEECH") or ROOT.parent / "shared" / "speech")
+    if not folder.is_dir():
+        pytest.skip(f"no real speech: {folder} is not a folder (name one in SPELLSTREAM_SPEECH)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries may use the global generator
+    torch.manual_seed(0)

@@ -1,0 +1,231 @@
+"""The house keeps its shape: imports run one way, `import asr` is quick, files stay short, the top level stays tidy."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those before it
+
+# From audio up to text and the command. A module may import from earlier layers, never from its own or a later one;
+# a package (search) is one room and may import itself. `__init__` is `asr` itself, the public face.
+LAYERS = (
+    ("errors",),
+    ("config",),
+    ("audio", "transcript"),
+    ("features", "normalisation", "attention", "segment", "formats", "tokenizer"),
+    ("hybrid", "manifest"),
+    ("encoder", "metrics"),
+    ("ctc", "decoder", "lm"),
+    ("model",),
+    ("search",),
+    ("checkpoint",),
+    ("transcribe",),
+    ("plot",),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+TRAINING = "training"  # may import all of asr; only recipes and, inside a function, asr.cli may import it
+DATA_ONLY = {"pretrained"}
+
+HEAVY = (
+    "jiwer",
+    "librosa",
+    "lightning",
+    "matplotlib",
+    "sentencepiece",
+    "silero_vad",
+    "sounddevice",
+    "soundfile",
+    "torch",
+    "torchaudio",
+    "typer",
+)
+MAX_LINES = 400
+TOP_LEVEL = {"pyproject.toml", "asr", "streaming", "recipes", "tests", "README.md", "LICENSE", "CHANGELOG.md"}
+
+
+class Import(NamedTuple):
+    """One import of one of our own modules."""
+
+    path: Path
+    line: int
+    source: str  # dotted name of the importing module, "asr.search.beam"
+    target: str  # dotted name of what is imported, at most a module, never a class or function
+    in_function: bool
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} {self.source} imports {self.target}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(root: Path, name: str) -> bool:
+    path = root.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def targets(root: Path, path: Path, node: ast.AST) -> list[str]:
+    """Dotted names of our own modules that this statement or call imports."""
+    names: list[str] = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        package = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+        base = ".".join([*package, *([node.module] if node.module else [])])
+        inner = [f"{base}.{alias.name}" for alias in node.names]
+        names = [name if is_module(root, name) else base for name in inner]
+    elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("import_module", "__import__"):
+            names = [str(node.args[0].value)]
+    return [name for name in dict.fromkeys(names) if name.partition(".")[0] in PACKAGES]
+
+
+def walk(node: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    for child in ast.iter_child_nodes(node):
+        yield child, in_function
+        yield from walk(child, in_function or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+
+
+def imports_of(root: Path, path: Path) -> Iterator[Import]:
+    relative = path.relative_to(root)
+    for node, in_function in walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        for target in targets(root, relative, node):
+            yield Import(relative, getattr(node, "lineno", 0), module_name(relative), target, in_function)
+
+
+def all_imports(root: Path) -> list[Import]:
+    return [found for path in python_files(root, PACKAGES) for found in imports_of(root, path)]
+
+
+def python_files(root: Path, folders: tuple[str, ...]) -> list[Path]:
+    return sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
+
+
+def room(name: str) -> str:
+    """The part of `asr` that a dotted name belongs to: asr.search.beam is in search, asr itself is `__init__`."""
+    return [*name.split("."), "__init__"][1]
+
+
+def breaks_layers(found: Import) -> bool:
+    source, target = room(found.source), room(found.target)
+    if source == TRAINING or target == TRAINING or DATA_ONLY & {source, target}:
+        return False  # test_training_is_imported_by_nothing_that_serves has the word
+    if source not in LAYER_OF or target not in LAYER_OF:
+        return False  # test_every_module_has_a_layer has the word
+    return LAYER_OF[target] >= LAYER_OF[source] and source != target
+
+
+def breaks_training(found: Import) -> bool:
+    package = found.source.partition(".")[0]
+    if not (found.target + ".").startswith(f"asr.{TRAINING}.") or package == "recipes":
+        return False
+    if package == "asr" and room(found.source) == TRAINING:
+        return False
+    return not (found.source == "asr.cli" and found.in_function)
+
+
+def lines(violations: list[Import]) -> str:
+    return "\n" + "\n".join(map(str, violations))
+
+
+def test_packages_import_one_way(repository_root: Path) -> None:
+    """`recipes` → `streaming` → `asr`."""
+    rank = {package: number for number, package in enumerate(PACKAGES)}
+    wrong = [
+        found
+        for found in all_imports(repository_root)
+        if rank[found.target.partition(".")[0]] > rank[found.source.partition(".")[0]]
+    ]
+    assert not wrong, lines(wrong)
+
+
+def test_every_module_has_a_layer(repository_root: Path) -> None:
+    asr = repository_root / "asr"
+    present = {path.relative_to(asr).parts[0].removesuffix(".py") for path in python_files(repository_root, ("asr",))}
+    unknown = sorted(present - LAYER_OF.keys() - DATA_ONLY - {TRAINING})
+    assert not unknown, f"new in asr: {', '.join(unknown)}; give each its place in LAYERS in {Path(__file__).name}"
+
+
+def test_asr_imports_from_text_back_to_audio(repository_root: Path) -> None:
+    inside = [found for found in all_imports(repository_root) if found.source.partition(".")[0] == "asr"]
+    wrong = [found for found in inside if found.target.partition(".")[0] == "asr" and breaks_layers(found)]
+    assert not wrong, f"{lines(wrong)}\nthe order is LAYERS in {Path(__file__).name}"
+
+
+def test_training_is_imported_by_nothing_that_serves(repository_root: Path) -> None:
+    wrong = [found for found in all_imports(repository_root) if breaks_training(found)]
+    assert not wrong, f"{lines(wrong)}\nonly recipes and, inside a function, asr.cli may import asr.{TRAINING}"
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "caught"),
+    [
+        ("asr/audio.py", "from asr.search.beam import search", True),
+        ("asr/audio.py", "def f():\n    from . import model", True),
+        ("asr/audio.py", "from asr import errors", False),
+        ("asr/audio.py", "from asr import load", True),
+        ("asr/audio.py", "import importlib\nimportlib.import_module('asr.cli')", True),
+        ("asr/search/beam.py", "from .greedy import search", False),
+        ("asr/search/beam.py", "from ..transcribe import transcribe", True),
+        ("asr/search/beam.py", "from ..model import Model", False),
+        ("asr/features.py", "import asr.attention", True),
+        ("asr/encoder.py", "import asr.attention", False),
+        ("asr/training/data.py", "import asr.transcribe", False),
+        ("asr/transcribe.py", "def f():\n    import asr.training.data", True),
+        ("asr/cli.py", "def f():\n    from asr.training import data", False),
+        ("asr/cli.py", "from asr.training import data", True),
+        ("streaming/session.py", "import asr.training", True),
+        ("recipes/default_model/train.py", "import asr.training", False),
+    ],
+)
+def test_the_import_rules_catch_what_they_should(tmp_path: Path, file: str, code: str, caught: bool) -> None:
+    for name in ("asr/errors.py", "asr/model.py", "asr/attention.py", "asr/search/greedy.py", "asr/training/data.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code, encoding="utf-8")
+    found = [one for one in imports_of(tmp_path, path) if breaks_training(one) or breaks_layers(one)]
+    assert bool(found) == caught
+
+
+def test_import_asr_is_quick(repository_root: Path) -> None:
+    """Heavy imports happen where they are used."""
+    code = f"import sys, asr; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository_root, capture_output=True, text=True, check=True)
+    loaded = done.stdout.strip()
+    assert not loaded, f"import asr loads {loaded}; `python -X importtime -c 'import asr'` tells where"
+
+
+def test_files_stay_short(repository_root: Path) -> None:
+    count = {
+        str(path.relative_to(repository_root)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in python_files(repository_root, (*PACKAGES, "tests"))
+    }
+    long = [f"{path}: {lines}" for path, lines in count.items() if lines >= MAX_LINES]
+    assert not long, f"files of {MAX_LINES} lines or more: {', '.join(long)}"
+
+
+def test_top_level_holds_what_is_agreed(repository_root: Path) -> None:
+    git = shutil.which("git")
+    if git is None or not (repository_root / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = [git, "-c", f"safe.directory={repository_root}", "ls-files", "-z"]
+    done = subprocess.run(command, cwd=repository_root, capture_output=True, text=True, check=True)
+    top = {Path(name).parts[0] for name in done.stdout.split("\0") if name}
+    unexpected = sorted(name for name in top - TOP_LEVEL if not name.startswith("."))
+    assert not unexpected, f"at the top level but not agreed: {', '.join(unexpected)}"
