@@ -24,11 +24,11 @@ def load(model: str = "default", device: str = "auto", dtype: str = "float32") -
     Args:
         model: a shipped model's name or a checkpoint folder.
         device: "auto", "cpu" or "cuda".
-        dtype: "float32", "bfloat16", "float16", or "int8" (CPU only).
+        dtype: "float32", "bfloat16" or "float16".
 
     Raises:
         CheckpointError: if there is no such model, or it is broken.
-        DeviceError: if the device is not there, or cannot run that dtype.
+        DeviceError: if the device is not there, or the dtype is none of these.
     """
     from asr.transcribe import Recogniser
 

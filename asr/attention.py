@@ -1,8 +1,8 @@
 """The classic attention scorers behind one interface.
 
-A scorer is made once per utterance batch ready to look at (`prepare`), then asked at every output token (`forward`). What
-it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam search
-can reorder it like any other tensor.
+A scorer is made ready once for a batch of utterances (`prepare`), then asked at every output token (`forward`). What
+it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam
+search can reorder it like any other tensor.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import IO, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from asr.config import require
 from asr.errors import AudioError
 
-__all__ = ["SAMPLE_RATE", "Resampler", "Source", "blocks", "duration_seconds", "load"]
+__all__ = ["SAMPLE_RATE", "Resampler", "Source", "blocks", "duration_seconds", "load", "source_name"]
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLE_RATE = 1_000
@@ -56,6 +56,11 @@ _NOT_AUDIO = {
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
     b"GIF8": "an image",
+}
+_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a directory, not an audio file",
+    PermissionError: "permission denied",
 }
 _AU_HEADER = struct.Struct(">4s5I")  # magic, header bytes, data bytes, encoding, sample rate, channels
 
@@ -105,7 +110,9 @@ class Resampler:
         return tail
 
 
-def blocks(source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0) -> Iterator[torch.Tensor]:
+def blocks(
+    source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0
+) -> Generator[torch.Tensor, None, None]:
     """Read a source from start to end in flat memory.
 
     Args:
@@ -123,7 +130,7 @@ def blocks(source: Source, *, sample_rate: int | None = None, block_seconds: flo
         ConfigError: `block_seconds` is not positive.
     """
     require(block_seconds > 0, "block_seconds", block_seconds, "positive")
-    name = _name(source)
+    name = source_name(source)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         chunks = _array_chunks(source, sample_rate, name, block_seconds)
     elif sample_rate is not None:
@@ -167,7 +174,7 @@ def duration_seconds(path: str | os.PathLike[str]) -> float | None:
         return None
 
 
-def _name(source: object) -> str:
+def source_name(source: object) -> str:
     """The source as the user would name it."""
     if isinstance(source, np.ndarray):
         return "array"
@@ -225,9 +232,7 @@ def _array_chunks(
     values = source[:, None] if source.ndim == 1 else source if source.shape[1] < source.shape[0] else source.T
     frames = _chunk_frames(rate, values.shape[1], block_seconds)
     for start in range(0, len(values), frames):
-        chunk = values[start : start + frames]
-        # A copy: the caller may change the array while the blocks are in use.
-        yield _Chunk(rate, chunk.copy())
+        yield _Chunk(rate, values[start : start + frames].copy())  # the caller may go on to change the array
 
 
 def _file_chunks(
@@ -269,7 +274,7 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[IO
             empty = file.seek(0, os.SEEK_END) == 0
             file.seek(0)
         except OSError as error:
-            raise AudioError(name, _reason(error)) from error
+            raise AudioError(name, _REASONS.get(type(error)) or error.strerror or str(error)) from error
         except ValueError as error:  # a NUL in the path, a closed file
             raise AudioError(name, str(error)) from error
         if empty:
@@ -298,16 +303,6 @@ def _named(file: IO[bytes]) -> Iterator[str]:
     file.seek(0)
     with _spooled(file) as copy:
         yield copy.name
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "is a directory, not an audio file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    return error.strerror or str(error)
 
 
 def _not_audio(head: bytes) -> str | None:
@@ -366,9 +361,7 @@ def _ffmpeg_chunks(path: str, name: str, block_seconds: float) -> Generator[_Chu
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as child,
     ):
         try:
-            stdout = child.stdout
-            if stdout is None:  # never, with PIPE
-                return
+            stdout = cast(IO[bytes], child.stdout)
             rate, frames_read = 1, 0
             if len(header := stdout.read(_AU_HEADER.size)) == _AU_HEADER.size:
                 _, header_bytes, _, _, rate, channels = _AU_HEADER.unpack(header)

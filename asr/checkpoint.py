@@ -6,8 +6,9 @@ Nothing in it is ever unpickled: a checkpoint is data.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from asr.model import Model
 from asr.tokenizer import Tokenizer
 
 __all__ = ["Checkpoint", "find", "load", "pretrained", "save"]
+
+T = TypeVar("T")
 
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
 _PRETRAINED = Path(__file__).parent / "pretrained"
@@ -57,16 +60,12 @@ def load(name: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: if something is missing, unreadable, or does not fit the config; it names the file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = find(name)
-    try:
-        config = from_dict(ModelConfig, json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
-        tokenizer = Tokenizer.load(folder / _TOKENIZER)
-        weights = load_file(folder / _WEIGHTS)
-    except (OSError, ValueError, ConfigError, TokenizerError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+    config = _read(folder / _CONFIG, lambda path: from_dict(ModelConfig, json.loads(path.read_text(encoding="utf-8"))))
+    tokenizer = _read(folder / _TOKENIZER, lambda path: Tokenizer(path.read_bytes()))
+    weights = _read(folder / _WEIGHTS, load_file)
     if len(tokenizer) != config.vocab_size:
         raise CheckpointError(
             f"{folder}: {_TOKENIZER} has {len(tokenizer)} tokens, but {_CONFIG} says vocab_size {config.vocab_size}"
@@ -77,10 +76,26 @@ def load(name: str | Path) -> Checkpoint:
     return Checkpoint(model.eval(), tokenizer, folder)
 
 
+def _read(path: Path, reader: Callable[[Path], T]) -> T:
+    """What `reader` makes of one file; all that it may meet becomes a CheckpointError that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from None
+    except (ValueError, RecursionError, ConfigError, TokenizerError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
 def _check(folder: Path, model: Model, weights: dict[str, Tensor]) -> None:
     """Raise a CheckpointError that names the first tensor that does not fit."""
     expected = model.state_dict()
-    for name in expected.keys() ^ weights.keys():
+    for name in sorted(expected.keys() ^ weights.keys()):
         problem = "is missing" if name in expected else "is not part of the model that config.json describes"
         raise CheckpointError(f"{folder / _WEIGHTS}: the tensor {name} {problem}")
     for name, tensor in weights.items():

@@ -7,6 +7,7 @@ value out of its bounds is a `ConfigError` that names the setting.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ __all__ = [
     "EncoderConfig",
     "FeatureConfig",
     "HybridConfig",
+    "LmConfig",
     "ModelConfig",
     "SearchConfig",
     "from_dict",
@@ -70,8 +72,9 @@ class Context:
 
     With `chunk_ms` None it sees the whole utterance. Otherwise the forward direction carries its state along while the
     backward direction runs over chunks of `chunk_ms` and `lookahead_ms` of what follows, starting fresh each time
-    (latency-controlled BLSTM: Zhang et al. 2016). Every layer adds its own lookahead. Both are rounded up to whole frames
-    of each layer; `Context.causal()` is the limit of one frame and no lookahead.
+    (latency-controlled BLSTM: Zhang et al. 2016). Every layer adds its own lookahead; `Encoder.lookahead_ms` says what
+    they come to. Both are rounded up to whole frames of each layer; `Context.causal()` is the limit of one frame and no
+    lookahead.
     """
 
     chunk_ms: int | None = None
@@ -161,7 +164,8 @@ class AttentionConfig:
         require(self.heads == 1 or self.scorer == "multi_head", "attention.heads", self.heads, "1 for this scorer")
         require(self.size % self.heads == 0, "attention.heads", self.heads, f"a divisor of size {self.size}")
         require(self.location_channels > 0, "attention.location_channels", self.location_channels, "positive")
-        require(self.location_width % 2 == 1, "attention.location_width", self.location_width, "odd")
+        width = self.location_width
+        require(width > 0 and width % 2 == 1, "attention.location_width", width, "positive and odd")
         window = self.window_frames
         require(window is None or window > 0, "attention.window_frames", window, "positive, or null")
         choices(self, "scorer")
@@ -194,7 +198,7 @@ class SearchConfig:
     length_bonus: float = 0.0  # added for each token
     coverage_penalty: float = 0.0  # for encoder frames that get more than `coverage_threshold` of attention in all
     coverage_threshold: float = 1.5
-    eos_threshold: float = 1.5  # an end must be this much likelier (as a ratio of log-probabilities) than going on
+    eos_threshold: float = 1.5  # no end while its log-probability is below this many times the best other token's
     candidates: int = 16  # tokens of each hypothesis that the CTC prefix scorer looks at
     max_tokens_per_second: float = 12.0
     max_repeats: int = 4  # a phrase said more often than this in a row is a loop
@@ -209,6 +213,24 @@ class SearchConfig:
         require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")
         require(self.max_tokens_per_second > 0, "search.max_tokens_per_second", self.max_tokens_per_second, "positive")
         require(self.max_repeats >= 1, "search.max_repeats", self.max_repeats, "at least 1")
+
+
+@dataclass(frozen=True)
+class LmConfig:
+    """The language model that search may fuse in."""
+
+    vocab_size: int
+    embedding_size: int = 256
+    hidden_size: int = 512
+    layers: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size > 4, "lm.vocab_size", self.vocab_size, "more than the 4 special tokens")
+        require(self.embedding_size > 0, "lm.embedding_size", self.embedding_size, "positive")
+        require(self.hidden_size > 0, "lm.hidden_size", self.hidden_size, "positive")
+        require(self.layers > 0, "lm.layers", self.layers, "positive")
+        require(0 <= self.dropout < 1, "lm.dropout", self.dropout, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -286,7 +308,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} is {value!r}: it must be a list")
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        require(math.isfinite(value), where, value, "a finite number")  # Python's JSON knows NaN and Infinity
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where} is {value!r}: it must be of type {hint.__name__}")

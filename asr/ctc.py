@@ -5,6 +5,7 @@ CTC: Graves et al. 2006. Prefix scores: Watanabe et al. 2017, "Hybrid CTC/Attent
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -30,8 +31,8 @@ class CtcPrefixScorer:
     """How likely, by CTC alone, is everything that begins with a hypothesis and a next token.
 
     The recursion over frames, r[t] = x[t] + logaddexp(r[t-1], s[t-1]), becomes a cumulative sum and a cumulative
-    logsumexp, so that no loop runs over frames. Both are taken in float64: the sums grow to thousands while what matters
-    are their differences.
+    logsumexp, so that no loop runs over frames. Both are taken in float64: the sums grow to thousands while their
+    differences are what matters.
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, beams: int) -> None:
@@ -66,8 +67,9 @@ class CtcPrefixScorer:
         """
         x = self.log_probs[self.rows[:, None], candidates]  # (N, C, T)
         before = torch.cat([torch.full_like(state.ends[..., :1], _LOG_ZERO), state.ends[..., :-1]], dim=-1)
-        # Before the first frame the empty prefix has probability one, and no other has any.
-        empty = (state.ends[:, 0] <= _LOG_ZERO / 2).all(-1)
+        # Before the first frame the empty prefix has probability one, and no other has any. A prefix that does not fit
+        # into the frames ends nowhere either, but its score says that it is not the empty one.
+        empty = (state.ends[:, 0] <= _LOG_ZERO / 2).all(-1) & (state.score > _LOG_ZERO / 2)
         before[:, 1, 0] = torch.where(empty, 0.0, _LOG_ZERO)
         either = torch.logaddexp(before[:, 0], before[:, 1])[:, None]
         repeats = (candidates == last[:, None])[..., None]
@@ -110,7 +112,7 @@ def align(log_probs: Tensor, tokens: list[int]) -> list[tuple[int, int]] | None:
         For each token its first frame and the frame after its last, or None where the utterance has too few frames to
         hold the tokens.
     """
-    repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    repeats = sum(a == b for a, b in itertools.pairwise(tokens))
     if not tokens or len(tokens) + repeats > log_probs.shape[0]:
         return None
     from torchaudio.functional import forced_align

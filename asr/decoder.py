@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         return readout, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
 
     def logits(self, readout: Tensor) -> Tensor:
-        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training does it in one product."""
+        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training can do all at once."""
         logits: Tensor = self.to_logits(self.dropout(readout))
         return logits
 
@@ -98,7 +98,8 @@ class Decoder(nn.Module):
         """
         memory = self.prepare(encoder_out, lengths)
         state = self.initial_state(memory)
-        readouts, alignments = [], []
+        readouts: list[Tensor] = []
+        alignments: list[Tensor] = []
         for u in range(tokens.shape[1]):
             token = tokens[:, u]
             if sampling_rate > 0 and u > 0:

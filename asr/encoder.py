@@ -95,10 +95,10 @@ class PyramidLayer(nn.Module):
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
     def initial_state(self, batch_size: int) -> LayerState:
-        weight = self.forward_lstm.weight_ih_l0
-        size, zeros = weight.shape[1], weight.new_zeros(1, batch_size, self.forward_lstm.hidden_size)
-        empty = weight.new_zeros(batch_size, 0, size)
-        return LayerState(empty[..., : size // self.join], empty, (zeros, zeros))
+        lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
+        empty = weight.new_zeros(batch_size, 0, lstm.input_size)
+        zeros = weight.new_zeros(1, batch_size, lstm.hidden_size)
+        return LayerState(empty[..., : lstm.input_size // self.join], empty, (zeros, zeros))
 
     def _joined(self, x: Tensor) -> Tensor:
         batch, frames, size = x.shape
@@ -122,14 +122,14 @@ class PyramidLayer(nn.Module):
         rows = torch.arange(batch, device=device)[:, None, None] * total
         source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
         reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
-        y, _ = self.backward_lstm(reversed_x)
+        y: Tensor = self.backward_lstm(reversed_x)[0]
         base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
         back = (base + turned[..., :chunk]).reshape(-1)
         y = y.reshape(batch * windows * width, -1).index_select(0, back)
         return y.view(batch, windows * chunk, -1)[:, :frames]
 
     def _finish(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None) -> Tensor:
-        y = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
+        y: Tensor = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
         y = self.dropout(self.normalisation(y, lengths))
         return x + y if self.residual else y
 
@@ -204,10 +204,23 @@ class Encoder(nn.Module):
         )
 
     def lookahead_ms(self, context: Context) -> float:
-        """How much of the future, beyond its chunk, an output frame depends on: the sum over the layers."""
-        total = sum(frames_of(context, layer.frame_ms)[1] * layer.frame_ms for layer in self._pyramid())
-        future = self._future(context) or 0
-        return (total if self.config.bidirectional else 0.0) + len(self.hybrid) * future * self.frame_ms
+        """How much of the future, beyond the end of its chunk, an output frame can depend on, in features.
+
+        A layer's lookahead lies in the next chunk of the layer below, which is not known before it is whole and has its
+        own lookahead. So every bidirectional layer but the lowest costs its lookahead rounded up to chunks: a lookahead
+        of 0 costs nothing, and any other a chunk or more.
+        """
+        reduction = self.config.reduction
+        hop_ms = self.frame_ms / reduction
+        top_chunk = frames_of(context, self.frame_ms)[0] * reduction
+        beyond = len(self.hybrid) * (self._future(context) or 0) * reduction  # in features, as all lengths here
+        for layer in reversed([*self._pyramid()] if self.config.bidirectional else []):
+            size = round(layer.frame_ms / hop_ms)
+            chunk, right = (frames * size for frames in frames_of(context, layer.frame_ms))
+            # Where rounding to frames makes the layers' chunks unequal, their edges meet in all ways: take the worst.
+            beyond = -(-beyond // chunk) * chunk if chunk == top_chunk else beyond + chunk - size
+            beyond += right
+        return beyond * hop_ms
 
     def _future(self, context: Context) -> int | None:
         return None if context.chunk_ms is None else frames_of(context, self.frame_ms)[1]

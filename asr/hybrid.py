@@ -59,7 +59,7 @@ class HybridBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, future: int | None) -> Tensor:
         """Run on a padded batch; a frame attends to `future` frames after it, to all of them if None."""
-        y = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
+        y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
         frames = torch.arange(y.shape[1], device=y.device)
         return y + self._attend(y, 0, y.shape[1], 0, future, frames < lengths[:, None])
 
@@ -79,7 +79,7 @@ class HybridBlock(nn.Module):
 
     def initial_state(self, batch_size: int) -> HybridState:
         size = self.lstm.hidden_size
-        zeros = self.lstm.weight_ih_l0.new_zeros(1, batch_size, size)
+        zeros = self.to_output.weight.new_zeros(1, batch_size, size)
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
 
     def _attend(self, y: Tensor, start: int, stop: int, first: int, future: int | None, valid: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from asr.config import Context, ModelConfig
@@ -36,8 +37,20 @@ class Model(nn.Module):
     def encode(self, waveform: Tensor, samples: Tensor, context: Context | None = None) -> Encoded:
         """Waveforms `(B, N)` with `samples` `(B,)` real ones each, to what the search works on."""
         features, lengths = self.features(waveform, samples)
-        return Encoded(*self.encoder(features, lengths, context))
+        return Encoded(*self.encoder(features.to(self.dtype), lengths, context))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights; the frontend stays in float32 whatever it is."""
+        return self.ctc.weight.dtype
+
+    def cast(self, dtype: torch.dtype) -> Model:
+        """Bring all but the frontend to `dtype`, in place."""
+        for module in (self.encoder, self.decoder, self.ctc):
+            module.to(dtype)
+        return self
 
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
         """encoder_out `(..., D)` to log-probabilities of tokens and the blank, `(..., vocab_size)`, in float32."""
-        return self.ctc(encoder_out).float().log_softmax(dim=-1)
+        logits: Tensor = self.ctc(encoder_out)
+        return logits.float().log_softmax(dim=-1)

@@ -26,11 +26,13 @@ class Normalisation(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Normalise; `lengths` `(B,)` says which frames are valid, all of them if None."""
         if self.layer is not None:
-            return self.layer(x).to(x.dtype)
+            layered: Tensor = self.layer(x)
+            return layered.to(x.dtype)
         if self.batch is None:
             return x
         if lengths is None or not self.training:
-            return self.batch(x.flatten(0, 1)).view_as(x)
+            flat: Tensor = self.batch(x.flatten(0, 1))
+            return flat.view_as(x)
         inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         y = torch.zeros_like(x)
         y[inside] = self.batch(x[inside]).to(x.dtype)

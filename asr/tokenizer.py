@@ -27,13 +27,14 @@ _WORD_START = "▁"
 def normalise(text: str) -> str | None:
     """Lower case a-z, apostrophes and single spaces; None where digits or other scripts would be lost.
 
-    `&` becomes "and", dashes part words, other punctuation goes. Quotes at a word's edge go too, but not the plural's s'.
+    `&` becomes "and", dashes part words, other punctuation goes. Quotes at a word's edge go too, not the plural's s'.
     """
     text = text.lower().translate(_JOINERS).replace("&", " and ")
     if re.search(r"[0-9]|[^\x00-\x7f]", text):
         return None
-    words = (w if w.endswith("s'") and len(w) > 2 else w.strip("'") for w in _WORD.findall(text))
-    return " ".join(w.lstrip("'") for w in words if w.strip("'")) or None
+    words = (w.lstrip("'") for w in _WORD.findall(text))
+    words = (w if w.endswith("s'") and len(w) > 2 else w.rstrip("'") for w in words)
+    return " ".join(w for w in words if w) or None
 
 
 class Tokenizer:
@@ -72,6 +73,8 @@ class Tokenizer:
             return cls(path.read_bytes())
         except OSError as error:
             raise TokenizerError(f"{path}: {error.strerror}") from None
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from None
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, kind: Literal["bpe", "char"] = "bpe") -> Tokenizer:
@@ -126,6 +129,8 @@ class Tokenizer:
 
     def words(self, tokens: list[int]) -> list[tuple[str, int, int]]:
         """Each word with the range of tokens that spells it: `(text, first, after_last)`."""
+        if not tokens:
+            return []
         starts = [i for i, t in enumerate(tokens) if self._starts[t] or i == 0]
         spans = zip(starts, [*starts[1:], len(tokens)], strict=True)
         words = ((self.decode(tokens[a:b]), a, b) for a, b in spans)

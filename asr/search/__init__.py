@@ -1,0 +1,21 @@
+"""Search: from an encoded batch to hypotheses."""
+
+from __future__ import annotations
+
+from asr.config import SearchConfig
+from asr.lm import LanguageModel
+from asr.model import Encoded, Model
+from asr.search.beam import beam_search
+from asr.search.greedy import greedy
+from asr.search.hypothesis import Hypothesis
+
+__all__ = ["Hypothesis", "beam_search", "greedy", "search"]
+
+
+def search(
+    model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None = None
+) -> list[list[Hypothesis]]:
+    """Greedy search where the beam is 1, beam search otherwise; the n-best of each utterance, best first."""
+    if config.beam_size == 1:
+        return [[hypothesis] for hypothesis in greedy(model, encoded, config)]
+    return beam_search(model, encoded, config, lm)

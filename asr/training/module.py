@@ -107,7 +107,7 @@ class LasModule(pl.LightningModule):
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
         values = {"dev/attention": losses.attention, "dev/ctc": losses.ctc, "dev/accuracy": losses.accuracy}
         self.log_dict(values, batch_size=len(batch.samples))
-        hypotheses = greedy(self.model, encoded, self.config.search.max_tokens_per_second)
+        hypotheses = greedy(self.model, encoded, self.config.search)
         for hypothesis, tokens in zip(hypotheses, self._references(batch), strict=True):
             reference = self.tokenizer.decode(tokens)
             self._errors.append(word_errors(reference, self.tokenizer.decode(hypothesis.tokens)))

@@ -1,0 +1,162 @@
+"""A manifest transcribed and scored: which utterances, how many errors, how fast; and the report of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr import manifest, metrics
+from asr.errors import DataError
+from asr.manifest import Utterance
+from asr.terminal import Progress
+from asr.tokenizer import normalise
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from asr.config import SearchConfig
+    from asr.transcribe import Recogniser
+
+__all__ = ["Evaluation", "Selection", "report", "run", "select", "to_json"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The utterances to score, their texts normalised, and how many were left out for want of a text to compare."""
+
+    utterances: tuple[Utterance, ...]
+    references: tuple[str, ...]
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every utterance that could be read, scored, in the manifest's order; `wall_seconds` is what it all took."""
+
+    scored: tuple[metrics.Scored, ...]
+    failed: int
+    skipped: int
+    wall_seconds: float
+
+    @property
+    def audio_seconds(self) -> float:
+        return sum(one.duration_seconds for one in self.scored)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for each second of audio, reading included."""
+        return self.wall_seconds / max(self.audio_seconds, 1e-9)
+
+
+def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None) -> Selection:
+    """Read a manifest and keep what can be scored.
+
+    Args:
+        path: the manifest.
+        corpora: only these; all when empty.
+        limit: only so many, the first.
+
+    Raises:
+        DataError: the manifest is broken, has no such corpus, or nothing is left.
+    """
+    utterances = manifest.read(path)
+    known = dict.fromkeys(one.corpus for one in utterances)
+    for name in corpora:
+        if name not in known:
+            raise DataError(f"{path}: no corpus {name!r}; there are {', '.join(known)}")
+    chosen = [one for one in utterances if not corpora or one.corpus in corpora]
+    pairs = [(one, _reference(one.text)) for one in chosen]
+    kept = [(one, reference) for one, reference in pairs if reference is not None]
+    if not kept:
+        raise DataError(f"{path}: none of {len(chosen)} utterances has a text to compare with")
+    skipped = len(pairs) - len(kept)
+    kept = kept[:limit]
+    return Selection(tuple(one for one, _ in kept), tuple(reference for _, reference in kept), skipped)
+
+
+def _reference(text: str | None) -> str | None:
+    """The text normalised; None where there is none or it cannot be. An empty text says that nothing was said."""
+    return normalise(text) if text and text.strip() else text and ""
+
+
+def run(
+    recogniser: Recogniser,
+    selection: Selection,
+    progress: Progress,
+    *,
+    search: SearchConfig,
+    batch_size: int,
+) -> Evaluation:
+    """Transcribe and score; each utterance that fails is named in one line."""
+    rows_of: dict[str, list[int]] = {}
+    for row, utterance in enumerate(selection.utterances):
+        rows_of.setdefault(str(utterance.audio), []).append(row)
+    scored: dict[int, metrics.Scored] = {}
+    started = time.perf_counter()
+    outcomes = recogniser.transcribe_many(rows_of, search=search, word_timestamps=False, batch_size=batch_size)
+    for source, transcript, error in outcomes:
+        if transcript is None:
+            progress.say(error)
+        for row in rows_of[source]:
+            progress.advance(transcript.duration_seconds if transcript else 0.0)
+            if transcript is not None:
+                hypothesis = normalise(transcript.text) or transcript.text
+                scored[row] = _score(selection, row, hypothesis, transcript.duration_seconds)
+    wall_seconds = time.perf_counter() - started
+    # In the manifest's order, for the interval depends on it and outcomes come in any.
+    in_order = tuple(scored[row] for row in sorted(scored))
+    return Evaluation(in_order, len(selection.utterances) - len(scored), selection.skipped, wall_seconds)
+
+
+def _score(selection: Selection, row: int, hypothesis: str, seconds: float) -> metrics.Scored:
+    utterance = selection.utterances[row]
+    return metrics.score(utterance.id, utterance.corpus, selection.references[row], hypothesis, seconds)
+
+
+def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
+    """All of it as plain values for `json.dumps`; rates are fractions."""
+    return {
+        "settings": settings,
+        "failed": evaluation.failed,
+        "skipped": evaluation.skipped,
+        "wall_seconds": round(evaluation.wall_seconds, 3),
+        "audio_seconds": round(evaluation.audio_seconds, 3),
+        "real_time_factor": evaluation.real_time_factor,
+        **metrics.to_json(metrics.summarise(evaluation.scored), evaluation.scored),
+    }
+
+
+def report(
+    console: Console, evaluation: Evaluation, settings: dict[str, Any], *, title: str, worst: int, confusions: int
+) -> None:
+    """Print the table, the speed, the settings, the worst utterances and the most frequent confusions."""
+
+    def line(text: str = "") -> None:
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    console.print(metrics.table(metrics.summarise(evaluation.scored), title))
+    factor = evaluation.real_time_factor
+    line(f"{evaluation.audio_seconds:.1f} s of audio in {evaluation.wall_seconds:.1f} s: real-time factor {factor:.4f}")
+    line(" · ".join(f"{name} {value}" for name, value in _flat(settings)))
+    if evaluation.skipped:
+        line(f"{evaluation.skipped} utterances without a text to compare with were left out")
+    for one in metrics.worst(evaluation.scored, worst):
+        words = one.words
+        line(f"\n{one.id} ({one.corpus}): {words.errors} errors in {words.reference_length} words")
+        line(metrics.align_text(one.reference, one.hypothesis))
+    if found := metrics.confusions(evaluation.scored, confusions) if confusions else []:
+        line("\nmost frequent errors:")
+    for confusion in found:
+        pair = f"{confusion.reference or '***'} → {confusion.hypothesis or '***'}"
+        line(f"{confusion.occurrences:6d}  {confusion.kind:12}  {pair}")
+
+
+def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield name, value

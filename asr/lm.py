@@ -1,0 +1,54 @@
+"""A recurrent language model over the recogniser's tokens, for shallow fusion."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from asr.config import LmConfig
+
+__all__ = ["LanguageModel", "LmState"]
+
+
+class LmState(NamedTuple):
+    """What the model carries from token to token."""
+
+    hidden: Tensor  # (N, layers, H)
+    cell: Tensor  # (N, layers, H)
+
+    def select(self, rows: Tensor) -> LmState:
+        return LmState(self.hidden.index_select(0, rows), self.cell.index_select(0, rows))
+
+
+class LanguageModel(nn.Module):
+    """Embedding, LSTM, and an output layer that shares the embedding's weights (Press and Wolf 2017)."""
+
+    def __init__(self, config: LmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.lstm = nn.LSTM(
+            config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=config.dropout
+        )
+        self.projection = nn.Linear(config.hidden_size, config.embedding_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.bias = nn.Parameter(self.embedding.weight.new_zeros(config.vocab_size))
+
+    def forward(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """Logits of what follows each token: `(N, U)` to `(N, U, vocab_size)`, and the next state."""
+        x = self.dropout(self.embedding(tokens))
+        carried = (state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous())
+        x, (hidden, cell) = self.lstm(x, carried)
+        x = self.dropout(self.projection(x))
+        logits = nn.functional.linear(x, self.embedding.weight, self.bias)
+        return logits, LmState(hidden.transpose(0, 1), cell.transpose(0, 1))
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """Log-probabilities `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
+        logits, state = self(tokens[:, None], state)
+        return logits[:, 0].float().log_softmax(-1), state
+
+    def initial_state(self, rows: int) -> LmState:
+        zeros = self.embedding.weight.new_zeros(rows, self.config.layers, self.config.hidden_size)
+        return LmState(zeros, zeros)

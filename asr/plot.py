@@ -1,0 +1,375 @@
+"""One picture of how a recording was understood: its spectrogram, where the speller looked, and what CTC heard when.
+
+`examine` runs the model and gathers what is to be seen as plain arrays, `figure` draws them, and `plot` does both and
+writes a PNG. `attention_figure` draws a single alignment, as training logs it. matplotlib is only imported to draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asr import audio
+from asr.config import FeatureConfig, SearchConfig
+from asr.errors import AudioError, DataError, DependencyError
+from asr.tokenizer import BLANK, SOS
+from asr.transcribe import Recogniser
+from asr.transcript import Segment, Transcript, Word
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = ["MAX_SECONDS", "Examined", "Peak", "Stretch", "attention_figure", "examine", "figure", "peaks", "plot"]
+
+MAX_SECONDS = 20.0  # of a longer source only so much is drawn: more could not be read
+
+_DPI = 120
+_DYNAMIC_RANGE_DB = 70.0
+_QUIETEST_PEAK_DB = 60.0  # above the floor: what is quieter is not brightened up
+_FREQUENCIES = (250, 500, 1000, 2000, 4000, 8000)  # Hz, labelled on the spectrogram
+_FAINTEST = 0.05  # a probability below this is not drawn
+_SPECTROGRAM_INCHES, _CTC_INCHES = 2.3, 3.0
+_ROW_INCHES = 0.17  # height of a token's row, where there is room
+_LABEL_INCHES = 0.1  # height that its label takes
+_BAR_INCHES = 0.1  # width of a colour bar
+_LANES = (-0.24, -0.42)  # words stand below the probabilities, in two rows, so that each has room for its letters
+_LANE_HEIGHT = 0.17
+_GREY, _INK, _WORD_COLOUR = "0.55", "0.2", "#d7e6f5"
+
+
+class Peak(NamedTuple):
+    """Where CTC hears a token most clearly."""
+
+    token: int
+    frame: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One segment as the model sees it; frames are those of the encoder's output."""
+
+    start_seconds: float
+    tokens: tuple[str, ...]
+    alignment: NDArray[np.float32]  # (tokens, frames): mean over the heads
+    posteriors: NDArray[np.float32]  # (frames, vocab_size): CTC's, the blank included
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that the picture shows."""
+
+    transcript: Transcript
+    stretches: tuple[Stretch, ...]
+    frame_seconds: float  # of the encoder's output
+    pieces: tuple[str, ...]  # the vocabulary
+    decibels: NDArray[np.float32]  # (feature frames, n_mels): the log-mel spectrogram, about 0 at its loudest
+    features: FeatureConfig
+    cut: bool = False  # the source went on beyond what was examined
+
+
+def plot(recogniser: Recogniser, source: audio.Source, output: Path, search: SearchConfig | None = None) -> Transcript:
+    """Transcribe a source, or the first 20 s of a longer one, and write a PNG that shows how.
+
+    Args:
+        recogniser: made by `asr.load`.
+        source: what `Recogniser.transcribe` takes; an array is taken to be 16 kHz.
+        output: the PNG; it appears whole or not at all.
+        search: the model's own settings if None.
+
+    Returns:
+        The transcript, with word times, of what the picture shows.
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+        AudioError: the source cannot be read, or is too short for a single frame.
+        DataError: the picture cannot be written.
+    """
+    _require_matplotlib()
+    examined = examine(recogniser, source, search)
+    image = io.BytesIO()
+    figure(examined).savefig(image, format="png", dpi=_DPI)
+    _write(output, image.getvalue())
+    return examined.transcript
+
+
+@torch.inference_mode()
+def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig | None = None) -> Examined:
+    """Transcribe a source, or its first 20 s, and collect what the model saw on the way."""
+    model, rate = recogniser.model, audio.SAMPLE_RATE
+    waveform, cut = _excerpt(source)
+    config = model.config.features
+    if len(waveform) < config.n_fft:
+        raise AudioError(_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a picture")
+    transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True)
+    log_mel = model.features.unnormalised(waveform[None].to(recogniser.device))[0].cpu().numpy()
+    decibels = (log_mel - model.features.floor) * (10 / math.log(10))
+    return Examined(
+        transcript=replace(transcript, source=_name(source)),
+        stretches=tuple(_stretch(recogniser, waveform, segment) for segment in transcript.segments),
+        frame_seconds=model.config.frame_seconds,
+        pieces=tuple(_label(recogniser.tokenizer.piece(token)) for token in range(len(recogniser.tokenizer))),
+        decibels=decibels - max(decibels.max(), _QUIETEST_PEAK_DB),
+        features=config,
+        cut=cut,
+    )
+
+
+def peaks(posteriors: NDArray[np.float32], threshold: float = 0.2) -> list[Peak]:
+    """Where CTC posteriors `(frames, vocab_size)` peak, in order of time.
+
+    Neighbouring frames that favour the same token, blank aside, make one peak, which must reach the threshold.
+    """
+    if posteriors.size == 0:
+        return []
+    tokens = posteriors[:, BLANK + 1 :].argmax(axis=1) + BLANK + 1
+    best = np.take_along_axis(posteriors, tokens[:, None], axis=1)[:, 0]
+    tokens = np.where(best >= threshold, tokens, BLANK)
+    bounds = [*np.flatnonzero(np.diff(tokens, prepend=BLANK)), len(tokens)]
+    runs = [(start, end) for start, end in pairwise(bounds) if tokens[start] != BLANK]
+    frames = [int(start + best[start:end].argmax()) for start, end in runs]
+    return [Peak(int(tokens[frame]), frame, float(best[frame])) for frame in frames]
+
+
+def figure(examined: Examined) -> Figure:
+    """Three panels that share their time axis: `axes` labelled "spectrogram", "attention" and "ctc"."""
+    seconds = examined.transcript.duration_seconds
+    width = min(max(9.0, 4.5 + 0.9 * seconds), 22.0)
+    rows = sum(len(stretch.tokens) for stretch in examined.stretches)
+    heights = [_SPECTROGRAM_INCHES, _attention_height(rows), _CTC_INCHES]
+    made = _new_figure(width, sum(heights) + 1.3)
+    panels = made.subplot_mosaic(
+        [["spectrogram"], ["attention"], ["ctc"]], sharex=True, gridspec_kw={"height_ratios": heights}
+    )
+    _draw_spectrogram(panels["spectrogram"], examined)
+    _draw_attention(panels["attention"], examined.stretches, examined.frame_seconds, heights[1])
+    _draw_ctc(panels["ctc"], examined)
+    _draw_words(panels["ctc"], examined.transcript.words)
+    for panel in panels.values():
+        panel.set_xlim(0, seconds)
+        for word in examined.transcript.words:
+            panel.axvline(word.start_seconds, color=_GREY, linewidth=0.5, alpha=0.5, zorder=0.5)
+    for panel in (panels["spectrogram"], panels["attention"]):
+        panel.tick_params(labelbottom=False)
+    panels["ctc"].set_xlabel("time (s)")
+    _draw_title(made, panels["spectrogram"], examined, characters=int(width * 10))
+    return made
+
+
+def attention_figure(alignment: NDArray[np.float32], tokens: Sequence[str], frame_seconds: float) -> Figure:
+    """One alignment `(tokens, frames)` as a figure of its own, such as TensorBoard's `add_figure` takes."""
+    height = _attention_height(len(tokens))
+    made = _new_figure(9.0, height + 0.8)
+    panel = made.add_subplot(label="attention")
+    stretch = Stretch(0.0, tuple(tokens), alignment, np.zeros((0, 1), dtype=np.float32))
+    _draw_attention(panel, [stretch], frame_seconds, height)
+    panel.set_xlim(0, max(alignment.shape[1], 1) * frame_seconds)
+    panel.set_xlabel("time (s)")
+    return made
+
+
+def _excerpt(source: audio.Source) -> tuple[torch.Tensor, bool]:
+    """The first `MAX_SECONDS` of a source, and whether there was more."""
+    rate = audio.SAMPLE_RATE if isinstance(source, (np.ndarray, torch.Tensor)) else None
+    limit, read, parts = round(MAX_SECONDS * audio.SAMPLE_RATE), 0, []
+    for block in audio.blocks(source, sample_rate=rate):
+        parts.append(block)
+        read += len(block)
+        if read > limit:
+            break
+    return torch.cat(parts)[:limit], read > limit
+
+
+def _name(source: audio.Source) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return "standard input" if source == "-" else os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "recording"
+
+
+def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -> Stretch:
+    """Run the speller once more over a segment, told the tokens that the search found."""
+    model, tokenizer = recogniser.model, recogniser.tokenizer
+    start, end = (round(t * audio.SAMPLE_RATE) for t in (segment.start_seconds, segment.end_seconds))
+    part = waveform[None, start:end].to(recogniser.device)
+    encoder_out, lengths = model.encode(part, torch.tensor([part.shape[1]], device=recogniser.device))
+    tokens = tokenizer.encode(segment.text)
+    alignment = encoder_out.new_zeros(0, encoder_out.shape[1])
+    if tokens:
+        history = torch.tensor([[SOS, *tokens[:-1]]], device=recogniser.device)
+        _, alignments = model.decoder(history, encoder_out, lengths)
+        alignment = alignments[0].mean(dim=1)
+    return Stretch(
+        start_seconds=segment.start_seconds,
+        tokens=tuple(_label(tokenizer.piece(token)) for token in tokens),
+        alignment=alignment.float().cpu().numpy(),
+        posteriors=model.ctc_log_probs(encoder_out)[0].exp().cpu().numpy(),
+    )
+
+
+def _label(piece: str) -> str:
+    """A token as it is written here: sentencepiece's mark of a word's start hangs below the line."""
+    return piece.replace("▁", "_")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise DependencyError("plots need matplotlib: pip install 'spellstream[plot]'") from None
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, bound to Agg, so that no display and no global state is needed."""
+    _require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def _attention_height(rows: int) -> float:
+    return min(max(1.8, _ROW_INCHES * rows), 10.0)
+
+
+def _draw_spectrogram(panel: Axes, examined: Examined) -> None:
+    decibels, config = examined.decibels, examined.features
+    image = panel.imshow(
+        decibels.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, len(decibels) * config.hop_ms / 1000, -0.5, config.n_mels - 0.5),
+        cmap="magma",
+        vmin=-_DYNAMIC_RANGE_DB,
+        vmax=0,
+    )
+    ticks = [hz for hz in _FREQUENCIES if config.f_min <= hz <= config.f_max]
+    panel.set_yticks(_mel_bins(ticks, config), [f"{hz / 1000:g}k" if hz >= 1000 else str(hz) for hz in ticks])
+    panel.set_ylabel("frequency (Hz)")
+    panel.set_facecolor("black")
+    _colour_bar(panel, image, "dB", _SPECTROGRAM_INCHES)
+
+
+def _mel_bins(frequencies: Sequence[float], config: FeatureConfig) -> list[float]:
+    """Where frequencies in Hz lie on an axis of mel bins: bin 0 at 0, between the bins as the mel scale has it."""
+    from librosa import hz_to_mel
+
+    edges = hz_to_mel([config.f_min, config.f_max])
+    width = (edges[1] - edges[0]) / (config.n_mels + 1)
+    return [float(x) for x in (hz_to_mel(frequencies) - edges[0]) / width - 1]
+
+
+def _draw_attention(panel: Axes, stretches: Sequence[Stretch], frame_seconds: float, height: float) -> None:
+    """Tokens from top to bottom; the square root of the weights, so that faint looks show as well."""
+    from matplotlib.colors import PowerNorm
+
+    tokens = [token for stretch in stretches for token in stretch.tokens]
+    highest = max((float(stretch.alignment.max(initial=0)) for stretch in stretches), default=0.0)
+    norm, image, row = PowerNorm(0.5, vmin=0, vmax=max(highest, 0.1)), None, 0
+    for stretch in stretches:
+        rows, frames = stretch.alignment.shape
+        if rows == 0 or frames == 0:
+            continue
+        start = stretch.start_seconds
+        extent = (start, start + frames * frame_seconds, row + rows - 0.5, row - 0.5)
+        image = panel.imshow(
+            stretch.alignment, aspect="auto", extent=extent, cmap="Blues", norm=norm, interpolation="nearest"
+        )
+        row += rows
+    panel.set_ylim(max(row, 1) - 0.5, -0.5)
+    panel.set_ylabel("token")
+    every = max(1, math.ceil(_LABEL_INCHES * len(tokens) / height))
+    labelled = range(0, len(tokens), every)
+    panel.set_yticks(labelled, [tokens[i] for i in labelled], fontsize=6.5, parse_math=False)
+    if image is not None:
+        _colour_bar(panel, image, "attention", height)
+    else:
+        panel.text(0.5, 0.5, "no tokens", transform=panel.transAxes, ha="center", va="center", color=_GREY)
+
+
+def _draw_ctc(panel: Axes, examined: Examined) -> None:
+    """A line for each token that is ever likely, its peaks labelled, and a grey one for the blank."""
+    from matplotlib import colormaps
+
+    colours = [colormaps["tab10"](i) for i in range(10) if i != 7]  # without its grey, which is the blank's
+    for stretch in examined.stretches:
+        posteriors = stretch.posteriors
+        seconds = stretch.start_seconds + (np.arange(len(posteriors)) + 0.5) * examined.frame_seconds
+        (blank,) = panel.plot(seconds, posteriors[:, BLANK], color=_GREY, linewidth=0.8, label="blank", zorder=1)
+        panel.legend(handles=[blank], loc="upper right", fontsize=7, frameon=False)
+        heard = np.pad(posteriors >= _FAINTEST, ((1, 1), (0, 0)))
+        visible = np.where(heard[:-2] | heard[1:-1] | heard[2:], posteriors, np.nan)  # each peak down to its feet
+        for token in np.flatnonzero(heard.any(axis=0)):
+            if token != BLANK:
+                panel.plot(seconds, visible[:, token], color=colours[token % len(colours)], linewidth=1.2)
+        for peak in peaks(posteriors):
+            panel.annotate(
+                examined.pieces[peak.token],
+                (float(seconds[peak.frame]), peak.probability),
+                xytext=(0, 2),
+                textcoords="offset points",
+                rotation=90,
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color=colours[peak.token % len(colours)],
+                parse_math=False,
+            )
+    panel.set_ylim(min(_LANES) - 0.05, 1.4)
+    panel.set_yticks([0, 0.5, 1])
+    panel.set_ylabel("CTC probability")
+
+
+def _draw_words(panel: Axes, words: Sequence[Word]) -> None:
+    """A box for each word, as long as it lasts, in alternating lanes."""
+    for i, word in enumerate(words):
+        seconds, bottom = word.end_seconds - word.start_seconds, _LANES[i % len(_LANES)]
+        panel.broken_barh([(word.start_seconds, seconds)], (bottom, _LANE_HEIGHT), facecolor=_WORD_COLOUR)
+        middle = (word.start_seconds + seconds / 2, bottom + _LANE_HEIGHT / 2)
+        panel.text(*middle, word.text, ha="center", va="center", fontsize=8, color=_INK, parse_math=False)
+
+
+def _draw_title(made: Figure, first: Axes, examined: Examined, characters: int) -> None:
+    """What was said, and in small print where."""
+    transcript = examined.transcript
+    text = textwrap.fill(transcript.text or "(no words)", characters, max_lines=3, placeholder=" …")
+    made.suptitle(text, fontsize=12, parse_math=False)
+    length = f"the first {MAX_SECONDS:g} s" if examined.cut else f"{transcript.duration_seconds:.2f} s"
+    first.set_title(f"{Path(transcript.source).name}, {length}", fontsize=8, loc="left", color=_GREY, parse_math=False)
+
+
+def _colour_bar(panel: Axes, image: AxesImage, label: str, height: float) -> None:
+    bar = panel.figure.colorbar(image, ax=panel, pad=0.01, aspect=height / _BAR_INCHES)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all; a device or pipe is written to directly."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,222 @@
+"""Batched beam search over (utterances x beams), with a list of scorers and CTC prefix scores in the beam.
+
+After Watanabe et al. 2017 and the batched form of Seki et al. 2019. Every tensor keeps its shape from the first step to
+the last, utterances that are done are frozen, and the host looks at the device only once in several steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.config import SearchConfig
+from asr.ctc import CtcPrefixScorer, CtcState
+from asr.decoder import DecoderState
+from asr.lm import LanguageModel
+from asr.model import Encoded, Model
+from asr.search.hypothesis import CHECK_EVERY, Hypothesis, Repeats, token_limits
+from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
+from asr.tokenizer import BLANK, EOS, SOS, UNKNOWN
+
+__all__ = ["beam_search"]
+
+# A live hypothesis this many tokens' bonus behind a finished one is taken not to catch up.
+_BONUS_TOKENS = 8
+
+
+class Beams(NamedTuple):
+    """The live hypotheses; rows are utterances * beams, best first within each utterance."""
+
+    tokens: Tensor  # (N, L), the first `step` of them spelled
+    token_scores: Tensor  # (N, L), the speller's log-probabilities of them
+    last: Tensor  # (N,)
+    scores: Tensor  # (B, K)
+    decoder: DecoderState
+    scorers: list[Any]
+    ctc: CtcState | None
+    repeats: Repeats
+
+
+class Finished(NamedTuple):
+    """The best hypotheses that have ended, best first; a score of minus infinity is an empty place."""
+
+    scores: Tensor  # (B, K)
+    tokens: Tensor  # (B, K, L), eos-padded
+    token_scores: Tensor  # (B, K, L)
+
+    def merge(self, scores: Tensor, tokens: Tensor, token_scores: Tensor) -> Finished:
+        """Add `(B, K')` hypotheses and keep the best K."""
+        scores = torch.cat([self.scores, scores], dim=1)
+        best, places = scores.topk(self.scores.shape[1], dim=1)
+        index = places[..., None].expand(-1, -1, tokens.shape[-1])
+        return Finished(
+            best,
+            torch.cat([self.tokens, tokens], dim=1).gather(1, index),
+            torch.cat([self.token_scores, token_scores], dim=1).gather(1, index),
+        )
+
+
+class _Search:
+    """What does not change during a search."""
+
+    def __init__(self, model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None) -> None:
+        encoder_out, lengths = encoded
+        self.model, self.config = model, config
+        self.batch, self.beam = encoder_out.shape[0], config.beam_size
+        self.device = encoder_out.device
+        self.memory = model.decoder.prepare(encoder_out, lengths).repeat(self.beam)
+        self.limits = token_limits(lengths, model.config.frame_seconds, config.max_tokens_per_second)
+        self.empty = lengths == 0
+        weighed: list[tuple[float, Scorer]] = [
+            (1 - config.ctc_weight, AttentionScorer()),
+            (config.length_bonus, LengthScorer()),
+            (config.coverage_penalty, CoverageScorer(config.coverage_threshold, encoder_out.shape[1], self.device)),
+        ]
+        if lm is not None:
+            weighed.append((config.lm_weight, LmScorer(lm)))
+        self.scorers = [(weight, scorer) for weight, scorer in weighed if weight != 0]
+        self.ctc: CtcPrefixScorer | None = None
+        if config.ctc_weight > 0:
+            self.ctc = CtcPrefixScorer(model.ctc_log_probs(encoder_out), lengths.clamp(min=1), self.beam)
+        self.candidates = min(max(config.candidates, self.beam), model.config.vocab_size - 4)
+
+    def start(self, longest: int) -> tuple[Beams, Finished]:
+        rows = self.batch * self.beam
+        scores = torch.full((self.batch, self.beam), -math.inf, device=self.device)
+        tokens = torch.full((rows, longest), EOS, device=self.device)
+        token_scores = torch.zeros(rows, longest, device=self.device)
+        shape = (self.batch, self.beam, longest)
+        finished = Finished(scores, tokens.view(shape), token_scores.view(shape))
+        scores = scores.clone()
+        scores[:, 0] = 0.0  # all beams are alike at the start: one of them is enough
+        scores[self.empty] = -math.inf
+        beams = Beams(
+            tokens=tokens,
+            token_scores=token_scores,
+            last=torch.full((rows,), SOS, device=self.device),
+            scores=scores,
+            decoder=self.model.decoder.initial_state(self.memory),
+            scorers=[scorer.initial_state(rows) for _, scorer in self.scorers],
+            ctc=self.ctc.initial_state() if self.ctc else None,
+            repeats=Repeats.start(rows, self.device),
+        )
+        return beams, finished
+
+    def step(self, step: int, beams: Beams, finished: Finished) -> tuple[Beams, Finished, Tensor]:
+        """Lengthen every live hypothesis by a token; also says `(B,)` which utterances are done."""
+        readout, decoder = self.model.decoder.step(beams.last, beams.decoder, self.memory)
+        log_probs = self.model.decoder.logits(readout).float().log_softmax(-1)
+        view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
+        added, states = torch.zeros_like(log_probs), []
+        for (weight, scorer), state in zip(self.scorers, beams.scorers, strict=True):
+            scores, state = scorer.score(view, state)
+            added = added + weight * scores
+            states.append(state)
+        added = self._allow(added, log_probs)
+        # eos comes as one more candidate, always there and always last.
+        ending = added[:, EOS].clone()
+        added[:, EOS] = -math.inf
+        added, candidates = added.topk(self.candidates, dim=1)
+        added = torch.cat([added, ending[:, None]], dim=1)
+        candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], EOS)], dim=1)
+        ctc_added = ctc_ends = None
+        if self.ctc is not None and beams.ctc is not None:
+            ctc_added, ctc_ends = self.ctc.step(beams.ctc, beams.last, candidates, EOS)
+            added = added + self.config.ctc_weight * ctc_added
+        totals = (beams.scores.view(-1, 1) + added).view(self.batch, self.beam, -1)
+        finished = self._finish(totals, beams, finished)
+        totals = totals[..., :-1].flatten(1)
+        scores, places = totals.topk(self.beam, dim=1)
+        parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + places // self.candidates
+        parents, chosen = parents.flatten(), (places % self.candidates).flatten()
+        last = candidates[parents, chosen]
+        ctc = None
+        if self.ctc is not None and beams.ctc is not None and ctc_added is not None and ctc_ends is not None:
+            ctc = self.ctc.advance(beams.ctc, ctc_added, ctc_ends, parents, chosen)
+        repeats, looping = beams.repeats.select(parents).add(last, self.config.max_repeats)
+        tokens, token_scores = beams.tokens.index_select(0, parents), beams.token_scores.index_select(0, parents)
+        tokens[:, step], token_scores[:, step] = last, log_probs[parents, last]
+        longer = Beams(
+            tokens=tokens,
+            token_scores=token_scores,
+            last=last,
+            scores=scores,
+            decoder=decoder.select(parents),
+            scorers=[s.select(state, parents) for (_, s), state in zip(self.scorers, states, strict=True)],
+            ctc=ctc,
+            repeats=repeats,
+        )
+        return self._stop(step, longer, looping.view_as(scores), finished)
+
+    def _allow(self, added: Tensor, log_probs: Tensor) -> Tensor:
+        """Forbid what is no token, and an end while going on is much likelier."""
+        added = added.clone()
+        added[:, [BLANK, UNKNOWN, SOS]] = -math.inf
+        if self.config.eos_threshold > 0:
+            others = log_probs.clone()
+            others[:, [BLANK, UNKNOWN, SOS, EOS]] = -math.inf
+            early = log_probs[:, EOS] < self.config.eos_threshold * others.amax(dim=1)
+            added[:, EOS] = added[:, EOS].masked_fill(early, -math.inf)
+        return added
+
+    def _finish(self, totals: Tensor, beams: Beams, finished: Finished) -> Finished:
+        """Take the hypotheses whose end is among the best continuations of their utterance."""
+        last_kept = totals.flatten(1).topk(self.beam, dim=1).values[:, -1:]
+        ended = totals[..., -1]
+        ended = ended.masked_fill(ended < last_kept, -math.inf)
+        shape = finished.tokens.shape
+        return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
+
+    def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
+        """Drop what loops, and freeze utterances that are done: nothing live can still win, or there is no more room."""
+        scores = beams.scores.masked_fill(looping | (step + 1 >= self.limits)[:, None], -math.inf)
+        # Where nothing has ended and nothing lives on, what there was is better than nothing.
+        lost = finished.scores[:, 0].isneginf() & scores.isneginf().all(dim=1)
+        shape = finished.tokens.shape
+        rescued = beams.scores.masked_fill(~lost[:, None], -math.inf)
+        finished = finished.merge(rescued, beams.tokens.view(shape), beams.token_scores.view(shape))
+        hope = scores.amax(dim=1) + _BONUS_TOKENS * max(0.0, self.config.length_bonus)
+        done = finished.scores[:, self.config.nbest - 1] >= hope
+        return beams._replace(scores=scores.masked_fill(done[:, None], -math.inf)), finished, done
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None = None
+) -> list[list[Hypothesis]]:
+    """Spell a batch by all that the config gives a weight to.
+
+    Args:
+        model: in evaluation mode.
+        encoded: of B utterances; one without any frame gets an empty hypothesis.
+        config: beam size, weights and limits.
+        lm: over the same tokens, on the same device.
+
+    Returns:
+        For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
+    """
+    if encoded.encoder_out.shape[1] == 0:
+        return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
+    search = _Search(model, encoded, config, lm)
+    longest = int(search.limits.max())
+    beams, finished = search.start(longest)
+    for step in range(longest):
+        beams, finished, done = search.step(step, beams, finished)
+        if step % CHECK_EVERY == CHECK_EVERY - 1 and bool(done.all()):
+            break
+    rows = zip(finished.scores.tolist(), finished.tokens.tolist(), finished.token_scores.tolist(), strict=True)
+    return [_hypotheses(*row, config.nbest) for row in rows]
+
+
+def _hypotheses(
+    scores: list[float], tokens: list[list[int]], token_scores: list[list[float]], nbest: int
+) -> list[Hypothesis]:
+    found = []
+    for score, spelled, values in zip(scores[:nbest], tokens, token_scores, strict=False):
+        if score > -math.inf:
+            length = spelled.index(EOS) if EOS in spelled else len(spelled)
+            found.append(Hypothesis(spelled[:length], score, values[:length]))
+    return found or [Hypothesis([], 0.0, [])]

@@ -1,0 +1,53 @@
+"""What a search returns, and the rules for when it must stop that greedy and beam search share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["CHECK_EVERY", "Hypothesis", "Repeats", "token_limits"]
+
+# How often the host asks the device whether all rows have ended: each question makes it wait.
+CHECK_EVERY = 8
+
+# The longest phrase, in tokens, whose repetition is noticed.
+_LONGEST_PHRASE = 8
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Tokens without sos and eos, the total score, and each token's log-probability by the speller."""
+
+    tokens: list[int]
+    score: float
+    token_scores: list[float]
+
+
+def token_limits(lengths: Tensor, frame_seconds: float, per_second: float) -> Tensor:
+    """How many tokens a hypothesis of each row `(B,)` may have at the most; a few more than the rate says."""
+    return (lengths * (frame_seconds * per_second)).ceil().long() + 4
+
+
+class Repeats(NamedTuple):
+    """Notices a hypothesis that says the same phrase over and over, as an attention that is stuck makes it do."""
+
+    recent: Tensor  # (N, 8): the last tokens, newest first
+    runs: Tensor  # (N, 8): for how many tokens the n + 1 tokens before have been said again
+
+    @classmethod
+    def start(cls, rows: int, device: torch.device) -> Repeats:
+        recent = torch.full((rows, _LONGEST_PHRASE), -1, device=device)
+        return cls(recent, torch.zeros_like(recent))
+
+    def add(self, tokens: Tensor, max_repeats: int) -> tuple[Repeats, Tensor]:
+        """Append `tokens` `(N,)`; also says `(N,)` which rows now hold a phrase more than `max_repeats` times in a row."""
+        runs = (self.runs + 1) * (self.recent == tokens[:, None])
+        lengths = torch.arange(1, _LONGEST_PHRASE + 1, device=tokens.device)
+        recent = torch.cat([tokens[:, None], self.recent[:, :-1]], dim=1)
+        return Repeats(recent, runs), (runs >= lengths * max_repeats).any(dim=1)
+
+    def select(self, rows: Tensor) -> Repeats:
+        return Repeats(self.recent.index_select(0, rows), self.runs.index_select(0, rows))

@@ -1,0 +1,379 @@
+"""Whatever is played, the waveform is 16 kHz mono and whole, or one line says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.audio import SAMPLE_RATE, Resampler, blocks, duration_seconds, load
+from asr.errors import AudioError, ConfigError
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+class Pipe(io.BytesIO):
+    """Bytes that come once, as from a pipe."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def tone(seconds: float = 0.5, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def write(path: Any, data: np.ndarray, rate: int = SAMPLE_RATE, **options: Any) -> Any:
+    soundfile.write(path, data, rate, **options)
+    return path
+
+
+WAV = write(io.BytesIO(), tone(), format="WAV").getvalue()
+
+
+def reason(source: Any, **options: Any) -> str:
+    """The one line that says why a source cannot be read."""
+    with pytest.raises(AudioError) as caught:
+        load(source, **options)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"{caught.value.source}: {caught.value.reason}"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("a.wav", {"subtype": "PCM_16"}, 1e-4),
+        ("a.wav", {"subtype": "PCM_24"}, 1e-6),
+        ("a.wav", {"subtype": "FLOAT"}, 0.0),
+        ("a.wav", {"subtype": "DOUBLE"}, 0.0),  # louder than 1 is left alone
+        ("a.wav", {"subtype": "PCM_U8"}, 1e-2),
+        ("a.flac", {}, 1e-4),
+        ("a.aiff", {}, 1e-4),
+        ("a.ogg", {"subtype": "VORBIS"}, 0.05),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}, 0.05),
+        ("a.mp3", {}, 0.05),
+    ],
+)
+def test_every_common_format_gives_the_same_waveform(
+    tmp_path: Path, name: str, options: dict[str, Any], tolerance: float
+) -> None:
+    expected = tone() * (10 if options.get("subtype") == "DOUBLE" else 1)
+    path = write(tmp_path / name, expected, **options)
+    waveform = load(path)
+    assert waveform.dtype == torch.float32
+    assert waveform.shape == (len(expected),)
+    inner = slice(1000, -1000)  # lossy codecs ring at the ends
+    assert np.abs(waveform.numpy()[inner] - expected[inner]).max() <= tolerance
+    assert duration_seconds(path) == pytest.approx(0.5)
+
+
+def test_eight_channels_at_96_khz_are_averaged(tmp_path: Path) -> None:
+    channels = np.stack([tone(rate=96_000) * gain for gain in range(8)], axis=1) / 8
+    waveform = load(write(tmp_path / "a.wav", channels, 96_000, subtype="PCM_24"))
+    expected = tone() * np.mean(range(8)) / 8
+    assert len(waveform) == len(expected)
+    assert np.abs(waveform.numpy() - expected)[200:-200].max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+def test_block_length_changes_nothing(tmp_path: Path, rate: int) -> None:
+    path = write(tmp_path / "a.flac", tone(1.234, rate), rate)
+    whole = load(path)
+    assert len(whole) == round(1.234 * SAMPLE_RATE)
+    pieces = list(blocks(path, block_seconds=0.1))
+    assert len(pieces) > 10
+    assert all(0 < len(piece) <= 0.12 * SAMPLE_RATE for piece in pieces)
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_an_hour_is_read_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "hour.wav"
+    size = 3600 * SAMPLE_RATE
+    header = struct.pack(
+        "<4sI8sIHHIIHH4sI", b"RIFF", size + 36, b"WAVEfmt ", 16, 1, 1, 16_000, 16_000, 1, 8, b"data", size
+    )
+    path.write_bytes(header)
+    os.truncate(path, len(header) + size)
+    tracemalloc.start()
+    try:
+        assert sum(map(len, blocks(path))) == size
+        assert tracemalloc.get_traced_memory()[1] < 32e6  # the whole is 230 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone(3.3))
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the last 36 bits before the checksum are the length; zero is "unknown"
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert duration_seconds(path) is None
+    assert len(load(path)) == round(3.3 * SAMPLE_RATE)
+
+    data = bytearray(WAV)
+    data[4:8] = data[40:44] = b"\xff" * 4
+    assert len(load(io.BytesIO(data))) == len(tone())
+
+
+def test_file_objects_are_read_and_stay_open() -> None:
+    file = io.BytesIO(WAV)
+    assert len(load(file)) == len(tone())
+    assert not file.closed
+    assert len(load(file)) == len(tone())  # from the start again
+
+
+@pytest.mark.parametrize("kind", [Pipe, io.BytesIO])
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, kind: type[io.BytesIO]) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=kind(WAV)))
+    assert len(load("-")) == len(tone())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=kind(b"")))
+    assert reason("-") == "standard input: is empty (0 bytes)"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert reason("-") == "standard input: is closed"
+
+
+def test_a_named_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert duration_seconds(path) is None
+    writer = threading.Thread(target=path.write_bytes, args=(WAV,))
+    writer.start()
+    assert len(load(path)) == len(tone())
+    writer.join()
+
+
+def test_arrays_need_their_rate_and_files_bring_theirs() -> None:
+    assert reason(tone()) == "array: needs its sample_rate"
+    assert "brings its own sample rate" in reason(io.BytesIO(WAV), sample_rate=16_000)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint8, np.dtype(">i2")])
+def test_integers_are_scaled_to_one(dtype: Any) -> None:
+    limits = np.iinfo(dtype)
+    middle = (int(limits.max) + int(limits.min) + 1) // 2
+    waveform = load(np.array([limits.min, middle, limits.max], dtype=dtype), sample_rate=16_000)
+    assert waveform.tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1 / 64)
+    assert waveform[0] == -1.0
+    assert waveform[1] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int16])
+def test_tensors(dtype: torch.dtype) -> None:
+    scale = 32767 if dtype == torch.int16 else 1
+    tensor = (torch.from_numpy(tone()) * scale).to(dtype)
+    assert torch.allclose(load(tensor, sample_rate=16_000), torch.from_numpy(tone()), atol=2e-3)
+
+
+def test_either_side_may_be_the_channels() -> None:
+    stereo = np.stack([tone(), 3 * tone()])
+    expected = torch.from_numpy(2 * tone())
+    for array in (stereo, stereo.T, np.asfortranarray(stereo), torch.from_numpy(stereo).requires_grad_()):
+        assert torch.allclose(load(array, sample_rate=16_000), expected)
+    assert torch.equal(load(tone()[None], sample_rate=16_000), torch.from_numpy(tone()))
+
+
+def test_the_array_stays_the_callers() -> None:
+    array = tone()
+    array.flags.writeable = False
+    waveform = load(array[::-1], sample_rate=16_000)
+    waveform.zero_()
+    assert np.array_equal(array, tone())
+
+
+@pytest.mark.parametrize(
+    ("array", "rate", "message"),
+    [
+        (np.zeros(0, np.float32), 16_000, "array: holds no samples"),
+        (np.zeros((2, 0), np.float32), 16_000, "array: holds no samples"),
+        (torch.zeros(0), 16_000, "tensor: holds no samples"),
+        (np.zeros(1, np.float32), 768_000, "array: holds no samples"),
+        (np.zeros(9, np.int64), 16_000, "its samples are int64"),
+        (np.zeros(9, bool), 16_000, "its samples are bool"),
+        (np.zeros(9, complex), 16_000, "its samples are complex128"),
+        (np.zeros((2, 3, 4), np.float32), 16_000, "its shape is (2, 3, 4)"),
+        (np.float32(1), 16_000, "float32: is not a path"),
+        (np.zeros(9, np.float32), 0, "its sample rate is 0 Hz: it must be 1000 to 768000 Hz"),
+        (np.zeros(9, np.float32), 999, "its sample rate is 999 Hz"),
+        (np.zeros(9, np.float32), 768_001, "its sample rate is 768001 Hz"),
+        (np.full(9, 1e300), 16_000, "the sample at 0.000 s is NaN or infinite, and 8 more soon after"),
+    ],
+)
+def test_arrays_that_hold_no_waveform(array: Any, rate: int, message: str) -> None:
+    assert message in reason(array, sample_rate=rate)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_a_sample_that_is_no_number_is_named(tmp_path: Path, value: float, rate: int) -> None:
+    data = np.stack([tone(2, rate)] * 2, axis=1)
+    data[int(1.5 * rate), 1] = value
+    path = write(tmp_path / "a.wav", data, rate, subtype="FLOAT")
+    assert reason(path) == f"{path}: the sample at 1.500 s is NaN or infinite"
+    with pytest.raises(AudioError, match=r"at 1\.500 s"):
+        list(blocks(path, block_seconds=0.3))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_blocks_have_a_length(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="block_seconds"):
+        next(blocks(tone(), sample_rate=16_000, block_seconds=seconds))
+
+
+def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    assert reason(empty) == f"{empty}: is empty (0 bytes)"
+    assert reason(tmp_path) == f"{tmp_path}: is a directory, not an audio file"
+    assert reason(str(tmp_path / "none.wav")) == f"{tmp_path}/none.wav: no such file"
+    assert "null byte" in reason("a\0b.wav")
+    assert reason(write(tmp_path / "short.wav", tone(0))) == f"{tmp_path}/short.wav: holds no samples"
+    assert "is open as text" in reason(io.StringIO("RIFF"))
+    assert "bytes: is not a path" in reason(b"RIFF")
+    assert [duration_seconds(path) for path in (empty, tmp_path, tmp_path / "none.wav", "a\0b", "-")] == [None] * 5
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert reason(empty) == f"{empty}: permission denied"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.txt", "a.m4a"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("naïve text\n".encode() * 999, "text"),
+        (b"#EXTM3U\nfile:///etc/passwd\n", "text"),
+        (b"%PDF-1.7 \x00\xff", "a PDF document"),
+        (b"PK\x03\x04\x00\xff", "a zip archive"),
+    ],
+)
+def test_what_is_plainly_not_audio_is_called_so(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert reason(path) == f"{path}: is not audio: it looks like {kind}"
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "a.aiff", "a.au"])
+def test_a_file_cut_short_says_how_much_is_there(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))
+    os.truncate(path, path.stat().st_size // 2)
+    message = reason(path)
+    assert message.startswith(f"{path}: is damaged or cut short: 2.")
+    assert message.endswith(" s of 5.00 s could be read")
+
+
+@pytest.mark.parametrize("name", ["a.ogg", "a.mp3"])
+def test_where_the_length_is_an_estimate_the_rest_is_read(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))
+    os.truncate(path, path.stat().st_size // 2)
+    assert 0 < len(load(path)) < 80_000
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"\xff\xfb\x90\x00", b"FORM"]), st.binary(max_size=200))
+def test_noise_is_an_audio_error_or_audio(magic: bytes, content: bytes) -> None:
+    with contextlib.suppress(AudioError):
+        assert len(load(io.BytesIO(magic + content))) > 0
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 299), st.integers(0, 255))
+def test_a_damaged_header_is_an_audio_error_or_audio(place: int, value: int) -> None:
+    content = bytearray(WAV)
+    content[place] = value
+    with contextlib.suppress(AudioError):
+        assert len(load(io.BytesIO(content))) > 0
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "a.m4a"
+    stereo = np.stack([tone(2, 44_100), tone(2, 44_100)], axis=1)
+    wav = write(tmp_path / "a.wav", stereo, 44_100)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-movflags", "+faststart", path], check=True)
+    return path
+
+
+@needs_ffmpeg
+def test_other_containers_go_through_ffmpeg(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waveform = load(video)
+    assert len(waveform) == pytest.approx(2 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+    assert waveform.square().mean().sqrt() == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    assert duration_seconds(video) is None
+    content = video.read_bytes()
+    assert torch.equal(load(io.BytesIO(content)), waveform)
+    with video.open("rb") as file:
+        assert torch.equal(load(file), waveform)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
+    assert torch.equal(load("-"), waveform)
+
+
+@needs_ffmpeg
+def test_ffmpeg_ends_with_its_reader(video: Path) -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not children.exists():
+        pytest.skip(f"this system has no {children}")
+    before = children.read_text()
+    reader = blocks(video, block_seconds=0.1)
+    next(reader)
+    assert children.read_text() != before
+    reader.close()
+    assert children.read_text() == before
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_cannot_read(video: Path, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.m4a"
+    noise.write_bytes(bytes(range(256)) * 20)
+    assert reason(noise) == f"{noise}: ffmpeg: Invalid data found when processing input"
+    silent = tmp_path / "silent.mp4"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=size=32x32:duration=0.2", str(silent)]
+    subprocess.run(command, check=True)
+    assert reason(silent) == f"{silent}: has no audio track"
+    os.truncate(video, video.stat().st_size // 2)
+    assert "is damaged or cut short" in reason(video)
+
+
+def test_without_ffmpeg_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    path = tmp_path / "a.m4a"
+    path.write_bytes(b"\x00\x00\x00\x1cftypM4A \x00\x00\x00\x00" + bytes(100))
+    assert reason(path) == f"{path}: libsndfile cannot read it, so it needs ffmpeg, which is not installed"
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize("cut", [1, 160, 4099])
+def test_resampling_is_the_same_however_it_is_cut(rate: int, cut: int) -> None:
+    signal = np.random.default_rng(0).uniform(-1, 1, rate // 5 + 7).astype(np.float32)
+    resampler = Resampler(rate)
+    for _ in range(2):  # the second stream starts afresh
+        pieces = [resampler.step(piece) for piece in torch.from_numpy(signal).split(cut)]
+        streamed = torch.cat([*pieces, resampler.flush()])
+        assert np.array_equal(streamed.numpy(), soxr.resample(signal, rate, SAMPLE_RATE))
+
+
+@given(st.lists(st.integers(0, 5000), max_size=8), st.integers(1000, 768_000))
+def test_resampled_length_is_the_signals(cuts: list[int], rate: int) -> None:
+    resampler = Resampler(rate)
+    length = sum(len(resampler.step(torch.zeros(cut))) for cut in cuts) + len(resampler.flush())
+    assert abs(length - sum(cuts) * SAMPLE_RATE / rate) <= 1
