@@ -12,23 +12,39 @@ from typing import TYPE_CHECKING, Protocol
 
 from asr.errors import AudioError, DataError, SpellstreamError
 from asr.formats import render, write_atomically
-from asr.terminal import Progress
+from asr.terminal import Progress, say
 from asr.transcript import Transcript
 
 if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.transcribe import Recogniser
 
-__all__ = ["SUFFIXES", "OutputFolder", "Sink", "StandardOutput", "Tally", "find", "is_folder", "run"]
+__all__ = [
+    "SUFFIXES",
+    "Options",
+    "OutputFolder",
+    "Sink",
+    "StandardOutput",
+    "Tally",
+    "find",
+    "is_folder",
+    "open_sink",
+    "run",
+]
 
 STANDARD_INPUT = "-"
-SUFFIXES = frozenset(
-    # libsndfile, then what takes ffmpeg: audio and video
-    ".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .voc .sph .nist .sds .avr "
-    ".m4a .m4b .aac .ac3 .eac3 .amr .ape .wma .wv .tta .mka .spx .dts "
-    ".mp4 .m4v .mkv .mov .webm .avi .mpg .mpeg .mts .m2ts .wmv .flv .3gp .3g2 .ogv .vob".split()
-)
-"""Extensions, in lower case, of the files that are looked for in folders."""
+# fmt: off
+SUFFIXES = frozenset({
+    # libsndfile reads these
+    ".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc",
+    ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".sds", ".avr",
+    # ffmpeg reads these
+    ".m4a", ".m4b", ".aac", ".ac3", ".eac3", ".amr", ".ape", ".wma", ".wv", ".tta", ".mka", ".spx", ".dts",
+    ".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".3g2",
+    ".ogv", ".vob",
+})
+# fmt: on
+"""Extensions of the files that are looked for in folders, in lower case."""
 
 
 def find(sources: Sequence[str]) -> Iterator[str | AudioError]:
@@ -139,6 +155,14 @@ class OutputFolder:
             write_atomically(path, content)
 
 
+def open_sink(sources: Sequence[str], folder: Path | None, formats: Sequence[str], *, several: bool) -> Sink:
+    """Files in a folder, which is made, or else standard output in the first of the formats."""
+    if folder is None:
+        return StandardOutput(formats[0], several)
+    folder.mkdir(parents=True, exist_ok=True)
+    return OutputFolder(folder, sources, formats)
+
+
 def _absolute(source: str) -> Path:
     """By its letters alone: following links would give a linked file the name of its target."""
     return Path(os.path.normpath(Path(source).absolute()))
@@ -157,20 +181,18 @@ class Tally:
         return self.done + self.failed + self.skipped
 
 
-def run(
-    recogniser: Recogniser,
-    sources: Sequence[str],
-    sink: Sink,
-    progress: Progress,
-    *,
-    search: SearchConfig,
-    word_timestamps: bool,
-    batch_size: int,
-    resume: bool = False,
-) -> Tally:
-    """Transcribe all sources into `sink`, each as soon as it is done; those that fail are named in one line each.
+@dataclass(frozen=True)
+class Options:
+    """How to transcribe; `resume` skips sources whose transcripts the sink holds."""
 
-    With `resume`, sources whose transcripts the sink holds are skipped.
+    search: SearchConfig
+    word_timestamps: bool
+    batch_size: int
+    resume: bool = False
+
+
+def run(recogniser: Recogniser, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Tally:
+    """Transcribe all sources into `sink`, each as soon as it is done; those that fail are named in one line each.
 
     Raises:
         KeyboardInterrupt: at Ctrl-C, with a message that says how far it got; what was finished is kept.
@@ -179,21 +201,24 @@ def run(
 
     def fail(error: SpellstreamError) -> None:
         tally.failed += 1
-        progress.say(error)
+        say(error)
         progress.advance()
 
     def wanted() -> Iterator[str]:
         for source in find(sources):
             if isinstance(source, AudioError):
                 fail(source)
-            elif resume and sink.holds(source):
+            elif options.resume and sink.holds(source):
                 tally.skipped += 1
                 progress.advance()
             else:
                 yield source
 
     outcomes = recogniser.transcribe_many(
-        wanted(), search=search, word_timestamps=word_timestamps, batch_size=batch_size
+        wanted(),
+        search=options.search,
+        word_timestamps=options.word_timestamps,
+        batch_size=options.batch_size,
     )
     try:
         for source, transcript, error in outcomes:
@@ -208,5 +233,5 @@ def run(
                 tally.done += 1
                 progress.advance(transcript.duration_seconds)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{tally.done} transcripts were finished and are kept") from None
+        raise KeyboardInterrupt(f"transcripts finished and kept: {tally.done}") from None
     return tally

@@ -11,7 +11,7 @@ network on frames as they arrive, its state passed in and returned; both give th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -35,6 +35,19 @@ class LayerState:
     pending: Tensor  # (B, m, join * D): joined frames whose right context is not there yet
     hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
 
+    @classmethod
+    def stack(cls, states: Sequence[LayerState]) -> LayerState:
+        return cls(
+            torch.cat([s.unjoined for s in states]),
+            torch.cat([s.pending for s in states]),
+            (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1)),
+        )
+
+    def split(self) -> list[LayerState]:
+        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
+        rows = zip(self.unjoined.split(1), self.pending.split(1), hidden, strict=True)
+        return [LayerState(u, p, h) for u, p, h in rows]
+
 
 @dataclass(frozen=True)
 class EncoderState:
@@ -42,6 +55,25 @@ class EncoderState:
 
     layers: tuple[LayerState, ...]
     hybrid: tuple[HybridState, ...] = field(default=())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What must be alike in states that are to be stacked: how many frames wait where."""
+        waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
+        return (*waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
+
+    @classmethod
+    def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
+        """The states of several streams, alike in shape, as that of one batch."""
+        layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
+        hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
+        return cls(tuple(layers), tuple(hybrid))
+
+    def split(self) -> list[EncoderState]:
+        """The state of a batch as those of its streams."""
+        layers = list(zip(*(s.split() for s in self.layers), strict=True))
+        hybrid = list(zip(*(s.split() for s in self.hybrid), strict=True)) or [()] * len(layers)
+        return [EncoderState(a, b) for a, b in zip(layers, hybrid, strict=True)]
 
 
 def frames_of(context: Context, frame_ms: float) -> tuple[int, int]:

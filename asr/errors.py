@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "DependencyError",
     "DeviceError",
+    "SourceError",
     "SpellstreamError",
     "TokenizerError",
 ]
@@ -42,6 +43,10 @@ class AudioError(SpellstreamError):
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
         # Exceptions with several arguments do not survive the pickling that worker processes use without this.
         return type(self), (self.source, self.reason)
+
+
+class SourceError(AudioError):
+    """A live source went away while it was being listened to; what came before was delivered."""
 
 
 class DataError(SpellstreamError):

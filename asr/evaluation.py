@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr import manifest, metrics
+from asr import __version__, manifest, metrics
+from asr.config import to_dict
 from asr.errors import DataError
 from asr.manifest import Utterance
-from asr.terminal import Progress
+from asr.terminal import Progress, say
 from asr.tokenizer import normalise
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from asr.config import SearchConfig
     from asr.transcribe import Recogniser
 
-__all__ = ["Evaluation", "Selection", "report", "run", "select", "to_json"]
+__all__ = ["Evaluation", "Selection", "report", "run", "select", "settings", "to_json"]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The utterances to score, their texts normalised, and how many were left out for want of a text to compare."""
+    """Utterances with their normalised texts, and how many were left out for want of a text to compare with."""
 
-    utterances: tuple[Utterance, ...]
-    references: tuple[str, ...]
+    rows: tuple[tuple[Utterance, str], ...]
     skipped: int
 
 
@@ -72,9 +71,7 @@ def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None) ->
     kept = [(one, reference) for one, reference in pairs if reference is not None]
     if not kept:
         raise DataError(f"{path}: none of {len(chosen)} utterances has a text to compare with")
-    skipped = len(pairs) - len(kept)
-    kept = kept[:limit]
-    return Selection(tuple(one for one, _ in kept), tuple(reference for _, reference in kept), skipped)
+    return Selection(tuple(kept[:limit]), len(pairs) - len(kept))
 
 
 def _reference(text: str | None) -> str | None:
@@ -92,28 +89,40 @@ def run(
 ) -> Evaluation:
     """Transcribe and score; each utterance that fails is named in one line."""
     rows_of: dict[str, list[int]] = {}
-    for row, utterance in enumerate(selection.utterances):
+    for row, (utterance, _) in enumerate(selection.rows):
         rows_of.setdefault(str(utterance.audio), []).append(row)
     scored: dict[int, metrics.Scored] = {}
     started = time.perf_counter()
     outcomes = recogniser.transcribe_many(rows_of, search=search, word_timestamps=False, batch_size=batch_size)
     for source, transcript, error in outcomes:
-        if transcript is None:
-            progress.say(error)
         for row in rows_of[source]:
-            progress.advance(transcript.duration_seconds if transcript else 0.0)
-            if transcript is not None:
-                hypothesis = normalise(transcript.text) or transcript.text
-                scored[row] = _score(selection, row, hypothesis, transcript.duration_seconds)
+            utterance, reference = selection.rows[row]
+            if transcript is None:
+                say(f"{utterance.id}: {error}")
+                progress.advance()
+                continue
+            hypothesis = normalise(transcript.text) or transcript.text
+            seconds = transcript.duration_seconds
+            scored[row] = metrics.score(utterance.id, utterance.corpus, reference, hypothesis, seconds)
+            progress.advance(seconds)
     wall_seconds = time.perf_counter() - started
     # In the manifest's order, for the interval depends on it and outcomes come in any.
     in_order = tuple(scored[row] for row in sorted(scored))
-    return Evaluation(in_order, len(selection.utterances) - len(scored), selection.skipped, wall_seconds)
+    return Evaluation(in_order, len(selection.rows) - len(scored), selection.skipped, wall_seconds)
 
 
-def _score(selection: Selection, row: int, hypothesis: str, seconds: float) -> metrics.Scored:
-    utterance = selection.utterances[row]
-    return metrics.score(utterance.id, utterance.corpus, selection.references[row], hypothesis, seconds)
+def settings(recogniser: Recogniser, search: SearchConfig, batch_size: int) -> dict[str, Any]:
+    """What the scores depend on, beside the model and the manifest."""
+    import torch
+
+    return {
+        "spellstream": __version__,
+        "device": recogniser.device.type,
+        "dtype": recogniser.dtype,
+        "threads": torch.get_num_threads(),
+        "batch_size": batch_size,
+        "search": to_dict(search),
+    }
 
 
 def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
@@ -129,10 +138,12 @@ def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report(
-    console: Console, evaluation: Evaluation, settings: dict[str, Any], *, title: str, worst: int, confusions: int
-) -> None:
-    """Print the table, the speed, the settings, the worst utterances and the most frequent confusions."""
+def report(evaluation: Evaluation, settings: dict[str, Any], *, title: str, worst: int, confusions: int) -> None:
+    """Print the table, the speed, the settings, the worst utterances and the most frequent errors."""
+    from rich.console import Console
+
+    # In a file or pipe, lines are as long as they need be.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
 
     def line(text: str = "") -> None:
         console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

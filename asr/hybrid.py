@@ -6,6 +6,7 @@ number of frames ahead, so that a stream needs a bounded memory and gives what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,18 @@ class HybridState:
     kept: Tensor  # (B, n, size): frames after the LSTM that attention still needs, as context or as queries
     done: int  # how many of the kept frames have been given out already (the past)
     first: int  # position in the stream of the first kept frame
+
+    @classmethod
+    def stack(cls, states: Sequence[HybridState]) -> HybridState:
+        """The states of several streams that are equally far, as that of one batch."""
+        hidden = (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1))
+        return cls(hidden, torch.cat([s.kept for s in states]), states[0].done, states[0].first)
+
+    def split(self) -> list[HybridState]:
+        """The state of a batch as those of its streams."""
+        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
+        rows = zip(hidden, self.kept.split(1), strict=True)
+        return [HybridState(h, k, self.done, self.first) for h, k in rows]
 
 
 class HybridBlock(nn.Module):

@@ -28,9 +28,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.lstm = nn.LSTM(
-            config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=config.dropout
-        )
+        between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout that has no place
+        self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
         self.projection = nn.Linear(config.hidden_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
         self.bias = nn.Parameter(self.embedding.weight.new_zeros(config.vocab_size))

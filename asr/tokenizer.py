@@ -60,7 +60,7 @@ class Tokenizer:
         special = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
         if special != (BLANK, UNKNOWN, SOS, EOS):
             raise TokenizerError(f"tokenizer's pad, unk, bos and eos are {special}: they must be 0, 1, 2 and 3")
-        self._starts = [p.IdToPiece(i).startswith(_WORD_START) for i in range(len(self))]
+        self.word_starts = [p.IdToPiece(i).startswith(_WORD_START) for i in range(len(self))]
 
     def __len__(self) -> int:
         size: int = self._processor.GetPieceSize()
@@ -131,7 +131,7 @@ class Tokenizer:
         """Each word with the range of tokens that spells it: `(text, first, after_last)`."""
         if not tokens:
             return []
-        starts = [i for i, t in enumerate(tokens) if self._starts[t] or i == 0]
+        starts = [i for i, t in enumerate(tokens) if self.word_starts[t] or i == 0]
         spans = zip(starts, [*starts[1:], len(tokens)], strict=True)
         words = ((self.decode(tokens[a:b]), a, b) for a, b in spans)
         return [w for w in words if w[0]]

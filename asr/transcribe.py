@@ -83,7 +83,13 @@ class Recogniser:
     """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, device: torch.device, dtype: str, folder: Path, lm: LanguageModel | None
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        dtype: str,
+        folder: Path,
+        lm: LanguageModel | None,
     ) -> None:
         self.model, self.tokenizer, self.lm = model, tokenizer, lm
         self.device, self.dtype, self.folder = device, dtype, folder
@@ -205,13 +211,24 @@ class Recogniser:
     def _segment(self, found: list[Hypothesis], log_probs: Tensor | None, seconds: float, nbest: int) -> Segment:
         best, words = found[0], ()
         if log_probs is not None:
-            words = tuple(self._words(best, log_probs, seconds))
+            words = tuple(self.words(best, log_probs, seconds))
         alternatives = (Alternative(self.tokenizer.decode(h.tokens), h.score) for h in found)
         text = self.tokenizer.decode(best.tokens)
         return Segment(text, 0.0, seconds, best.score, words, tuple(alternatives) if nbest > 1 else ())
 
-    def _words(self, hypothesis: Hypothesis, log_probs: Tensor, seconds: float) -> Iterator[Word]:
-        """Times by CTC forced alignment, confidences from the speller: the geometric mean over a word's tokens."""
+    def words(
+        self, hypothesis: Hypothesis, log_probs: Tensor, seconds: float, start_seconds: float = 0.0
+    ) -> Iterator[Word]:
+        """The words of a hypothesis with times and confidences.
+
+        Times are by CTC forced alignment, confidences from the speller: the geometric mean over a word's tokens.
+
+        Args:
+            hypothesis: of the whole span.
+            log_probs: `(T, V)` of the CTC head, on the CPU.
+            seconds: length of the span; no word ends later.
+            start_seconds: of the span, added to all times.
+        """
         frame_seconds = self.model.config.frame_seconds
         spans = align(log_probs, hypothesis.tokens)
         if spans is None:  # more tokens than frames: an even spread is the best guess that is left
@@ -222,7 +239,8 @@ class Recogniser:
         for text, first, after in self.tokenizer.words(hypothesis.tokens):
             confidence = math.exp(sum(hypothesis.token_scores[first:after]) / (after - first))
             start, end = times[first][0], times[after - 1][1]
-            yield Word(text, min(start, seconds), min(end, seconds), min(1.0, confidence))
+            start, end = min(start, seconds) + start_seconds, min(end, seconds) + start_seconds
+            yield Word(text, start, end, min(1.0, confidence))
 
 
 def _counted(read: Iterable[Tensor], job: _Job) -> Iterator[Tensor]:
@@ -235,7 +253,12 @@ def _counted(read: Iterable[Tensor], job: _Job) -> Iterator[Tensor]:
 
 def _shifted(segment: Segment, seconds: float) -> Segment:
     """The segment with its times moved from its own start to its source's."""
-    words = (replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in segment.words)
+    words = (
+        replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in segment.words
+    )
     return replace(
-        segment, start_seconds=segment.start_seconds + seconds, end_seconds=segment.end_seconds + seconds, words=tuple(words)
+        segment,
+        start_seconds=segment.start_seconds + seconds,
+        end_seconds=segment.end_seconds + seconds,
+        words=tuple(words),
     )

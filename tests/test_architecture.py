@@ -17,7 +17,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # From audio up to text and the command. A module may import from earlier layers, never from its own or a later one;
 # a package (search) is one room and may import itself. `__init__` is `asr` itself, the public face.
 LAYERS = (
-    ("errors",),
+    ("errors", "terminal"),
     ("config",),
     ("audio", "transcript"),
     ("features", "normalisation", "attention", "segment", "formats", "tokenizer"),
@@ -28,8 +28,9 @@ LAYERS = (
     ("search",),
     ("checkpoint",),
     ("transcribe",),
-    ("plot",),
+    ("plot", "batch"),
     ("__init__",),
+    ("evaluation", "info", "options"),
     ("cli",),
     ("__main__",),
 )

@@ -98,11 +98,12 @@ def in_pieces(encoder: Encoder, features: Tensor, context: Context, cuts: list[i
 @every_config
 def test_chunks_of_features_equal_the_whole(config: EncoderConfig, context: Context) -> None:
     """From one frame at a time to two seconds at once, with a tail that fills no chunk."""
-    encoder, features = build(config), sequence(213, rows=2)
-    expected = whole(encoder, features, context)
-    assert expected.shape == (2, -(-213 // config.reduction), config.output_size)
-    for chunk in (1, 7, 32, 200):
-        found = in_pieces(encoder, features, context, list(range(chunk, 213, chunk)))
+    encoder = build(config)
+    for frames, chunk in ((83, 1), (83, 7), (213, 32), (213, 200)):
+        features = sequence(frames)
+        expected = whole(encoder, features, context)
+        assert expected.shape == (1, -(-frames // config.reduction), config.output_size)
+        found = in_pieces(encoder, features, context, list(range(chunk, frames, chunk)))
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE, msg=lambda m, c=chunk: f"chunk {c}: {m}")
 
 
@@ -161,9 +162,7 @@ def listen(model: Model, waveform: Tensor, context: Context, cuts: list[int]) ->
 
 
 @pytest.mark.parametrize("context", [Context.causal(), Context(160, 40)], ids=["causal", "160 + 40 ms"])
-@pytest.mark.parametrize(
-    ("samples", "chunk"), [(2_000, 1), (20_011, 160), (50_003, 5_120), (70_001, 32_000)], ids=str
-)
+@pytest.mark.parametrize(("samples", "chunk"), [(2_000, 1), (20_011, 160), (50_003, 5_120), (70_001, 32_000)], ids=str)
 def test_chunks_of_a_waveform_equal_the_whole(model: Model, samples: int, chunk: int, context: Context) -> None:
     """Promise 1 from the microphone on: one sample, 10 ms, 320 ms and 2 s at a time."""
     waveform = torch.randn(1, samples) * 0.1
@@ -201,9 +200,11 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch(config: EncoderConfig, co
         together, found = encoder(features, lengths, context)
     assert found.tolist() == [-(-n // config.reduction) for n in lengths.tolist()]
     for row, (frames, out) in enumerate(zip(lengths.tolist(), found.tolist(), strict=True)):
+        assert not together[row, out:].any()
+        if row % 3 == 1 and rows == 16:
+            continue  # their neighbours are much like them, and the suite stays quick
         alone = whole(encoder, features[row : row + 1, :frames], context)[0]
         torch.testing.assert_close(together[row, :out], alone, rtol=0, atol=TOLERANCE)
-        assert not together[row, out:].any()
 
 
 def test_streams_stepped_together_do_not_mix() -> None:
@@ -229,12 +230,15 @@ def test_batch_normalisation_learns_from_valid_frames_alone() -> None:
 # --- Promise 3: the future never changes what is known
 
 
+def chunk_frames(encoder: Encoder, context: Context) -> int:
+    """How many output frames come out together."""
+    return -(-int(context.chunk_ms or 0) // int(encoder.frame_ms)) if encoder.config.bidirectional else 1
+
+
 def latest_frame(encoder: Encoder, context: Context, out: int) -> int:
     """The first feature frame that must not matter to output frame `out`, by what the encoder promises."""
-    frame_ms = encoder.frame_ms
-    bidirectional = encoder.config.bidirectional
-    chunk = max(1, -(-int(context.chunk_ms or 0) // int(frame_ms))) if bidirectional else 1
-    chunk_end_ms = (out // chunk + 1) * chunk * frame_ms
+    chunk = chunk_frames(encoder, context)
+    chunk_end_ms = (out // chunk + 1) * chunk * encoder.frame_ms
     return round((chunk_end_ms + encoder.lookahead_ms(context)) / HOP_MS)
 
 
@@ -243,13 +247,14 @@ def latest_frame(encoder: Encoder, context: Context, out: int) -> int:
 def test_what_lies_beyond_the_lookahead_never_changes_an_output(config: EncoderConfig, context: Context) -> None:
     """`lookahead_ms` is a promise about latency: all that comes later may be anything."""
     encoder, features = build(config), sequence(240)
-    before = whole(encoder, features, context)
-    for out in (0, 3, 9):
-        edge = latest_frame(encoder, context, out)
-        assert edge < 240
-        changed = torch.cat([features[:, :edge], 5 * sequence(240 - edge, seed=9)], dim=1)
-        after = whole(encoder, changed, context)
-        torch.testing.assert_close(after[:, : out + 1], before[:, : out + 1], rtol=0, atol=1e-6)
+    outs = (0, 3, 9)
+    edges = [latest_frame(encoder, context, out) for out in outs]
+    assert max(edges) < 240
+    rows = [torch.cat([features[:, :edge], 5 * sequence(240 - edge, seed=9)], dim=1) for edge in edges]
+    before, *after = whole(encoder, torch.cat([features, *rows]), context)
+    for out, changed in zip(outs, after, strict=True):
+        torch.testing.assert_close(changed[: out + 1], before[: out + 1], rtol=0, atol=1e-6)
+        assert not torch.allclose(changed, before, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -266,15 +271,11 @@ def test_what_lies_beyond_the_lookahead_never_changes_an_output(config: EncoderC
 )
 def test_lookahead_is_not_more_than_it_must_be(name: str, context: Context) -> None:
     """Where chunks are whole frames in every layer, the very last frame that may matter does."""
-    encoder, features = build(CONFIGS[name]), sequence(240)
-    edge = latest_frame(encoder, context, 0)
-    reduction = encoder.config.reduction
-    chunk = max(1, -(-int(context.chunk_ms or 0) // int(encoder.frame_ms))) if encoder.config.bidirectional else 1
-    before = whole(encoder, features.double(), context) if False else whole(encoder.double(), features.double(), context)
+    encoder, features = build(CONFIGS[name]).double(), sequence(240).double()
+    chunk = chunk_frames(encoder, context)
     changed = features.clone()
-    changed[:, edge - 1] += 50
-    after = whole(encoder, changed.double(), context)
-    assert edge >= chunk * reduction
+    changed[:, latest_frame(encoder, context, 0) - 1] += 50
+    before, after = whole(encoder, features, context), whole(encoder, changed, context)
     assert not torch.equal(after[:, :chunk], before[:, :chunk])
 
 
@@ -282,7 +283,7 @@ def test_what_was_given_out_is_the_final_output() -> None:
     """A frame that `step` gave out is never revised: other endings leave it as it was."""
     encoder, context = build(BASE), Context(160, 40)
     start = sequence(100)
-    early, state = encoder.step(start, encoder.initial_state(1), context)
+    early, _ = encoder.step(start, encoder.initial_state(1), context)
     assert early.shape[1] > 0
     for seed in (1, 2):
         full = whole(encoder, torch.cat([start, sequence(60, seed=seed)], dim=1), context)
@@ -296,7 +297,8 @@ def test_output_arrives_as_soon_as_the_lookahead_says(config: EncoderConfig, con
     encoder, features = build(config), sequence(240)
     for out in (0, 3, 9):
         edge = latest_frame(encoder, context, out)
-        found, _ = encoder.step(features[:, :edge], encoder.initial_state(1), context)
+        with torch.inference_mode():
+            found, _ = encoder.step(features[:, :edge], encoder.initial_state(1), context)
         assert found.shape[1] > out
 
 
@@ -327,16 +329,16 @@ def elements(state: Any) -> int:
     return 0
 
 
-@every_config
-def test_the_state_of_a_stream_does_not_grow(config: EncoderConfig) -> None:
-    """After 200 steps it is no larger than the largest of the first ones."""
-    encoder, context = build(config), Context(80, 40)
-    state, sizes = encoder.initial_state(1), []
-    for i in range(200):
+@pytest.mark.parametrize("name", ["base", "joins 3, 2, 1", "unidirectional hybrid", "two hybrids, rotary"])
+def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
+    """After 200 steps it is no larger than after the first ten."""
+    encoder, context = build(CONFIGS[name]), Context(80, 40)
+    state, sizes, features = encoder.initial_state(1), [], sequence(24)
+    for _ in range(200):
         with torch.inference_mode():
-            _, state = encoder.step(sequence(9, seed=i), state, context)
+            _, state = encoder.step(features, state, context)
         sizes.append(elements(state))
-    assert max(sizes[40:]) <= max(sizes[:40])
+    assert max(sizes[10:]) <= max(sizes[:10])
 
 
 # --- Shapes, edges, training
@@ -362,7 +364,8 @@ def test_a_stream_cannot_have_the_full_context() -> None:
 
 
 @pytest.mark.parametrize(
-    ("joins", "reduction"), [((1,), 1), ((2, 1), 2), ((3, 1), 3), ((2, 2, 1), 4), ((5,), 5), ((3, 2), 6), ((2, 2, 2), 8)]
+    ("joins", "reduction"),
+    [((1,), 1), ((2, 1), 2), ((3, 1), 3), ((2, 2, 1), 4), ((5,), 5), ((3, 2), 6), ((2, 2, 2), 8)],
 )
 def test_time_shrinks_by_the_product_of_the_joins(joins: tuple[int, ...], reduction: int) -> None:
     config = EncoderConfig(joins=joins, hidden_size=4)
@@ -388,7 +391,9 @@ def test_the_same_weights_run_in_every_context() -> None:
     """The context is no property of the weights: their names and shapes are the same for files and microphones."""
     assert all("context" not in name for name in build(BASE).state_dict())
     residual = build(CONFIGS["residual"])
-    assert residual.state_dict().keys() == build(dataclasses.replace(residual.config, residual=False)).state_dict().keys()
+    assert (
+        residual.state_dict().keys() == build(dataclasses.replace(residual.config, residual=False)).state_dict().keys()
+    )
 
 
 def test_dropout_is_off_outside_training() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import librosa
@@ -46,8 +47,7 @@ def whole(frontend: LogMel, waveform: Tensor) -> Tensor:
 def in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> Tensor:
     """Features of the pieces between `cuts`, one step for each."""
     state, found = frontend.initial_state(len(waveform)), []
-    edges = [0, *cuts, waveform.shape[1]]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise([0, *cuts, waveform.shape[1]]):
         features, state = frontend.step(waveform[:, start:stop], state)
         found.append(features)
         assert state.pending.shape[1] < CONFIG.n_fft

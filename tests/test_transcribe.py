@@ -18,7 +18,12 @@ from asr.segment import SegmentConfig
 from asr.tokenizer import Tokenizer
 from asr.transcribe import Recogniser
 
-SENTENCES = ["the cat sat on the mat", "a dog ran up the hill", "we saw six boats", "quiet jazz played for a vexing hour"]
+SENTENCES = [
+    "the cat sat on the mat",
+    "a dog ran up the hill",
+    "we saw six boats",
+    "quiet jazz played for a vexing hour",
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,9 @@ def test_batch_size_never_changes_the_answer(recogniser: Recogniser, clips: list
     alone = {o.source: o.transcript for o in recogniser.transcribe_many(clips, search=search, batch_size=1)}
     assert sum(bool(t and t.text) for t in alone.values()) > 10
     for batch_size in (3, 16):
-        together = {o.source: o.transcript for o in recogniser.transcribe_many(clips, search=search, batch_size=batch_size)}
+        together = {
+            o.source: o.transcript for o in recogniser.transcribe_many(clips, search=search, batch_size=batch_size)
+        }
         assert together.keys() == alone.keys()
         for source, transcript in together.items():
             expected = alone[source]
@@ -122,7 +129,10 @@ def test_a_long_file_is_cut_and_its_times_are_the_files(recogniser: Recogniser, 
     starts = [s.start_seconds for s in transcript.segments]
     assert starts == sorted(starts)
     assert any(abs(s - (len(clip) / 16_000 + 3)) < 1.0 for s in starts)
-    assert all(a.end_seconds <= b.start_seconds + 1e-6 for a, b in zip(transcript.segments, transcript.segments[1:], strict=False))
+    assert all(
+        a.end_seconds <= b.start_seconds + 1e-6
+        for a, b in zip(transcript.segments, transcript.segments[1:], strict=False)
+    )
     assert transcript.duration_seconds == pytest.approx(len(waveform) / 16_000)
 
 

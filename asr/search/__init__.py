@@ -5,11 +5,11 @@ from __future__ import annotations
 from asr.config import SearchConfig
 from asr.lm import LanguageModel
 from asr.model import Encoded, Model
-from asr.search.beam import beam_search
+from asr.search.beam import Prefix, beam_search
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis
 
-__all__ = ["Hypothesis", "beam_search", "greedy", "search"]
+__all__ = ["Hypothesis", "Prefix", "beam_search", "greedy", "search"]
 
 
 def search(

@@ -15,13 +15,14 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.ctc import CtcPrefixScorer, CtcState
 from asr.decoder import DecoderState
+from asr.errors import ConfigError
 from asr.lm import LanguageModel
 from asr.model import Encoded, Model
-from asr.search.hypothesis import CHECK_EVERY, Hypothesis, Repeats, token_limits
+from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
-from asr.tokenizer import BLANK, EOS, SOS, UNKNOWN
+from asr.tokenizer import EOS, SOS
 
-__all__ = ["beam_search"]
+__all__ = ["Prefix", "beam_search"]
 
 # A live hypothesis this many tokens' bonus behind a finished one is taken not to catch up.
 _BONUS_TOKENS = 8
@@ -38,6 +39,21 @@ class Beams(NamedTuple):
     scorers: list[Any]
     ctc: CtcState | None
     repeats: Repeats
+
+
+class Prefix(NamedTuple):
+    """Where a search goes on from: B utterances whose first words are known, as a stream's committed words are."""
+
+    last: Tensor  # (B,): the last known token, sos where there is none
+    decoder: DecoderState  # after all known tokens but the last; its alignments may be shorter than the encoder_out
+    first_frame: Tensor  # (B,): CTC scores only the frames from here on, which hold what is not known yet
+    word_starts: Tensor  # (V,) bool: tokens that begin a word; known words are whole, so only these can come next
+
+    def widened(self, frames: int) -> Prefix:
+        """Alignments padded with zeros to `frames`."""
+        missing = frames - self.decoder.alignment.shape[-1]
+        alignment = torch.nn.functional.pad(self.decoder.alignment, (0, missing))
+        return self._replace(decoder=self.decoder._replace(alignment=alignment))
 
 
 class Finished(NamedTuple):
@@ -62,13 +78,17 @@ class Finished(NamedTuple):
 class _Search:
     """What does not change during a search."""
 
-    def __init__(self, model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None) -> None:
+    def __init__(
+        self, model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None, prefix: Prefix | None
+    ) -> None:
         encoder_out, lengths = encoded
+        self.prefix = prefix.widened(encoder_out.shape[1]) if prefix else None
         self.model, self.config = model, config
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
         self.device = encoder_out.device
         self.memory = model.decoder.prepare(encoder_out, lengths).repeat(self.beam)
-        self.limits = token_limits(lengths, model.config.frame_seconds, config.max_tokens_per_second)
+        first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
+        self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
         self.empty = lengths == 0
         weighed: list[tuple[float, Scorer]] = [
             (1 - config.ctc_weight, AttentionScorer()),
@@ -76,12 +96,23 @@ class _Search:
             (config.coverage_penalty, CoverageScorer(config.coverage_threshold, encoder_out.shape[1], self.device)),
         ]
         if lm is not None:
+            if lm.config.vocab_size != model.config.vocab_size:
+                raise ConfigError(
+                    f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {model.config.vocab_size}"
+                )
             weighed.append((config.lm_weight, LmScorer(lm)))
         self.scorers = [(weight, scorer) for weight, scorer in weighed if weight != 0]
         self.ctc: CtcPrefixScorer | None = None
         if config.ctc_weight > 0:
-            self.ctc = CtcPrefixScorer(model.ctc_log_probs(encoder_out), lengths.clamp(min=1), self.beam)
-        self.candidates = min(max(config.candidates, self.beam), model.config.vocab_size - 4)
+            log_probs = model.ctc_log_probs(encoder_out)
+            if prefix:  # each row's frames moved to the front, less those that hold the known tokens
+                frames = torch.arange(log_probs.shape[1], device=self.device) + first_frame[:, None]
+                frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
+                log_probs = log_probs.gather(1, frames.expand_as(log_probs))
+            self.ctc = CtcPrefixScorer(log_probs, (lengths - first_frame).clamp(min=1), self.beam)
+        tokens = model.config.vocab_size - (EOS + 1)
+        # Where the speller has no say, it cannot choose what CTC looks at either: CTC looks at all there is.
+        self.candidates = tokens if config.ctc_weight == 1 else min(max(config.candidates, self.beam), tokens)
 
     def start(self, longest: int) -> tuple[Beams, Finished]:
         rows = self.batch * self.beam
@@ -93,12 +124,17 @@ class _Search:
         scores = scores.clone()
         scores[:, 0] = 0.0  # all beams are alike at the start: one of them is enough
         scores[self.empty] = -math.inf
+        last = torch.full((rows,), SOS, device=self.device)
+        decoder = self.model.decoder.initial_state(self.memory)
+        if self.prefix:
+            origin = torch.arange(rows, device=self.device) // self.beam
+            last, decoder = self.prefix.last[origin], self.prefix.decoder.select(origin)
         beams = Beams(
             tokens=tokens,
             token_scores=token_scores,
-            last=torch.full((rows,), SOS, device=self.device),
+            last=last,
             scores=scores,
-            decoder=self.model.decoder.initial_state(self.memory),
+            decoder=decoder,
             scorers=[scorer.initial_state(rows) for _, scorer in self.scorers],
             ctc=self.ctc.initial_state() if self.ctc else None,
             repeats=Repeats.start(rows, self.device),
@@ -116,6 +152,10 @@ class _Search:
             added = added + weight * scores
             states.append(state)
         added = self._allow(added, log_probs)
+        if step == 0 and self.prefix:
+            cut_off = (beams.last != SOS)[:, None] & ~self.prefix.word_starts
+            cut_off[:, EOS] = False
+            added = added.masked_fill(cut_off, -math.inf)
         # eos comes as one more candidate, always there and always last.
         ending = added[:, EOS].clone()
         added[:, EOS] = -math.inf
@@ -154,11 +194,9 @@ class _Search:
     def _allow(self, added: Tensor, log_probs: Tensor) -> Tensor:
         """Forbid what is no token, and an end while going on is much likelier."""
         added = added.clone()
-        added[:, [BLANK, UNKNOWN, SOS]] = -math.inf
-        if self.config.eos_threshold > 0:
-            others = log_probs.clone()
-            others[:, [BLANK, UNKNOWN, SOS, EOS]] = -math.inf
-            early = log_probs[:, EOS] < self.config.eos_threshold * others.amax(dim=1)
+        added[:, :EOS] = -math.inf  # the blank, unknown and sos; a list of them would be one more copy to a GPU
+        if self.config.eos_threshold > 0 and self.config.ctc_weight < 1:
+            early = log_probs[:, EOS] < self.config.eos_threshold * log_probs[:, EOS + 1 :].amax(dim=1)
             added[:, EOS] = added[:, EOS].masked_fill(early, -math.inf)
         return added
 
@@ -171,7 +209,7 @@ class _Search:
         return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
 
     def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
-        """Drop what loops, and freeze utterances that are done: nothing live can still win, or there is no more room."""
+        """Drop what loops or has no more room, and freeze utterances where nothing live can still win."""
         scores = beams.scores.masked_fill(looping | (step + 1 >= self.limits)[:, None], -math.inf)
         # Where nothing has ended and nothing lives on, what there was is better than nothing.
         lost = finished.scores[:, 0].isneginf() & scores.isneginf().all(dim=1)
@@ -185,7 +223,11 @@ class _Search:
 
 @torch.inference_mode()
 def beam_search(
-    model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None = None
+    model: Model,
+    encoded: Encoded,
+    config: SearchConfig,
+    lm: LanguageModel | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[Hypothesis]]:
     """Spell a batch by all that the config gives a weight to.
 
@@ -193,19 +235,23 @@ def beam_search(
         model: in evaluation mode.
         encoded: of B utterances; one without any frame gets an empty hypothesis.
         config: beam size, weights and limits.
-        lm: over the same tokens, on the same device.
+        lm: over the same tokens, in evaluation mode and on the same device.
+        prefix: go on from here; hypotheses then hold only the tokens after it. A language model begins afresh.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
+
+    Raises:
+        ConfigError: if the lm is over another number of tokens.
     """
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
-    search = _Search(model, encoded, config, lm)
+    search = _Search(model, encoded, config, lm, prefix)
     longest = int(search.limits.max())
     beams, finished = search.start(longest)
     for step in range(longest):
         beams, finished, done = search.step(step, beams, finished)
-        if step % CHECK_EVERY == CHECK_EVERY - 1 and bool(done.all()):
+        if all_done(done, step):
             break
     rows = zip(finished.scores.tolist(), finished.tokens.tolist(), finished.token_scores.tolist(), strict=True)
     return [_hypotheses(*row, config.nbest) for row in rows]

@@ -8,8 +8,8 @@ import torch
 
 from asr.config import SearchConfig
 from asr.model import Encoded, Model
-from asr.search.hypothesis import CHECK_EVERY, Hypothesis, Repeats, token_limits
-from asr.tokenizer import BLANK, EOS, SOS, UNKNOWN
+from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
+from asr.tokenizer import EOS, SOS
 
 __all__ = ["greedy"]
 
@@ -39,14 +39,14 @@ def greedy(model: Model, encoded: Encoded, config: SearchConfig) -> list[Hypothe
     for step in range(int(limits.max())):
         readout, state = model.decoder.step(tokens, state, memory)
         log_probs = model.decoder.logits(readout).float().log_softmax(-1)
-        log_probs[:, [BLANK, UNKNOWN, SOS]] = -math.inf
+        log_probs[:, :EOS] = -math.inf  # the blank, unknown and sos
         best, tokens = log_probs.max(-1)
         tokens = tokens.masked_fill(ended, EOS)
         spelled.append(tokens)
         scores.append(best.masked_fill(ended, 0.0))
         repeats, looping = repeats.add(tokens, config.max_repeats)
         ended = ended | (tokens == EOS) | looping | (step + 1 >= limits)
-        if step % CHECK_EVERY == CHECK_EVERY - 1 and bool(ended.all()):
+        if all_done(ended, step):
             break
     rows = torch.stack(spelled, dim=1).tolist()
     token_scores = torch.stack(scores, dim=1).tolist()

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CHECK_EVERY", "Hypothesis", "Repeats", "token_limits"]
+__all__ = ["Hypothesis", "Repeats", "all_done", "token_limits"]
 
-# How often the host asks the device whether all rows have ended: each question makes it wait.
-CHECK_EVERY = 8
+# Each question whether all rows have ended makes the host wait for a GPU, so it is asked only once in several steps.
+_CHECK_EVERY = 8
 
 # The longest phrase, in tokens, whose repetition is noticed.
 _LONGEST_PHRASE = 8
@@ -31,6 +31,13 @@ def token_limits(lengths: Tensor, frame_seconds: float, per_second: float) -> Te
     return (lengths * (frame_seconds * per_second)).ceil().long() + 4
 
 
+def all_done(done: Tensor, step: int) -> bool:
+    """Whether all rows have ended, as far as it is known at this step."""
+    if done.device.type != "cpu" and step % _CHECK_EVERY != _CHECK_EVERY - 1:
+        return False
+    return bool(done.all())
+
+
 class Repeats(NamedTuple):
     """Notices a hypothesis that says the same phrase over and over, as an attention that is stuck makes it do."""
 
@@ -43,7 +50,7 @@ class Repeats(NamedTuple):
         return cls(recent, torch.zeros_like(recent))
 
     def add(self, tokens: Tensor, max_repeats: int) -> tuple[Repeats, Tensor]:
-        """Append `tokens` `(N,)`; also says `(N,)` which rows now hold a phrase more than `max_repeats` times in a row."""
+        """Append `tokens` `(N,)`; also says `(N,)` which rows now end in a phrase said over `max_repeats` times."""
         runs = (self.runs + 1) * (self.recent == tokens[:, None])
         lengths = torch.arange(1, _LONGEST_PHRASE + 1, device=tokens.device)
         recent = torch.cat([tokens[:, None], self.recent[:, :-1]], dim=1)

@@ -1,7 +1,7 @@
 """What a beam search may weigh a next token by: one class each, with its state as a value.
 
-Rows are hypotheses: N = utterances * beams. A scorer says what a token adds to a hypothesis's score; the search multiplies
-with the weight and adds up.
+Rows are hypotheses: N = utterances * beams. A scorer says what a token adds to a hypothesis's score; the search
+multiplies with the weight and adds up.
 """
 
 from __future__ import annotations

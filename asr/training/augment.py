@@ -33,21 +33,20 @@ def perturb_waveform(
         samples = (samples / speed).long().clamp(max=waveform.shape[1])
     inside = torch.arange(waveform.shape[1], device=device) < samples[:, None]
     if noise is not None and config.noise_probability > 0:
-        starts = torch.randint(noise.numel() - 1, (batch, 1), device=device)
-        cut = noise[(starts + torch.arange(waveform.shape[1], device=device)) % noise.numel()]
+        starts = torch.randint(noise.numel(), (batch, 1), device=device)
+        cut = noise[(starts + torch.arange(waveform.shape[1], device=device)) % noise.numel()] * inside
         low, high = config.noise_snr_db
         snr_db = low + (high - low) * torch.rand(batch, 1, device=device)
-        level = waveform.square().sum(1, keepdim=True) / samples[:, None]
-        ratio = level / cut.square().mean(1, keepdim=True).clamp(min=1e-10) * 10 ** (-snr_db / 10)
+        # Energies of a row's own samples; the bound keeps a cut of silence from being blown up.
+        speech, other = (x.square().sum(1, keepdim=True) for x in (waveform * inside, cut))
+        ratio = speech / other.clamp(min=1e-10 * waveform.shape[1]) * 10 ** (-snr_db / 10)
         chosen = torch.rand(batch, 1, device=device) < config.noise_probability
-        waveform = waveform + cut * (ratio.sqrt() * chosen) * inside
+        waveform = waveform + cut * (ratio.sqrt() * chosen)
     gain_db = config.gain_db * (2 * torch.rand(batch, 1, device=device) - 1)
     return waveform * 10 ** (gain_db / 20), samples
 
 
-def limit_bandwidth(
-    features: Tensor, centres_hz: Tensor, floor: Tensor, config: AugmentConfig
-) -> Tensor:
+def limit_bandwidth(features: Tensor, centres_hz: Tensor, floor: Tensor, config: AugmentConfig) -> Tensor:
     """Empty the mel bins above a random frequency in some rows, as narrow-band codecs and telephones do.
 
     Args:
@@ -65,7 +64,7 @@ def limit_bandwidth(
 
 
 def mask_spectrum(features: Tensor, lengths: Tensor, config: AugmentConfig) -> Tensor:
-    """SpecAugment (Park et al. 2019) without time warping: random bands of mel bins and stretches of time become zero."""
+    """SpecAugment (Park et al. 2019) without time warping: random mel bands and stretches of time become zero."""
     batch, frames, mels = features.shape
     device = features.device
     gone = torch.zeros(batch, frames, mels, dtype=torch.bool, device=device)

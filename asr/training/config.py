@@ -29,6 +29,9 @@ class TokenizerConfig:
     kind: Literal["bpe", "char"] = "bpe"
     vocab_size: int = 500
 
+    def __post_init__(self) -> None:
+        require(self.vocab_size > 4, "tokenizer.vocab_size", self.vocab_size, "more than the 4 special tokens")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -63,6 +66,15 @@ class AugmentConfig:
     mel_mask_bins: int = 15
     start_step: int = 0  # spectrum masks wait until the model has begun to learn
 
+    def __post_init__(self) -> None:
+        require(all(s > 0 for s in self.speeds), "augment.speeds", self.speeds, "a list of positive factors")
+        snr = self.noise_snr_db
+        require(len(snr) == 2 and snr[0] <= snr[1], "augment.noise_snr_db", snr, "the lowest and the highest")
+        for name in ("noise_probability", "bandwidth_probability", "time_mask_share"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "in [0, 1]")
+        for name in ("gain_db", "time_masks", "time_mask_frames", "mel_masks", "mel_mask_bins"):
+            require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
@@ -78,7 +90,9 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optimiser.learning_rate", self.learning_rate, "positive")
+        require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "at least 0")
         require(self.max_steps > 0, "optimiser.max_steps", self.max_steps, "positive")
+        require(self.clip_norm > 0, "optimiser.clip_norm", self.clip_norm, "positive")
         require(self.decay_steps <= self.max_steps, "optimiser.decay_steps", self.decay_steps, "at most max_steps")
         require(0 <= self.ema_decay < 1, "optimiser.ema_decay", self.ema_decay, "in [0, 1)")
 
@@ -112,14 +126,17 @@ class TrainConfig:
     validate_every: int = 500  # steps
     save_every: int = 200  # steps
     seed: int = 1
-    init: str | None = None  # a checkpoint whose weights and tokenizer the run starts from
+    init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
 
     def __post_init__(self) -> None:
         require(0 <= self.ctc_weight <= 1, "ctc_weight", self.ctc_weight, "in [0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.sampling_rate < 1, "sampling_rate", self.sampling_rate, "in [0, 1)")
-        require(len(self.chunk_ms) > 0, "chunk_ms", self.chunk_ms, "a list of at least one")
-        require(len(self.lookahead_ms) > 0, "lookahead_ms", self.lookahead_ms, "a list of at least one")
+        for name in ("chunk_ms", "lookahead_ms"):
+            values = getattr(self, name)
+            require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")
+        require(self.validate_every > 0, "validate_every", self.validate_every, "positive")
+        require(self.save_every > 0, "save_every", self.save_every, "positive")
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -131,7 +148,7 @@ def read_config(path: Path) -> TrainConfig:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return from_dict(TrainConfig, data)

@@ -85,7 +85,8 @@ def pack(
     start = 0
     part, index = folder / (_AUDIO + ".part"), folder / (_INDEX + ".part")
     with part.open("wb") as audio, index.open("w", encoding="utf-8") as rows, ProcessPoolExecutor(workers) as pool:
-        for done, (utterance, samples) in enumerate(zip(utterances, pool.map(_decode, utterances, chunksize=16)), 1):
+        decoded = pool.map(_decode, utterances, chunksize=16)
+        for done, (utterance, samples) in enumerate(zip(utterances, decoded, strict=True), 1):
             if isinstance(samples, str):
                 problems.append(samples)
             else:
@@ -95,6 +96,8 @@ def pack(
                 start += len(samples)
             progress(done, len(utterances))
     if start == 0:
+        part.unlink()
+        index.unlink()
         raise DataError(f"{', '.join(map(str, manifests))}: no utterance with text and readable audio")
     part.replace(folder / _AUDIO)
     index.replace(folder / _INDEX)
@@ -122,7 +125,17 @@ class Corpus(Dataset[Item]):
             self._audio = np.memmap(folder / _AUDIO, dtype=np.int16, mode="r")
         except OSError as error:
             raise DataError(f"{folder}: not a packed corpus: {error.strerror} ({error.filename})") from None
-        self.entries = [Entry(**json.loads(line)) for line in lines]
+        except ValueError as error:
+            raise DataError(f"{folder}: not a packed corpus: {error}") from None
+        try:
+            self.entries = [Entry(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{folder / _INDEX}: not the index of a packed corpus: {error}") from None
+        samples = sum(e.samples for e in self.entries)
+        if samples != len(self._audio):
+            raise DataError(
+                f"{folder}: {_INDEX} speaks of {samples} samples, but {_AUDIO} has {len(self._audio)}: pack it again"
+            )
         self._tokens: list[list[int]] = []
 
     def tokenise(self, tokenizer: Tokenizer, config: DataConfig) -> Corpus:

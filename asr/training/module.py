@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.config import Context
+from asr.errors import CheckpointError
 from asr.features import mask_beyond
 from asr.model import Encoded, Model
 from asr.search.greedy import greedy
@@ -65,15 +66,23 @@ class LasModule(pl.LightningModule):
         noise: `(M,)` background noise at 16 kHz, or None.
     """
 
+    centres_hz: Tensor
+
     def __init__(self, model: Model, tokenizer: Tokenizer, config: TrainConfig, noise: Tensor | None) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.register_buffer("noise", noise, persistent=False)
-        bins = torch.arange(1, config.features.n_mels + 1)
-        highest, lowest = hertz_to_mel(config.features.f_max), hertz_to_mel(config.features.f_min)
-        mels = lowest + (highest - lowest) * bins / (config.features.n_mels + 1)
+        self.noise = noise  # no buffer: those are averaged with the weights at every step
+        features = model.config.features
+        bins = torch.arange(1, features.n_mels + 1)
+        highest, lowest = hertz_to_mel(features.f_max), hertz_to_mel(features.f_min)
+        mels = lowest + (highest - lowest) * bins / (features.n_mels + 1)
         self.register_buffer("centres_hz", mel_to_hertz(mels), persistent=False)
+        self.skipped = 0  # steps in all that were left out, because their gradient was not finite
         self._errors: list[tuple[int, int]] = []
+
+    def on_fit_start(self) -> None:
+        if self.noise is not None:
+            self.noise = self.noise.to(self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         config, step = self.config, self.global_step
@@ -124,9 +133,27 @@ class LasModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
-        self.log("train/gradient_norm", norm)
-        if not torch.isfinite(norm):  # one bad batch must not end a run of days
-            optimizer.zero_grad(set_to_none=False)
+        if torch.isfinite(norm):
+            self.log("train/gradient_norm", norm)
+        else:  # one bad batch must not end a run of days
+            self.skipped += 1
+            # Without a gradient the optimiser leaves a weight as it is; with one of zeros, momentum would move it on.
+            optimizer.zero_grad(set_to_none=True)
+        self.log("train/skipped", float(self.skipped))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = checkpoint.get("skipped", 0)
+        expected, found = self.state_dict(), checkpoint["state_dict"]
+        for name in sorted(expected.keys() | found.keys()):
+            shapes = [tuple(state[name].shape) if name in state else "none" for state in (expected, found)]
+            if shapes[0] != shapes[1]:
+                raise CheckpointError(
+                    f"the run to resume is of another model: its {name} has shape {shapes[1]}, "
+                    f"where the config makes it {shapes[0]}"
+                )
 
     def configure_optimizers(self) -> Any:
         settings = self.config.optimiser
@@ -143,6 +170,8 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     import jiwer
 
     words = len(reference.split())
+    if not words:
+        return len(hypothesis.split()), 0
     return round(float(jiwer.wer(reference, hypothesis)) * words), words
 
 

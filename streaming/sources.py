@@ -1,0 +1,349 @@
+"""Where live audio comes from: a microphone, a file replayed in its own time, raw samples on standard input.
+
+Each is an iterable of 16 kHz mono float32 tensors `(samples,)`, whatever the source's own rate and channels.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asr.audio import SAMPLE_RATE, Resampler, blocks, source_name
+from asr.config import require
+from asr.errors import AudioError, DeviceError, SourceError
+from streaming.audio_source import AudioSource, BaseSource
+from streaming.devices import Device, devices, find_device, load_sounddevice, refresh
+from streaming.ring_buffer import RingBuffer
+
+__all__ = ["AudioSource", "Device", "FileReplay", "Microphone", "StandardInput", "devices", "find_device"]
+
+_BLOCK_SECONDS = 0.02  # how much the audio callback brings at a time
+_CHUNK_SECONDS = 0.5  # the most that a microphone delivers at a time, after the reader was late
+_POLL_SECONDS = 0.25  # how often to look whether a silent device is still there
+_STOP_SECONDS = 2.0  # how long a device may take to stop
+_MAX_CHANNELS = 8  # a device that claims more is virtual, or has sockets that nothing is plugged into
+_STDIN_BYTES = 1 << 16
+_READ_SECONDS = 5.0  # how much of a file to decode at a time
+
+
+class Microphone(BaseSource):
+    """A microphone, opened at its own rate and with its own channels, which are averaged.
+
+    It listens from construction on. What is not read in time is kept for `buffer_seconds`; then the oldest is dropped
+    and counted in `dropped_seconds`. When the device goes away, what was captured is delivered first.
+
+    Args:
+        device: a number, a name or a part of one; None: the system's default.
+        buffer_seconds: how late the reader may be.
+        reconnect: when the device goes away, try about every `retry_seconds` to open it again rather than raise.
+        timeout_seconds: a device that sends nothing for so long has gone away.
+        retry_seconds: see `reconnect`.
+        notify: is told in one line when the device goes and when it is back, in the thread that reads.
+
+    Raises:
+        DependencyError: PortAudio is not installed.
+        DeviceError: there is no such device, more than one, or it cannot be opened.
+        SourceError: when iterating: the device went away.
+    """
+
+    def __init__(
+        self,
+        device: int | str | None = None,
+        *,
+        buffer_seconds: float = 30.0,
+        reconnect: bool = False,
+        timeout_seconds: float = 5.0,
+        retry_seconds: float = 1.0,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        require(buffer_seconds > 0, "buffer_seconds", buffer_seconds, "positive")
+        require(timeout_seconds > 0, "timeout_seconds", timeout_seconds, "positive")
+        require(retry_seconds > 0, "retry_seconds", retry_seconds, "positive")
+        self._buffer_seconds = buffer_seconds
+        self._reconnect = reconnect
+        self._timeout_seconds = timeout_seconds
+        self._retry_seconds = retry_seconds
+        self._notify = notify or (lambda line: None)
+        self._capture = _Capture(find_device(device), buffer_seconds)
+        super().__init__(self._capture.name)
+        # A number may mean another device once this one has gone away.
+        self._wanted = device
+        if isinstance(device, int) or (device is not None and device.strip().isdecimal()):
+            self._wanted = self.device.name
+        self._lost_seconds = 0.0
+        self._dropped_before = 0.0  # by captures that have ended
+        self._overflows_before = 0
+
+    @property
+    def device(self) -> Device:
+        return self._capture.device
+
+    @property
+    def dropped_seconds(self) -> float:
+        return self._dropped_before + self._capture.buffer.dropped_seconds
+
+    @property
+    def lost_seconds(self) -> float:
+        """For how long the device was away, all in all; what was said meanwhile is in no chunk."""
+        return self._lost_seconds
+
+    @property
+    def overflows(self) -> int:
+        """How often the system dropped audio before it got here."""
+        return self._overflows_before + self._capture.overflows
+
+    def stop(self) -> None:
+        super().stop()
+        self._capture.buffer.close()
+
+    def close(self) -> None:
+        self.stop()
+        self._capture.close()
+
+    def _chunks(self) -> Generator[torch.Tensor, None, None]:
+        while True:
+            problem = yield from self._listen(self._capture)
+            if self._stopping:
+                return
+            if not self._reconnect:
+                raise SourceError(self.name, problem)
+            self._notify(f"{self.name} {problem}; trying to open it again")
+            gone_at = self._capture.heard_at
+            back = self._reopen()
+            away_seconds = time.monotonic() - gone_at
+            self._lost_seconds += away_seconds
+            if not back:
+                return
+            self._notify(f"{self.name} is back after {away_seconds:.1f} s")
+
+    def _listen(self, capture: _Capture) -> Generator[torch.Tensor, None, str]:
+        """Deliver what one capture brings until it ends, and return why it did."""
+        problem = "has gone away (unplugged, or its sound server has ended)"
+        while not capture.buffer.finished:
+            samples = capture.read()
+            if len(samples):
+                yield capture.resampler.step(samples)
+            elif time.monotonic() - capture.heard_at > self._timeout_seconds and not capture.buffer.finished:
+                problem = f"has sent nothing for {self._timeout_seconds:g} s"
+                capture.buffer.close()
+        capture.close()
+        yield capture.resampler.flush()
+        return problem
+
+    def _reopen(self) -> bool:
+        """Try until the device is open again; return False if asked to stop before it is."""
+        gone = self._capture
+        while not self._stopping:
+            self._wake.wait(self._retry_seconds)
+            if self._stopping or not gone.released:
+                continue
+            with contextlib.suppress(DeviceError):
+                if not _OPEN:  # others would not survive it
+                    refresh()
+                self._capture = _Capture(find_device(self._wanted), self._buffer_seconds)
+                self._dropped_before += gone.buffer.dropped_seconds
+                self._overflows_before += gone.overflows
+                if self._stopping:
+                    self._capture.buffer.close()
+                return True
+        return False
+
+
+class _Capture:
+    """One opening of a device: from its audio callback to mono samples at its own rate."""
+
+    def __init__(self, device: Device, buffer_seconds: float) -> None:
+        sounddevice = load_sounddevice()
+        rate, channels = device.sample_rate, device.channels if device.channels <= _MAX_CHANNELS else 2
+        self.device = device
+        self.name = f"microphone {device.name!r}"
+        self.buffer = RingBuffer(math.ceil(buffer_seconds * rate), rate, channels)
+        self.resampler = Resampler(rate, self.name)
+        self.overflows = 0
+        self.heard_at = time.monotonic()
+        self._stop_everything_at_exit = sounddevice._exit_handler
+        self._closer = threading.Thread(target=self._release, name="close-microphone", daemon=True)
+        self._closing = threading.Lock()
+        self._stream: Any = None
+        try:
+            self._stream = sounddevice.InputStream(
+                samplerate=rate,
+                blocksize=round(rate * _BLOCK_SECONDS),
+                device=device.index,
+                channels=channels,
+                dtype="float32",
+                callback=self._callback,
+                finished_callback=self.buffer.close,
+            )
+            _OPEN.add(self)
+            self._stream.start()
+        except (sounddevice.PortAudioError, ValueError) as error:
+            self.close()
+            raise DeviceError(f"{self.name} cannot be opened at {rate} Hz, {channels} channels: {error}") from error
+
+    def _callback(self, block: NDArray[np.float32], frames: int, times: object, status: Any) -> None:
+        """Called in the audio system's own thread: copy and be gone."""
+        self.buffer.write(block)
+        self.heard_at = time.monotonic()
+        if status.input_overflow:
+            self.overflows += 1
+
+    def read(self) -> torch.Tensor:
+        """The next samples `(samples,)`, or none after a moment without any."""
+        samples = self.buffer.read(_POLL_SECONDS, round(self.device.sample_rate * _CHUNK_SECONDS))
+        return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
+
+    @property
+    def released(self) -> bool:
+        """Whether the device was given back."""
+        return self not in _OPEN
+
+    def close(self) -> None:
+        """Give the device back; where the sound system hangs, do not wait for that, now or at exit."""
+        self.buffer.close()
+        with self._closing:
+            if self._closer.ident is None:
+                self._closer.start()
+        self._closer.join(_STOP_SECONDS)
+        if self._closer.is_alive():
+            atexit.unregister(self._stop_everything_at_exit)
+
+    def _release(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+            self._stream.close()
+        _OPEN.discard(self)
+
+
+# Captures whose device is open. Were one forgotten unclosed, its callback must not be collected while it is called.
+_OPEN: set[_Capture] = set()
+
+
+class FileReplay(BaseSource):
+    """A file as if it were spoken now: each chunk comes when its last sample would have been heard.
+
+    A reader that is late gets the chunks that have become due at once; nothing is dropped.
+
+    Args:
+        path: whatever `asr.audio.blocks` reads.
+        speed: how many times as fast as real time; None: as fast as it is read.
+        chunk_ms: how much comes at a time.
+
+    Raises:
+        ConfigError: a setting is out of its bounds. Iterating raises the AudioErrors of `asr.audio.blocks`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, speed: float | None = 1.0, chunk_ms: int = 100) -> None:
+        require(speed is None or 0 < speed < math.inf, "speed", speed, "positive, or None")
+        require(chunk_ms > 0, "chunk_ms", chunk_ms, "positive")
+        super().__init__(source_name(path))
+        self._path = path
+        self._speed = speed
+        self._chunk_samples = chunk_ms * SAMPLE_RATE // 1000
+
+    def _chunks(self) -> Generator[torch.Tensor, None, None]:
+        started, samples = time.monotonic(), 0
+        with contextlib.closing(self._pieces()) as pieces:
+            for piece in pieces:
+                samples += len(piece)
+                if self._speed is not None:
+                    self._wait_until(started + samples / SAMPLE_RATE / self._speed)
+                if self._stopping:
+                    return
+                yield piece
+
+    def _pieces(self) -> Generator[torch.Tensor, None, None]:
+        """The file in chunks of the asked-for length; the last may be shorter."""
+        rest = torch.empty(0)
+        with contextlib.closing(blocks(self._path, block_seconds=_READ_SECONDS)) as decoded:
+            for block in decoded:
+                *whole, rest = torch.cat((rest, block)).split(self._chunk_samples)
+                yield from whole
+        yield rest
+
+    def _wait_until(self, due: float) -> None:
+        while not self._stopping and (remaining := due - time.monotonic()) > 0:
+            self._wake.wait(remaining)
+
+
+class StandardInput(BaseSource):
+    """Raw samples from standard input, delivered as soon as they come; the stream ends where the input does.
+
+    Args:
+        sample_rate: of the samples, in Hz.
+        channels: how many there are, interleaved; they are averaged.
+        encoding: "s16le" (16-bit integers) or "f32le" (32-bit floats), both with the low byte first.
+
+    Raises:
+        AudioError: the rate is out of bounds or standard input is closed; iterating: it is empty, or a float is not
+            finite.
+        ConfigError: another setting is out of its bounds.
+    """
+
+    def __init__(
+        self, sample_rate: int = SAMPLE_RATE, channels: int = 1, encoding: Literal["s16le", "f32le"] = "s16le"
+    ) -> None:
+        require(channels > 0, "channels", channels, "positive")
+        require(encoding in ("s16le", "f32le"), "encoding", encoding, "s16le or f32le")
+        super().__init__("standard input")
+        self._resampler = Resampler(sample_rate, self.name)
+        self._channels = channels
+        self._kind, self._scale = ("<i2", 2.0**-15) if encoding == "s16le" else ("<f4", 1.0)
+        self._rest = b""  # the beginning of a sample
+        if sys.stdin is None or sys.stdin.closed:
+            raise AudioError(self.name, "is closed")
+        self._input = sys.stdin.fileno()
+        self._woken, self._waker = os.pipe()  # so that `stop` ends a wait for input
+        self._open = True
+
+    def _chunks(self) -> Generator[torch.Tensor, None, None]:
+        empty = True
+        while (data := self._read()) is not None:
+            empty = False
+            yield self._resampler.step(self._decode(data))
+        if empty and self._delivered == 0 and not self._stopping:
+            raise AudioError(self.name, "is empty (0 bytes)")
+        yield self._resampler.flush()
+
+    def _read(self) -> bytes | None:
+        """Wait for some bytes and return them; None at the end."""
+        if self._stopping:
+            return None
+        try:
+            ready, _, _ = select.select([self._input, self._woken], [], [])
+            return None if self._woken in ready else os.read(self._input, _STDIN_BYTES) or None
+        except OSError as error:
+            raise AudioError(self.name, error.strerror or str(error)) from error
+
+    def _decode(self, data: bytes) -> torch.Tensor:
+        """Bytes → `(samples,)`; those that are no whole sample yet wait for the next."""
+        data = self._rest + data
+        sample_bytes = np.dtype(self._kind).itemsize * self._channels
+        whole = len(data) // sample_bytes * sample_bytes
+        self._rest = data[whole:]
+        values = np.frombuffer(data[:whole], dtype=self._kind).reshape(-1, self._channels)
+        return torch.from_numpy(values.mean(axis=1, dtype=np.float32) * np.float32(self._scale))
+
+    def stop(self) -> None:
+        if self._open and not self._stopping:
+            os.write(self._waker, b"\0")
+        super().stop()
+
+    def close(self) -> None:
+        self.stop()
+        if self._open:
+            self._open = False
+            os.close(self._woken)
+            os.close(self._waker)

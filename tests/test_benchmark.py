@@ -1,0 +1,143 @@
+"""The benchmark's arithmetic and tables; no peer is needed for them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from asr.errors import DataError
+from asr.manifest import Utterance
+from recipes.benchmark import whole_file
+from recipes.benchmark.whole_file import PEER, Clip, System, Tally
+
+
+def utterance(name: str, corpus: str = "books", text: str | None = "one two three four") -> Utterance:
+    return Utterance(name, Path(f"{name}.wav"), 2.0, text, corpus, None)
+
+
+def clip(name: str, corpus: str = "books", seconds: float = 2.0) -> Clip:
+    return Clip(utterance(name, corpus), np.zeros(round(16_000 * seconds), dtype=np.int16))
+
+
+def says(name: str, text: str, batched: bool = False) -> System:
+    return System(name, lambda clips: [text] * len(clips), batched)
+
+
+def tally(name: str, cpu_seconds: float, text: str = "one two three four") -> Tally:
+    made = Tally(name)
+    for member in (clip("a"), clip("b", "phone")):
+        whole_file.measure(says(name, text), [member], made)
+    made.cpu_seconds, made.wall_seconds = cpu_seconds, 2 * cpu_seconds
+    return made
+
+
+def test_times_are_for_each_second_of_audio() -> None:
+    peer, ours = tally(PEER, 1.0), tally("ours", 0.1)
+    assert peer.audio_seconds == 4.0
+    assert (peer.cpu_rate, peer.wall_rate) == (0.25, 0.5)
+    assert whole_file.speedup(ours, [peer, ours]) == pytest.approx(10)
+    assert whole_file.speedup(ours, [ours]) is None
+
+
+def test_errors_are_summed_by_corpus_and_in_all() -> None:
+    summaries = tally("ours", 1.0, "One, two three.").summaries()
+    assert [(s.name, s.words.rate, s.words.deletions) for s in summaries] == [
+        ("books", 0.25, 1),
+        ("phone", 0.25, 1),
+        ("total", 0.25, 2),
+    ]
+
+
+def test_measuring_takes_time() -> None:
+    def busy(clips: Sequence[Clip]) -> list[str]:
+        sum(range(200_000))
+        return ["" for _ in clips]
+
+    made = Tally("busy")
+    whole_file.measure(System("busy", busy), [clip("a"), clip("b")], made)
+    assert made.cpu_seconds > 0
+    assert made.wall_seconds > 0
+    assert [one.hypothesis for one in made.scored] == ["", ""]
+
+
+def test_systems_take_turns_and_batches_come_whole() -> None:
+    calls: list[tuple[str, list[str]]] = []
+
+    def system(name: str, batched: bool = False) -> System:
+        def recognise(clips: Sequence[Clip]) -> list[str]:
+            calls.append((name, [one.utterance.id for one in clips]))
+            return ["" for _ in clips]
+
+        return System(name, recognise, batched)
+
+    systems = [system("x"), system("y"), system("z", batched=True)]
+    tallies = whole_file.run(systems, iter([[clip("a"), clip("b")], [clip("c")]]))
+    assert calls[:3] == [("x", ["a"]), ("y", ["a"]), ("z", ["a"])]  # to warm up
+    assert calls[3:] == [
+        ("x", ["a"]),
+        ("y", ["a"]),
+        ("y", ["b"]),
+        ("x", ["b"]),
+        ("z", ["a", "b"]),
+        ("x", ["c"]),
+        ("y", ["c"]),
+        ("z", ["c"]),
+    ]
+    assert [(one.name, len(one.scored), one.audio_seconds) for one in tallies] == [
+        ("x", 3, 6.0),
+        ("y", 3, 6.0),
+        ("z", 3, 6.0),
+    ]
+
+
+def test_a_limit_is_spread_over_the_manifest() -> None:
+    manifest = [utterance(str(i), text=None if i == 1 else "word") for i in range(11)]
+    assert [one.id for one in whole_file.pick(manifest, 5)] == ["0", "3", "5", "7", "9"]
+    assert len(whole_file.pick(manifest, None)) == len(whole_file.pick(manifest, 100)) == 10
+    with pytest.raises(DataError, match="no utterance to measure"):
+        whole_file.pick(manifest, 0)
+
+
+def test_the_table_has_a_row_for_each_system() -> None:
+    console = Console(width=120, record=True, file=sys.stderr)
+    console.print(whole_file.table([tally(PEER, 1.0, "one two"), tally("ours", 0.1)]))
+    text = console.export_text()
+    peer = next(line for line in text.splitlines() if f"│ {PEER} " in line)
+    ours = next(line for line in text.splitlines() if "│ ours " in line)
+    assert all(value in peer for value in ("0.2500", "0.5000", " 1.0", "50.0"))
+    assert all(value in ours for value in ("0.0250", "0.0500", "10.0", " 0.0"))
+    assert "2 files, 0.1 minutes" in text
+
+
+def test_json_holds_the_numbers_and_where_they_come_from() -> None:
+    found = json.loads(json.dumps(whole_file.to_json([tally(PEER, 1.0), tally("ours", 0.1)], {"command": "x"})))
+    assert found["origin"] == {"command": "x"}
+    ours = found["systems"][1]
+    assert ours["name"] == "ours"
+    assert ours["cpu_seconds_per_audio_second"] == pytest.approx(0.025)
+    assert ours["times_faster_than_peer"] == pytest.approx(10)
+    assert [summary["name"] for summary in ours["summaries"]] == ["books", "phone", "total"]
+
+
+def test_ours_is_given_the_very_same_samples() -> None:
+    pcm = np.array([0, 1, -32768, 32767], dtype=np.int16)
+    with wave.open(whole_file._wav(Clip(utterance("a"), pcm))) as file:
+        assert file.getframerate() == 16_000
+        assert file.readframes(9) == pcm.tobytes()
+
+
+def test_a_missing_peer_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"id": "a", "audio": "a.wav", "duration": 1, "text": "word"}\n')
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    assert whole_file.main(["--manifest", str(manifest)]) == 1
+    assert capsys.readouterr().err == "error: PocketSphinx is not installed: pip install 'spellstream[benchmark]'\n"
