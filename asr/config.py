@@ -68,13 +68,12 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """How far an encoder layer sees to its right.
+    """How far the encoder sees to its right.
 
-    With `chunk_ms` None it sees the whole utterance. Otherwise the forward direction carries its state along while the
-    backward direction runs over chunks of `chunk_ms` and `lookahead_ms` of what follows, starting fresh each time
-    (latency-controlled BLSTM: Zhang et al. 2016). Every layer adds its own lookahead; `Encoder.lookahead_ms` says what
-    they come to. Both are rounded up to whole frames of each layer; `Context.causal()` is the limit of one frame and no
-    lookahead.
+    With `chunk_ms` None it sees the whole utterance. Otherwise forward directions carry their state along, while backward
+    ones run over chunks of `chunk_ms` and start fresh each time (latency-controlled BLSTM: Zhang et al. 2016); the lowest
+    layer also looks `lookahead_ms` beyond the chunk. Both are rounded up to whole frames; `Context.causal()` is the limit
+    of one frame and no lookahead.
     """
 
     chunk_ms: int | None = None
@@ -243,7 +242,7 @@ class ModelConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    streaming: Context = field(default_factory=lambda: Context(chunk_ms=480, lookahead_ms=120))
+    streaming: Context = field(default_factory=lambda: Context(chunk_ms=360, lookahead_ms=120))
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 4, "vocab_size", self.vocab_size, "more than the 4 special tokens")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +76,11 @@ class EncoderState:
         return [EncoderState(a, b) for a, b in zip(layers, hybrid, strict=True)]
 
 
-def frames_of(context: Context, frame_ms: float) -> tuple[int, int]:
-    """Chunk and lookahead of a bounded context in frames of `frame_ms`, rounded up."""
-    if context.chunk_ms is None:
-        raise ConfigError("context.chunk_ms is null: only a bounded context can be run in steps")
-    # The small term keeps 60 ms / 60.000001 ms from becoming two frames.
-    return max(1, math.ceil(context.chunk_ms / frame_ms - 1e-6)), math.ceil(context.lookahead_ms / frame_ms - 1e-6)
+class Window(NamedTuple):
+    """What the backward direction of a layer runs over, in frames of that layer: a chunk, and what lies right of it."""
+
+    chunk: int
+    right: int
 
 
 class PyramidLayer(nn.Module):
@@ -98,21 +97,21 @@ class PyramidLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.residual = config.residual and size == config.output_size
 
-    def forward(self, x: Tensor, lengths: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
         x = self._joined(x)
         lengths = (lengths + self.join - 1) // self.join
-        chunk, right = (x.shape[1], 0) if context.chunk_ms is None else frames_of(context, self.frame_ms)
         ahead, _ = self.forward_lstm(x)
-        y = self._finish(x, ahead, self._backward(x, lengths, x.shape[1], chunk, right), lengths)
+        behind = self._backward(x, lengths, x.shape[1], window or Window(x.shape[1], 0))
+        y = self._finish(x, ahead, behind, lengths)
         return mask_beyond(y, lengths), lengths
 
-    def step(self, x: Tensor, state: LayerState, context: Context, final: bool) -> tuple[Tensor, LayerState]:
+    def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
         """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
-        chunk, right = frames_of(context, self.frame_ms) if self.backward_lstm is not None else (1, 0)
+        chunk, right = window if self.backward_lstm is not None else Window(1, 0)
         ready = pending.shape[1]
         if not final:
             ready = max(0, (ready - right) // chunk * chunk)
@@ -123,7 +122,7 @@ class PyramidLayer(nn.Module):
         seen = pending[:, : ready + right]
         lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
         ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
-        y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, chunk, right), None)
+        y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
     def initial_state(self, batch_size: int) -> LayerState:
@@ -137,8 +136,8 @@ class PyramidLayer(nn.Module):
         x = nn.functional.pad(x, (0, 0, 0, -frames % self.join))
         return x.reshape(batch, -1, self.join * size)
 
-    def _backward(self, x: Tensor, lengths: Tensor, frames: int, chunk: int, right: int) -> Tensor | None:
-        """The backward LSTM over windows of `chunk + right` frames, for the first `frames` frames of `x`.
+    def _backward(self, x: Tensor, lengths: Tensor, frames: int, window: Window) -> Tensor | None:
+        """The backward LSTM over windows of a chunk and what is right of it, for the first `frames` frames of `x`.
 
         Each window is turned round within its own valid part, so that what follows an utterance's end never reaches
         its state; the windows of all rows make one batch.
@@ -146,7 +145,7 @@ class PyramidLayer(nn.Module):
         if self.backward_lstm is None:
             return None
         (batch, total, _), device = x.shape, x.device
-        width, windows = chunk + right, -(-frames // chunk)
+        chunk, width, windows = window.chunk, window.chunk + window.right, -(-frames // window.chunk)
         starts = torch.arange(windows, device=device) * chunk
         valid = (lengths[:, None, None] - starts[:, None]).clamp(0, width)  # (B, windows, 1)
         offsets = torch.arange(width, device=device)
@@ -195,11 +194,12 @@ class Encoder(nn.Module):
         context = context or Context.full()
         if features.shape[1] == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), lengths
+        windows = [None] * len(self.layers) if context.chunk_ms is None else self._windows(context)
         x = features
-        for layer in self.layers:
-            x, lengths = layer(x, lengths, context)
+        for layer, window in zip(self.layers, windows, strict=True):
+            x, lengths = layer(x, lengths, window)
         for block in self.hybrid:
-            x = block(x, lengths, self._future(context))
+            x = block(x, lengths, window.chunk if window else None)
         return (mask_beyond(x, lengths) if len(self.hybrid) else x), lengths
 
     def step(
@@ -219,13 +219,13 @@ class Encoder(nn.Module):
         Raises:
             ConfigError: if the context is not bounded.
         """
-        frames_of(context, self.frame_ms)
+        windows = self._windows(context)
         x, layer_states, hybrid_states = features, [], []
-        for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
-            x, layer_state = layer.step(x, layer_state, context, final)
+        for layer, layer_state, window in zip(self._pyramid(), state.layers, windows, strict=True):
+            x, layer_state = layer.step(x, layer_state, window, final)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
-            x, block_state = block.step(x, block_state, self._future(context), final)
+            x, block_state = block.step(x, block_state, windows[-1].chunk, final)
             hybrid_states.append(block_state)
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 
@@ -236,26 +236,29 @@ class Encoder(nn.Module):
         )
 
     def lookahead_ms(self, context: Context) -> float:
-        """How much of the future, beyond the end of its chunk, an output frame can depend on, in features.
+        """How much of the future, beyond the end of its chunk, an output frame depends on."""
+        if context.chunk_ms is None or not self.config.bidirectional:
+            return 0.0
+        return self._windows(context)[0].right * next(self._pyramid()).frame_ms
 
-        A layer's lookahead lies in the next chunk of the layer below, which is not known before it is whole and has its
-        own lookahead. So every bidirectional layer but the lowest costs its lookahead rounded up to chunks: a lookahead
-        of 0 costs nothing, and any other a chunk or more.
+    def chunk_ms(self, context: Context) -> float:
+        """The length of a bounded context's chunk, which is whole frames of the output."""
+        return self._windows(context)[-1].chunk * self.frame_ms
+
+    def _windows(self, context: Context) -> list[Window]:
+        """Each layer's window. All chunks end together, and only the lowest layer looks beyond their end.
+
+        What a higher layer would need from there is not known before the next chunk of the layer below is whole, so a
+        lookahead of its own would cost a chunk, however short it were.
         """
-        reduction = self.config.reduction
-        hop_ms = self.frame_ms / reduction
-        top_chunk = frames_of(context, self.frame_ms)[0] * reduction
-        beyond = len(self.hybrid) * (self._future(context) or 0) * reduction  # in features, as all lengths here
-        for layer in reversed([*self._pyramid()] if self.config.bidirectional else []):
-            size = round(layer.frame_ms / hop_ms)
-            chunk, right = (frames * size for frames in frames_of(context, layer.frame_ms))
-            # Where rounding to frames makes the layers' chunks unequal, their edges meet in all ways: take the worst.
-            beyond = -(-beyond // chunk) * chunk if chunk == top_chunk else beyond + chunk - size
-            beyond += right
-        return beyond * hop_ms
-
-    def _future(self, context: Context) -> int | None:
-        return None if context.chunk_ms is None else frames_of(context, self.frame_ms)[1]
+        if context.chunk_ms is None:
+            raise ConfigError("context.chunk_ms is null: only a bounded context can be run in steps")
+        layers = list(self._pyramid())
+        # The small term keeps 60 ms / 59.999999 ms from becoming two frames.
+        chunk = max(1, math.ceil(context.chunk_ms / self.frame_ms - 1e-6))
+        right = math.ceil(context.lookahead_ms / layers[0].frame_ms - 1e-6)
+        sizes = [chunk * round(self.frame_ms / layer.frame_ms) for layer in layers]
+        return [Window(size, right if i == 0 else 0) for i, size in enumerate(sizes)]
 
     def _pyramid(self) -> Iterator[PyramidLayer]:
         return (cast(PyramidLayer, layer) for layer in self.layers)

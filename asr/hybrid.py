@@ -1,7 +1,7 @@
 """Recurrent + self-attention hybrid block: an LSTM carries what is long past, attention looks at what is near.
 
-Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and a bounded
-number of frames ahead, so that a stream needs a bounded memory and gives what the whole utterance would.
+Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a bounded
+context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the whole would.
 """
 
 from __future__ import annotations
@@ -70,23 +70,24 @@ class HybridBlock(nn.Module):
         self.to_output = nn.Linear(size, size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, lengths: Tensor, future: int | None) -> Tensor:
-        """Run on a padded batch; a frame attends to `future` frames after it, to all of them if None."""
+    def forward(self, x: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
+        """Run on a padded batch; a frame attends up to the end of its chunk, to all that follow it if that is None."""
         y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
         frames = torch.arange(y.shape[1], device=y.device)
-        return y + self._attend(y, 0, y.shape[1], 0, future, frames < lengths[:, None])
+        return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
-    def step(self, x: Tensor, state: HybridState, future: int | None, final: bool) -> tuple[Tensor, HybridState]:
-        """The frames whose `future` has arrived with `x` `(B, t, size)`; with `final` all that are left."""
+    def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
+        """The chunks that are whole with `x` `(B, t, size)`; with `final` all frames that are left."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
             y, hidden = self.lstm(self.lstm_norm(x), hidden)
             kept = torch.cat([kept, x + y], dim=1)
-        ready = kept.shape[1] if final else max(state.done, kept.shape[1] - (future or 0))
+        end = state.first + kept.shape[1]
+        ready = (end if final else end // chunk * chunk) - state.first
         if ready == state.done:
             return x[:, :0], HybridState(hidden, kept, state.done, state.first)
         everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
-        out = kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, future, everywhere)
+        out = kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
         release = max(0, ready - self.config.past_frames)
         return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
 
@@ -95,7 +96,7 @@ class HybridBlock(nn.Module):
         zeros = self.to_output.weight.new_zeros(1, batch_size, size)
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
 
-    def _attend(self, y: Tensor, start: int, stop: int, first: int, future: int | None, valid: Tensor) -> Tensor:
+    def _attend(self, y: Tensor, start: int, stop: int, first: int, chunk: int | None, valid: Tensor) -> Tensor:
         """Self-attention of the frames start..stop over all of `y`, limited to the past and future they may see."""
         (batch, frames, size), heads = y.shape, self.config.heads
         z = self.attention_norm(y)
@@ -106,7 +107,10 @@ class HybridBlock(nn.Module):
         if self.config.positions == "rotary":
             query, key = rotary(query, positions), rotary(key, positions)
         distance = positions - positions[start:stop, None]  # of the key from the query
-        near = (distance >= -self.config.past_frames) & (distance <= (frames if future is None else future))
+        near = distance >= -self.config.past_frames
+        if chunk is not None:
+            chunks = (positions + first) // chunk
+            near = near & (chunks <= chunks[start:stop, None])
         # A padded query would otherwise have nothing to look at, and give NaN.
         mask = (near & valid[:, None, :]) | (distance == 0)
         attended = nn.functional.scaled_dot_product_attention(query[:, :, start:stop], key, value, mask[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,7 +151,7 @@ class Recogniser:
 
     def _run(
         self,
-        readers: Iterable[tuple[Any, Iterable[Tensor]]],
+        readers: Iterable[tuple[Any, Generator[Tensor, None, None]]],
         search: SearchConfig | None,
         segment: SegmentConfig | None,
         word_timestamps: bool,
@@ -209,7 +209,8 @@ class Recogniser:
         return [self._segment(f, None if p is None else p[:n], s / SAMPLE_RATE, config.nbest) for f, p, n, s in rows]
 
     def _segment(self, found: list[Hypothesis], log_probs: Tensor | None, seconds: float, nbest: int) -> Segment:
-        best, words = found[0], ()
+        best = found[0]
+        words: tuple[Word, ...] = ()
         if log_probs is not None:
             words = tuple(self.words(best, log_probs, seconds))
         alternatives = (Alternative(self.tokenizer.decode(h.tokens), h.score) for h in found)
@@ -243,10 +244,10 @@ class Recogniser:
             yield Word(text, start, end, min(1.0, confidence))
 
 
-def _counted(read: Iterable[Tensor], job: _Job) -> Iterator[Tensor]:
+def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]:
     """Pass blocks on and note how long the source is; the reader is closed however this ends."""
-    with contextlib.closing(iter(read)) if hasattr(read, "close") else contextlib.nullcontext(read) as opened:
-        for block in opened:
+    with contextlib.closing(read):
+        for block in read:
             job.samples += len(block)
             yield block
 

@@ -1,1 +1,59 @@
-"""Recognition over time: sources, buffers, sessions and events, up to many streams in one batch."""
+"""Recognition over time: sources, buffers, sessions and events, up to many streams in one batch.
+
+    import streaming
+    for event in streaming.listen():
+        print(event.text)
+
+Importing this package is quick: what it offers is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streaming.endpoint import EndpointConfig
+    from streaming.engine import Engine, StreamConfig
+    from streaming.events import Event, Final, Partial
+    from streaming.listener import alisten, listen
+    from streaming.policy import PolicyConfig
+    from streaming.sources import AudioSource, FileReplay, Microphone, StandardInput
+
+__all__ = [
+    "AudioSource",
+    "EndpointConfig",
+    "Engine",
+    "Event",
+    "FileReplay",
+    "Final",
+    "Microphone",
+    "Partial",
+    "PolicyConfig",
+    "StandardInput",
+    "StreamConfig",
+    "alisten",
+    "listen",
+]
+
+_MODULES = {
+    "endpoint": ("EndpointConfig",),
+    "engine": ("Engine", "StreamConfig"),
+    "events": ("Event", "Final", "Partial"),
+    "listener": ("alisten", "listen"),
+    "policy": ("PolicyConfig",),
+    "sources": ("AudioSource", "FileReplay", "Microphone", "StandardInput"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # so that the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

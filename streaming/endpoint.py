@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ from asr.segment import WINDOW_SAMPLES
 
 __all__ = ["Decision", "EndpointConfig", "EndpointState", "VoiceDetector", "VoiceState", "advance"]
 
-WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLE_RATE
 _CONTEXT_SAMPLES = 64  # silero-vad sees the end of the window before
 _HIDDEN_SIZE = 128
 
@@ -32,7 +31,8 @@ class EndpointConfig:
 
     It begins once windows have reached `speech_threshold` for `min_speech_ms`, and takes `pre_roll_ms` of what came
     before with it, so that the first sound is not lost. It ends after `min_silence_ms` below `silence_threshold`, or
-    when it is `max_seconds` long: then at the most silent window of its second half.
+    when it is `max_seconds` long: then at the window least like speech among the last of it. All times are rounded up
+    to windows of 32 ms.
     """
 
     speech_threshold: float = 0.5
@@ -54,6 +54,32 @@ class EndpointConfig:
         require(self.min_silence_ms > 0, "endpoint.min_silence_ms", self.min_silence_ms, "positive")
         require(0 <= self.pre_roll_ms <= 5_000, "endpoint.pre_roll_ms", self.pre_roll_ms, "in 0..5000")
         require(2 <= self.max_seconds <= 60, "endpoint.max_seconds", self.max_seconds, "in 2..60")
+        held_ms = self.pre_roll_ms + self.min_speech_ms
+        require(
+            held_ms <= 500 * self.max_seconds,
+            "endpoint.pre_roll_ms + min_speech_ms",
+            held_ms,
+            f"at most half of max_seconds ({self.max_seconds})",
+        )
+
+    @property
+    def speech_windows(self) -> int:
+        """Windows of speech in a row that begin a segment."""
+        return max(1, _windows(self.min_speech_ms))
+
+    @property
+    def silence_windows(self) -> int:
+        """Windows of silence in a row that end a segment."""
+        return _windows(self.min_silence_ms)
+
+    @property
+    def held_windows(self) -> int:
+        """Windows before the one that begins a segment which belong to it: the pre-roll, and those that made sure."""
+        return _windows(self.pre_roll_ms) + self.speech_windows - 1
+
+
+def _windows(milliseconds: int) -> int:
+    return -(-milliseconds * SAMPLE_RATE // (1000 * WINDOW_SAMPLES))
 
 
 class Decision(Enum):
@@ -71,25 +97,19 @@ class EndpointState:
 
     speaking: bool = False
     run: int = 0  # windows of speech in a row while waiting; of silence in a row while speaking
-    length: int = 0  # windows of the open segment, pre-roll included
 
 
 def advance(state: EndpointState, probability: float, config: EndpointConfig) -> tuple[EndpointState, Decision]:
     """Take the speech probability of the next window."""
-    if not state.speaking:
-        run = state.run + 1 if probability >= config.speech_threshold else 0
-        if run and run * WINDOW_SECONDS * 1000 >= config.min_speech_ms:
-            return EndpointState(True, 0, pre_roll_windows(config) + 1), Decision.BEGIN
-        return EndpointState(False, run, 0), Decision.WAIT
-    run = state.run + 1 if probability < config.silence_threshold else 0
-    if run * WINDOW_SECONDS * 1000 >= config.min_silence_ms:
-        return EndpointState(), Decision.END
-    return replace(state, run=run, length=state.length + 1), Decision.SPEAK
-
-
-def pre_roll_windows(config: EndpointConfig) -> int:
-    """Windows before the one that begins a segment which belong to it: the pre-roll, and those that made it sure."""
-    return round((config.pre_roll_ms + config.min_speech_ms) / 1000 / WINDOW_SECONDS)
+    if state.speaking:
+        run = state.run + 1 if probability < config.silence_threshold else 0
+        if run >= config.silence_windows:
+            return EndpointState(), Decision.END
+        return EndpointState(True, run), Decision.SPEAK
+    run = state.run + 1 if probability >= config.speech_threshold else 0
+    if run >= config.speech_windows:
+        return EndpointState(True, 0), Decision.BEGIN
+    return EndpointState(False, run), Decision.WAIT
 
 
 class VoiceState(NamedTuple):

@@ -6,7 +6,6 @@ returns. The microphone is an engine with one session.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,8 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import SAMPLE_RATE
-from asr.config import Context, SearchConfig
-from asr.ctc import align
+from asr.config import Context, SearchConfig, require
 from asr.decoder import DecoderState
 from asr.encoder import EncoderState
 from asr.features import FeatureState
@@ -25,11 +23,10 @@ from asr.search import Hypothesis, Prefix, beam_search
 from asr.segment import WINDOW_SAMPLES
 from asr.tokenizer import SOS
 from asr.transcribe import Recogniser
-from asr.transcript import Segment, Word
 from streaming.endpoint import EndpointConfig, EndpointState, VoiceDetector, VoiceState
 from streaming.events import Event, Final, Partial
-from streaming.policy import FoundWord, PolicyConfig, committable
-from streaming.session import Committed, Session, Utterance
+from streaming.policy import FoundWord, PolicyConfig, committable, found_words
+from streaming.session import Committed, Session, Utterance, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
 
@@ -43,6 +40,9 @@ class StreamConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     partial_beam_size: int = 3
     final: SearchConfig | None = None
+
+    def __post_init__(self) -> None:
+        require(1 <= self.partial_beam_size <= 256, "partial_beam_size", self.partial_beam_size, "in 1..256")
 
 
 class Engine:
@@ -59,21 +59,26 @@ class Engine:
     def __init__(self, recogniser: Recogniser, config: StreamConfig | None = None) -> None:
         self.recogniser, self.config = recogniser, config or StreamConfig()
         self.model, self.device = recogniser.model, recogniser.device
-        model_config = recogniser.model.config
-        self.context = self.config.context or model_config.streaming
-        self.latency_ms = self.model.encoder.lookahead_ms(self.context) + (self.context.chunk_ms or 0)
-        self.final = self.config.final or model_config.search
-        self.partial = replace(self.final, beam_size=self.config.partial_beam_size, nbest=1, coverage_penalty=0.0)
-        self.chunk_samples = SAMPLE_RATE * (self.context.chunk_ms or 0) // 1000
-        self.frame_samples = model_config.frame_seconds * SAMPLE_RATE
+        settings = recogniser.model.config
+        self.context = self.config.context or settings.streaming
+        self.final = replace(self.config.final or settings.search, nbest=1)
+        self.partial = replace(self.final, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
+        self.frame_samples = settings.frame_seconds * SAMPLE_RATE
+        chunk_ms, lookahead_ms = (
+            f(self.context) for f in (self.model.encoder.chunk_ms, self.model.encoder.lookahead_ms)
+        )
+        frontend_ms = settings.features.hop_ms * (settings.features.n_fft / settings.features.hop_length - 1)
+        self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
+        # The first chunk waits until it has all that it depends on, so that every chunk gives its own frames: otherwise
+        # they would be held back, for the sake of a few samples, until the next is there.
+        self.chunk_samples, self.first_samples = (round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, self.latency_ms))
         self.detector = VoiceDetector(self.device)
-        self._fresh = self._fresh_utterance()
         self._word_starts = torch.tensor(recogniser.tokenizer.word_starts, device=self.device)
+        self._fresh = self._fresh_utterance()
 
     def start(self) -> Session:
         """A new stream."""
-        nothing = torch.zeros(0)
-        return Session(nothing, 0, VoiceState.start(1, self.device), EndpointState(), nothing)
+        return Session(torch.zeros(0), 0, VoiceState.start(1, self.device), EndpointState())
 
     @torch.inference_mode()
     def step(
@@ -83,60 +88,65 @@ class Engine:
 
         Args:
             sessions: any number of streams.
-            chunks: for each, 16 kHz mono float32 `(samples,)`, any length, none included.
+            chunks: for each, 16 kHz mono float32 `(samples,)` on the CPU, any length, none included.
             final: for each, whether it ends with this chunk; what is open is then finished.
 
         Returns:
             The sessions as they are now, and for each its events in order.
+
+        Raises:
+            AudioError: if a chunk is of another kind, or a sample in it is NaN or infinite; no session has then moved.
         """
         ends = list(final or [False] * len(sessions))
+        for i, chunk in enumerate(chunks):
+            check_chunk(chunk, f"stream {i}")
         now = [s.receive(c) for s, c in zip(sessions, chunks, strict=True)]
         events: list[list[Event]] = [[] for _ in now]
-        while ready := [
-            i for i, s in enumerate(now) if len(s.unread) >= WINDOW_SAMPLES or (ends[i] and len(s.unread))
-        ]:
+        while ready := [i for i, s in enumerate(now) if len(s.unread) >= WINDOW_SAMPLES or (ends[i] and len(s.unread))]:
             self._hear(now, ready)
             self._advance(now, ready, events)
-        for i in (i for i, end in enumerate(ends) if end):
-            while (utterance := now[i].utterance) is not None:
-                now[i] = replace(now[i], utterance=replace(utterance, ended=True))
-                self._advance(now, [i], events)
-        return now, events
-
-    def _advance(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
-        """Encode what makes a chunk, and spell what is new."""
-        grown = self._encode(now, rows)
-        self._show(now, [i for i in grown if not _ended(now[i])], events)
-        for i in rows:
-            if _ended(now[i]):
-                now[i] = self._finish(now[i], events[i])
+        ended = [i for i, end in enumerate(ends) if end]
+        for i in ended:
+            now[i] = now[i].end()
+        self._advance(now, ended, events)
+        return [s.settle() for s in now], events
 
     def _hear(self, now: list[Session], rows: list[int]) -> None:
-        windows = [now[i].unread[:WINDOW_SAMPLES] for i in rows]
-        padded = torch.stack([torch.nn.functional.pad(w, (0, WINDOW_SAMPLES - len(w))) for w in windows])
+        """Take a window of each stream."""
+        windows = pad_sequence([now[i].unread[:WINDOW_SAMPLES] for i in rows], batch_first=True)
+        windows = torch.nn.functional.pad(windows, (0, WINDOW_SAMPLES - windows.shape[1]))
         voice = VoiceState.stack([now[i].voice for i in rows])
-        probabilities, voice = self.detector.step(padded.to(self.device, non_blocking=True), voice)
+        probabilities, voice = self.detector.step(self._placed(windows), voice)
         for i, p, v in zip(rows, probabilities.tolist(), voice.split(), strict=True):
             now[i] = now[i].hear(p, v, self.config.endpoint, self._fresh, self.frame_samples)
 
+    def _advance(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
+        """Encode what makes a chunk, spell what is new, and finish what has ended."""
+        open_rows = [i for i in rows if now[i].utterance is not None]
+        grown = self._encode(now, open_rows)
+        if going := [i for i in grown if not now[i].opened.ended]:
+            self._show(now, going, events)
+        if ended := [i for i in open_rows if now[i].opened.ended]:
+            self._finish(now, ended, events)
+
     def _encode(self, now: list[Session], rows: list[int]) -> list[int]:
         """Run the encoder where a chunk is complete or the utterance has ended; says which rows have new frames."""
-        due: dict[tuple[object, ...], list[int]] = {}
+        due: dict[tuple[bool, int, tuple[int, ...]], list[int]] = {}
         for i in rows:
-            utterance = now[i].utterance
-            if utterance is None or not (utterance.ended or len(utterance.unencoded) >= self.chunk_samples):
-                continue
-            samples = len(utterance.unencoded) if utterance.ended else self.chunk_samples
-            key = (utterance.ended, samples, utterance.features.pending.shape, utterance.encoder.shape)
-            due.setdefault(key, []).append(i)
-        grown: list[int] = []
-        for (ended, samples, *_), group in due.items():
-            grown += self._encode_alike(now, group, int(str(samples)), bool(ended))
-        return grown
+            utterance = now[i].opened
+            samples = len(utterance.unencoded)
+            if not utterance.ended:
+                needed = self.chunk_samples if utterance.begun else self.first_samples
+                if samples < needed:
+                    continue
+                samples -= (samples - needed) % self.chunk_samples
+            waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape)
+            due.setdefault((utterance.ended, samples, waiting), []).append(i)
+        return [i for (ended, samples, _), group in due.items() for i in self._encode_alike(now, group, samples, ended)]
 
     def _encode_alike(self, now: list[Session], rows: list[int], samples: int, ended: bool) -> list[int]:
-        utterances = [u for i in rows if (u := now[i].utterance) is not None]
-        waveform = torch.stack([u.unencoded[:samples] for u in utterances]).to(self.device, non_blocking=True)
+        utterances = [now[i].opened for i in rows]
+        waveform = self._placed(torch.stack([u.unencoded[:samples] for u in utterances]))
         state = FeatureState(torch.cat([u.features.pending for u in utterances]))
         features, state = self.model.features.step(waveform, state)
         encoder = EncoderState.stack([u.encoder for u in utterances])
@@ -145,7 +155,8 @@ class Engine:
         for i, utterance, pending, encoder_state, frames in parts:
             grown = replace(
                 utterance,
-                unencoded=utterance.unencoded[samples:],
+                begun=True,
+                unencoded=utterance.unencoded[samples:].clone(),
                 features=FeatureState(pending),
                 encoder=encoder_state,
                 encoder_out=torch.cat([utterance.encoder_out, frames]),
@@ -155,97 +166,104 @@ class Engine:
 
     def _show(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search on from what is committed, commit what is sure, and give out what is heard so far."""
-        utterances = [u for i in rows if (u := now[i].utterance) is not None]
-        if not utterances:
-            return
-        encoded = Encoded(
-            pad_sequence([u.encoder_out for u in utterances], batch_first=True),
-            torch.tensor([len(u.encoder_out) for u in utterances], device=self.device),
-        )
-        prefix = self._prefix([u.committed for u in utterances], encoded.encoder_out.shape[1])
-        found = [h[0] for h in beam_search(self.model, encoded, self.partial, self.recogniser.lm, prefix)]
-        traced = self._trace(encoded, prefix, found)
+        utterances = [now[i].opened for i in rows]
+        encoded = self._encoded([u.encoder_out for u in utterances])
+        committed, policy = [u.committed for u in utterances], self.config.policy
+        found = self._search(encoded, committed, self.partial)
+        peaks = None
+        if policy.kind == "attention":
+            traced = self._trace(encoded, committed, [h.tokens for h in found])
+            peaks = [torch.stack([t[row] for t, _ in traced]).tolist() if traced else [] for row in range(len(rows))]
+        words = self._words(encoded, committed, found, peaks)
+        frame_ms = self.model.encoder.frame_ms
+        counts = [
+            committable(w, u.tentative, len(u.encoder_out), frame_ms, policy)
+            for w, u in zip(words, utterances, strict=True)
+        ]
+        committed = self._commit(encoded, utterances, found, words, counts)
         for row, (i, utterance) in enumerate(zip(rows, utterances, strict=True)):
-            words = self._words(utterance, found[row], [int(peak[row]) for peak, _ in traced])
-            heard = len(utterance.encoder_out)
-            frame_ms = self.model.encoder.frame_ms
-            count = committable(words, utterance.tentative, heard, frame_ms, self.config.policy)
-            committed = utterance.committed
-            if count:
-                tokens = words[count - 1].tokens
-                committed = _commit(committed, found[row], words[:count], _row(traced[tokens - 1][1], row))
+            rest = words[row][counts[row] :]
+            tentative = tuple(w.text for w in rest)
             shown = replace(
-                utterance,
-                committed=committed,
-                tentative=tuple(w.text for w in words[count:]),
-                shown=utterance.shown or bool(words),
+                utterance, committed=committed[row], tentative=tentative, shown=utterance.shown or bool(words[row])
             )
-            if shown.tentative != utterance.tentative or count:
-                events[i].append(self._partial(shown, words[count:], now[i].heard_seconds))
+            if tentative != utterance.tentative or counts[row]:
+                times = shown.words(rest, self.model.config.frame_seconds)
+                events[i].append(Partial(shown.committed.words, times, now[i].heard_seconds))
             now[i] = replace(now[i], utterance=shown)
 
-    def _trace(self, encoded: Encoded, prefix: Prefix, found: list[Hypothesis]) -> list[tuple[Tensor, DecoderState]]:
-        """Follow the hypotheses once more: for each token where the speller looked, and its state before the token."""
-        longest = max(len(h.tokens) for h in found)
-        spelled = torch.tensor([h.tokens + [SOS] * (longest - len(h.tokens)) for h in found], device=self.device)
+    def _commit(
+        self,
+        encoded: Encoded,
+        utterances: Sequence[Utterance],
+        found: Sequence[Hypothesis],
+        words: Sequence[Sequence[FoundWord]],
+        counts: Sequence[int],
+    ) -> list[Committed]:
+        """What is committed once the first `counts` of the `words` are."""
+        committed = [u.committed for u in utterances]
+        if not (rows := [row for row, count in enumerate(counts) if count]):
+            return committed
+        sure = [found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows]
+        some = Encoded(*(x[rows] for x in encoded))
+        traced = self._trace(some, [committed[row] for row in rows], sure)
+        for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
+            decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
+            new = words[row][: counts[row]]
+            committed[row] = utterances[row].commit(found[row], new, decoder, self.model.config.frame_seconds)
+        return committed
+
+    def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
+        """Search to the end of ended utterances with all the weight of whole files, given what is committed."""
+        utterances = [now[i].opened for i in rows]
+        committed = [u.committed for u in utterances]
+        frames = [max(round(u.samples / self.frame_samples), u.committed.end_frame) for u in utterances]
+        encoded = self._encoded([u.encoder_out[:n] for u, n in zip(utterances, frames, strict=True)])
+        found = self._search(encoded, committed, self.final)
+        words = self._words(encoded, committed, found)
+        for i, utterance, hypothesis, rest in zip(rows, utterances, found, words, strict=True):
+            segment = utterance.segment(rest, hypothesis.score, self.model.config.frame_seconds)
+            if segment.words or utterance.shown:
+                events[i].append(Final(segment, now[i].heard_seconds))
+            now[i] = now[i].close(self._fresh)
+
+    def _encoded(self, encoder_out: Sequence[Tensor]) -> Encoded:
+        lengths = torch.tensor([len(x) for x in encoder_out], device=self.device)
+        return Encoded(pad_sequence(list(encoder_out), batch_first=True), lengths)
+
+    def _search(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[Hypothesis]:
+        prefix = self._prefix(committed, encoded.encoder_out.shape[1])
+        return [h[0] for h in beam_search(self.model, encoded, config, self.recogniser.lm, prefix)]
+
+    def _trace(
+        self, encoded: Encoded, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[Tensor, DecoderState]]:
+        """Spell tokens after the committed ones: at each, where the speller looks, and its state before it."""
+        longest = max(map(len, tokens))
+        padded = torch.tensor([[*t, *[SOS] * (longest - len(t))] for t in tokens], device=self.device)
         memory = self.model.decoder.prepare(*encoded)
-        last, state = prefix.last, prefix.decoder
+        last, state, *_ = self._prefix(committed, encoded.encoder_out.shape[1])
         traced: list[tuple[Tensor, DecoderState]] = []
         for u in range(longest):
             _, state = self.model.decoder.step(last, state, memory)
-            last = spelled[:, u]
+            last = padded[:, u]
             traced.append((state.alignment.mean(1).argmax(-1), state))
-        peaks = torch.stack([p for p, _ in traced]).cpu() if traced else torch.zeros(0, len(found))
-        return [(peak, state) for peak, (_, state) in zip(peaks, traced, strict=True)]
+        return traced
 
-    def _words(self, utterance: Utterance, found: Hypothesis, peaks: list[int]) -> list[FoundWord]:
+    def _words(
+        self,
+        encoded: Encoded,
+        committed: Sequence[Committed],
+        found: Sequence[Hypothesis],
+        peaks: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[FoundWord]]:
         """The words of what was found after the committed ones, with where they were heard."""
-        start, heard = utterance.committed.end_frame, len(utterance.encoder_out)
-        spans = align(self.model.ctc_log_probs(utterance.encoder_out[start:]).cpu(), found.tokens)
-        if spans is None:  # more tokens than frames: they are too close to the edge to be sure of
-            spans = [(heard - start, heard - start)] * len(found.tokens)
-        words = []
-        for text, first, after in self.recogniser.tokenizer.words(found.tokens):
-            confidence = torch.tensor(found.token_scores[first:after]).mean().exp().item()
-            frames = (start + spans[first][0], start + spans[after - 1][1])
-            words.append(FoundWord(text, after, max(peaks[first:after]), *frames, min(1.0, confidence)))
-        return words
-
-    def _partial(self, utterance: Utterance, words: list[FoundWord], heard_seconds: float) -> Partial:
-        tentative = (self._word(utterance, w.text, w.first_frame, w.last_frame, w.confidence) for w in words)
-        committed = (self._word(utterance, *w) for w in utterance.committed.words)
-        return Partial(tuple(committed), tuple(tentative), heard_seconds)
-
-    def _word(self, utterance: Utterance, text: str, first_frame: int, last_frame: int, confidence: float) -> Word:
-        start, frame = utterance.start_samples / SAMPLE_RATE, self.frame_samples / SAMPLE_RATE
-        return Word(text, start + first_frame * frame, start + last_frame * frame, confidence)
-
-    def _finish(self, session: Session, events: list[Event]) -> Session:
-        """Search to the end of an ended utterance with all the weight of whole files, given what is committed."""
-        utterance = session.utterance
-        if utterance is None:
-            return session
-        frames = round(utterance.samples / self.frame_samples)
-        encoder_out = utterance.encoder_out[None, :frames]
-        committed = utterance.committed
-        hypothesis = Hypothesis([], 0.0, [])
-        if encoder_out.shape[1]:
-            encoded = Encoded(encoder_out, torch.tensor([encoder_out.shape[1]], device=self.device))
-            prefix = self._prefix([committed], encoder_out.shape[1])
-            hypothesis = beam_search(self.model, encoded, self.final, self.recogniser.lm, prefix)[0][0]
-        whole = Hypothesis(
-            [*committed.tokens, *hypothesis.tokens],
-            hypothesis.score,
-            [*committed.token_scores, *hypothesis.token_scores],
-        )
-        text = self.recogniser.tokenizer.decode(whole.tokens)
-        if text or utterance.shown:
-            start, seconds = utterance.start_samples / SAMPLE_RATE, utterance.samples / SAMPLE_RATE
-            log_probs = self.model.ctc_log_probs(encoder_out[0]).cpu()
-            words = self.recogniser.words(whole, log_probs, seconds, start)
-            segment = Segment(text, start, start + seconds, whole.score, tuple(words))
-            events.append(Final(segment, session.heard_seconds))
-        return session.close(self._fresh)
+        log_probs, lengths = self.model.ctc_log_probs(encoded.encoder_out).cpu(), encoded.encoder_out_lengths.tolist()
+        starts = [c.end_frame for c in committed]
+        return [
+            found_words(self.recogniser.tokenizer, h, log_probs[row, :length], start, peaks[row] if peaks else None)
+            for row, (h, start, length) in enumerate(zip(found, starts, lengths, strict=True))
+        ]
 
     def _prefix(self, committed: Sequence[Committed], frames: int) -> Prefix:
         """What searches go on from, their alignments brought to the same number of frames."""
@@ -256,39 +274,15 @@ class Engine:
         return Prefix(last, decoder, first_frame, self._word_starts)
 
     def _fresh_utterance(self) -> Utterance:
+        model = self.model
         with torch.inference_mode():
-            nothing = torch.zeros(0)
-            encoder_out = torch.zeros(0, self.model.config.encoder.output_size, device=self.device)
-            encoder_out = encoder_out.to(self.model.dtype)
-            lengths = torch.ones(1, dtype=torch.long, device=self.device)
-            memory = self.model.decoder.prepare(encoder_out.new_zeros(1, 1, encoder_out.shape[1]), lengths)
-            return Utterance(
-                start_samples=0,
-                samples=0,
-                unencoded=nothing,
-                tail=nothing,
-                probabilities=(),
-                features=self.model.features.initial_state(1),
-                encoder=self.model.encoder.initial_state(1),
-                encoder_out=encoder_out,
-                committed=Committed((), (), (), self.model.decoder.initial_state(memory), 0),
-            )
+            encoder_out = torch.zeros(0, model.config.encoder.output_size, device=self.device, dtype=model.dtype)
+            one = torch.ones(1, dtype=torch.long, device=self.device)
+            memory = model.decoder.prepare(encoder_out.new_zeros(1, 1, encoder_out.shape[1]), one)
+            committed = Committed((), (), 0.0, model.decoder.initial_state(memory), 0)
+            features, encoder = model.features.initial_state(1), model.encoder.initial_state(1)
+            return Utterance(0, 0, torch.zeros(0), features, encoder, encoder_out, committed)
 
-
-def _ended(session: Session) -> bool:
-    return session.utterance is not None and session.utterance.ended
-
-
-def _row(state: DecoderState, row: int) -> DecoderState:
-    return DecoderState(*(x[row : row + 1].clone() for x in state))
-
-
-def _commit(committed: Committed, found: Hypothesis, words: list[FoundWord], decoder: DecoderState) -> Committed:
-    count = words[-1].tokens
-    return Committed(
-        tokens=(*committed.tokens, *found.tokens[:count]),
-        token_scores=(*committed.token_scores, *found.token_scores[:count]),
-        words=(*committed.words, *((w.text, w.first_frame, w.last_frame, w.confidence) for w in words)),
-        decoder=decoder,
-        end_frame=words[-1].last_frame,
-    )
+    def _placed(self, waveform: Tensor) -> Tensor:
+        """Samples on the model's device, copied while the host goes on where that is a GPU."""
+        return waveform if self.device.type == "cpu" else waveform.pin_memory().to(self.device, non_blocking=True)

@@ -28,7 +28,7 @@ class Partial:
 
 @dataclass(frozen=True)
 class Final:
-    """A finished segment; it begins with every word that was committed while it was spoken."""
+    """A finished segment; it begins with every word that was committed while it was spoken, times and all."""
 
     segment: Segment
     heard_seconds: float

@@ -10,13 +10,19 @@ from the right edge of what has been heard. What is far enough is told by one of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asr.config import choices, require
+from torch import Tensor
 
-__all__ = ["FoundWord", "PolicyConfig", "committable"]
+from asr.config import choices, require
+from asr.ctc import align
+from asr.search import Hypothesis
+from asr.tokenizer import Tokenizer
+
+__all__ = ["FoundWord", "PolicyConfig", "committable", "found_words"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class FoundWord:
 
     text: str
     tokens: int  # how many tokens of the hypothesis spell all up to and including this word
-    attention_frame: int  # the last at which the speller looked hardest while it spelled the word
+    attention_frame: int  # the last at which the speller looked hardest while it spelled the word; 0 if not asked for
     first_frame: int  # by CTC alignment
-    last_frame: int
+    last_frame: int  # the one after its last; where all there are hold no alignment, their number
     confidence: float
 
 
@@ -59,13 +65,39 @@ def committable(
     count = 0
     # The last word may still grow: "for" becomes "forty". It has to wait until another has begun.
     for i, word in enumerate(words[:-1]):
+        if word.last_frame >= heard_frames:
+            break
         if config.kind == "attention":
             sure = word.attention_frame < edge and words[i + 1].attention_frame > word.attention_frame
         elif config.kind == "ctc":
             sure = word.last_frame < edge
         else:
-            sure = i < len(before) and before[i] == word.text and word.last_frame < heard_frames
+            sure = i < len(before) and before[i] == word.text
         if not sure:
             break
         count += 1
     return count
+
+
+def found_words(
+    tokenizer: Tokenizer, found: Hypothesis, log_probs: Tensor, start: int, peaks: Sequence[int] | None
+) -> list[FoundWord]:
+    """The words of a hypothesis.
+
+    Args:
+        tokenizer: that of the model.
+        found: what follows the committed words.
+        log_probs: `(T, V)` of the CTC head, of the segment so far, on the CPU.
+        start: the frame in which the committed words end.
+        peaks: for each token, the frame at which the speller looked hardest; None if nobody asks.
+    """
+    heard = len(log_probs)
+    spans = align(log_probs[start:], found.tokens)
+    if spans is None:  # more tokens than frames: they are too close to the edge to be sure of
+        spans = [(0, heard - start)] * len(found.tokens)
+    words = []
+    for text, first, after in tokenizer.words(found.tokens):
+        peak = max(peaks[first:after]) if peaks else 0
+        confidence = min(1.0, math.exp(sum(found.token_scores[first:after]) / (after - first)))
+        words.append(FoundWord(text, after, peak, start + spans[first][0], start + spans[after - 1][1], confidence))
+    return words

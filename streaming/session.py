@@ -1,12 +1,13 @@
 """One stream's state, and the transitions of it that need no model: a value that is passed in and returned.
 
-A stream waits, with a pre-roll of what it heard last, until someone speaks; then a `Utterance` is open until the endpoint
-rules close it. Memory is bounded by the longest utterance that they allow.
+A stream waits, with a pre-roll of what it heard last, until someone speaks; then an `Utterance` is open until the
+endpoint rules close it. Memory is bounded by the longest utterance that they allow.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,24 +17,35 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.decoder import DecoderState
 from asr.encoder import EncoderState
+from asr.errors import AudioError
 from asr.features import FeatureState
+from asr.search import Hypothesis
 from asr.segment import WINDOW_SAMPLES
-from streaming.endpoint import Decision, EndpointConfig, EndpointState, VoiceState, advance, pre_roll_windows
+from asr.transcript import Segment, Word
+from streaming.endpoint import Decision, EndpointConfig, EndpointState, VoiceState, advance
+from streaming.policy import FoundWord
 
-__all__ = ["Committed", "Session", "Utterance"]
+__all__ = ["Committed", "Session", "Utterance", "Window", "check_chunk"]
 
 # A segment that grows too long is cut within this much of its end.
-_TAIL_SECONDS = 4.0
+_TAIL_WINDOWS = int(4.0 * SAMPLE_RATE) // WINDOW_SAMPLES
+
+
+class Window(NamedTuple):
+    """A stretch of 32 ms that was heard; only the last of a stream may be shorter."""
+
+    samples: Tensor
+    probability: float  # that it is speech
 
 
 class Committed(NamedTuple):
     """What of an utterance will not change any more."""
 
     tokens: tuple[int, ...]
-    token_scores: tuple[float, ...]
-    words: tuple[tuple[str, int, int, float], ...]  # text, first and last frame by CTC, confidence
+    words: tuple[Word, ...]
+    score: float  # the speller's log-probability of the tokens
     decoder: DecoderState  # of one row, after all the tokens but the last
-    end_frame: int  # where the last of its words ends
+    end_frame: int  # where the last of the words ends
 
 
 @dataclass(frozen=True)
@@ -43,16 +55,54 @@ class Utterance:
     start_samples: int  # on the stream's clock
     samples: int  # how long it is
     unencoded: Tensor  # (samples,), not yet a whole chunk
-    tail: Tensor  # (samples,), the latest audio, from which the next segment begins if this one has to be cut
-    probabilities: tuple[float, ...]  # of speech in each window of `tail`
     features: FeatureState
     encoder: EncoderState
     encoder_out: Tensor  # (T, D)
     committed: Committed
+    begun: bool = False  # the encoder has been given its first chunk
     tentative: tuple[str, ...] = ()
     shown: bool = False  # a Partial with words has been given out
     ended: bool = False
-    carried: Tensor | None = None  # (samples,), audio beyond its end, when it had to be cut
+
+    @property
+    def start_seconds(self) -> float:
+        return self.start_samples / SAMPLE_RATE
+
+    @property
+    def end_seconds(self) -> float:
+        return (self.start_samples + self.samples) / SAMPLE_RATE
+
+    def words(self, found: Sequence[FoundWord], frame_seconds: float) -> tuple[Word, ...]:
+        """Words that were found in it, with their times on the stream's clock."""
+        start, end = self.start_seconds, self.end_seconds
+        return tuple(
+            Word(
+                word.text,
+                min(start + word.first_frame * frame_seconds, end),
+                min(start + word.last_frame * frame_seconds, end),
+                word.confidence,
+            )
+            for word in found
+        )
+
+    def commit(
+        self, hypothesis: Hypothesis, words: Sequence[FoundWord], decoder: DecoderState, frame_seconds: float
+    ) -> Committed:
+        """What is committed once the first `words` of a hypothesis are; `decoder` as `Committed` has it."""
+        before, count = self.committed, words[-1].tokens
+        return Committed(
+            tokens=(*before.tokens, *hypothesis.tokens[:count]),
+            words=(*before.words, *self.words(words, frame_seconds)),
+            score=before.score + sum(hypothesis.token_scores[:count]),
+            decoder=decoder,
+            end_frame=words[-1].last_frame,
+        )
+
+    def segment(self, rest: Sequence[FoundWord], score: float, frame_seconds: float) -> Segment:
+        """The committed words and, with their score, those that were found at its end."""
+        words = (*self.committed.words, *self.words(rest, frame_seconds))
+        text = " ".join(word.text for word in words)
+        return Segment(text, self.start_seconds, self.end_seconds, self.committed.score + score, words)
 
 
 @dataclass(frozen=True)
@@ -63,16 +113,27 @@ class Session:
     read_samples: int  # that went through the detector
     voice: VoiceState
     endpoint: EndpointState
-    pre_roll: Tensor  # (samples,), what was heard last while waiting
+    latest: tuple[Window, ...] = ()  # while waiting the pre-roll, then the end of the utterance, where it may be cut
     utterance: Utterance | None = None
 
     @property
     def heard_seconds(self) -> float:
         return self.read_samples / SAMPLE_RATE
 
+    @property
+    def opened(self) -> Utterance:
+        """The utterance, where there must be one."""
+        if self.utterance is None:
+            raise RuntimeError("no utterance is open")
+        return self.utterance
+
     def receive(self, waveform: Tensor) -> Session:
         """Append what has arrived, `(samples,)`."""
-        return replace(self, unread=torch.cat([self.unread, waveform]) if len(self.unread) else waveform)
+        return replace(self, unread=torch.cat([self.unread, waveform])) if len(waveform) else self
+
+    def settle(self) -> Session:
+        """Let go of the memory of what has been read, and of whoever owned it."""
+        return replace(self, unread=self.unread.clone())
 
     def hear(
         self, probability: float, voice: VoiceState, config: EndpointConfig, fresh: Utterance, frame_samples: float
@@ -86,62 +147,88 @@ class Session:
             fresh: an empty utterance, for the case that one begins.
             frame_samples: how much audio a frame of the encoder's output stands for.
         """
-        window, unread = self.unread[:WINDOW_SAMPLES], self.unread[WINDOW_SAMPLES:]
+        window = self.unread[:WINDOW_SAMPLES].clone()  # so that it does not keep all that came with it
         endpoint, decision = advance(self.endpoint, probability, config)
-        heard = replace(
-            self, unread=unread, read_samples=self.read_samples + len(window), voice=voice, endpoint=endpoint
+        keep = config.held_windows if decision is Decision.WAIT else max(_TAIL_WINDOWS, config.held_windows + 1)
+        heard = Session(
+            unread=self.unread[WINDOW_SAMPLES:],
+            read_samples=self.read_samples + len(window),
+            voice=voice,
+            endpoint=endpoint,
+            latest=_last((*self.latest, Window(window, probability)), keep),
+            utterance=self.utterance,
         )
-        if decision is Decision.WAIT:
-            kept = torch.cat([self.pre_roll, window])[-pre_roll_windows(config) * WINDOW_SAMPLES :]
-            return replace(heard, pre_roll=kept)
         if decision is Decision.BEGIN:
-            begun = begin(fresh, torch.cat([self.pre_roll, window]), heard.read_samples)
-            return replace(heard, pre_roll=self.pre_roll[:0], utterance=begun)
+            return heard.begin(fresh)
         if self.utterance is None:
             return heard
-        utterance = _extended(self.utterance, window, probability, decision is Decision.END)
-        if not utterance.ended and utterance.samples >= config.max_seconds * SAMPLE_RATE:
-            utterance = _cut(utterance, frame_samples)
-        return replace(heard, utterance=utterance)
+        utterance = replace(
+            self.utterance,
+            samples=self.utterance.samples + len(window),
+            unencoded=torch.cat([self.utterance.unencoded, window]),
+        )
+        heard = replace(heard, utterance=utterance)
+        if decision is Decision.END:
+            # Half of the silence is left for the next utterance's pre-roll: it may begin at once.
+            spare = min(config.held_windows, config.silence_windows // 2)
+            return heard.cut(max(len(heard.latest) - spare, _first_free(heard.latest, utterance, frame_samples)))
+        if utterance.samples >= config.max_seconds * SAMPLE_RATE:
+            return heard.cut_short(config, frame_samples)
+        return heard
+
+    def begin(self, fresh: Utterance) -> Session:
+        """Open an utterance that begins with the latest windows."""
+        audio = torch.cat([w.samples for w in self.latest])
+        start = self.read_samples - len(audio)
+        return replace(self, utterance=replace(fresh, start_samples=start, samples=len(audio), unencoded=audio))
+
+    def cut(self, at: int) -> Session:
+        """End the utterance before the window `latest[at]`; what follows stays, for the next one."""
+        rest = self.latest[at:]
+        samples = self.opened.samples - sum(len(w.samples) for w in rest)
+        return replace(self, latest=rest, utterance=replace(self.opened, samples=samples, ended=True))
+
+    def cut_short(self, config: EndpointConfig, frame_samples: float) -> Session:
+        """End an utterance that has grown too long where it is least like speech, but after all that is committed."""
+        half = len(self.latest) - self.opened.samples // (2 * WINDOW_SAMPLES)
+        first = min(max(half, _first_free(self.latest, self.opened, frame_samples)), len(self.latest) - 1)
+        at = min(range(first, len(self.latest)), key=lambda i: self.latest[i].probability)
+        ended = self.cut(at)
+        if all(w.probability < config.silence_threshold for w in ended.latest):  # nobody speaks on
+            return replace(ended, endpoint=EndpointState(), latest=_last(ended.latest, config.held_windows))
+        return ended
 
     def close(self, fresh: Utterance) -> Session:
-        """Let go of the ended utterance; what it could not hold any more begins the next one."""
-        carried = self.utterance.carried if self.utterance else None
-        if carried is None:
-            return replace(self, utterance=None)
-        return replace(self, utterance=begin(fresh, carried, self.read_samples))
+        """Let go of the ended utterance; where someone speaks on, what it could not hold begins the next one."""
+        return self.begin(fresh) if self.endpoint.speaking else replace(self, utterance=None)
+
+    def end(self) -> Session:
+        """End the utterance and wait, for nothing or for someone to begin afresh."""
+        ended = replace(self.utterance, ended=True) if self.utterance else None
+        return replace(self, endpoint=EndpointState(), latest=(), utterance=ended)
 
 
-def begin(fresh: Utterance, audio: Tensor, read_samples: int) -> Utterance:
-    """An utterance that begins with `audio` `(samples,)`, the last of what has been heard."""
-    windows = -(-len(audio) // WINDOW_SAMPLES)
-    return replace(
-        fresh,
-        start_samples=read_samples - len(audio),
-        samples=len(audio),
-        unencoded=audio,
-        tail=audio,
-        probabilities=(1.0,) * windows,
-    )
+def _last(windows: tuple[Window, ...], count: int) -> tuple[Window, ...]:
+    return windows[max(0, len(windows) - count) :]
 
 
-def _extended(utterance: Utterance, window: Tensor, probability: float, ended: bool) -> Utterance:
-    keep = int(_TAIL_SECONDS * SAMPLE_RATE) // WINDOW_SAMPLES
-    return replace(
-        utterance,
-        samples=utterance.samples + len(window),
-        unencoded=torch.cat([utterance.unencoded, window]),
-        tail=torch.cat([utterance.tail, window])[-keep * WINDOW_SAMPLES :],
-        probabilities=(*utterance.probabilities, probability)[-keep:],
-        ended=ended,
-    )
+def _first_free(latest: tuple[Window, ...], utterance: Utterance, frame_samples: float) -> int:
+    """The first of the latest windows that lies wholly behind the committed words."""
+    first_sample = utterance.samples - sum(len(w.samples) for w in latest)
+    committed = math.ceil((utterance.committed.end_frame * frame_samples - first_sample) / WINDOW_SAMPLES)
+    return min(max(0, committed), len(latest))
 
 
-def _cut(utterance: Utterance, frame_samples: float) -> Utterance:
-    """End an utterance that has grown too long where it is least like speech, but after all that is committed."""
-    first_tail_sample = utterance.samples - len(utterance.tail)
-    committed = (utterance.committed.end_frame * frame_samples - first_tail_sample) / WINDOW_SAMPLES
-    first = min(max(0, math.ceil(committed)), len(utterance.probabilities) - 1)
-    window = min(range(first, len(utterance.probabilities)), key=utterance.probabilities.__getitem__)
-    rest = utterance.tail[window * WINDOW_SAMPLES :]
-    return replace(utterance, samples=utterance.samples - len(rest), carried=rest, ended=True)
+def check_chunk(chunk: object, source: object) -> None:
+    """Refuse what is no stretch of 16 kHz mono float32 samples `(samples,)`.
+
+    Raises:
+        AudioError: naming `source` and what is wrong.
+    """
+    if not isinstance(chunk, Tensor):
+        raise AudioError(source, f"a chunk is of type {type(chunk).__name__}: it must be a torch.Tensor")
+    if chunk.dtype != torch.float32 or chunk.dim() != 1 or chunk.device.type != "cpu":
+        found = f"{chunk.dtype} {tuple(chunk.shape)} on {chunk.device.type}"
+        raise AudioError(source, f"a chunk is {found}: it must be torch.float32 (samples,) on cpu")
+    if not bool(chunk.isfinite().all()):
+        raise AudioError(source, "a sample in a chunk is NaN or infinite")

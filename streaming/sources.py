@@ -5,35 +5,27 @@ Each is an iterable of 16 kHz mono float32 tensors `(samples,)`, whatever the so
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import math
 import os
 import select
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from asr.audio import SAMPLE_RATE, Resampler, blocks, source_name
 from asr.config import require
 from asr.errors import AudioError, DeviceError, SourceError
 from streaming.audio_source import AudioSource, BaseSource
-from streaming.devices import Device, devices, find_device, load_sounddevice, refresh
-from streaming.ring_buffer import RingBuffer
+from streaming.capture import Capture
+from streaming.devices import Device, devices, find_device, refresh
 
 __all__ = ["AudioSource", "Device", "FileReplay", "Microphone", "StandardInput", "devices", "find_device"]
 
-_BLOCK_SECONDS = 0.02  # how much the audio callback brings at a time
-_CHUNK_SECONDS = 0.5  # the most that a microphone delivers at a time, after the reader was late
-_POLL_SECONDS = 0.25  # how often to look whether a silent device is still there
-_STOP_SECONDS = 2.0  # how long a device may take to stop
-_MAX_CHANNELS = 8  # a device that claims more is virtual, or has sockets that nothing is plugged into
 _STDIN_BYTES = 1 << 16
 _READ_SECONDS = 5.0  # how much of a file to decode at a time
 
@@ -76,7 +68,7 @@ class Microphone(BaseSource):
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._notify = notify or (lambda line: None)
-        self._capture = _Capture(find_device(device), buffer_seconds)
+        self._capture = Capture(find_device(device), buffer_seconds)
         super().__init__(self._capture.name)
         # A number may mean another device once this one has gone away.
         self._wanted = device
@@ -114,6 +106,8 @@ class Microphone(BaseSource):
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         while True:
+            if self._stopping:  # perhaps while the device was being opened
+                self._capture.buffer.close()
             problem = yield from self._listen(self._capture)
             if self._stopping:
                 return
@@ -128,7 +122,7 @@ class Microphone(BaseSource):
                 return
             self._notify(f"{self.name} is back after {away_seconds:.1f} s")
 
-    def _listen(self, capture: _Capture) -> Generator[torch.Tensor, None, str]:
+    def _listen(self, capture: Capture) -> Generator[torch.Tensor, None, str]:
         """Deliver what one capture brings until it ends, and return why it did."""
         problem = "has gone away (unplugged, or its sound server has ended)"
         while not capture.buffer.finished:
@@ -145,90 +139,19 @@ class Microphone(BaseSource):
     def _reopen(self) -> bool:
         """Try until the device is open again; return False if asked to stop before it is."""
         gone = self._capture
-        while not self._stopping:
+        while True:
             self._wake.wait(self._retry_seconds)
-            if self._stopping or not gone.released:
+            if self._stopping:
+                return False
+            if gone in Capture.held:  # still hanging; another would too
                 continue
             with contextlib.suppress(DeviceError):
-                if not _OPEN:  # others would not survive it
+                if not Capture.held:  # others would not survive it
                     refresh()
-                self._capture = _Capture(find_device(self._wanted), self._buffer_seconds)
+                self._capture = Capture(find_device(self._wanted), self._buffer_seconds)
                 self._dropped_before += gone.buffer.dropped_seconds
                 self._overflows_before += gone.overflows
-                if self._stopping:
-                    self._capture.buffer.close()
                 return True
-        return False
-
-
-class _Capture:
-    """One opening of a device: from its audio callback to mono samples at its own rate."""
-
-    def __init__(self, device: Device, buffer_seconds: float) -> None:
-        sounddevice = load_sounddevice()
-        rate, channels = device.sample_rate, device.channels if device.channels <= _MAX_CHANNELS else 2
-        self.device = device
-        self.name = f"microphone {device.name!r}"
-        self.buffer = RingBuffer(math.ceil(buffer_seconds * rate), rate, channels)
-        self.resampler = Resampler(rate, self.name)
-        self.overflows = 0
-        self.heard_at = time.monotonic()
-        self._stop_everything_at_exit = sounddevice._exit_handler
-        self._closer = threading.Thread(target=self._release, name="close-microphone", daemon=True)
-        self._closing = threading.Lock()
-        self._stream: Any = None
-        try:
-            self._stream = sounddevice.InputStream(
-                samplerate=rate,
-                blocksize=round(rate * _BLOCK_SECONDS),
-                device=device.index,
-                channels=channels,
-                dtype="float32",
-                callback=self._callback,
-                finished_callback=self.buffer.close,
-            )
-            _OPEN.add(self)
-            self._stream.start()
-        except (sounddevice.PortAudioError, ValueError) as error:
-            self.close()
-            raise DeviceError(f"{self.name} cannot be opened at {rate} Hz, {channels} channels: {error}") from error
-
-    def _callback(self, block: NDArray[np.float32], frames: int, times: object, status: Any) -> None:
-        """Called in the audio system's own thread: copy and be gone."""
-        self.buffer.write(block)
-        self.heard_at = time.monotonic()
-        if status.input_overflow:
-            self.overflows += 1
-
-    def read(self) -> torch.Tensor:
-        """The next samples `(samples,)`, or none after a moment without any."""
-        samples = self.buffer.read(_POLL_SECONDS, round(self.device.sample_rate * _CHUNK_SECONDS))
-        return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
-
-    @property
-    def released(self) -> bool:
-        """Whether the device was given back."""
-        return self not in _OPEN
-
-    def close(self) -> None:
-        """Give the device back; where the sound system hangs, do not wait for that, now or at exit."""
-        self.buffer.close()
-        with self._closing:
-            if self._closer.ident is None:
-                self._closer.start()
-        self._closer.join(_STOP_SECONDS)
-        if self._closer.is_alive():
-            atexit.unregister(self._stop_everything_at_exit)
-
-    def _release(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-            self._stream.close()
-        _OPEN.discard(self)
-
-
-# Captures whose device is open. Were one forgotten unclosed, its callback must not be collected while it is called.
-_OPEN: set[_Capture] = set()
 
 
 class FileReplay(BaseSource):

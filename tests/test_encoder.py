@@ -232,7 +232,8 @@ def test_batch_normalisation_learns_from_valid_frames_alone() -> None:
 
 def chunk_frames(encoder: Encoder, context: Context) -> int:
     """How many output frames come out together."""
-    return -(-int(context.chunk_ms or 0) // int(encoder.frame_ms)) if encoder.config.bidirectional else 1
+    together = encoder.config.bidirectional or encoder.config.hybrid.layers
+    return -(-int(context.chunk_ms or 0) // int(encoder.frame_ms)) if together else 1
 
 
 def latest_frame(encoder: Encoder, context: Context, out: int) -> int:

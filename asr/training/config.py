@@ -112,7 +112,7 @@ class TrainConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    streaming: Context = field(default_factory=lambda: Context(chunk_ms=480, lookahead_ms=120))
+    streaming: Context = field(default_factory=lambda: Context(chunk_ms=360, lookahead_ms=120))
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

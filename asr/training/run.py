@@ -105,7 +105,7 @@ class Saver(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         part = self._path.with_name(self._path.name + ".part")
-        trainer.save_checkpoint(part)
+        trainer.save_checkpoint(part, weights_only=False)  # the optimiser and the loops too
         part.replace(self._path)
         self._saved_step = trainer.global_step
 
@@ -165,7 +165,8 @@ def train(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("cuda: no CUDA device can be used here")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(config.seed)
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST

@@ -1,0 +1,193 @@
+"""`spellstream listen` and `spellstream devices`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+
+from asr import options as shared
+from asr.errors import DeviceError
+from asr.terminal import say
+from streaming import options as opt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streaming.audio_source import BaseSource
+    from streaming.display import LiveView, Tally
+    from streaming.engine import Engine
+    from streaming.writers import TranscriptWriter
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(listen)
+    app.command()(devices)
+
+
+def listen(
+    input_device: opt.InputDevice = None,
+    reconnect: opt.Reconnect = False,
+    file: opt.File = None,
+    speed: opt.Speed = None,
+    stdin: opt.Stdin = False,
+    sample_rate: opt.SampleRate = None,
+    channels: opt.Channels = None,
+    sample_format: opt.SampleFormatOption = None,
+    model: shared.ModelName = "default",
+    device: shared.Device = shared.DeviceName.auto,
+    threads: shared.Threads = None,
+    min_silence_ms: opt.MinSilenceMs = 800,
+    speech_threshold: opt.SpeechThreshold = 0.5,
+    max_seconds: opt.MaxSeconds = 20.0,
+    policy: opt.Policy = opt.PolicyName.ctc,
+    margin_ms: opt.MarginMs = 480,
+    chunk_ms: opt.ChunkMs = None,
+    lookahead_ms: opt.LookaheadMs = None,
+    save: opt.Save = None,
+    output: opt.Output = None,
+    format_name: opt.TranscriptFormat = None,
+    partials: opt.Partials = False,
+    level: opt.Level = True,
+) -> None:
+    """Turn speech into text while it is spoken.
+
+    On a terminal, words that may still change are dimmed. In a pipe, each segment is a line as soon as it is finished.
+    Ctrl-C ends it with the last words; a second one at once.
+
+    Examples:
+      spellstream listen
+      spellstream listen --input-device usb --save session.wav --output session.srt
+      spellstream listen --file talk.mp4 --speed 0 --format jsonl > talk.jsonl
+      arecord -t raw -f S16_LE -r 48000 | spellstream listen --stdin --sample-rate 48000
+    """
+    outputs = opt.Outputs(save, output, format_name, partials, level)
+    stream = opt.SourceOptions(input_device, reconnect, file, speed, stdin, sample_rate, channels, sample_format)
+    stream.check()
+    outputs.check(file)
+    config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms)
+
+    from streaming.display import Tally
+    from streaming.engine import Engine
+
+    tally = Tally()
+    with stream.open() as source:  # before the model is loaded: what is said meanwhile is not lost
+        recogniser, _ = shared.load(
+            model, device, shared.DtypeName.float32, threads, beam_size=None, ctc_weight=None, lm_weight=None
+        )
+        with shared.usage():
+            context = opt.context(recogniser.model.config.streaming, chunk_ms, lookahead_ms)
+            engine = Engine(recogniser, replace(config, context=context))
+        _run(engine, source, tally, outputs)
+
+
+def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs) -> None:
+    """Listen until the source ends, and write and show what is heard."""
+    from asr.audio import SAMPLE_RATE
+    from streaming.listener import Listener
+    from streaming.writers import WavWriter
+
+    with ExitStack() as files:
+        recorder = files.enter_context(WavWriter(outputs.save)) if outputs.save else None
+        writers = _writers(outputs, files)
+        view = _live_view(source, tally, outputs)
+
+        def heard(chunk: Tensor) -> None:
+            if recorder is not None:
+                recorder.write(chunk)
+            tally.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + getattr(source, "lost_seconds", 0.0))
+
+        listener = Listener(engine, source, heard=heard, notify=say)
+        say(f"listening to {source.name}; Ctrl-C ends")
+        shows = [tally.show, *(w.show for w in writers), *([view.show] if view else [])]
+        try:
+            with view or nullcontext(), _stopped_by_signals(source.stop):
+                for event in listener:
+                    for show in shows:
+                        show(event)
+        finally:
+            say(tally.summary(listener.compute_seconds, source.dropped_seconds))
+
+
+def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:
+    """Whatever writes transcripts: to the file, and to standard output unless that is a terminal."""
+    from streaming.writers import TranscriptWriter
+
+    if outputs.output is not None:
+        file = files.enter_context(outputs.output.open("w", encoding="utf-8", errors="backslashreplace", newline="\n"))
+        yield TranscriptWriter(file, str(outputs.output), outputs.file_format)
+    if (stdout_format := outputs.stdout_format) is not None:
+        yield TranscriptWriter(sys.stdout, "standard output", stdout_format, partials=outputs.partials)
+
+
+def _live_view(source: BaseSource, tally: Tally, outputs: opt.Outputs) -> LiveView | None:
+    """The view for a terminal, if that is what standard output is."""
+    if outputs.stdout_format is not None:
+        return None
+    from rich.console import Console
+
+    from streaming.display import LiveView
+
+    return LiveView(Console(), source, tally, meter=outputs.level)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM calls `stop`; the next one interrupts."""
+    stopping = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            raise KeyboardInterrupt
+        stopping = True
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def devices(as_json: shared.AsJson = False) -> None:
+    """List the microphones.
+
+    Examples:
+      spellstream devices
+      spellstream devices --json
+    """
+    from streaming.devices import devices as find
+
+    if not (inputs := find()):
+        raise DeviceError("there is no microphone: the system lists no audio input")
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in inputs], indent=2, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("number", justify="right")
+    table.add_column("name", overflow="fold")
+    for column in ("channels", "native rate"):
+        table.add_column(column, justify="right")
+    table.add_column("default")
+    for one in inputs:
+        rate = f"{one.sample_rate} Hz"
+        table.add_row(str(one.index), Text(one.name), str(one.channels), rate, "yes" if one.is_default else "")
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
