@@ -68,9 +68,10 @@ def listen(
 
     Examples:
       spellstream listen
-      spellstream listen --input-device usb --save session.wav --output session.srt
-      spellstream listen --file talk.mp4 --speed 0 --format jsonl > talk.jsonl
-      arecord -t raw -f S16_LE -r 48000 | spellstream listen --stdin --sample-rate 48000
+      spellstream listen --input-device usb --save session.wav
+      spellstream listen --output session.srt
+      spellstream listen --file talk.mp4 --speed 0 > talk.txt
+      arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
     """
     outputs = opt.Outputs(save, output, format_name, partials, level)
     stream = opt.SourceOptions(input_device, reconnect, file, speed, stdin, sample_rate, channels, sample_format)
@@ -122,11 +123,10 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
 
 def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:
     """Whatever writes transcripts: to the file, and to standard output unless that is a terminal."""
-    from streaming.writers import TranscriptWriter
+    from streaming.writers import TranscriptWriter, transcript_file
 
     if outputs.output is not None:
-        file = files.enter_context(outputs.output.open("w", encoding="utf-8", errors="backslashreplace", newline="\n"))
-        yield TranscriptWriter(file, str(outputs.output), outputs.file_format)
+        yield files.enter_context(transcript_file(outputs.output, outputs.file_format))
     if (stdout_format := outputs.stdout_format) is not None:
         yield TranscriptWriter(sys.stdout, "standard output", stdout_format, partials=outputs.partials)
 

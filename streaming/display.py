@@ -130,6 +130,7 @@ class LiveView:
             self._partial = event
             return
         self._partial = None
+        self._live.refresh()  # or it would be there twice for a moment
         if event.text:
             self._live.console.print(Text(event.text))
 

@@ -138,7 +138,7 @@ class VoiceDetector:
     """silero-vad as a function of windows and state; the model comes with its package."""
 
     def __init__(self, device: torch.device) -> None:
-        with _threads_kept(), warnings.catch_warnings():
+        with _one_thread(), warnings.catch_warnings():  # its import sets one thread for the whole process
             warnings.simplefilter("ignore")  # it is stored in a format that torch calls deprecated
             import silero_vad
 
@@ -148,14 +148,18 @@ class VoiceDetector:
     def step(self, windows: Tensor, state: VoiceState) -> tuple[Tensor, VoiceState]:
         """Probabilities `(B,)` that `windows` `(B, 512)` at 16 kHz are speech, and the next state."""
         x = torch.cat([state.context, windows], dim=1)
-        probabilities, hidden = self._model(x, state.hidden)
+        # Sharing out work this small among threads takes longer than doing it. Nor is it worth to compile it afresh for
+        # every number of streams, after which it would not give the very same values as before.
+        with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            probabilities, hidden = self._model(x, state.hidden)
         return probabilities[:, 0], VoiceState(hidden, x[:, -_CONTEXT_SAMPLES:])
 
 
 @contextlib.contextmanager
-def _threads_kept() -> Iterator[None]:
-    """silero-vad sets one thread for the whole process when it is imported: put that right again."""
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread, then on as many as before."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:

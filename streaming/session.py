@@ -207,6 +207,10 @@ class Session:
         ended = replace(self.utterance, ended=True) if self.utterance else None
         return replace(self, endpoint=EndpointState(), latest=(), utterance=ended)
 
+    def skip(self, samples: int) -> Session:
+        """Go on after a gap: so much was lost between what has been heard and what comes next. Only after `end`."""
+        return replace(self, read_samples=self.read_samples + samples)
+
 
 def _last(windows: tuple[Window, ...], count: int) -> tuple[Window, ...]:
     return windows[max(0, len(windows) - count) :]

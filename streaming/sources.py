@@ -260,9 +260,10 @@ class StandardInput(BaseSource):
         return torch.from_numpy(values.mean(axis=1, dtype=np.float32) * np.float32(self._scale))
 
     def stop(self) -> None:
-        if self._open and not self._stopping:
-            os.write(self._waker, b"\0")
+        first = not self._stopping
         super().stop()
+        if first and self._open:
+            os.write(self._waker, b"\0")
 
     def close(self) -> None:
         self.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -18,7 +18,7 @@ from asr.formats import render
 from asr.transcript import Segment, Transcript, Word
 from streaming.events import Event, Partial
 
-__all__ = ["TranscriptWriter", "WavWriter"]
+__all__ = ["TranscriptWriter", "WavWriter", "transcript_file"]
 
 _WAV_BYTES = (1 << 32) - (1 << 16)  # a WAV file counts its bytes in 32 bits: at 16 kHz, 37 hours
 
@@ -116,6 +116,17 @@ class TranscriptWriter:
             raise
         except OSError as error:
             raise DataError(f"{self._name}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def transcript_file(path: Path, format: str) -> Iterator[TranscriptWriter]:  # noqa: A002
+    """A writer to a new file, which replaces an old one of that name."""
+    file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+    try:
+        yield TranscriptWriter(file, str(path), format)
+    finally:
+        with contextlib.suppress(OSError):  # all is flushed, unless that has failed before
+            file.close()
 
 
 def _transcript(segment: Segment) -> Transcript:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from asr.attention import Memory
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureConfig, LmConfig, ModelConfig, SearchConfig
 from asr.errors import ConfigError
 from asr.lm import LanguageModel
@@ -115,6 +116,12 @@ def trial() -> Trial:
     return Trial(model, lm, Encoded(encoder_out, lengths), longest=5)
 
 
+def loops(tokens: tuple[int, ...], most: int) -> bool:
+    """Whether the tokens end in a phrase that is said more than `most` times in a row."""
+    sizes = range(1, len(tokens) // (most + 1) + 1)
+    return any(tokens[-size * (most + 1) :] == tokens[-size:] * (most + 1) for size in sizes)
+
+
 def exhaustive(trial: Trial, row: int, config: SearchConfig) -> list[tuple[float, list[int]]]:
     """Scores of all hypotheses that can end in time, best first, from teacher forcing and torch's own CTC loss."""
     model, frames = trial.model, int(trial.encoded.encoder_out_lengths[row])
@@ -123,6 +130,8 @@ def exhaustive(trial: Trial, row: int, config: SearchConfig) -> list[tuple[float
     scored = []
     for length in range(trial.longest):
         for tokens in itertools.product(range(EOS + 1, VOCAB), repeat=length):
+            if any(loops(tokens[:i], config.max_repeats) for i in range(1, length + 1)):
+                continue
             inputs, targets = torch.tensor([[SOS, *tokens]]), torch.tensor([*tokens, EOS])
             logits, alignments = model.decoder(inputs, encoder_out, torch.tensor([frames]))
             log_probs = logits[0].log_softmax(-1)
@@ -157,8 +166,9 @@ WIDE = SearchConfig(
         dataclasses.replace(WIDE, ctc_weight=0.3, lm_weight=0.5, length_bonus=0.7),
         dataclasses.replace(WIDE, ctc_weight=0.3, coverage_penalty=1.0, coverage_threshold=0.3),
         dataclasses.replace(WIDE, ctc_weight=0.3, eos_threshold=1.5),
+        dataclasses.replace(WIDE, ctc_weight=0.3, max_repeats=1),
     ],
-    ids=["attention", "joint", "ctc", "lm and length", "coverage", "end threshold"],
+    ids=["attention", "joint", "ctc", "lm and length", "coverage", "end threshold", "loops"],
 )
 @torch.inference_mode()
 def test_a_beam_that_leaves_nothing_out_finds_the_best_there_is(trial: Trial, config: SearchConfig) -> None:
@@ -181,6 +191,20 @@ def test_each_weight_matters_in_the_exhaustive_trial(trial: Trial) -> None:
     ]
     found = [beam_search(trial.model, trial.encoded, s, trial.lm)[0] for s in settings]
     assert len({tuple(round(h.score, 3) for h in nbest) for nbest in found}) == len(settings)
+
+
+@torch.inference_mode()
+def test_ctc_alone_looks_at_every_token() -> None:
+    """Where the speller has no weight, it does not choose the few tokens that CTC may choose from either."""
+    model, (waveform, samples) = tiny_model(), sounds(6)
+    encoded = model.encode(waveform, samples)
+    few = dataclasses.replace(CONFIGS["ctc"], candidates=1)
+    found = beam_search(model, encoded, few)
+    assert found == beam_search(model, encoded, dataclasses.replace(few, candidates=16))
+    speller = model.decoder.to_logits.weight.clone()
+    with torch.no_grad():
+        model.decoder.to_logits.weight.copy_(torch.randn_like(speller))
+    assert [h[0].tokens for h in beam_search(model, encoded, few)] == [h[0].tokens for h in found]
 
 
 @torch.inference_mode()
@@ -247,31 +271,36 @@ def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) 
     assert none == [[Hypothesis([], 0.0, [])]] * 3
 
 
-class Rigged(nn.Module):
-    """A speller whose next token depends on the last one alone, by a table of logits `(V, V)`."""
+Follow = dict[int, dict[int, float]]
 
-    def __init__(self, model: Model, table: Tensor) -> None:
+
+class Rigged(nn.Module):
+    """A speller whose next token depends on the last one alone, by a table of logits `(V, V)` for each utterance."""
+
+    def __init__(self, model: Model, tables: Tensor) -> None:
         super().__init__()
-        self.inner, self.table = model.decoder, table
+        self.inner, self.tables = model.decoder, tables
         self.prepare, self.initial_state = model.decoder.prepare, model.decoder.initial_state
 
-    def step(self, tokens: Tensor, state: object, memory: object) -> tuple[Tensor, object]:
-        return self.table[tokens], state
+    def step(self, tokens: Tensor, state: object, memory: Memory) -> tuple[Tensor, object]:
+        return self.tables[memory.values[:, 0, 0].long(), tokens], state
 
     def logits(self, readout: Tensor) -> Tensor:
         return readout
 
 
-def rigged(follow: dict[int, dict[int, float]]) -> tuple[Model, Encoded]:
-    """A model that after each token gives the next ones these probabilities, and four seconds of it."""
+def rigged(*follow: Follow) -> tuple[Model, Encoded]:
+    """A model that after each token gives the next ones these probabilities, and four seconds for each utterance."""
     model = tiny_model()
-    table = torch.full((20, 20), -30.0)
-    for last, nexts in follow.items():
-        for token, probability in nexts.items():
-            table[last, token] = math.log(probability)
-    model.decoder = Rigged(model, table)  # type: ignore[assignment]
-    frames = 100
-    return model, Encoded(torch.randn(1, frames, model.config.encoder.output_size), torch.tensor([frames]))
+    tables = torch.full((len(follow), 20, 20), -30.0)
+    for table, pairs in zip(tables, follow, strict=True):
+        for last, nexts in pairs.items():
+            for token, probability in nexts.items():
+                table[last, token] = math.log(probability)
+    model.decoder = Rigged(model, tables)  # type: ignore[assignment]
+    encoder_out = torch.randn(len(follow), 100, model.config.encoder.output_size)
+    encoder_out[:, 0, 0] = torch.arange(len(follow))
+    return model, Encoded(encoder_out, torch.full((len(follow),), 100))
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
@@ -338,6 +367,21 @@ def test_a_bonus_for_length_lengthens() -> None:
     (found,) = beam_search(model, encoded, config)
     assert found[0].tokens == [5, 6, 7]
     assert found[0].score == pytest.approx(math.log(0.5 * 0.6) + 3, abs=1e-3)
+
+
+def test_an_utterance_that_is_done_stays_as_it_is() -> None:
+    """What is far behind when a hypothesis ends cannot gather bonuses later, however long its neighbours take.
+
+    Otherwise the answer would depend on the batch: on how many more steps the longest utterance needs.
+    """
+    chain = {t: {t + 1: 1.0} for t in range(5, 18)} | {18: {EOS: 1.0}}
+    quick, slow = {SOS: {EOS: 0.99, 5: 1e-4}, **chain}, {SOS: {5: 1.0}, **chain}
+    config = SearchConfig(beam_size=4, ctc_weight=0.0, length_bonus=1.0)
+    first, second = beam_search(*rigged(quick, slow), config)
+    assert first[0].tokens == []
+    assert len(second[0].tokens) == 14
+    first, _ = beam_search(*rigged(quick, slow), dataclasses.replace(config, length_bonus=3.0))
+    assert len(first[0].tokens) == 14  # where the bonus makes up for it soon, it is waited for
 
 
 def test_coverage_counts_attention_beyond_the_threshold() -> None:
