@@ -70,10 +70,10 @@ class FeatureConfig:
 class Context:
     """How far the encoder sees to its right.
 
-    With `chunk_ms` None it sees the whole utterance. Otherwise forward directions carry their state along, while backward
-    ones run over chunks of `chunk_ms` and start fresh each time (latency-controlled BLSTM: Zhang et al. 2016); the lowest
-    layer also looks `lookahead_ms` beyond the chunk. Both are rounded up to whole frames; `Context.causal()` is the limit
-    of one frame and no lookahead.
+    With `chunk_ms` None it sees the whole utterance. Otherwise forward directions carry their state along, while
+    backward ones run over chunks of `chunk_ms` and start fresh each time (latency-controlled BLSTM: Zhang et al. 2016);
+    the lowest layer also looks `lookahead_ms` beyond the chunk. Both are rounded up to whole frames;
+    `Context.causal()` is the limit of one frame and no lookahead.
     """
 
     chunk_ms: int | None = None

@@ -104,7 +104,9 @@ class Decoder(nn.Module):
             token = tokens[:, u]
             if sampling_rate > 0 and u > 0:
                 with torch.no_grad():
-                    drawn = torch.distributions.Categorical(logits=self.logits(readouts[-1]).float()).sample()
+                    logits = self.logits(readouts[-1]).float()
+                    # The largest of Gumbel-noised logits is a sample; unlike multinomial, NaN does not make it fail.
+                    drawn = (logits - torch.rand_like(logits).clamp(min=1e-20).log().neg().log()).argmax(-1)
                     token = torch.where(torch.rand(token.shape, device=token.device) < sampling_rate, drawn, token)
             readout, state = self.step(token, state, memory)
             readouts.append(readout)

@@ -1,7 +1,8 @@
 """Recurrent + self-attention hybrid block: an LSTM carries what is long past, attention looks at what is near.
 
-Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a bounded
-context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the whole would.
+Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a
+bounded context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the
+whole would.
 """
 
 from __future__ import annotations

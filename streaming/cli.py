@@ -101,7 +101,7 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
 
     with ExitStack() as files:
         recorder = files.enter_context(WavWriter(outputs.save)) if outputs.save else None
-        writers = _writers(outputs, files)
+        writers = list(_writers(outputs, files))
         view = _live_view(source, tally, outputs)
 
         def heard(chunk: Tensor) -> None:
@@ -118,7 +118,8 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
                     for show in shows:
                         show(event)
         finally:
-            say(tally.summary(listener.compute_seconds, source.dropped_seconds))
+            if tally.audio_seconds:
+                say(tally.summary(listener.compute_seconds, source.dropped_seconds))
 
 
 def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:

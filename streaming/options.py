@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from asr.errors import AudioError
 from asr.options import usage
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ class SourceOptions:
         from streaming.sources import FileReplay, Microphone, StandardInput
 
         if self.file is not None:
+            if self.file != "-" and not Path(self.file).exists():  # known before a model is loaded
+                raise AudioError(self.file, "no such file")
             speed = 1.0 if self.speed is None else self.speed
             return FileReplay(self.file, speed=speed or None)
         if self.stdin:

@@ -45,8 +45,9 @@ class FoundWord:
     tokens: int  # how many tokens of the hypothesis spell all up to and including this word
     attention_frame: int  # the last at which the speller looked hardest while it spelled the word; 0 if not asked for
     first_frame: int  # by CTC alignment
-    last_frame: int  # the one after its last; where all there are hold no alignment, their number
+    last_frame: int  # the one after its last
     confidence: float
+    aligned: bool = True  # otherwise there are too few frames for all the words, and these are a guess
 
 
 def committable(
@@ -65,7 +66,7 @@ def committable(
     count = 0
     # The last word may still grow: "for" becomes "forty". It has to wait until another has begun.
     for i, word in enumerate(words[:-1]):
-        if word.last_frame >= heard_frames:
+        if not word.aligned:
             break
         if config.kind == "attention":
             sure = word.attention_frame < edge and words[i + 1].attention_frame > word.attention_frame
@@ -91,13 +92,15 @@ def found_words(
         start: the frame in which the committed words end.
         peaks: for each token, the frame at which the speller looked hardest; None if nobody asks.
     """
-    heard = len(log_probs)
-    spans = align(log_probs[start:], found.tokens)
-    if spans is None:  # more tokens than frames: they are too close to the edge to be sure of
-        spans = [(0, heard - start)] * len(found.tokens)
+    spans, count = align(log_probs[start:], found.tokens), len(found.tokens)
+    aligned = spans is not None
+    if spans is None:
+        frames = len(log_probs) - start
+        spans = [(i * frames // count, (i + 1) * frames // count) for i in range(count)]
     words = []
     for text, first, after in tokenizer.words(found.tokens):
         peak = max(peaks[first:after]) if peaks else 0
         confidence = min(1.0, math.exp(sum(found.token_scores[first:after]) / (after - first)))
-        words.append(FoundWord(text, after, peak, start + spans[first][0], start + spans[after - 1][1], confidence))
+        span = (start + spans[first][0], start + spans[after - 1][1])
+        words.append(FoundWord(text, after, peak, *span, confidence, aligned))
     return words

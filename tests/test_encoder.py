@@ -91,9 +91,6 @@ def in_pieces(encoder: Encoder, features: Tensor, context: Context, cuts: list[i
     return torch.cat([*found, out], dim=1)
 
 
-# --- Promise 1: chunks equal the whole
-
-
 @every_context
 @every_config
 def test_chunks_of_features_equal_the_whole(config: EncoderConfig, context: Context) -> None:
@@ -182,9 +179,6 @@ def test_any_cuts_of_a_waveform_equal_the_whole(model: Model, samples: int, cuts
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
-# --- Promise 2: batch size never changes the answer
-
-
 @pytest.mark.parametrize("rows", [3, 16])
 @pytest.mark.parametrize(
     "context", [Context.full(), Context(100, 70), Context.causal()], ids=["full", "bounded", "causal"]
@@ -225,9 +219,6 @@ def test_batch_normalisation_learns_from_valid_frames_alone() -> None:
         statistics.append({name: x for name, x in encoder.state_dict().items() if "running" in name})
     for name, value in statistics[0].items():
         torch.testing.assert_close(statistics[1][name], value, msg=name)
-
-
-# --- Promise 3: the future never changes what is known
 
 
 def chunk_frames(encoder: Encoder, context: Context) -> int:
@@ -316,9 +307,6 @@ def test_a_chunk_longer_than_the_utterance_is_full_context() -> None:
     torch.testing.assert_close(whole(encoder, features, Context(10_000, 0)), whole(encoder, features, None))
 
 
-# --- Promise 4: the memory of a stream is flat
-
-
 def elements(state: Any) -> int:
     """How many numbers a state holds, and keeps alive."""
     if isinstance(state, Tensor):
@@ -340,9 +328,6 @@ def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
             _, state = encoder.step(features, state, context)
         sizes.append(elements(state))
     assert max(sizes[10:]) <= max(sizes[:10])
-
-
-# --- Shapes, edges, training
 
 
 @every_config

@@ -116,13 +116,13 @@ def test_what_is_no_speech_begins_nothing(kind: str, seconds: int) -> None:
 
 
 def no_speech(kind: str, seconds: int) -> Tensor:
-    """Digital silence, white noise, or chords that change every half second and fade."""
+    """Digital silence, white noise, or chords of an organ that change every two seconds."""
     if kind == "silence":
         return torch.zeros(seconds * 16_000)
     if kind == "noise":
         return 0.1 * torch.randn(seconds * 16_000)
-    time = torch.arange(8_000) / 16_000
-    fade = torch.exp(-3 * time)
-    steps = torch.tensor([0, 4, 7]) + torch.randint(0, 24, (2 * seconds, 1))
-    pitches = 220 * 2 ** (steps / 12)  # (beats, 3)
-    return (0.1 * fade * torch.sin(2 * torch.pi * pitches[..., None] * time).sum(1)).flatten()
+    time = torch.arange(32_000) / 16_000
+    swell = (8 * torch.minimum(time, 2 - time)).clamp(max=1)
+    pitches = 220 * 2 ** ((torch.tensor([0, 4, 7]) + torch.randint(0, 24, (seconds // 2, 1))) / 12)  # (chords, 3)
+    voices = sum(torch.sin(2 * torch.pi * n * pitches[..., None] * time) / n for n in (1, 2, 3))
+    return (0.05 * swell * torch.as_tensor(voices).sum(1)).flatten()

@@ -99,12 +99,12 @@ def test_json_lines(command: Command, model: Path, talk: Path, expected: list[st
 
 
 @contextlib.contextmanager
-def listening(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def listening(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The command, listening."""
     given = [sys.executable, "-c", RUN, "listen", *map(str, arguments)]
     pipe = subprocess.PIPE
     root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen(given, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(given, cwd=root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stderr is not None
             assert "listening to" in process.stderr.readline()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGINT
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
 import torch
+from test_listen_command import listening
 
+import asr
+import streaming
 from asr.audio import SAMPLE_RATE, load
 from asr.errors import SourceError
 from streaming.devices import refresh
@@ -108,3 +114,35 @@ def test_the_sound_server_ends_and_comes_back(microphone: VirtualMicrophone) -> 
         assert "has gone away" in told[0]
         assert "is back after" in told[1]
         assert source.lost_seconds > 0.5
+
+
+def test_the_command_writes_what_is_said(
+    microphone: VirtualMicrophone, speech_dir: Path, repository_root: Path, tmp_path: Path
+) -> None:
+    """A recording of the test set is played; `spellstream listen` hears it and writes its words."""
+    if not (repository_root / "asr/pretrained/default/model.safetensors").is_file():
+        pytest.skip("no model is shipped yet: asr/pretrained/default holds no weights")
+    rows = [json.loads(line) for line in (speech_dir / "test.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if row["corpus"] == "test-other" and 4 < row["duration"] < 8)
+    path, saved = tmp_path / "talk.wav", tmp_path / "saved.wav"
+    soundfile.write(path, load(speech_dir / row["audio"]).numpy(), SAMPLE_RATE)
+
+    arguments = ("--input-device", microphone.device, "--save", saved, "--threads", 2)
+    with listening(*arguments, environment=microphone.environment) as process:
+        time.sleep(1.5)  # the burst of silence with which the sink begins
+        microphone.play(path)
+        time.sleep(0.5)
+        process.send_signal(SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "median latency" in err
+    assert "nothing dropped" in err
+    assert similarity(load(saved), load(path)) > 0.95
+
+    recogniser = asr.load("default")
+    replay = streaming.listen(streaming.FileReplay(saved, speed=None), model=recogniser)
+    replayed = [event.text for event in replay if isinstance(event, streaming.Final)]
+    assert jiwer.wer(" ".join(replayed), " ".join(out.split())) < 0.2, f"live: {out}replayed: {replayed}"
+    if (errors := jiwer.wer(row["text"], recogniser.transcribe(path).text)) > 0.5:
+        pytest.skip(f"the shipped model gets {errors:.0%} of the words wrong even from the file")
+    assert jiwer.wer(row["text"], " ".join(out.split())) < errors + 0.3, out

@@ -47,8 +47,8 @@ def test_the_last_word_may_still_grow(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
-def test_words_that_fill_all_there_is_are_not_sure(kind: str) -> None:
-    crowded = [replace(word, last_frame=50) for word in WORDS]
+def test_words_with_too_few_frames_are_not_sure(kind: str) -> None:
+    crowded = [replace(word, aligned=False) for word in WORDS]
     assert committable(crowded, ("one", "two", "three"), 50, FRAME_MS, PolicyConfig(kind, 0)) == 0  # type: ignore[arg-type]
 
 
@@ -74,5 +74,5 @@ def test_words_are_read_off_a_hypothesis() -> None:
     assert [w.attention_frame for w in words] == [17, 23]
     assert [w.confidence for w in words] == pytest.approx([0.5, 0.5])
     crowded = found_words(tokenizer, found, log_probs[:8], 5, None)
-    assert [(w.first_frame, w.last_frame) for w in crowded] == [(5, 8), (5, 8)]
+    assert [(w.first_frame, w.last_frame, w.aligned) for w in crowded] == [(5, 6, False), (6, 8, False)]
     assert found_words(tokenizer, Hypothesis([], 0.0, []), log_probs, 30, None) == []

@@ -76,7 +76,8 @@ def test_batch_size_never_changes_the_answer(recogniser: Recogniser, clips: list
         assert together.keys() == alone.keys()
         for source, transcript in together.items():
             expected = alone[source]
-            assert transcript is not None and expected is not None
+            assert transcript is not None
+        assert expected is not None
             assert transcript.text == expected.text
             for a, b in zip(transcript.segments, expected.segments, strict=True):
                 assert a.score == pytest.approx(b.score, abs=1e-4)
@@ -101,7 +102,8 @@ def test_words_lie_in_their_segment_in_order(recogniser: Recogniser, clips: list
     assert " ".join(w.text for w in transcript.words) == transcript.text
     times = [t for w in transcript.words for t in (w.start_seconds, w.end_seconds)]
     assert times == sorted(times)
-    assert 0 <= times[0] and times[-1] <= transcript.duration_seconds
+    assert times[0] >= 0
+    assert times[-1] <= transcript.duration_seconds
     assert all(0 < w.confidence <= 1 for w in transcript.words)
 
 
@@ -144,7 +146,8 @@ def asr_audio(path: Path) -> torch.Tensor:
 
 def test_silence_says_nothing(recogniser: Recogniser) -> None:
     transcript = recogniser.transcribe(np.zeros(60 * 16_000, dtype=np.float32), sample_rate=16_000)
-    assert transcript.text == "" and transcript.duration_seconds == 60
+    assert transcript.text == ""
+    assert transcript.duration_seconds == 60
 
 
 def test_half_precision_is_close(model_folder: Path, clips: list[Path]) -> None:

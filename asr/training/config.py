@@ -124,6 +124,7 @@ class TrainConfig:
     chunk_ms: tuple[int, ...] = (0,)
     lookahead_ms: tuple[int, ...] = (60, 120, 240)
     validate_every: int = 500  # steps
+    validate_beam_size: int = 4  # greedy search says little of a young model: CTC in the beam holds it up
     save_every: int = 200  # steps
     seed: int = 1
     init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
@@ -135,6 +136,7 @@ class TrainConfig:
         for name in ("chunk_ms", "lookahead_ms"):
             values = getattr(self, name)
             require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")
+        require(self.validate_beam_size > 0, "validate_beam_size", self.validate_beam_size, "positive")
         require(self.validate_every > 0, "validate_every", self.validate_every, "positive")
         require(self.save_every > 0, "save_every", self.save_every, "positive")
 

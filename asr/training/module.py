@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from asr.config import Context
 from asr.errors import CheckpointError
 from asr.features import mask_beyond
 from asr.model import Encoded, Model
-from asr.search.greedy import greedy
+from asr.search import search
 from asr.tokenizer import BLANK, EOS, SOS, Tokenizer
 from asr.training.augment import limit_bandwidth, mask_spectrum, perturb_waveform
 from asr.training.config import TrainConfig
@@ -116,8 +117,9 @@ class LasModule(pl.LightningModule):
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
         values = {"dev/attention": losses.attention, "dev/ctc": losses.ctc, "dev/accuracy": losses.accuracy}
         self.log_dict(values, batch_size=len(batch.samples))
-        hypotheses = greedy(self.model, encoded, self.config.search)
-        for hypothesis, tokens in zip(hypotheses, self._references(batch), strict=True):
+        settings = dataclasses.replace(self.config.search, beam_size=self.config.validate_beam_size, nbest=1)
+        found = search(self.model, encoded, settings)
+        for (hypothesis, *_), tokens in zip(found, self._references(batch), strict=True):
             reference = self.tokenizer.decode(tokens)
             self._errors.append(word_errors(reference, self.tokenizer.decode(hypothesis.tokens)))
 
