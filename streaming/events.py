@@ -38,4 +38,4 @@ class Final:
         return self.segment.text
 
 
-Event: TypeAlias = "Partial | Final"
+Event: TypeAlias = Partial | Final

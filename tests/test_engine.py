@@ -332,7 +332,7 @@ def test_searching_on_from_a_prefix_finds_what_the_whole_search_finds(clips: lis
     model, starts = recogniser.model, torch.tensor(recogniser.tokenizer.word_starts)
     model.decoder.to_logits.weight.mul_(3.0)
     model.decoder.to_logits.bias[starts] += 2.0
-    config = SearchConfig(beam_size=16, ctc_weight=0.0, max_tokens_per_second=5, max_repeats=99)
+    config = SearchConfig(beam_size=16, ctc_weight=0.0, length_bonus=2.0, max_tokens_per_second=3, max_repeats=99)
     checked = 0
     for clip in clips[:4]:
         encoded = model.encode(clip[None, :32_000], torch.tensor([32_000]))
@@ -345,7 +345,8 @@ def test_searching_on_from_a_prefix_finds_what_the_whole_search_finds(clips: lis
             prefix = Prefix(torch.tensor([whole.tokens[count - 1]]), state, torch.tensor([0]), starts)
             rest = beam_search(model, encoded, config, prefix=prefix)[0][0]
             assert rest.tokens == whole.tokens[count:]
-            assert rest.score + sum(whole.token_scores[:count]) == pytest.approx(whole.score, abs=1e-3)
+            before = sum(whole.token_scores[:count]) + 2.0 * count
+            assert before + rest.score == pytest.approx(whole.score, abs=1e-3)
             checked += 1
     assert checked >= 4
 

@@ -77,7 +77,7 @@ def test_batch_size_never_changes_the_answer(recogniser: Recogniser, clips: list
         for source, transcript in together.items():
             expected = alone[source]
             assert transcript is not None
-        assert expected is not None
+            assert expected is not None
             assert transcript.text == expected.text
             for a, b in zip(transcript.segments, expected.segments, strict=True):
                 assert a.score == pytest.approx(b.score, abs=1e-4)
