@@ -102,9 +102,18 @@ class Engine:
             check_chunk(chunk, f"stream {i}")
         now = [s.receive(c) for s, c in zip(sessions, chunks, strict=True)]
         events: list[list[Event]] = [[] for _ in now]
-        while ready := [i for i, s in enumerate(now) if len(s.unread) >= WINDOW_SAMPLES or (ends[i] and len(s.unread))]:
-            self._hear(now, ready)
-            self._advance(now, ready, events)
+        due: list[int] = []  # what has come to where the model must be asked waits there for the others
+        while True:
+            moving = (i for i in range(len(now)) if i not in due)
+            ready = [i for i in moving if len(now[i].unread) >= WINDOW_SAMPLES or (ends[i] and len(now[i].unread))]
+            if ready:
+                self._hear(now, ready)
+                due += [i for i in ready if self._due(now[i].utterance) is not None]
+            elif due:
+                self._advance(now, sorted(due), events)
+                due = []
+            else:
+                break
         ended = [i for i, end in enumerate(ends) if end]
         for i in ended:
             now[i] = now[i].end()
@@ -134,15 +143,17 @@ class Engine:
         due: dict[tuple[bool, int, tuple[int, ...]], list[int]] = {}
         for i in rows:
             utterance = now[i].opened
-            samples = len(utterance.unencoded)
-            if not utterance.ended:
-                needed = self.chunk_samples if utterance.begun else self.first_samples
-                if samples < needed:
-                    continue
-                samples -= (samples - needed) % self.chunk_samples
-            waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape)
-            due.setdefault((utterance.ended, samples, waiting), []).append(i)
+            if (samples := self._due(utterance)) is not None:
+                waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape)
+                due.setdefault((utterance.ended, samples, waiting), []).append(i)
         return [i for (ended, samples, _), group in due.items() for i in self._encode_alike(now, group, samples, ended)]
+
+    def _due(self, utterance: Utterance | None) -> int | None:
+        """How many samples of an utterance are to be encoded now; None if it has to wait for more."""
+        if utterance is None or utterance.ended:
+            return None if utterance is None else len(utterance.unencoded)
+        beyond = len(utterance.unencoded) - (self.chunk_samples if utterance.begun else self.first_samples)
+        return None if beyond < 0 else len(utterance.unencoded) - beyond % self.chunk_samples
 
     def _encode_alike(self, now: list[Session], rows: list[int], samples: int, ended: bool) -> list[int]:
         utterances = [now[i].opened for i in rows]

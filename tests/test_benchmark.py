@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and tables; no peer is needed for them."""
+"""The benchmarks' arithmetic and tables; neither peer nor model is needed for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from asr.errors import DataError
 from asr.manifest import Utterance
-from recipes.benchmark import whole_file
+from asr.transcript import Segment, Word
+from recipes.benchmark import streaming, whole_file
 from recipes.benchmark.whole_file import PEER, Clip, System, Tally
+from streaming.events import Event, Final, Partial
 
 
 def utterance(name: str, corpus: str = "books", text: str | None = "one two three four") -> Utterance:
@@ -141,3 +145,102 @@ def test_a_missing_peer_is_one_clear_line(
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     assert whole_file.main(["--manifest", str(manifest)]) == 1
     assert capsys.readouterr().err == "error: PocketSphinx is not installed: pip install 'spellstream[benchmark]'\n"
+
+
+def heard(text: str, *ends: float) -> tuple[Word, ...]:
+    """Words of 0.2 s that end then."""
+    return tuple(Word(one, end - 0.2, end, 1.0) for one, end in zip(text.split(), ends, strict=True))
+
+
+def final(words: tuple[Word, ...], clock: float) -> streaming.Shown:
+    text = " ".join(word.text for word in words)
+    return streaming.Shown(Final(Segment(text, 0.0, clock, -1.0, words), clock), clock)
+
+
+SHOWN = [
+    streaming.Shown(Partial((), heard("won", 1.0), 1.2), 1.25),
+    streaming.Shown(Partial((), heard("one to", 1.1, 2.0), 2.2), 2.5),
+    streaming.Shown(Partial(heard("one", 1.1), heard("two three", 2.0, 3.0), 3.2), 3.25),
+    final(heard("one two", 1.1, 2.0), 5.0),
+]
+
+
+def streamed(name: str = "ctc") -> streaming.Measured:
+    scored = whole_file._scored(clip("a"), "one two three")
+    return streaming.Measured(name, [0.4, 0.6], [1.0, 2.0], 4, 8, 2, [0.01, 0.02, 0.03], [scored])
+
+
+def test_a_words_delay_ends_when_it_is_first_right() -> None:
+    to_partial, to_commit = streaming.delays(heard("one two four", 1.0, 2.0, 3.0), SHOWN)
+    assert to_partial == pytest.approx([1.5, 1.25])
+    assert to_commit == pytest.approx([2.25, 3.0])
+
+
+def test_a_word_said_elsewhere_is_another_word() -> None:
+    assert streaming.delays(heard("one", 2.0), SHOWN) == ([], [])
+    to_partial, _ = streaming.delays(heard("one one", 1.0, 9.0), SHOWN)
+    assert to_partial == pytest.approx([1.5])
+
+
+def test_words_that_change_are_counted() -> None:
+    events = [shown.event for shown in SHOWN]
+    assert streaming.flicker(events[:1]) == (1, 0)
+    assert streaming.flicker(events[:2]) == (3, 1)  # won became one
+    assert streaming.flicker(events[:3]) == (5, 2)  # to became two
+    assert streaming.flicker(events) == (5, 3)  # three went away
+    assert streaming.flicker([*events, *events[:1]]) == (6, 3)  # another segment
+
+
+def test_a_stream_has_a_clock_that_computing_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        def step(
+            self, sessions: list[int], chunks: list[Tensor], ends: list[bool]
+        ) -> tuple[list[int], list[list[Event]]]:
+            assert len(chunks[0]) == (512 if not ends[0] else 100)
+            return [sessions[0] + 1], [[Partial((), (), 0.0)]]
+
+        def start(self) -> int:
+            return 0
+
+    clock = iter([0.0, 0.5, 1.0, 1.25, 2.0, 2.25])
+    monkeypatch.setattr(streaming.time, "perf_counter", lambda: next(clock))
+    shown, chunks = streaming.live(Engine(), torch.zeros(1_124))  # type: ignore[arg-type]
+    assert [s.clock_seconds for s in shown] == pytest.approx([0.532, 0.782, 1.032])  # it is late from the first on
+    assert chunks == [1.0]
+
+
+def test_the_streaming_table_has_a_column_for_each_policy() -> None:
+    console = Console(width=140, record=True, file=sys.stderr)
+    files = [whole_file._scored(clip("a"), "one two three four")]
+    steps = [streaming.Steps(16, [0.1, 0.2, 0.3], 2**30)]
+    console.print(streaming.table([streamed(), streamed("attention")], files, steps))
+    text = console.export_text()
+    assert text.count("500 / 590") == 2  # to a partial
+    assert "50 / 50" in text  # found, committed
+    assert "10 / 20" not in text
+    assert "20 / 29 / 30" in text
+    assert "25.0" in text
+    assert "a step of 16 streams" in text
+    assert "200 / 290 / 298; 1024" in text
+
+
+def test_streaming_numbers_are_plain_data() -> None:
+    files = [whole_file._scored(clip("a"), "one two")]
+    nothing = streaming.Measured("agreement", scored=files)
+    steps = [streaming.Steps(1, [0.1], 1)]
+    found = json.loads(json.dumps(streaming.to_json([streamed(), nothing], files, steps, {}), allow_nan=False))
+    assert found["whole_file_wer"] == 0.5
+    first, second = found["policies"]
+    assert first["partial_words_changed"] == 0.25
+    assert first["to_commit_seconds"]["median"] == 1.5
+    assert second["to_commit_seconds"] == {"median": None, "p95": None, "p99": None}
+    assert found["sessions"][0]["step_seconds"]["p99"] == 0.1
+
+
+def test_the_streaming_plot_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = streaming.figure(
+        [streamed(), streaming.Measured("nothing")], [streaming.Steps(n, [0.1 * n], 1) for n in (1, 4)]
+    )
+    made.savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1_000

@@ -47,10 +47,10 @@ _NOISE = (
 
 
 class Report(Callback):
-    """Prints each measurement on dev as a line, and keeps the checkpoint folder with the fewest word errors."""
+    """Prints each measurement on dev as a line, and keeps two models: `last`, and `best` with the fewest errors."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
+    def __init__(self, output: Path, tokenizer: Tokenizer) -> None:
+        self._output, self._tokenizer = output, tokenizer
         self.best = float("inf")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,9 +64,12 @@ class Report(Callback):
         if not isinstance(pl_module, LasModule):
             return
         wer = pl_module.dev_wer()
+        folders = [self._output / "last"]
         if wer < self.best:
             self.best = wer
-            checkpoint.save(self._folder, pl_module.model, self._tokenizer, torch.float16)
+            folders.append(self._output / "best")
+        for folder in folders:
+            checkpoint.save(folder, pl_module.model, self._tokenizer, torch.float16)
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}
@@ -148,8 +151,8 @@ def train(
         config: the run's settings.
         data: a packed corpus to learn from.
         dev: a packed corpus to choose by.
-        output: the run's folder: `last.ckpt` to resume from, `best/` the model with the fewest errors on dev, and
-            `tensorboard/`.
+        output: the run's folder: `last.ckpt` to resume from, `last/` the model last measured, `best/` the one with the
+            fewest errors on dev, and `tensorboard/`.
         noise: a folder of background noise, or None.
         max_minutes: stop, resumable, after this long.
         device: "auto", "cpu" or "cuda".
@@ -186,28 +189,7 @@ def train(
     with warnings.catch_warnings(), saver.heeding_interrupts():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
-        trainer = pl.Trainer(
-            default_root_dir=output,
-            accelerator="gpu" if device == "cuda" else device,
-            devices=1,
-            precision="bf16-mixed",
-            max_steps=config.optimiser.max_steps,
-            val_check_interval=config.validate_every,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            log_every_n_steps=20,
-            logger=TensorBoardLogger(output, name="tensorboard", version=""),
-            enable_checkpointing=False,
-            enable_progress_bar=sys.stderr.isatty(),
-            enable_model_summary=False,
-            # In this order: measure while the average is in place, save once it is up to date.
-            callbacks=[
-                Report(output / "best", tokenizer),
-                *([EMAWeightAveraging(decay=config.optimiser.ema_decay)] if config.optimiser.ema_decay else []),
-                saver,
-                *([RichProgressBar()] if sys.stderr.isatty() else []),
-            ],
-        )
+        trainer = _trainer(config, output, tokenizer, saver, device)
         # Only what torch's restricted loader takes is read back: tensors and plain data, never code.
         trainer.fit(
             module,
@@ -216,6 +198,31 @@ def train(
             weights_only=True,
         )
     return output / "best"
+
+
+def _trainer(config: TrainConfig, output: Path, tokenizer: Tokenizer, saver: Saver, device: str) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=output,
+        accelerator="gpu" if device == "cuda" else device,
+        devices=1,
+        precision="bf16-mixed",
+        max_steps=config.optimiser.max_steps,
+        val_check_interval=config.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+        logger=TensorBoardLogger(output, name="tensorboard", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        # In this order: measure while the average is in place, save once it is up to date.
+        callbacks=[
+            Report(output, tokenizer),
+            *([EMAWeightAveraging(decay=config.optimiser.ema_decay)] if config.optimiser.ema_decay else []),
+            saver,
+            *([RichProgressBar()] if sys.stderr.isatty() else []),
+        ],
+    )
 
 
 def _start(config: TrainConfig, output: Path, corpus: Corpus) -> tuple[Model, Tokenizer]:
