@@ -6,22 +6,18 @@ is not speech and, where someone talks on without a pause, cuts at the window le
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from asr.audio import SAMPLE_RATE
 from asr.config import require
+from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
 
 __all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "SpeechDetector", "split"]
-
-WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class SegmentConfig:
     padding_ms: int = 250
     speech_threshold: float = 0.5
     silence_threshold: float = 0.35
+    presence_threshold: float = 0.3  # a short source without a window this likely to be speech is left out; 0 takes all
 
     def __post_init__(self) -> None:
         half_ms = 500 * self.max_seconds
@@ -60,6 +57,7 @@ class SegmentConfig:
             self.silence_threshold,
             "above 0 and at most speech_threshold",
         )
+        require(0 <= self.presence_threshold < 1, "segment.presence_threshold", self.presence_threshold, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -154,24 +152,21 @@ class Cutter:
 
 
 class SpeechDetector:
-    """silero-vad over one stream: the state is its own, so any number may run side by side."""
+    """The voice detector over one stream on the CPU."""
 
     def __init__(self) -> None:
-        with _one_thread(), warnings.catch_warnings():  # its import sets one thread for the whole process
-            warnings.simplefilter("ignore")  # it is stored in a format that torch calls deprecated
-            import silero_vad
-
-            self._model: Any = silero_vad.load_silero_vad()
+        self._detector = VoiceDetector(torch.device("cpu"))
+        self._state = VoiceState.start(1, torch.device("cpu"))
 
     def step(self, window: torch.Tensor) -> float:
-        """Return how likely the next window, `(512,)` at 16 kHz, is speech: 0 to 1."""
-        # Sharing out work this small among threads takes up to ten times as long as doing it.
-        with _one_thread(), torch.inference_mode():
-            return float(self._model(window, SAMPLE_RATE))
+        """Return how likely the next window, at most `(512,)` at 16 kHz, is speech: 0 to 1."""
+        padded = torch.nn.functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
+        probability, self._state = self._detector.step(padded[None], self._state)
+        return float(probability)
 
     def reset(self) -> None:
         """Forget the stream, ready for another."""
-        self._model.reset_states()
+        self._state = VoiceState.start(1, torch.device("cpu"))
 
 
 def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
@@ -182,27 +177,33 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
         config: where to cut.
 
     Yields:
-        Spans in order that do not overlap, each at most `max_seconds` long. A source no longer than that comes whole,
-        speech or not, without asking the detector. No samples give no spans, and nor does long silence.
+        Spans in order that do not overlap, each at most `max_seconds` long. A source no longer than that comes whole if
+        any window of it reaches `presence_threshold`. No samples give no spans, and nor does what is not speech.
     """
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)
     head = list(itertools.islice(windows, max_samples // WINDOW_SAMPLES + 1))
     if sum(map(len, head)) <= max_samples:
-        if head:
+        # Mostly, the first few windows tell.
+        if head and (config.presence_threshold == 0 or _present(head, config.presence_threshold)):
             yield Span(0.0, torch.cat(head))
         return
 
     detector, cutter, history = SpeechDetector(), Cutter(config), _History()
     for window in itertools.chain(head, windows):
         history.append(window)
-        padded = torch.nn.functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
-        if found := cutter.push(detector.step(padded)):
+        if found := cutter.push(detector.step(window)):
             yield history.span(*found)
         history.release(cutter.needed_from)
     if found := cutter.finish(history.end):
         yield history.span(*found)
+
+
+def _present(windows: Iterable[torch.Tensor], threshold: float) -> bool:
+    """Whether any of the windows is likely to be speech."""
+    detector = SpeechDetector()
+    return any(detector.step(window) >= threshold for window in windows)
 
 
 class _History:
@@ -242,14 +243,3 @@ def _windows(waveform_blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
                 yield piece
     if len(rest):
         yield rest
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread, then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

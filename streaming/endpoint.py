@@ -1,28 +1,15 @@
-"""Where speech begins and ends: silero-vad's probabilities, and rules with a memory.
-
-The detector runs on windows of 32 ms, many streams in one batch, its state passed in and returned. The rules are pure.
-"""
+"""Where speech begins and ends: rules with a memory over the speech probabilities of windows of 32 ms."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.config import require
-from asr.segment import WINDOW_SAMPLES
+from asr.voice import WINDOW_SAMPLES
 
-__all__ = ["Decision", "EndpointConfig", "EndpointState", "VoiceDetector", "VoiceState", "advance"]
-
-_CONTEXT_SAMPLES = 64  # silero-vad sees the end of the window before
-_HIDDEN_SIZE = 128
+__all__ = ["Decision", "EndpointConfig", "EndpointState", "advance"]
 
 
 @dataclass(frozen=True)
@@ -110,57 +97,3 @@ def advance(state: EndpointState, probability: float, config: EndpointConfig) ->
     if run >= config.speech_windows:
         return EndpointState(True, 0), Decision.BEGIN
     return EndpointState(False, run), Decision.WAIT
-
-
-class VoiceState(NamedTuple):
-    """silero-vad's state of B streams."""
-
-    hidden: Tensor  # (2, B, 128)
-    context: Tensor  # (B, 64)
-
-    @classmethod
-    def start(cls, batch_size: int, device: torch.device) -> VoiceState:
-        return cls(
-            torch.zeros(2, batch_size, _HIDDEN_SIZE, device=device),
-            torch.zeros(batch_size, _CONTEXT_SAMPLES, device=device),
-        )
-
-    @classmethod
-    def stack(cls, states: list[VoiceState]) -> VoiceState:
-        return cls(torch.cat([s.hidden for s in states], dim=1), torch.cat([s.context for s in states]))
-
-    def split(self) -> list[VoiceState]:
-        pairs = zip(self.hidden.split(1, dim=1), self.context.split(1), strict=True)
-        return [VoiceState(h, c) for h, c in pairs]
-
-
-class VoiceDetector:
-    """silero-vad as a function of windows and state; the model comes with its package."""
-
-    def __init__(self, device: torch.device) -> None:
-        with _one_thread(), warnings.catch_warnings():  # its import sets one thread for the whole process
-            warnings.simplefilter("ignore")  # it is stored in a format that torch calls deprecated
-            import silero_vad
-
-            self._model: Any = silero_vad.load_silero_vad()._model.to(device)
-
-    @torch.inference_mode()
-    def step(self, windows: Tensor, state: VoiceState) -> tuple[Tensor, VoiceState]:
-        """Probabilities `(B,)` that `windows` `(B, 512)` at 16 kHz are speech, and the next state."""
-        x = torch.cat([state.context, windows], dim=1)
-        # Sharing out work this small among threads takes longer than doing it. Nor is it worth to compile it afresh for
-        # every number of streams, after which it would not give the very same values as before.
-        with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            probabilities, hidden = self._model(x, state.hidden)
-        return probabilities[:, 0], VoiceState(hidden, x[:, -_CONTEXT_SAMPLES:])
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread, then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

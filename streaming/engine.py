@@ -20,15 +20,18 @@ from asr.encoder import EncoderState
 from asr.features import FeatureState
 from asr.model import Encoded
 from asr.search import Hypothesis, Prefix, beam_search
-from asr.segment import WINDOW_SAMPLES
 from asr.tokenizer import SOS
 from asr.transcribe import Recogniser
-from streaming.endpoint import EndpointConfig, EndpointState, VoiceDetector, VoiceState
+from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
 from streaming.policy import FoundWord, PolicyConfig, committable, found_words
 from streaming.session import Committed, Session, Utterance, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
+
+# Of what lies behind the committed words so much is kept, for the speller to see where it was.
+_KEEP_SECONDS = 1.2
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,17 @@ class Engine:
 
     def __init__(self, recogniser: Recogniser, config: StreamConfig | None = None) -> None:
         self.recogniser, self.config = recogniser, config or StreamConfig()
-        self.model, self.device = recogniser.model, recogniser.device
-        settings = recogniser.model.config
+        self.model, self.device, settings = recogniser.model, recogniser.device, recogniser.model.config
         self.context = self.config.context or settings.streaming
         self.final = replace(self.config.final or settings.search, nbest=1)
-        self.partial = replace(self.final, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
+        # What has been heard so far is no sentence: that it is unlikely to end there must not make the speller go on,
+        # and CTC, which knows of no ends, has more to say.
+        unfinished = replace(self.final, eos_threshold=0.0, ctc_weight=max(0.5, self.final.ctc_weight))
+        self.partial = replace(unfinished, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
         self.frame_samples = settings.frame_seconds * SAMPLE_RATE
-        chunk_ms, lookahead_ms = (
-            f(self.context) for f in (self.model.encoder.chunk_ms, self.model.encoder.lookahead_ms)
-        )
-        frontend_ms = settings.features.hop_ms * (settings.features.n_fft / settings.features.hop_length - 1)
-        self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
+        chunk_ms, features = self.model.encoder.chunk_ms(self.context), settings.features
+        frontend_ms = 1000 * (features.n_fft - features.hop_length) / SAMPLE_RATE
+        self.latency_ms = chunk_ms + self.model.encoder.lookahead_ms(self.context) + frontend_ms
         # The first chunk waits until it has all that it depends on, so that every chunk gives its own frames: otherwise
         # they would be held back, for the sake of a few samples, until the next is there.
         self.chunk_samples, self.first_samples = (round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, self.latency_ms))
@@ -102,16 +105,16 @@ class Engine:
             check_chunk(chunk, f"stream {i}")
         now = [s.receive(c) for s, c in zip(sessions, chunks, strict=True)]
         events: list[list[Event]] = [[] for _ in now]
-        due: list[int] = []  # what has come to where the model must be asked waits there for the others
+        due: set[int] = set()  # what has come to where the model must be asked waits there for the others
         while True:
-            moving = (i for i in range(len(now)) if i not in due)
-            ready = [i for i in moving if len(now[i].unread) >= WINDOW_SAMPLES or (ends[i] and len(now[i].unread))]
+            enough = (1 if end else WINDOW_SAMPLES for end in ends)
+            ready = [i for i, n in enumerate(enough) if i not in due and len(now[i].unread) >= n]
             if ready:
                 self._hear(now, ready)
-                due += [i for i in ready if self._due(now[i].utterance) is not None]
+                due |= {i for i in ready if self._due(now[i].utterance) is not None}
             elif due:
                 self._advance(now, sorted(due), events)
-                due = []
+                due.clear()
             else:
                 break
         ended = [i for i, end in enumerate(ends) if end]
@@ -186,20 +189,15 @@ class Engine:
             traced = self._trace(encoded, committed, [h.tokens for h in found])
             peaks = [torch.stack([t[row] for t, _ in traced]).tolist() if traced else [] for row in range(len(rows))]
         words = self._words(encoded, committed, found, peaks)
-        frame_ms = self.model.encoder.frame_ms
-        counts = [
-            committable(w, u.tentative, len(u.encoder_out), frame_ms, policy)
-            for w, u in zip(words, utterances, strict=True)
-        ]
-        committed = self._commit(encoded, utterances, found, words, counts)
-        for row, (i, utterance) in enumerate(zip(rows, utterances, strict=True)):
+        pairs, frame_ms = zip(words, utterances, strict=True), self.model.encoder.frame_ms
+        counts = [committable(w, u.tentative, len(u.encoder_out), frame_ms, policy) for w, u in pairs]
+        after = self._commit(encoded, utterances, found, words, counts)
+        for row, (i, before) in enumerate(zip(rows, utterances, strict=True)):
             rest = words[row][counts[row] :]
             tentative = tuple(w.text for w in rest)
-            shown = replace(
-                utterance, committed=committed[row], tentative=tentative, shown=utterance.shown or bool(words[row])
-            )
-            if tentative != utterance.tentative or counts[row]:
-                times = shown.words(rest, self.model.config.frame_seconds)
+            shown = replace(after[row], tentative=tentative, shown=before.shown or bool(words[row]))
+            if tentative != before.tentative or counts[row]:
+                times = before.words(rest, self.model.config.frame_seconds)
                 events[i].append(Partial(shown.committed.words, times, now[i].heard_seconds))
             now[i] = replace(now[i], utterance=shown)
 
@@ -210,25 +208,25 @@ class Engine:
         found: Sequence[Hypothesis],
         words: Sequence[Sequence[FoundWord]],
         counts: Sequence[int],
-    ) -> list[Committed]:
-        """What is committed once the first `counts` of the `words` are."""
-        committed = [u.committed for u in utterances]
+    ) -> list[Utterance]:
+        """The utterances with the first `counts` of their `words` committed."""
+        after = list(utterances)
         if not (rows := [row for row, count in enumerate(counts) if count]):
-            return committed
+            return after
         sure = [found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows]
-        some = Encoded(*(x[rows] for x in encoded))
-        traced = self._trace(some, [committed[row] for row in rows], sure)
+        some, committed = Encoded(*(x[rows] for x in encoded)), [utterances[row].committed for row in rows]
+        traced = self._trace(some, committed, sure)
         for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
             decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
-            new = words[row][: counts[row]]
-            committed[row] = utterances[row].commit(found[row], new, decoder, self.model.config.frame_seconds)
-        return committed
+            new, seconds = words[row][: counts[row]], self.model.config.frame_seconds
+            after[row] = utterances[row].commit(found[row], new, decoder, seconds, round(_KEEP_SECONDS / seconds))
+        return after
 
     def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search to the end of ended utterances with all the weight of whole files, given what is committed."""
         utterances = [now[i].opened for i in rows]
         committed = [u.committed for u in utterances]
-        frames = [max(round(u.samples / self.frame_samples), u.committed.end_frame) for u in utterances]
+        frames = [max(round(u.samples / self.frame_samples), u.committed_frames) - u.released for u in utterances]
         encoded = self._encoded([u.encoder_out[:n] for u, n in zip(utterances, frames, strict=True)])
         found = self._search(encoded, committed, self.final)
         words = self._words(encoded, committed, found)

@@ -20,9 +20,9 @@ from asr.encoder import EncoderState
 from asr.errors import AudioError
 from asr.features import FeatureState
 from asr.search import Hypothesis
-from asr.segment import WINDOW_SAMPLES
 from asr.transcript import Segment, Word
-from streaming.endpoint import Decision, EndpointConfig, EndpointState, VoiceState, advance
+from asr.voice import WINDOW_SAMPLES, VoiceState
+from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 from streaming.policy import FoundWord
 
 __all__ = ["Committed", "Session", "Utterance", "Window", "check_chunk"]
@@ -45,7 +45,7 @@ class Committed(NamedTuple):
     words: tuple[Word, ...]
     score: float  # the speller's log-probability of the tokens
     decoder: DecoderState  # of one row, after all the tokens but the last
-    end_frame: int  # where the last of the words ends
+    end_frame: int  # where the last of the words ends, in the frames that are kept
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class Utterance:
     unencoded: Tensor  # (samples,), not yet a whole chunk
     features: FeatureState
     encoder: EncoderState
-    encoder_out: Tensor  # (T, D)
+    encoder_out: Tensor  # (T, D), what is kept of it: frames well behind the committed words are released
     committed: Committed
+    released: int = 0  # frames
     begun: bool = False  # the encoder has been given its first chunk
     tentative: tuple[str, ...] = ()
     shown: bool = False  # a Partial with words has been given out
@@ -72,9 +73,14 @@ class Utterance:
     def end_seconds(self) -> float:
         return (self.start_samples + self.samples) / SAMPLE_RATE
 
+    @property
+    def committed_frames(self) -> int:
+        """From its start to where the last of the committed words ends."""
+        return self.released + self.committed.end_frame
+
     def words(self, found: Sequence[FoundWord], frame_seconds: float) -> tuple[Word, ...]:
         """Words that were found in it, with their times on the stream's clock."""
-        start, end = self.start_seconds, self.end_seconds
+        start, end = self.start_seconds + self.released * frame_seconds, self.end_seconds
         return tuple(
             Word(
                 word.text,
@@ -86,17 +92,28 @@ class Utterance:
         )
 
     def commit(
-        self, hypothesis: Hypothesis, words: Sequence[FoundWord], decoder: DecoderState, frame_seconds: float
-    ) -> Committed:
-        """What is committed once the first `words` of a hypothesis are; `decoder` as `Committed` has it."""
+        self,
+        hypothesis: Hypothesis,
+        words: Sequence[FoundWord],
+        decoder: DecoderState,
+        frame_seconds: float,
+        keep_frames: int,
+    ) -> Utterance:
+        """Commit the first `words` of a hypothesis, and release what lies `keep_frames` behind them.
+
+        `decoder` is what `Committed` has, over all frames that were kept until now.
+        """
         before, count = self.committed, words[-1].tokens
-        return Committed(
+        release = max(0, words[-1].last_frame - keep_frames)
+        committed = Committed(
             tokens=(*before.tokens, *hypothesis.tokens[:count]),
             words=(*before.words, *self.words(words, frame_seconds)),
             score=before.score + sum(hypothesis.token_scores[:count]),
-            decoder=decoder,
-            end_frame=words[-1].last_frame,
+            decoder=decoder._replace(alignment=decoder.alignment[..., release : len(self.encoder_out)].clone()),
+            end_frame=words[-1].last_frame - release,
         )
+        kept = self.encoder_out[release:].clone() if release else self.encoder_out
+        return replace(self, committed=committed, encoder_out=kept, released=self.released + release)
 
     def segment(self, rest: Sequence[FoundWord], score: float, frame_seconds: float) -> Segment:
         """The committed words and, with their score, those that were found at its end."""
@@ -219,7 +236,7 @@ def _last(windows: tuple[Window, ...], count: int) -> tuple[Window, ...]:
 def _first_free(latest: tuple[Window, ...], utterance: Utterance, frame_samples: float) -> int:
     """The first of the latest windows that lies wholly behind the committed words."""
     first_sample = utterance.samples - sum(len(w.samples) for w in latest)
-    committed = math.ceil((utterance.committed.end_frame * frame_samples - first_sample) / WINDOW_SAMPLES)
+    committed = math.ceil((utterance.committed_frames * frame_samples - first_sample) / WINDOW_SAMPLES)
     return min(max(0, committed), len(latest))
 
 

@@ -19,7 +19,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 LAYERS = (
     ("errors", "terminal"),
     ("config",),
-    ("audio", "transcript"),
+    ("audio", "transcript", "voice"),
     ("features", "normalisation", "attention", "segment", "formats", "tokenizer"),
     ("hybrid", "manifest"),
     ("encoder", "metrics"),

@@ -193,18 +193,18 @@ def install(monkeypatch: pytest.MonkeyPatch, **plugins: Callable[[typer.Typer], 
 
 
 def test_other_packages_add_commands(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def listen(to: typer.Typer) -> None:
-        to.command("listen")(lambda: print("listening"))
+    def dictate(to: typer.Typer) -> None:
+        to.command("dictate")(lambda: print("listening"))
 
     def broken(to: typer.Typer) -> None:
         raise ImportError("no module named portaudio")
 
-    install(monkeypatch, broken=broken, listen=listen)
+    install(monkeypatch, broken=broken, dictate=dictate)
     line = "spellstream: the command broken (plugins:broken) cannot be loaded: ImportError: no module named portaudio\n"
-    assert command("listen") == (0, "listening\n", line)
+    assert command("dictate") == (0, "listening\n", line)
     status, out, _ = command("--help")
     assert status == 0
-    assert "listen" in out
+    assert "dictate" in out
     assert "transcribe" in out
 
 

@@ -187,7 +187,7 @@ def test_info_knows_the_model(model: Path, command: Command) -> None:
     status, out, err = command("info", "--json")
     assert (status, err) == (0, "")
     facts = json.loads(out)["model"]
-    assert (facts["name"], facts["frame_ms"], facts["chunk_ms"]) == (str(model), 40.0, 480)
+    assert (facts["name"], facts["frame_ms"], facts["chunk_ms"]) == (str(model), 40.0, 360)
     assert facts["parameters"] > 1000
     assert facts["disk_bytes"] > 4 * facts["parameters"]
     assert facts["lookahead_ms"] >= 120

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from asr import audio
 from asr.errors import ConfigError
-from asr.segment import WINDOW_SAMPLES, SpeechDetector
-from streaming.endpoint import Decision, EndpointConfig, EndpointState, VoiceDetector, VoiceState, advance
+from asr.segment import SpeechDetector
+from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 
 CPU = torch.device("cpu")
 RULES = EndpointConfig(min_speech_ms=96, min_silence_ms=160, pre_roll_ms=64)  # 3, 5 and 2 windows

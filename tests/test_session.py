@@ -19,7 +19,8 @@ from asr.errors import AudioError
 from asr.features import FeatureState
 from asr.search import Hypothesis
 from asr.segment import WINDOW_SAMPLES
-from streaming.endpoint import EndpointConfig, EndpointState, VoiceState
+from asr.voice import VoiceState
+from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.policy import FoundWord
 from streaming.session import Committed, Session, Utterance, check_chunk
 
@@ -172,13 +173,30 @@ def test_words_have_times_on_the_streams_clock_and_end_with_the_utterance() -> N
     first, second = utterance.words(found, 0.06)
     assert (first.start_seconds, first.end_seconds) == pytest.approx((2.12, 2.3))
     assert (second.start_seconds, second.end_seconds) == pytest.approx((2.3, 3.0))
-    committed = utterance.commit(
-        Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], DecoderState(*[NOTHING] * 3), 0.06
-    )
-    assert (committed.tokens, committed.score, committed.end_frame) == ((7,), -0.5, 5)
-    segment = replace(utterance, committed=committed).segment(found[1:], -3.0, 0.06)
+    utterance = replace(utterance, encoder_out=torch.arange(12.0)[:, None])
+    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])  # wider: it was made in a batch
+    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], decoder, 0.06, 99)
+    committed = after.committed
+    assert (committed.tokens, committed.score, committed.end_frame, after.released) == ((7,), -0.5, 5, 0)
+    segment = after.segment(found[1:], -3.0, 0.06)
     assert segment.words == (first, second)
     assert (segment.text, segment.score, segment.start_seconds, segment.end_seconds) == ("a b", -3.5, 2.0, 3.0)
+
+
+def test_frames_behind_the_committed_words_are_released() -> None:
+    utterance = replace(FRESH, start_samples=32_000, samples=16_000, encoder_out=torch.arange(12.0)[:, None])
+    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])
+    word, later = FoundWord("a", 1, 0, 2, 5, 0.5), FoundWord("b", 3, 0, 5, 7, 0.25)
+    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), [word], decoder, 0.06, 2)
+    assert (after.released, after.committed.end_frame, after.committed_frames) == (3, 2, 5)
+    assert after.encoder_out[:, 0].tolist() == after.committed.decoder.alignment[0, 0].tolist() == list(range(3, 12))
+    assert after.encoder_out.untyped_storage().nbytes() == 9 * 4
+    moved = replace(later, first_frame=2, last_frame=4)
+    (expected,), (found,) = utterance.words([later], 0.06), after.words([moved], 0.06)
+    assert (found.start_seconds, found.end_seconds) == pytest.approx((expected.start_seconds, expected.end_seconds))
+    again = after.commit(Hypothesis([8, 9], -2.0, [-1.0, -2.0]), [replace(moved, tokens=2)], decoder, 0.06, 2)
+    assert (again.released, again.committed_frames) == (5, 7)
+    assert [w.text for w in again.committed.words] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
