@@ -17,6 +17,7 @@ from asr.model import Model
 from asr.segment import SegmentConfig
 from asr.tokenizer import Tokenizer
 from asr.transcribe import Recogniser
+from asr.transcript import Transcript
 
 # The clips are noises, which the voice detector would rightly leave out.
 ALL = SegmentConfig(presence_threshold=0.0)
