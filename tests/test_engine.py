@@ -343,26 +343,6 @@ def occupied() -> int:
     return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else 0
 
 
-def test_states_are_stacked_and_split_without_loss() -> None:
-    encoder = babbler(hybrid=HybridConfig(layers=2, heads=2, past_frames=8)).model.encoder
-    context = Context(360, 120)
-    rows = [torch.randn(1, 100, 80) for _ in range(3)]
-    states = [encoder.step(x, encoder.initial_state(1), context)[1] for x in rows]
-    assert len({state.shape for state in states}) == 1
-    stacked = type(states[0]).stack(states)
-    for before, after in zip(states, stacked.split(), strict=True):
-        assert after.shape == before.shape
-        pairs = list(zip(tensors(before), tensors(after), strict=True))
-        assert len(pairs) == 2 * 4 + 2 * 3
-        assert all(torch.equal(a, b) for a, b in pairs)
-    more = torch.randn(3, 60, 80)
-    out, _ = encoder.step(more, stacked, context)
-    for i, state in enumerate(states):
-        torch.testing.assert_close(
-            out[i : i + 1], encoder.step(more[i : i + 1], state, context)[0], atol=1e-3, rtol=1e-3
-        )
-
-
 @torch.inference_mode()
 def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
     """By attention alone and with a beam of one, so that the whole search has that prefix in its beam throughout."""

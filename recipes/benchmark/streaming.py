@@ -281,8 +281,8 @@ def figure(measured: Sequence[Measured], steps: Sequence[Steps]) -> Figure:
         for seconds, style, what in ((one.to_partial, "-", "shown"), (one.to_commit, "--", "committed")):
             share = np.arange(1, len(seconds) + 1) / max(1, one.words)
             left.plot(np.sort(seconds), 100 * share, style, color=f"C{i}", label=f"{one.name}: {what}")
-    left.set(xlabel="seconds after the word's end", ylabel="% of the reference's words", ylim=(0, 100))
-    left.legend(loc="lower right")
+    left.set(xlabel="seconds after the word's end", ylabel="% of the reference's words", xlim=(-0.5, 4), ylim=(0, 100))
+    left.legend(loc="upper right")
     counts = [step.sessions for step in steps]
     for percent, marker in ((50, "o"), (95, "s"), (99, "^")):
         values = [1000 * quantiles(step.seconds, percent)[0] for step in steps]
