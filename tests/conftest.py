@@ -19,8 +19,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-# Before torch or numpy start their thread pools, here and in the commands that tests run. Models this small gain nothing
-# from a second thread, and on a busy machine the threads wait for each other.
+# Before torch or numpy start their thread pools, here and in the commands that tests run. Models this small gain
+# nothing from a second thread, and on a busy machine the threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis

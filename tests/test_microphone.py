@@ -123,7 +123,7 @@ def test_the_command_writes_what_is_said(
     if not (repository_root / "asr/pretrained/default/model.safetensors").is_file():
         pytest.skip("no model is shipped yet: asr/pretrained/default holds no weights")
     rows = [json.loads(line) for line in (speech_dir / "test.jsonl").read_text().splitlines()]
-    row = next(row for row in rows if row["corpus"] == "test-other" and 4 < row["duration"] < 8)
+    row = next(row for row in rows if row["corpus"] == "an4" and row["duration"] > 4)
     path, saved = tmp_path / "talk.wav", tmp_path / "saved.wav"
     soundfile.write(path, load(speech_dir / row["audio"]).numpy(), SAMPLE_RATE)
 
@@ -143,6 +143,4 @@ def test_the_command_writes_what_is_said(
     replay = streaming.listen(streaming.FileReplay(saved, speed=None), model=recogniser)
     replayed = [event.text for event in replay if isinstance(event, streaming.Final)]
     assert jiwer.wer(" ".join(replayed), " ".join(out.split())) < 0.2, f"live: {out}replayed: {replayed}"
-    if (errors := jiwer.wer(row["text"], recogniser.transcribe(path).text)) > 0.5:
-        pytest.skip(f"the shipped model gets {errors:.0%} of the words wrong even from the file")
-    assert jiwer.wer(row["text"], " ".join(out.split())) < errors + 0.3, out
+    assert jiwer.wer(row["text"], " ".join(out.split())) < 0.5, out

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the default model from nothing. Each stage can be run alone and again:
 #
-#   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: pack start contexts all evaluate install
+#   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: pack start contexts all streams evaluate install
 #
 # SPEECH holds core.jsonl, dev.jsonl, test.jsonl and noise/ (see the model card for what is in them), and may hold a
 # folder `more` with further manifests. WORK takes everything that is made: about 5 GB. A stage that was killed goes on
@@ -14,7 +14,7 @@ speech=$(cd "${1:?$usage}" && pwd)
 mkdir -p "${2:?$usage}"
 work=$(cd "$2" && pwd)
 shift 2
-stages=${*:-pack start contexts all evaluate install}
+stages=${*:-pack start contexts all streams evaluate install}
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-minutes $MINUTES}
 
@@ -27,19 +27,19 @@ for stage in $stages; do
             spellstream pack "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3}.jsonl --output "$work/start"
             spellstream pack "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13}.jsonl --output "$work/all"
             ;;
-        start | contexts | all)
+        start | contexts | all | streams)
             # Configs name the model that they begin with relative to WORK.
             config=$(ls "$here"/?_"$stage".toml)
-            data=$([ "$stage" = all ] && echo all || echo start)
+            case $stage in all | streams) data=all ;; *) data=start ;; esac
             (cd "$work" && spellstream train --config "$config" --data "$data" --dev dev --output "run-$stage" \
                 --noise "$speech/noise" --device "$device" $limit)
             ;;
         evaluate)
-            spellstream evaluate "$speech/dev.jsonl" --model "$work/run-all/best" --json "$work/dev.json"
-            spellstream evaluate "$speech/test.jsonl" --model "$work/run-all/best" --json "$work/test.json"
+            spellstream evaluate "$speech/dev.jsonl" --model "$work/run-streams/best" --json "$work/dev.json"
+            spellstream evaluate "$speech/test.jsonl" --model "$work/run-streams/best" --json "$work/test.json"
             ;;
         install)
-            cp "$work"/run-all/best/{model.safetensors,config.json,tokenizer.model} "$here/../../asr/pretrained/default/"
+            cp "$work"/run-streams/best/{model.safetensors,config.json,tokenizer.model} "$here/../../asr/pretrained/default/"
             ;;
         *)
             echo "run.sh: no stage '$stage'" >&2
