@@ -58,8 +58,8 @@ def parse_formats(names: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 so that `path` holds its old content or all of the new one, never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content`, text as UTF-8, so that `path` holds its old content or all of the new one, never a part.
 
     The folder must exist. A device or pipe (`/dev/stdout`) is written to directly, as it must not be replaced.
 
@@ -67,12 +67,12 @@ def write_atomically(path: Path, text: str) -> None:
         DataError: the file cannot be written; nothing is left behind.
     """
     # A file name that is not valid UTF-8 reaches us as lone surrogates; escaped like this they are right in JSON.
-    content = text.encode("utf-8", errors="backslashreplace")
+    data = content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace")
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(content)
+            path.write_bytes(data)
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            _replace(Path(os.path.realpath(path)), data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 

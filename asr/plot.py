@@ -6,10 +6,8 @@ writes a PNG. `attention_figure` draws a single alignment, as training logs it. 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +21,8 @@ from numpy.typing import NDArray
 
 from asr import audio
 from asr.config import FeatureConfig, SearchConfig
-from asr.errors import AudioError, DataError, DependencyError
+from asr.errors import AudioError, DependencyError
+from asr.formats import write_atomically
 from asr.tokenizer import BLANK, SOS
 from asr.transcribe import Recogniser
 from asr.transcript import Segment, Transcript, Word
@@ -103,7 +102,7 @@ def plot(recogniser: Recogniser, source: audio.Source, output: Path, search: Sea
     examined = examine(recogniser, source, search)
     image = io.BytesIO()
     figure(examined).savefig(image, format="png", dpi=_DPI)
-    _write(output, image.getvalue())
+    write_atomically(output, image.getvalue())
     return examined.transcript
 
 
@@ -114,12 +113,14 @@ def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig |
     waveform, cut = _excerpt(source)
     config = model.config.features
     if len(waveform) < config.n_fft:
-        raise AudioError(_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a picture")
+        raise AudioError(
+            audio.source_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a picture"
+        )
     transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True)
     log_mel = model.features.unnormalised(waveform[None].to(recogniser.device))[0].cpu().numpy()
     decibels = (log_mel - model.features.floor) * (10 / math.log(10))
     return Examined(
-        transcript=replace(transcript, source=_name(source)),
+        transcript=replace(transcript, source=audio.source_name(source)),
         stretches=tuple(_stretch(recogniser, waveform, segment) for segment in transcript.segments),
         frame_seconds=model.config.frame_seconds,
         pieces=tuple(_label(recogniser.tokenizer.piece(token)) for token in range(len(recogniser.tokenizer))),
@@ -192,13 +193,6 @@ def _excerpt(source: audio.Source) -> tuple[torch.Tensor, bool]:
         if read > limit:
             break
     return torch.cat(parts)[:limit], read > limit
-
-
-def _name(source: audio.Source) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return "standard input" if source == "-" else os.fsdecode(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "recording"
 
 
 def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -> Stretch:
@@ -358,18 +352,3 @@ def _colour_bar(panel: Axes, image: AxesImage, label: str, height: float) -> Non
     bar = panel.figure.colorbar(image, ax=panel, pad=0.01, aspect=height / _BAR_INCHES)
     bar.outline.set_visible(False)
     bar.set_label(label)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; a device or pipe is written to directly."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error

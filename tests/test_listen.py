@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_model import small_model
 
 import asr
 import streaming
-from asr import checkpoint
 from asr.audio import load
-from asr.config import DecoderConfig, EncoderConfig, ModelConfig, SearchConfig
+from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, SourceError
-from asr.model import Model
-from asr.tokenizer import Tokenizer
 from asr.transcribe import Recogniser
 from streaming import Engine, Event, Final, Partial
 from streaming.audio_source import BaseSource
@@ -53,26 +51,6 @@ class Replay(BaseSource):
         self.closed = True
 
 
-def small_model(folder: Path) -> Path:
-    """A model that has learnt nothing, with weights large enough that it says something of every sound."""
-    torch.manual_seed(3)
-    tokenizer = Tokenizer.train(["the cat sat on the mat", "a dog ran up the hill", "we saw six boats"], 60, "char")
-    config = ModelConfig(
-        vocab_size=len(tokenizer),
-        encoder=EncoderConfig(joins=(3, 2), hidden_size=32),
-        decoder=DecoderConfig(hidden_size=48, embedding_size=16),
-        search=SearchConfig(beam_size=2),
-    )
-    model = Model(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.5)
-        model.features.mean.fill_(-8.0)
-        model.features.std.fill_(4.0)
-    checkpoint.save(folder, model, tokenizer)
-    return folder
-
-
 def short_clips(speech_dir: Path, count: int) -> list[torch.Tensor]:
     """The shortest recordings of someone who reads clearly."""
     rows = [json.loads(line) for line in (speech_dir / "dev.jsonl").read_text().splitlines()]
@@ -82,7 +60,7 @@ def short_clips(speech_dir: Path, count: int) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
-    return asr.load(str(small_model(tmp_path_factory.mktemp("model"))), device="cpu")
+    return asr.load(str(small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from small_model import small_model
 from test_cli import Command, caller
-from test_listen import CHUNK_SAMPLES, Replay, short_clips, small_model
+from test_listen import CHUNK_SAMPLES, Replay, short_clips
 
 import asr
 import streaming
 from asr.audio import load
 from asr.cli import app
+from asr.config import SearchConfig
 from asr.errors import DependencyError
 from streaming import EndpointConfig, Final, PolicyConfig
 from streaming import cli as commands
@@ -34,7 +36,7 @@ RUN = "import sys; from asr.cli import app, main; from streaming.cli import regi
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model"))
+    return small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))
 
 
 @pytest.fixture(scope="module")

@@ -8,46 +8,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_model import small_model
 
 import asr
-from asr import checkpoint
-from asr.config import DecoderConfig, EncoderConfig, ModelConfig, SearchConfig
+from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, DeviceError
-from asr.model import Model
 from asr.segment import SegmentConfig
-from asr.tokenizer import Tokenizer
 from asr.transcribe import Recogniser
 from asr.transcript import Transcript
 
 # The clips are noises, which the voice detector would rightly leave out.
 ALL = SegmentConfig(presence_threshold=0.0)
-SENTENCES = [
-    "the cat sat on the mat",
-    "a dog ran up the hill",
-    "we saw six boats",
-    "quiet jazz played for a vexing hour",
-]
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with weights large enough that different audio gives different words."""
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer.train(SENTENCES, 60, "char")
-    config = ModelConfig(
-        vocab_size=len(tokenizer),
-        encoder=EncoderConfig(joins=(3, 2), hidden_size=32),
-        decoder=DecoderConfig(hidden_size=48, embedding_size=16),
-    )
-    model = Model(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.5)
-        model.features.mean.fill_(-8.0)
-        model.features.std.fill_(4.0)
-    checkpoint.save(folder, model, tokenizer)
-    return folder
+    return small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
