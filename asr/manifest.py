@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr.errors import DataError
 from asr.formats import write_atomically
 
-__all__ = ["Utterance", "read", "write"]
+__all__ = ["Utterance", "read", "scan", "write"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,36 @@ def read(path: Path) -> list[Utterance]:
         DataError: the file cannot be read or holds no utterance, or a line is not a JSON object, lacks a key, has a
             value of the wrong type or repeats an id. The message names the file and the line.
     """
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the manifest: {error.strerror or error}") from error
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        utterance = _parse(line, path, f"{path}:{number}")
+    for number, utterance in scan(path):
+        if isinstance(utterance, DataError):
+            raise utterance
         first = line_of.setdefault(utterance.id, number)
         if first != number:
             raise DataError(f"{path}:{number}: id {utterance.id!r} was used before, on line {first}")
         utterances.append(utterance)
-    if not utterances:
-        raise DataError(f"{path}: the manifest is empty; expected at least one utterance")
     return utterances
+
+
+def scan(path: Path) -> Iterator[tuple[int, Utterance | DataError]]:
+    """Each line's number with its utterance, or with what is wrong with it; ids may repeat.
+
+    Raises:
+        DataError: the file cannot be read or holds no line.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the manifest: {error.strerror or error}") from error
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not filled:
+        raise DataError(f"{path}: the manifest is empty; expected at least one utterance")
+    for number, line in filled:
+        try:
+            yield number, _parse(line, path, f"{path}:{number}")
+        except DataError as error:
+            yield number, error
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:

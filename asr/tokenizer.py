@@ -109,12 +109,18 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise TokenizerError(f"a tokenizer of {vocab_size} {kind} tokens cannot be trained: {error}") from None
+            reason = str(error).rpartition("] ")[2]  # what comes before is the place in sentencepiece's source
+            raise TokenizerError(f"a tokenizer of {vocab_size} {kind} tokens cannot be trained: {reason}") from None
         return cls(sink.getvalue())
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a normalised text, without sos and eos."""
         tokens: list[int] = self._processor.EncodeAsIds(text)
+        return tokens
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        """`encode` for many texts at once, on all cores."""
+        tokens: list[list[int]] = self._processor.EncodeAsIds(texts)
         return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:

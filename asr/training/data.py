@@ -1,17 +1,12 @@
-"""Training data: corpora decoded once into one flat file, and batches of similar length drawn from it.
-
-Decoding compressed audio costs more than a small model's training step, so `pack` does it once: `audio.i16` holds the
-samples of all utterances in a row, 16 kHz mono, and `utterances.jsonl` says where each begins. It is memory-mapped.
-"""
+"""Training data: prepared corpora with their texts as tokens, and the batches of a run drawn from them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,17 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from asr.audio import SAMPLE_RATE, load
 from asr.errors import AudioError, DataError
-from asr.manifest import Utterance, read
 from asr.tokenizer import BLANK, Tokenizer
 from asr.training.config import DataConfig
+from asr.training.manifests import Entry, read_entries
+from asr.training.sampler import BucketSampler
 
-__all__ = ["Batch", "BucketSampler", "Corpus", "Item", "LasData", "collate", "pack"]
+__all__ = ["Batch", "Corpus", "Item", "LasData", "collate"]
 
-_AUDIO, _INDEX = "audio.i16", "utterances.jsonl"
+_DEV_BATCH = 16
 
 
 class Item(NamedTuple):
@@ -48,178 +44,157 @@ class Batch(NamedTuple):
     token_lengths: Tensor  # (B,)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where an utterance lies in a packed corpus."""
+@dataclass(frozen=True, eq=False)
+class Corpus(Dataset[Item]):
+    """Utterances of prepared folders; once `tokenise`d, what a DataLoader reads.
 
-    id: str
-    text: str
-    start: int  # samples
-    samples: int
+    `left_out` counts what `tokenise` left out, by reason.
+    """
+
+    entries: list[Entry]
+    left_out: dict[str, int] = field(default_factory=dict)
+    # The tokens of all in a row, and where each utterance's begin: worker processes share these without copying.
+    _tokens: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32), repr=False)
+    _begins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
+
+    @classmethod
+    def open(cls, folders: Path | Sequence[Path], weights: Sequence[float] | None = None) -> Corpus:
+        """What `spellstream prepare` made.
+
+        Args:
+            folders: one or more.
+            weights: how often each folder's utterances come in a pass over the data; 1 if not given.
+
+        Raises:
+            DataError: if one is no prepared folder, or is damaged, or a weight is not positive.
+        """
+        folders = [folders] if isinstance(folders, Path) else list(folders)
+        weights = [1.0] * len(folders) if weights is None else weights
+        for folder, weight in zip(folders, weights, strict=True):
+            if not 0 < weight <= 1000:
+                raise DataError(f"{folder}: its weight is {weight}: it must be positive, and at most 1000")
+        read = (read_entries(folder, weight) for folder, weight in zip(folders, weights, strict=True))
+        return cls([entry for entries in read for entry in entries])
+
+    def tokenise(self, tokenizer: Tokenizer, config: DataConfig, frame_seconds: float) -> Corpus:
+        """With texts as tokens, and without what is too short or long, or has no or too many tokens.
+
+        CTC needs a frame of the encoder, `frame_seconds` long, for each token.
+        """
+        left_out: Counter[str] = Counter()
+        entries, tokens = [], []
+        for entry in self.entries:
+            if entry.seconds < config.min_seconds:
+                left_out[f"shorter than {config.min_seconds:g} s"] += 1
+            elif entry.seconds > config.max_seconds:
+                left_out[f"longer than {config.max_seconds:g} s"] += 1
+            elif not (encoded := tokenizer.encode(entry.text)):
+                left_out["without a token"] += 1
+            elif len(encoded) * frame_seconds > entry.seconds:
+                left_out[f"with more than a token in {1000 * frame_seconds:g} ms, a frame of the encoder"] += 1
+            else:
+                entries.append(entry)
+                tokens.append(np.asarray(encoded, np.int32))
+        begins = np.cumsum([0, *(len(t) for t in tokens)])
+        return Corpus(entries, dict(left_out), np.concatenate([np.zeros(0, np.int32), *tokens]), begins)
 
     @property
-    def seconds(self) -> float:
-        return self.samples / SAMPLE_RATE
-
-
-def pack(
-    manifests: Sequence[Path], folder: Path, workers: int, progress: Callable[[int, int], None] = lambda done, of: None
-) -> list[str]:
-    """Decode every transcribed utterance of the manifests into `folder`.
-
-    Args:
-        manifests: JSON-lines files.
-        folder: made if missing; what it held is replaced once all is done.
-        workers: processes that decode.
-        progress: called with the number done and the number in all.
-
-    Returns:
-        One line for each utterance that could not be read; the others are there.
-
-    Raises:
-        DataError: if a manifest is broken, or no utterance is left.
-    """
-    utterances = [u for manifest in manifests for u in read(manifest) if u.text]
-    folder.mkdir(parents=True, exist_ok=True)
-    problems: list[str] = []
-    start = 0
-    part, index = folder / (_AUDIO + ".part"), folder / (_INDEX + ".part")
-    with part.open("wb") as audio, index.open("w", encoding="utf-8") as rows, ProcessPoolExecutor(workers) as pool:
-        decoded = pool.map(_decode, utterances, chunksize=16)
-        for done, (utterance, samples) in enumerate(zip(utterances, decoded, strict=True), 1):
-            if isinstance(samples, str):
-                problems.append(samples)
-            else:
-                audio.write(samples.tobytes())
-                row = {"id": utterance.id, "text": utterance.text, "start": start, "samples": len(samples)}
-                rows.write(json.dumps(row) + "\n")
-                start += len(samples)
-            progress(done, len(utterances))
-    if start == 0:
-        part.unlink()
-        index.unlink()
-        raise DataError(f"{', '.join(map(str, manifests))}: no utterance with text and readable audio")
-    part.replace(folder / _AUDIO)
-    index.replace(folder / _INDEX)
-    return problems
-
-
-def _decode(utterance: Utterance) -> npt.NDArray[np.int16] | str:
-    torch.set_num_threads(1)
-    try:
-        return (load(utterance.audio) * 32767).round().clamp(-32768, 32767).to(torch.int16).numpy()
-    except AudioError as error:
-        return str(error)
-
-
-class Corpus(Dataset[Item]):
-    """A packed corpus with its texts as tokens.
-
-    Raises:
-        DataError: if `folder` holds none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            lines = (folder / _INDEX).read_text(encoding="utf-8").splitlines()
-            self._audio = np.memmap(folder / _AUDIO, dtype=np.int16, mode="r")
-        except OSError as error:
-            raise DataError(f"{folder}: not a packed corpus: {error.strerror} ({error.filename})") from None
-        except ValueError as error:
-            raise DataError(f"{folder}: not a packed corpus: {error}") from None
-        try:
-            self.entries = [Entry(**json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{folder / _INDEX}: not the index of a packed corpus: {error}") from None
-        samples = sum(e.samples for e in self.entries)
-        if samples != len(self._audio):
-            raise DataError(
-                f"{folder}: {_INDEX} speaks of {samples} samples, but {_AUDIO} has {len(self._audio)}: pack it again"
-            )
-        self._tokens: list[list[int]] = []
-
-    def tokenise(self, tokenizer: Tokenizer, config: DataConfig) -> Corpus:
-        """Encode the texts, and leave out what is too short, too long, or has no token the tokenizer knows."""
-        inside = [e for e in self.entries if config.min_seconds <= e.seconds <= config.max_seconds]
-        pairs = [(e, tokenizer.encode(e.text)) for e in inside]
-        # CTC needs a frame for each token: at most one token for every 80 ms of audio.
-        kept = [(e, t) for e, t in pairs if t and len(t) <= e.seconds / 0.08]
-        self.entries, self._tokens = [e for e, _ in kept], [t for _, t in kept]
-        return self
+    def hours(self) -> float:
+        return sum(entry.seconds for entry in self.entries) / 3600
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Item:
+        first, last = self._begins[index : index + 2]
+        return Item(self.waveform(index), torch.from_numpy(self._tokens[first:last].astype(np.int64)))
+
+    def __getitems__(self, indices: list[int]) -> list[Item] | AudioError:
+        """What a DataLoader asks for. An error is returned: raised in a worker it would end as one of torch."""
+        try:
+            return [self[i] for i in indices]
+        except AudioError as error:
+            return error
+
+    def waveform(self, index: int) -> Tensor:
+        """The audio of an utterance, `(samples,)`.
+
+        Raises:
+            AudioError: if it is gone or shorter than it was.
+        """
         entry = self.entries[index]
-        samples = self._audio[entry.start : entry.start + entry.samples]
-        return Item(torch.from_numpy(samples.astype(np.float32) / 32768), torch.tensor(self._tokens[index]))
+        start, samples = round(entry.start_seconds * SAMPLE_RATE), round(entry.seconds * SAMPLE_RATE)
+        if not entry.at_16_khz:
+            return load(entry.audio)[start : start + samples]
+        waveform = _enter(entry.audio, start, samples)
+        if len(waveform) != samples:
+            raise AudioError(entry.audio, f"is shorter than it was when {entry.id} was prepared: prepare it again")
+        return waveform
 
 
-class BucketSampler(Sampler[list[int]]):
-    """Endless batches of utterances of similar length, up to `batch_seconds` with padding, in a random order.
+def _enter(path: Path, start: int, samples: int) -> Tensor:
+    """A stretch of a 16 kHz file, without what comes before it."""
+    import soundfile
 
-    The batches depend on the seed and their number alone, so that a run that was killed goes on where it stopped. The
-    first `sorted_passes` over the data go from short to long, which is easiest to begin with.
-    """
-
-    def __init__(self, seconds: Sequence[float], config: DataConfig, seed: int) -> None:
-        if not seconds:
-            raise DataError("no utterance is left to train on: see data.min_seconds and data.max_seconds")
-        self._seconds = np.asarray(seconds)
-        self._config, self._seed, self._first = config, seed, 0
-
-    def start_at(self, batch: int) -> None:
-        """Leave out the first `batch` batches."""
-        self._first = batch
-
-    def one_pass(self, number: int) -> list[list[int]]:
-        """The batches of one pass over the data."""
-        rng = np.random.default_rng((self._seed, number))
-        # A little noise in the order of lengths, so that utterances meet others from pass to pass.
-        order = np.argsort(self._seconds * rng.uniform(0.95, 1.05, len(self._seconds)), kind="stable")
-        batches: list[list[int]] = [[]]
-        longest = 0.0
-        for index in order.tolist():
-            longest = max(longest, self._seconds[index])
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self._config.batch_seconds:
-                batches.append([])
-                longest = self._seconds[index]
-            batches[-1].append(index)
-        if number >= self._config.sorted_passes:
-            rng.shuffle(batches)
-        return batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        number, left_out = 0, 0
-        while True:
-            batches = self.one_pass(number)
-            yield from batches[max(0, self._first - left_out) :]
-            number, left_out = number + 1, left_out + len(batches)
+    try:
+        with soundfile.SoundFile(str(path)) as sound:
+            sound.seek(min(start, sound.frames))
+            return torch.from_numpy(sound.read(samples, dtype="float32"))
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(path, f"cannot be read any more: {error}") from None
 
 
 class LasData(pl.LightningDataModule):
-    """The batches of a run: `train` in buckets from where the trainer stands, `dev` in order of length."""
+    """The batches of a run: `train` in buckets from where the trainer stands, `dev` in order of length.
+
+    Of several processes each has a share of both.
+    """
 
     def __init__(self, train: Corpus, dev: Corpus, config: DataConfig, seed: int) -> None:
         super().__init__()
         self._train, self._dev, self._config, self._seed = train, dev, config, seed
+        self._starts: Sequence[int] = (0,)
+        self._sampler: BucketSampler | None = None
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        sampler = BucketSampler([e.seconds for e in self._train.entries], self._config, self._seed)
-        sampler.start_at(self.trainer.global_step if self.trainer else 0)
+    def train_dataloader(self) -> DataLoader[Batch | AudioError]:
+        trainer, entries = self.trainer, self._train.entries
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        seconds, weights = [e.seconds for e in entries], [e.weight for e in entries]
+        self._sampler = BucketSampler(seconds, self._config, self._seed, weights, rank, world_size)
+        # Not what the sampler has given out: workers fetch batches ahead, and a killed run has not learned from these.
+        self._sampler.start_at(trainer.global_step * trainer.accumulate_grad_batches if trainer else 0, self._starts)
         return DataLoader(
             self._train,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            collate_fn=collate,
+            batch_sampler=self._sampler,
+            collate_fn=_collated,
             num_workers=self._config.workers,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        order = sorted(range(len(self._dev)), key=lambda i: self._dev.entries[i].samples)
-        batches = [order[i : i + 16] for i in range(0, len(order), 16)]
-        return DataLoader(self._dev, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
+    def val_dataloader(self) -> DataLoader[Batch | AudioError]:
+        """This process's share of dev; all of it, where there is less than an utterance for each."""
+        order = sorted(range(len(self._dev)), key=lambda i: self._dev.entries[i].seconds)
+        world_size = self.trainer.world_size if self.trainer and self.trainer.world_size <= len(order) else 1
+        own = order[self.trainer.global_rank :: world_size] if self.trainer and world_size > 1 else order
+        # As many batches in each process: with every one, DDP brings buffers into line, which all must take part in.
+        count = -(-len(order) // (_DEV_BATCH * world_size))
+        batches = [part.tolist() for part in np.array_split(own, count)]
+        return DataLoader(self._dev, batch_sampler=batches, collate_fn=_collated)  # type: ignore[arg-type]
+
+    def on_before_batch_transfer(self, batch: Batch | AudioError, dataloader_idx: int) -> Batch:
+        if isinstance(batch, AudioError):
+            raise batch
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"starts": list(self._sampler.starts if self._sampler else self._starts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._starts = state_dict["starts"]
+
+
+def _collated(items: list[Item] | AudioError) -> Batch | AudioError:
+    return items if isinstance(items, AudioError) else collate(items)
 
 
 def collate(items: Sequence[Item]) -> Batch:
