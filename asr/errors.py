@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AudioError",
     "CheckpointError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "DependencyError",
@@ -16,6 +17,7 @@ __all__ = [
     "SourceError",
     "SpellstreamError",
     "TokenizerError",
+    "TrainingError",
 ]
 
 
@@ -61,8 +63,16 @@ class CheckpointError(SpellstreamError):
     """A model folder is missing, incomplete, or does not fit its own config."""
 
 
+class TrainingError(SpellstreamError):
+    """A training run cannot go on."""
+
+
 class DeviceError(SpellstreamError):
     """The asked-for device is not there or cannot run what was asked."""
+
+
+class ClusterError(SpellstreamError):
+    """A cluster cannot be reached, has no room, or went away; what was finished by then is kept."""
 
 
 class DependencyError(SpellstreamError):

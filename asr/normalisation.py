@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ class Normalisation(nn.Module):
 
     Batch normalisation (Ioffe and Szegedy 2015) takes its statistics from valid frames alone, so that padding changes
     neither them nor any output; in evaluation it uses the running ones and is the same for a chunk as for the whole.
+    A batch that is not finite has no part in the running ones.
     """
 
     def __init__(self, kind: Literal["none", "layer", "batch"], size: int) -> None:
@@ -35,5 +36,17 @@ class Normalisation(nn.Module):
             return flat.view_as(x)
         inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         y = torch.zeros_like(x)
-        y[inside] = self.batch(x[inside]).to(x.dtype)
+        y[inside] = self._normalise(x[inside], self.batch).to(x.dtype)
+        return y
+
+    @staticmethod
+    def _normalise(x: Tensor, batch: nn.BatchNorm1d) -> Tensor:
+        """What `batch` makes of `x` `(frames, size)` in training; running statistics change if they stay finite."""
+        running = [cast(Tensor, batch.running_mean), cast(Tensor, batch.running_var)]
+        mean, variance = updated = [statistic.clone() for statistic in running]
+        momentum = cast(float, batch.momentum)
+        y = nn.functional.batch_norm(x, mean, variance, batch.weight, batch.bias, True, momentum, batch.eps)
+        finite = torch.stack([statistic.isfinite().all() for statistic in updated]).all()
+        for statistic, after in zip(running, updated, strict=True):
+            statistic.copy_(torch.where(finite, after, statistic))
         return y

@@ -10,10 +10,13 @@ import torch
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureConfig, ModelConfig
 from asr.errors import ConfigError
 from asr.model import Model
+from asr.normalisation import Normalisation
 from asr.tokenizer import EOS, SOS
 from asr.training.config import (
     DataConfig,
+    Growth,
     OptimiserConfig,
+    TrainConfig,
     read_config,
 )
 from asr.training.data import Batch, Item, collate
@@ -43,6 +46,16 @@ def test_a_config_is_read_from_toml(tmp_path: Path) -> None:
         ("chunk_ms = []", "chunk_ms is ()"),
         ("lookahead_ms = [-60]", "lookahead_ms is (-60,)"),
         ("save_every = 0", "save_every is 0"),
+        ("patience = -1", "patience is -1"),
+        ("ctc_weight_end = 2", "ctc_weight_end is 2.0"),
+        ('precision = "float16"', "precision is 'float16'"),
+        ("[augment]\nreverb_seconds = [0, 1]", "augment.reverb_seconds is (0.0, 1.0)"),
+        ("[augment]\ncodec_probability = 2", "augment.codec_probability is 2.0"),
+        ("[[growth]]\nuntil_step = 30000\njoins = [4]", "growth: until_step is [30000]"),
+        ("[[growth]]\nuntil_step = 9\njoins = [4]\n[[growth]]\nuntil_step = 9\njoins = [4]", "growth: until_step"),
+        ("[[growth]]\nuntil_step = 9\njoins = [1, 1, 1, 1, 1]", "growth: joins"),
+        ('init = "default"\n[[growth]]\nuntil_step = 9\njoins = [4]', "init is 'default'"),
+        ("extends = 3", "extends is 3"),
         ("[tokenizer]\nvocab_size = 3", "tokenizer.vocab_size is 3"),
         ('ctc_weight = "much"', "ctc_weight is 'much'"),
     ],
@@ -63,6 +76,77 @@ def test_a_missing_or_binary_config_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.toml"):
         read_config(tmp_path / "binary.toml")
+
+
+def test_a_config_extends_another_table_by_table(tmp_path: Path) -> None:
+    """What it says itself holds; of the other's tables and values the rest; lists are taken whole."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.toml").write_text(
+        "seed = 1\nchunk_ms = [0, 240]\n[optimiser]\nmax_steps = 500\ndecay_steps = 7\n"
+    )
+    path = tmp_path / "sub" / "run.toml"
+    path.write_text('extends = "../base.toml"\nchunk_ms = [360]\n[optimiser]\nmax_steps = 600\n')
+    config = read_config(path)
+    assert (config.seed, config.chunk_ms) == (1, (360,))
+    assert (config.optimiser.max_steps, config.optimiser.decay_steps) == (600, 7)
+
+
+def test_a_second_level_of_extension_is_refused(tmp_path: Path) -> None:
+    for name, text in (
+        ("c", ""),
+        ("b", 'extends = "c.toml"'),
+        ("a", 'extends = "b.toml"'),
+        ("d", 'extends = "e.toml"'),
+    ):
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.toml extends .*b\.toml, which extends c\.toml"):
+        read_config(tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match=r"e\.toml: No such file"):
+        read_config(tmp_path / "d.toml")
+
+
+def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    """Values as in TOML, or plain strings; a tokenizer may be a path."""
+    path = tmp_path / "run.toml"
+    path.write_text('tokenizer = "a.model"\n[optimiser]\nmax_steps = 3000\n')
+    config = read_config(
+        path, ["optimiser.max_steps=9000", "chunk_ms=[0, 400]", "tokenizer=b/c.model", "init=run/best"]
+    )
+    assert (config.optimiser.max_steps, config.chunk_ms, config.init) == (9000, (0, 400), "run/best")
+    assert (config.tokenizer.path, read_config(path).tokenizer.path) == ("b/c.model", "a.model")
+    for wrong in ("max_steps", "=3", "optimiser..x=1"):
+        with pytest.raises(ConfigError, match="it must be key=value"):
+            read_config(path, [wrong])
+    with pytest.raises(ConfigError, match="sede is no setting"):
+        read_config(path, ["sede=1"])
+
+
+def test_the_weight_of_ctc_goes_from_one_value_to_another() -> None:
+    config = TrainConfig(ctc_weight=0.8, ctc_weight_end=0.2, ctc_weight_steps=10)
+    assert [config.ctc_weight_at(step) for step in (0, 5, 10, 99)] == pytest.approx([0.8, 0.5, 0.2, 0.2])
+    assert {TrainConfig(ctc_weight=0.4).ctc_weight_at(step) for step in (0, 10_000)} == {0.4}
+
+
+def test_a_run_that_grows_has_stages() -> None:
+    joins = ((4,), (2, 2))
+    config = TrainConfig(growth=tuple(Growth(step, j) for step, j in zip((10, 30), joins, strict=True)))
+    stages = [(s.first_step, s.until_step, s.encoder.joins) for s in config.stages()]
+    assert stages == [(0, 10, (4,)), (10, 30, (2, 2)), (30, 20_000, config.encoder.joins)]
+    assert [(s.first_step, s.until_step) for s in TrainConfig().stages()] == [(0, 20_000)]
+
+
+def test_a_batch_that_is_not_finite_leaves_the_running_statistics_alone() -> None:
+    """Batch normalisation would otherwise be spoiled for good by one bad batch."""
+    layer = Normalisation("batch", 4).train()
+    good, lengths = torch.randn(2, 5, 4) + 1, torch.tensor([5, 3])
+    layer(good, lengths)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert before["batch.running_mean"].abs().min() > 0
+    layer(good.masked_fill(torch.arange(5)[:, None] == 1, torch.inf), lengths)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    layer(good, lengths)
+    assert not torch.equal(layer.state_dict()["batch.running_mean"], before["batch.running_mean"])
 
 
 def test_the_learning_rate_rises_holds_and_falls() -> None:
@@ -163,6 +247,15 @@ def test_scheduled_sampling_shows_the_speller_its_own_words() -> None:
     assert len(true) == 1
     assert len(drawn) == 3
     assert not true & drawn
+
+
+def test_in_bf16_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
+    """Sampling uses weights first where no gradient is wanted; autocast must not keep those casts for the loss."""
+    model, batch = Model(TINY), random_batch([16_000] * 4, [8] * 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = joint_loss(model, model.encode(batch.waveform, batch.samples), batch, 0.0, 0.5)
+    (losses.attention + losses.ctc).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_word_errors_count_words() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_run import RUN, KilledError, Unbroken, Witness, recordings, steps
+from tiny_run import RUN, KilledError, Unbroken, Witness, prepared, steps
 
 from asr import checkpoint
 from asr.config import Context, DecoderConfig, SearchConfig
@@ -22,15 +22,14 @@ from asr.training.config import (
     DataConfig,
     TrainConfig,
 )
-from asr.training.data import pack
-from asr.training.run import train
+from asr.training.run import Machine, train
+
+CPU = Machine("cpu")
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packed")
-    assert pack([recordings(folder)], folder, workers=1) == []
-    return folder
+    return prepared(tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def run(packed: Path, noise: Path, tmp_path: Path) -> Callable[..., Path]:
     """Train on the tiny corpus into a folder of the given name."""
 
     def run(name: str = "run", config: TrainConfig = RUN, **options: Any) -> Path:
-        return train(config, packed, packed, tmp_path / name, noise, device="cpu", **options)
+        return train(config, [packed], packed, tmp_path / name, noise=noise, machine=CPU, **options)
 
     return run
 
@@ -59,7 +58,7 @@ def run(packed: Path, noise: Path, tmp_path: Path) -> Callable[..., Path]:
 def unbroken(packed: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     with pytest.MonkeyPatch.context() as patch:
         witness = Witness(patch)
-        train(RUN, packed, packed, tmp_path_factory.mktemp("unbroken"), noise, device="cpu")
+        train(RUN, [packed], packed, tmp_path_factory.mktemp("unbroken"), noise=noise, machine=CPU)
     return Unbroken(witness.entering, witness.final)
 
 
@@ -93,7 +92,9 @@ def test_a_run_with_a_worker_is_as_quiet_and_the_same(
     unbroken.equals(witness)
 
 
-@pytest.mark.parametrize("kills", [(1,), (3,), (4,), (6, 9)], ids=str)
+@pytest.mark.parametrize(
+    "kills", [*(pytest.param((k,), marks=pytest.mark.slow) for k in (1, 3)), (4,), (6, 9)], ids=str
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     run: Callable[..., Path],
     witness: Witness,
@@ -139,9 +140,9 @@ def test_a_run_that_is_out_of_time_stops_and_goes_on_from_its_own_weights(
 ) -> None:
     """It measures where it stops, and saves the trained weights and not their average; each start has its own time."""
     for _ in range(2):
-        run(max_minutes=1e-9)
+        run(max_seconds=1e-9)
     assert steps(capfd.readouterr().out) == [1, 2]
-    run(max_minutes=60)
+    run(max_seconds=3_600)
     unbroken.equals(witness)
 
 
@@ -227,6 +228,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
     unbroken.equals(witness)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_stops_at_once(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
     """Who does not want to wait for the step presses again: what was saved last is what there is."""
 
@@ -272,14 +274,14 @@ def test_what_does_not_fit_is_one_line(
     last.write_bytes(last.read_bytes()[:1000])
     assert str(last) in said(CheckpointError)
     short = dataclasses.replace(RUN, data=DataConfig(min_seconds=1.9, max_seconds=2, batch_seconds=2, workers=0))
-    assert "no utterance is left" in said(DataError, "short", short)
+    assert "no utterance is left; left out: 8 shorter than" in said(DataError, "short", short)
     for folder in (tmp_path / "nowhere", tmp_path):
         (tmp_path / "nowhere").mkdir() if folder == tmp_path else None
         with pytest.raises(DataError, match="nowhere"):
-            train(RUN, packed, packed, tmp_path / "x", tmp_path / "nowhere", device="cpu")
+            train(RUN, [packed], packed, tmp_path / "x", noise=tmp_path / "nowhere", machine=CPU)
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):
-            train(RUN, packed, packed, tmp_path / "y", device="cuda")
+            train(RUN, [packed], packed, tmp_path / "y", machine=Machine("cuda"))
 
 
 def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:

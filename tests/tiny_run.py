@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asr.config import AttentionConfig, Context, DecoderConfig, EncoderConfig, FeatureConfig, SearchConfig
 from asr.manifest import Utterance, write
+from asr.training.callbacks import Samples
 from asr.training.config import (
     AugmentConfig,
     DataConfig,
@@ -21,6 +22,7 @@ from asr.training.config import (
 )
 from asr.training.data import Batch
 from asr.training.module import LasModule
+from asr.training.prepare import Settings, prepare
 
 TEXTS = ("on", "no", "go on", "gong", "oh no", "hog", "nog", "ohon")
 
@@ -60,6 +62,13 @@ def recordings(folder: Path) -> Path:
     return folder / "all.jsonl"
 
 
+def prepared(folder: Path) -> Path:
+    """The eight recordings, made ready to train on."""
+    report = prepare([recordings(folder)], folder / "prepared", Settings())
+    assert (report.utterances, report.problems) == (8, [])
+    return folder / "prepared"
+
+
 class KilledError(Exception):
     """Stands for a kill -9: nothing of ours answers to it."""
 
@@ -87,6 +96,8 @@ class Witness:
         monkeypatch.setattr(LasModule, "training_step", training_step)
         monkeypatch.setattr(LasModule, "dev_wer", dev_wer)
         monkeypatch.setattr(LasModule, "on_train_end", self._on_train_end, raising=False)
+        # Drawing takes longer than all the rest.
+        monkeypatch.setattr(Samples, "on_validation_batch_end", lambda *arguments, **options: None)
 
     @property
     def _on_train_end(self) -> Callable[[LasModule], None]:

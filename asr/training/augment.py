@@ -1,13 +1,76 @@
-"""Augmentation on whole batches, on the device: speed, gain, noise, bandwidth, and SpecAugment."""
+"""Augmentation on whole batches, on the device: room, speed, gain, noise, codec, bandwidth, and SpecAugment."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
+from asr.audio import SAMPLE_RATE
 from asr.training.config import AugmentConfig
 
-__all__ = ["limit_bandwidth", "mask_spectrum", "perturb_waveform"]
+__all__ = ["degrade", "limit_bandwidth", "mask_spectrum", "perturb_waveform", "reverberate"]
+
+_DIRECT_DB = (0.0, 15.0)  # direct sound to reverberation
+_FRAME, _HOP = 512, 256  # samples of the codec's transform
+_BAND_BINS = (*(4,) * 8, *(8,) * 8, *(16,) * 10, 1)  # of its bands, 125 to 500 Hz wide, from low to high
+
+
+def reverberate(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
+    """Put some rows into a room: convolve them with noise that fades exponentially (Moorer 1979).
+
+    Args:
+        waveform: `(B, N)`.
+        samples: `(B,)`, real samples of each row; beyond them stays silence.
+        config: probability, and the range of the time in which the room's sound fades by 60 dB.
+
+    Returns:
+        `(B, N)`, each row about as loud as before, its direct sound where it was.
+    """
+    rows = _some(len(waveform), config.reverb_probability, waveform.device)
+    if not len(rows):
+        return waveform
+    dry, device = waveform[rows], waveform.device
+    fade = _uniform(config.reverb_seconds, len(rows), device)
+    time = torch.arange(1, int(config.reverb_seconds[1] * SAMPLE_RATE) + 1, device=device) / SAMPLE_RATE
+    tail = torch.randn(len(rows), len(time), device=device) * torch.exp(-3 * math.log(10) * time / fade)
+    tail = tail / tail.norm(dim=1, keepdim=True) * 10 ** (-_uniform(_DIRECT_DB, len(rows), device) / 20)
+    response = torch.cat([torch.ones_like(fade), tail], dim=1)
+    size = dry.shape[1] + response.shape[1]
+    wet = torch.fft.irfft(torch.fft.rfft(dry, size) * torch.fft.rfft(response, size), size)[:, : dry.shape[1]]
+    wet = wet * (torch.arange(dry.shape[1], device=device) < samples[rows, None])
+    loudness = dry.norm(dim=1, keepdim=True) / wet.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return waveform.index_copy(0, rows, wet * loudness)
+
+
+def degrade(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
+    """Let some rows go through a codec of a low rate: quantise their spectrum, band by band, as coarsely as asked for.
+
+    As in mp3 or opus, a band's quantisation step follows its own energy, and what is below half a step is gone.
+
+    Args:
+        waveform: `(B, N)`.
+        samples: `(B,)`, real samples of each row; beyond them stays silence.
+        config: probability, and the range of the signal to quantisation noise ratio in a band.
+    """
+    rows = _some(len(waveform), config.codec_probability, waveform.device)
+    if not len(rows) or waveform.shape[1] < _FRAME:
+        return waveform
+    clean, device = waveform[rows], waveform.device
+    window = torch.hann_window(_FRAME, device=device)
+    spectrum = torch.view_as_real(torch.stft(clean, _FRAME, _HOP, window=window, return_complex=True))
+    sizes = torch.tensor(_BAND_BINS, device=device)
+    band = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+    power = spectrum.square().sum(-1).transpose(1, 2)  # (B', frames, bins)
+    energy = power.new_zeros(*power.shape[:2], len(sizes)).index_add(2, band, power) / (2 * sizes)
+    # A step of s adds noise of the power s² / 12 to each coefficient.
+    snr_db = _uniform(config.codec_snr_db, len(rows), device)[..., None]
+    step = (12 * energy * 10 ** (-snr_db / 10)).sqrt()[..., band].transpose(1, 2)[..., None].clamp(min=1e-9)
+    coarse = torch.view_as_complex((spectrum / step).round() * step)
+    coded = torch.istft(coarse, _FRAME, _HOP, window=window, length=clean.shape[1])
+    coded = coded * (torch.arange(clean.shape[1], device=device) < samples[rows, None])
+    return waveform.index_copy(0, rows, coded)
 
 
 def perturb_waveform(
@@ -35,8 +98,7 @@ def perturb_waveform(
     if noise is not None and config.noise_probability > 0:
         starts = torch.randint(noise.numel(), (batch, 1), device=device)
         cut = noise[(starts + torch.arange(waveform.shape[1], device=device)) % noise.numel()] * inside
-        low, high = config.noise_snr_db
-        snr_db = low + (high - low) * torch.rand(batch, 1, device=device)
+        snr_db = _uniform(config.noise_snr_db, batch, device)
         # Energies of a row's own samples; the bound keeps a cut of silence from being blown up.
         speech, other = (x.square().sum(1, keepdim=True) for x in (waveform * inside, cut))
         ratio = speech / other.clamp(min=1e-10 * waveform.shape[1]) * 10 ** (-snr_db / 10)
@@ -56,10 +118,10 @@ def limit_bandwidth(features: Tensor, centres_hz: Tensor, floor: Tensor, config:
         config: probability and lowest frequency.
     """
     batch, device = features.shape[0], features.device
-    highest = float(centres_hz[-1])
-    cut = config.bandwidth_min_hz + (highest - config.bandwidth_min_hz) * torch.rand(batch, 1, device=device)
-    cut[torch.rand(batch, 1, device=device) >= config.bandwidth_probability] = highest + 1
-    gone = centres_hz[None] > cut  # (B, n_mels)
+    share = torch.rand(batch, 1, device=device)
+    cut = config.bandwidth_min_hz + (centres_hz[-1] - config.bandwidth_min_hz) * share
+    chosen = torch.rand(batch, 1, device=device) < config.bandwidth_probability
+    gone = (centres_hz[None] > cut) & chosen  # (B, n_mels)
     return torch.where(gone[:, None], floor, features)
 
 
@@ -82,3 +144,16 @@ def _bands(lengths: Tensor, size: int, longest: Tensor | int) -> Tensor:
     start = torch.rand(lengths.shape, device=lengths.device) * (lengths - width).clamp(min=0)
     places = torch.arange(size, device=lengths.device)[None]
     return (places >= start[:, None]) & (places < (start + width)[:, None])
+
+
+def _some(batch: int, probability: float, device: torch.device) -> Tensor:
+    """Indices of the rows that were drawn."""
+    if probability == 0:
+        return torch.zeros(0, dtype=torch.long, device=device)
+    return (torch.rand(batch, device=device) < probability).nonzero()[:, 0]
+
+
+def _uniform(bounds: tuple[float, ...], rows: int, device: torch.device) -> Tensor:
+    """One number for each row, `(rows, 1)`, evenly distributed."""
+    low, high = bounds
+    return low + (high - low) * torch.rand(rows, 1, device=device)

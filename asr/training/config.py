@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from asr.config import (
     AttentionConfig,
@@ -14,20 +17,34 @@ from asr.config import (
     EncoderConfig,
     FeatureConfig,
     SearchConfig,
+    choices,
     from_dict,
     require,
 )
 from asr.errors import ConfigError
 
-__all__ = ["AugmentConfig", "DataConfig", "OptimiserConfig", "TokenizerConfig", "TrainConfig", "read_config"]
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "Growth",
+    "OptimiserConfig",
+    "Stage",
+    "TokenizerConfig",
+    "TrainConfig",
+    "read_config",
+]
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What is learned from the training transcripts when a run starts from nothing."""
+    """What is learned from the training transcripts when a run starts from nothing, or the `path` of one made before.
+
+    A config may name that path in place of the whole table: `tokenizer = "bpe10k.model"`.
+    """
 
     kind: Literal["bpe", "char"] = "bpe"
     vocab_size: int = 500
+    path: str | None = None
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 4, "tokenizer.vocab_size", self.vocab_size, "more than the 4 special tokens")
@@ -59,6 +76,10 @@ class AugmentConfig:
     noise_snr_db: tuple[float, ...] = (5.0, 30.0)
     bandwidth_probability: float = 0.3  # of losing what lies above a random frequency
     bandwidth_min_hz: float = 3_400.0
+    reverb_probability: float = 0.1
+    reverb_seconds: tuple[float, ...] = (0.1, 0.6)  # until a sound has faded by 60 dB
+    codec_probability: float = 0.1
+    codec_snr_db: tuple[float, ...] = (6.0, 20.0)  # signal to quantisation noise in each band
     time_masks: int = 2
     time_mask_frames: int = 40
     time_mask_share: float = 0.15  # of an utterance, at the most, for each mask
@@ -68,9 +89,11 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         require(all(s > 0 for s in self.speeds), "augment.speeds", self.speeds, "a list of positive factors")
-        snr = self.noise_snr_db
-        require(len(snr) == 2 and snr[0] <= snr[1], "augment.noise_snr_db", snr, "the lowest and the highest")
-        for name in ("noise_probability", "bandwidth_probability", "time_mask_share"):
+        for name in ("noise_snr_db", "reverb_seconds", "codec_snr_db"):
+            span = getattr(self, name)
+            require(len(span) == 2 and span[0] <= span[1], f"augment.{name}", span, "the lowest and the highest")
+        require(self.reverb_seconds[0] > 0, "augment.reverb_seconds", self.reverb_seconds, "positive")
+        for name in (*(f"{kind}_probability" for kind in ("noise", "bandwidth", "reverb", "codec")), "time_mask_share"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "in [0, 1]")
         for name in ("gain_db", "time_masks", "time_mask_frames", "mel_masks", "mel_mask_bins"):
             require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
@@ -87,12 +110,14 @@ class OptimiserConfig:
     max_steps: int = 20_000
     clip_norm: float = 5.0
     ema_decay: float = 0.999
+    max_skipped: int = 100  # steps in a row without a finite gradient, after which a run gives up
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optimiser.learning_rate", self.learning_rate, "positive")
         require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "at least 0")
         require(self.max_steps > 0, "optimiser.max_steps", self.max_steps, "positive")
         require(self.clip_norm > 0, "optimiser.clip_norm", self.clip_norm, "positive")
+        require(self.max_skipped > 0, "optimiser.max_skipped", self.max_skipped, "positive")
         require(self.decay_steps <= self.max_steps, "optimiser.decay_steps", self.decay_steps, "at most max_steps")
         require(0 <= self.ema_decay < 1, "optimiser.ema_decay", self.ema_decay, "in [0, 1)")
 
@@ -101,6 +126,22 @@ class OptimiserConfig:
         rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
         fall = min(1.0, max(0.01, (self.max_steps - step) / max(1, self.decay_steps)))
         return rise * fall
+
+
+@dataclass(frozen=True)
+class Growth:
+    """An encoder to begin with: its `joins` until a step. Hereafter that of the next entry, and at last `encoder`."""
+
+    until_step: int
+    joins: tuple[int, ...]
+
+
+class Stage(NamedTuple):
+    """A part of a run in which the model stays as it is."""
+
+    first_step: int
+    until_step: int
+    encoder: EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -117,44 +158,134 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    ctc_weight: float = 0.3
+    growth: tuple[Growth, ...] = ()  # shallow and coarse first, then deeper and finer (Zeyer et al. 2018)
+    ctc_weight: float = 0.3  # the rest of the loss is attention's
+    ctc_weight_end: float | None = None  # where the weight goes, along a straight line, in the first ctc_weight_steps
+    ctc_weight_steps: int = 0
     label_smoothing: float = 0.1
+    label_smoothing_start_step: int = 0
     sampling_rate: float = 0.1  # scheduled sampling
     sampling_start_step: int = 2_000
     chunk_ms: tuple[int, ...] = (0,)
     lookahead_ms: tuple[int, ...] = (60, 120, 240)
     validate_every: int = 500  # steps
     validate_beam_size: int = 4  # greedy search says little of a young model: CTC in the beam holds it up
+    patience: int = 0  # measurements without a better one, in the last stage of growth, that end the run; 0: never
+    keep_last: int = 5  # of the models measured, those of the last so many measurements are kept, to be averaged
+    keep_best: int = 5  # and the best so many
     save_every: int = 200  # steps
+    precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed; the weights are float32 in any case
     seed: int = 1
     init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
 
     def __post_init__(self) -> None:
         require(0 <= self.ctc_weight <= 1, "ctc_weight", self.ctc_weight, "in [0, 1]")
+        end = self.ctc_weight_end
+        require(end is None or 0 <= end <= 1, "ctc_weight_end", end, "in [0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.sampling_rate < 1, "sampling_rate", self.sampling_rate, "in [0, 1)")
         for name in ("chunk_ms", "lookahead_ms"):
             values = getattr(self, name)
             require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")
-        require(self.validate_beam_size > 0, "validate_beam_size", self.validate_beam_size, "positive")
-        require(self.validate_every > 0, "validate_every", self.validate_every, "positive")
-        require(self.save_every > 0, "save_every", self.save_every, "positive")
+        for name in ("validate_beam_size", "validate_every", "save_every"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("ctc_weight_steps", "label_smoothing_start_step", "patience", "keep_last", "keep_best"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        choices(self, "precision")
+        self._check_growth()
+
+    def _check_growth(self) -> None:
+        if not self.growth:
+            return
+        require(self.init is None, "init", self.init, "left out where there is growth: a run can do one of the two")
+        steps = [0, *(g.until_step for g in self.growth), self.optimiser.max_steps]
+        ascending = all(a < b for a, b in pairwise(steps))
+        require(ascending, "growth: until_step", steps[1:-1], f"ascending, in 1..{steps[-1] - 1} (optimiser.max_steps)")
+        depths = [len(stage.encoder.joins) for stage in self.stages()]
+        require(depths == sorted(depths), "growth: joins", [g.joins for g in self.growth], "lists that get no shorter")
+
+    def stages(self) -> list[Stage]:
+        """The run's parts, in order; a single one where nothing grows."""
+        encoders = [dataclasses.replace(self.encoder, joins=g.joins) for g in self.growth] + [self.encoder]
+        ends = [*(g.until_step for g in self.growth), self.optimiser.max_steps]
+        return [Stage(*stage) for stage in zip([0, *ends[:-1]], ends, encoders, strict=True)]
+
+    def ctc_weight_at(self, step: int) -> float:
+        """CTC's share in the loss of a step."""
+        if self.ctc_weight_end is None:
+            return self.ctc_weight
+        gone = min(1.0, step / self.ctc_weight_steps) if self.ctc_weight_steps else 1.0
+        return self.ctc_weight + gone * (self.ctc_weight_end - self.ctc_weight)
 
 
-def read_config(path: Path) -> TrainConfig:
-    """Read a TOML file.
+def read_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file, on top of the one that it may extend, and below what the command line says.
+
+    Args:
+        path: the file. Its `extends = "base.toml"`, relative to its own folder, takes over what it does not say itself.
+        settings: each a `key=value`, such as `optimiser.max_steps=100`, the value as in TOML, or else a plain string.
 
     Raises:
-        ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file.
+        ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file. One that extends a
+            file which extends another is refused.
     """
+    data = _read_toml(path)
+    base = data.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: extends is {base!r}: it must be the path of one file")
+        below = path.parent / base
+        under = _read_toml(below)
+        if "extends" in under:
+            raise ConfigError(f"{path} extends {below}, which extends {under['extends']}: only one level is allowed")
+        data = _merged(under, data)
+    for setting in settings:
+        data = _merged(data, _parse_setting(setting))
+    if isinstance(data.get("tokenizer"), str):
+        data["tokenizer"] = {"path": data["tokenizer"]}
+    try:
+        return from_dict(TrainConfig, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return _parse_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+    data: dict[str, Any] = tomllib.loads(text)
+    return data
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    """`a.b=1` as `{"a": {"b": 1}}`."""
+    key, equals, text = setting.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"{setting!r} is no setting: it must be key=value, such as optimiser.max_steps=100")
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return from_dict(TrainConfig, data)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        value = _parse_toml(f"value = {text}")["value"]
+    except ValueError:
+        value = text
+    for name in reversed(names):
+        value = {name: value}
+    return dict(value)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Both tables as one, table by table; where both have a value, that of `over`."""
+    result = dict(under)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(under.get(name), dict)
+        result[name] = _merged(under[name], value) if both else value
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from asr.config import Context
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, TrainingError
 from asr.features import mask_beyond
 from asr.model import Encoded, Model
 from asr.search import search
 from asr.tokenizer import BLANK, EOS, SOS, Tokenizer
-from asr.training.augment import limit_bandwidth, mask_spectrum, perturb_waveform
+from asr.training.augment import degrade, limit_bandwidth, mask_spectrum, perturb_waveform, reverberate
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
+from asr.training.growth import grow
 
-__all__ = ["LasModule", "Losses", "joint_loss"]
+__all__ = ["LasModule", "Losses", "Pair", "joint_loss"]
 
 
 class Losses(NamedTuple):
@@ -29,6 +30,13 @@ class Losses(NamedTuple):
     attention: Tensor
     ctc: Tensor
     accuracy: Tensor  # share of tokens that the speller, given the true history, would get right
+
+
+class Pair(NamedTuple):
+    """What was said, and what was found."""
+
+    reference: str
+    hypothesis: str
 
 
 def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: float, sampling_rate: float) -> Losses:
@@ -65,89 +73,150 @@ class LasModule(pl.LightningModule):
         tokenizer: that of the corpora.
         config: the run's settings.
         noise: `(M,)` background noise at 16 kHz, or None.
+        grown_from: joins of the encoder that the run may have had so far, or None where it had this one.
     """
 
     centres_hz: Tensor
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, config: TrainConfig, noise: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        noise: Tensor | None = None,
+        grown_from: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.noise = noise  # no buffer: those are averaged with the weights at every step
+        self._grown_from = grown_from
         features = model.config.features
         bins = torch.arange(1, features.n_mels + 1)
         highest, lowest = hertz_to_mel(features.f_max), hertz_to_mel(features.f_min)
         mels = lowest + (highest - lowest) * bins / (features.n_mels + 1)
         self.register_buffer("centres_hz", mel_to_hertz(mels), persistent=False)
         self.skipped = 0  # steps in all that were left out, because their gradient was not finite
-        self._errors: list[tuple[int, int]] = []
+        self.skipped_in_a_row = 0
+        self._errors = torch.zeros(2)  # wrong words and words
 
     def on_fit_start(self) -> None:
         if self.noise is not None:
             self.noise = self.noise.to(self.device)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        config, step = self.config, self.global_step
-        # All that is drawn in a step depends on the seed and the step alone, so that a resumed run draws the same.
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        waveform, samples = perturb_waveform(batch.waveform, batch.samples, self.noise, config.augment)
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """What a training step makes of a batch: augmentation, features, encoder, speller and CTC head.
+
+        All that is drawn depends on the seed, the step and the process alone, so that a resumed run draws the same.
+        The context is the same in all processes of a run, so that none waits for another.
+        """
+        config = self.config
+        draw = config.seed * 1_000_003 + step
+        context = self._context(draw)
+        torch.manual_seed(draw + 7_368_787 * self.global_rank)
+        waveform = reverberate(batch.waveform, batch.samples, config.augment)
+        waveform, samples = perturb_waveform(waveform, batch.samples, self.noise, config.augment)
+        waveform = degrade(waveform, samples, config.augment)
         features, lengths = self.model.features(waveform, samples)
         floor = (self.model.features.floor - self.model.features.mean) / self.model.features.std
         features = limit_bandwidth(features, self.centres_hz, floor, config.augment)
         if step >= config.augment.start_step:
             features = mask_spectrum(features, lengths, config.augment)
-        encoded = Encoded(*self.model.encoder(mask_beyond(features, lengths), lengths, self._context()))
+        encoded = Encoded(*self.model.encoder(mask_beyond(features, lengths), lengths, context))
+        smoothing = config.label_smoothing if step >= config.label_smoothing_start_step else 0.0
         rate = config.sampling_rate if step >= config.sampling_start_step else 0.0
-        losses = joint_loss(self.model, encoded, batch, config.label_smoothing, rate)
-        loss = (1 - config.ctc_weight) * losses.attention + config.ctc_weight * losses.ctc
-        values = {"loss": loss, "attention": losses.attention, "ctc": losses.ctc, "accuracy": losses.accuracy}
-        self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=len(samples))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(samples))
+        return joint_loss(self.model, encoded, batch, smoothing, rate)
+
+    def _context(self, draw: int) -> Context:
+        generator = torch.Generator().manual_seed(7_919 * draw)  # other numbers than those of the augmentation
+        chunks, lookaheads = self.config.chunk_ms, self.config.lookahead_ms
+        chunk = chunks[int(torch.randint(len(chunks), (), generator=generator))]
+        lookahead = lookaheads[int(torch.randint(len(lookaheads), (), generator=generator))]
+        return Context(chunk, lookahead) if chunk else Context.full()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        step, several = self.global_step, self.trainer.world_size > 1
+        losses = self.losses(batch, step)
+        weight = self.config.ctc_weight_at(step)
+        shares = self._shares(batch) if several else (1.0, 1.0)
+        loss = (1 - weight) * shares[0] * losses.attention + weight * shares[1] * losses.ctc
+        values = {"loss": loss, **losses._asdict(), "ctc_weight": weight, "learning_rate": self._learning_rate()}
+        self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=len(batch.samples), sync_dist=several)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch.samples))
         return loss
 
-    def _context(self) -> Context:
-        chunks, lookaheads = self.config.chunk_ms, self.config.lookahead_ms
-        chunk = chunks[int(torch.randint(len(chunks), ()))]
-        return Context(chunk, lookaheads[int(torch.randint(len(lookaheads), ()))]) if chunk else Context.full()
+    def _shares(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """This process's tokens, with and without eos, as shares of the mean over all processes.
+
+        Gradients are averaged over processes; weighed so, they are those of one process with all the utterances.
+        """
+        tokens = batch.token_lengths.sum().float()
+        own = torch.stack([tokens + len(batch.token_lengths), tokens])
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        attention, ctc = (own / mean).unbind()
+        return attention, ctc
+
+    def _learning_rate(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        self._errors = []
+        self._errors = torch.zeros(2, device=self.device)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Pair]]:
+        """Losses and errors of a batch; returns its texts."""
         encoded = self.model.encode(batch.waveform, batch.samples)
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
-        values = {"dev/attention": losses.attention, "dev/ctc": losses.ctc, "dev/accuracy": losses.accuracy}
-        self.log_dict(values, batch_size=len(batch.samples))
+        values = {f"dev/{name}": value for name, value in losses._asdict().items()}
+        self.log_dict(values, batch_size=len(batch.samples), sync_dist=self.trainer.world_size > 1)
         settings = dataclasses.replace(self.config.search, beam_size=self.config.validate_beam_size, nbest=1)
         found = search(self.model, encoded, settings)
-        for (hypothesis, *_), tokens in zip(found, self._references(batch), strict=True):
-            reference = self.tokenizer.decode(tokens)
-            self._errors.append(word_errors(reference, self.tokenizer.decode(hypothesis.tokens)))
+        pairs = [
+            Pair(self.tokenizer.decode(tokens), self.tokenizer.decode(nbest[0].tokens))
+            for nbest, tokens in zip(found, self._references(batch), strict=True)
+        ]
+        self._errors += self._errors.new_tensor([word_errors(*pair) for pair in pairs]).sum(0)
+        return {"pairs": pairs}
 
     def _references(self, batch: Batch) -> Iterator[list[int]]:
         return (t[:n].tolist() for t, n in zip(batch.tokens, batch.token_lengths, strict=True))
 
     def dev_wer(self) -> float:
-        """Word error rate over the utterances measured since the last validation began."""
-        return sum(wrong for wrong, _ in self._errors) / max(1, sum(words for _, words in self._errors))
+        """Word error rate over the utterances measured, in all processes, since the last validation began."""
+        wrong, words = self.trainer.strategy.reduce(self._errors.clone(), reduce_op="sum").tolist()
+        return float(wrong / max(1.0, words))
 
     def on_validation_epoch_end(self) -> None:
-        self.log("dev/wer", self.dev_wer(), prog_bar=True)
+        self.log("dev/wer", self.dev_wer(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, or leave the step out where it is not finite: one bad batch must not end a run of days."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
         if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
             self.log("train/gradient_norm", norm)
-        else:  # one bad batch must not end a run of days
-            self.skipped += 1
+        else:
+            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
             # Without a gradient the optimiser leaves a weight as it is; with one of zeros, momentum would move it on.
             optimizer.zero_grad(set_to_none=True)
+            if self.skipped_in_a_row >= self.config.optimiser.max_skipped:
+                raise TrainingError(
+                    f"step {self.global_step}: the gradient of {self.skipped_in_a_row} steps in a row was not finite "
+                    f"(optimiser.max_skipped); try a lower optimiser.learning_rate or optimiser.clip_norm"
+                )
         self.log("train/skipped", float(self.skipped))
+        if self.skipped:
+            self.log("skipped", float(self.skipped), prog_bar=True, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped"] = self.skipped
+        checkpoint["skipped"] = (self.skipped, self.skipped_in_a_row)
+        checkpoint["joins"] = self.model.config.encoder.joins
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped = checkpoint.get("skipped", 0)
+        """Take over a saved run, and grow it where this module follows on the one that it was of."""
+        self.skipped, self.skipped_in_a_row = checkpoint["skipped"]
+        joins, own = tuple(checkpoint["joins"]), self.model.config.encoder.joins
+        if self._grown_from is not None and joins == tuple(self._grown_from):
+            groups = [[name for name, _ in group["params"]] for group in self._groups()]
+            grow(checkpoint, joins, own, self.state_dict(), groups)
         expected, found = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(expected.keys() | found.keys()):
             shapes = [tuple(state[name].shape) if name in state else "none" for state in (expected, found)]
@@ -157,12 +226,16 @@ class LasModule(pl.LightningModule):
                     f"where the config makes it {shapes[0]}"
                 )
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Named weights, those that decay first; biases and the like do not."""
+        named = list(self.named_parameters())
+        decayed, others = ([pair for pair in named if (pair[1].dim() > 1) == wanted] for wanted in (True, False))
+        decay = self.config.optimiser.weight_decay
+        return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
     def configure_optimizers(self) -> Any:
         settings = self.config.optimiser
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

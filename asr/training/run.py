@@ -1,9 +1,10 @@
-"""A training run from config and packed corpora to a checkpoint: start, resume, measure, keep the best."""
+"""A training run from config and corpora to a checkpoint: start, grow, resume, measure, keep the best."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import signal
 import sys
@@ -11,32 +12,38 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr import checkpoint
 from asr.audio import load
-from asr.config import ModelConfig
+from asr.config import ModelConfig, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError
 from asr.features import LogMel
+from asr.formats import write_atomically
 from asr.model import Model
+from asr.terminal import say
 from asr.tokenizer import Tokenizer
-from asr.training.config import TrainConfig
+from asr.training.callbacks import Bar, Report, Samples, Saver, Throughput
+from asr.training.config import DataConfig, Stage, TrainConfig
 from asr.training.data import Corpus, LasData
 from asr.training.module import LasModule
+from asr.training.statistics import feature_statistics, measure_features
 
-__all__ = ["Report", "Saver", "train"]
+__all__ = ["Machine", "build_trainer", "train"]
 
 _LAST = "last.ckpt"
-_STATISTICS_UTTERANCES = 500
 
 # What lightning and torch say of a run that is as it should be.
 _NOISE = (
@@ -46,116 +53,47 @@ _NOISE = (
 )
 
 
-class Report(Callback):
-    """Prints each measurement on dev as a line, and keeps two models: `last`, and `best` with the fewest errors."""
+class Machine(NamedTuple):
+    """Where a run takes place. With more than one process, each device has its own copy of the model (DDP)."""
 
-    def __init__(self, output: Path, tokenizer: Tokenizer) -> None:
-        self._output, self._tokenizer = output, tokenizer
-        self.best = float("inf")
+    device: str = "auto"  # or "cpu" or "cuda"
+    devices: int = 1  # of each machine
+    nodes: int = 1  # machines
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("dev/")}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        shown = "  ".join(f"{name.removeprefix('dev/')} {value:.4f}" for name, value in sorted(values.items()))
-        trainer.print(f"step {trainer.global_step}  rate {rate:.1e}  {shown}", flush=True)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # This hook and not the one above: here the averaged weights are still in place.
-        if not isinstance(pl_module, LasModule):
-            return
-        wer = pl_module.dev_wer()
-        folders = [self._output / "last"]
-        if wer < self.best:
-            self.best = wer
-            folders.append(self._output / "best")
-        for folder in folders:
-            checkpoint.save(folder, pl_module.model, self._tokenizer, torch.float16)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.best = state_dict["best"]
-
-
-class Saver(Callback):
-    """Saves what a run needs to go on, and ends it after its last step, after `seconds`, or when it is interrupted."""
-
-    def __init__(self, path: Path, config: TrainConfig, seconds: float | None) -> None:
-        self._path, self._config, self._seconds = path, config, seconds
-        self._started, self._saved_step = time.monotonic(), -1
-        self.interrupted = False
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        late = self._seconds is not None and time.monotonic() - self._started >= self._seconds
-        # After the last step lightning would stop of itself, but without a last measurement.
-        if late or self.interrupted or step >= self._config.optimiser.max_steps:
-            trainer.should_stop = True
-        if self.interrupted:
-            trainer.limit_val_batches = 0  # who interrupts does not want to wait for a measurement
-        # Where dev is measured too, that comes first: a run killed meanwhile then measures again.
-        if step % self._config.save_every == 0 and step % self._config.validate_every != 0:
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The only epoch ends where the run does. Hereafter the averaged weights take the place of the trained ones.
-        if trainer.global_step != self._saved_step:
-            self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        part = self._path.with_name(self._path.name + ".part")
-        trainer.save_checkpoint(part, weights_only=False)  # the optimiser and the loops too
-        part.replace(self._path)
-        self._saved_step = trainer.global_step
-
-    @contextlib.contextmanager
-    def heeding_interrupts(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step under way end, so that what is saved is whole; the second stops at once."""
-        if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-            yield
-            return
-
-        def heed(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        before = signal.signal(signal.SIGINT, heed)
-        try:
-            yield
-        except SystemExit:  # what lightning makes of a KeyboardInterrupt
-            if not self.interrupted:
-                raise
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if self.interrupted:
-            raise KeyboardInterrupt
+    def check(self) -> None:
+        """Raise a DeviceError if it is not there."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise DeviceError("cuda: no CUDA device can be used here")
+        if self.device != "cpu" and self.devices > max(1, torch.cuda.device_count()):
+            raise DeviceError(f"{self.devices} devices were asked for; {torch.cuda.device_count()} GPUs are here")
 
 
 def train(
     config: TrainConfig,
-    data: Path,
+    data: Sequence[Path],
     dev: Path,
     output: Path,
+    *,
+    weights: Sequence[float] | None = None,
     noise: Path | None = None,
-    max_minutes: float | None = None,
-    device: str = "auto",
+    max_seconds: float | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - it cannot be changed
+    measure_first: bool = False,
 ) -> Path:
     """Train, or go on with the run in `output`.
 
     Args:
         config: the run's settings.
-        data: a packed corpus to learn from.
-        dev: a packed corpus to choose by.
+        data: prepared corpora to learn from.
+        dev: a prepared corpus to choose by.
         output: the run's folder: `last.ckpt` to resume from, `last/` the model last measured, `best/` the one with the
-            fewest errors on dev, and `tensorboard/`.
+            fewest errors on dev, `models/` those that may be averaged, `measurements.jsonl`, `tensorboard/`, and
+            `training.json`, the settings.
+        weights: how often each corpus comes in a pass; 1 if not given.
         noise: a folder of background noise, or None.
-        max_minutes: stop, resumable, after this long.
-        device: "auto", "cpu" or "cuda".
+        max_seconds: stop, resumable, after this long.
+        machine: devices to train on.
+        measure_first: measure the model that a new run begins with, too.
 
     Returns:
         The folder of the best model.
@@ -163,11 +101,12 @@ def train(
     Raises:
         CheckpointError: if the run in `output` is damaged or was of another model.
         ConfigError, DataError, AudioError, TokenizerError: if something given cannot be used.
-        DeviceError: if the device is not there.
+        DeviceError: if a device is not there.
+        TrainingError: if no step succeeds any more.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("cuda: no CUDA device can be used here")
+    machine.check()
+    deadline = time.monotonic() + max_seconds if max_seconds else None
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(config.seed)
@@ -175,89 +114,158 @@ def train(
     last = output / _LAST
     if last.exists() and not zipfile.is_zipfile(last):
         raise CheckpointError(f"{last}: damaged, or no saved run; without it the run starts anew")
-    train_corpus, dev_corpus = Corpus(data), Corpus(dev)
-    model, tokenizer = _start(config, output, train_corpus)
-    train_corpus.tokenise(tokenizer, config.data)
-    dev_corpus.tokenise(tokenizer, config.data)
-    for folder, corpus in ((data, train_corpus), (dev, dev_corpus)):
-        if not len(corpus):
-            raise DataError(f"{folder}: no utterance is left; see data.min_seconds and data.max_seconds")
-    if not config.init and not last.exists():
-        _set_statistics(model.features, train_corpus)
-    module = LasModule(model, tokenizer, config, _noise(noise))
-    saver = Saver(last, config, max_minutes * 60 if max_minutes else None)
-    with warnings.catch_warnings(), saver.heeding_interrupts():
+    write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
+    corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), _noise(noise)
+    start = checkpoint.load(config.init) if config.init else None
+    tokenizer = start.tokenizer if start else _tokenizer(config, output, corpus)
+    hop_ms, reduction = config.features.hop_ms, config.encoder.reduction
+    frame_seconds = start.model.config.frame_seconds if start else hop_ms * reduction / 1000
+    spelled = (
+        _spelled(corpus, tokenizer, config.data, frame_seconds, data),
+        _spelled(dev_corpus, tokenizer, config.data, frame_seconds, [dev]),
+    )
+    batches = LasData(*spelled, config.data, config.seed)
+    with warnings.catch_warnings(), _heeding_interrupts() as interrupted:
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
-        trainer = _trainer(config, output, tokenizer, saver, device)
-        # Only what torch's restricted loader takes is read back: tensors and plain data, never code.
-        trainer.fit(
-            module,
-            LasData(train_corpus, dev_corpus, config.data, config.seed),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
+        for number, stage in _stages_left(config, last):
+            model = _model(config, stage, tokenizer, start)
+            if not start and not last.exists():
+                _set_statistics(model.features, data, corpus)
+            grown_from = config.stages()[number - 1].encoder.joins if number else None
+            module = LasModule(model, tokenizer, config, noises, grown_from)
+            is_last = stage.until_step == config.optimiser.max_steps
+            report = Report(output, config, config.patience if is_last else 0)
+            saver = Saver(last, config, stage.until_step, deadline, interrupted)
+            trainer = build_trainer(config, output, stage.until_step, machine, [report], [saver])
+            if measure_first and not last.exists():
+                trainer.validate(module, batches, verbose=False)
+            # Only what torch's restricted loader takes is read back: tensors and plain data, never code.
+            trainer.fit(module, batches, ckpt_path=last if last.exists() else None, weights_only=True)
+            if interrupted.is_set():
+                raise KeyboardInterrupt(f"saved after step {trainer.global_step}; the same command goes on from there")
+            if trainer.global_step < stage.until_step:  # out of time, or of patience
+                break
+        if module.skipped:
+            trainer.print(f"{module.skipped} steps were left out, since their gradient was not finite", flush=True)
     return output / "best"
 
 
-def _trainer(config: TrainConfig, output: Path, tokenizer: Tokenizer, saver: Saver, device: str) -> pl.Trainer:
+def build_trainer(
+    config: TrainConfig,
+    output: Path,
+    until_step: int,
+    machine: Machine,
+    measuring: Sequence[Callback] = (),
+    saving: Sequence[Callback] = (),
+) -> pl.Trainer:
+    """A lightning trainer for a part of a run.
+
+    Args:
+        config: the run's settings.
+        output: the run's folder.
+        until_step: the part's last step.
+        machine: devices to train on.
+        measuring: callbacks that see the averaged weights at the end of a measurement.
+        saving: callbacks that come when the average is up to date.
+    """
+    decay, several = config.optimiser.ema_decay, machine.devices * machine.nodes > 1
+    # The whole set in place of one weight at a time: a step of a small model is short.
+    averaging = [WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))] if decay else []
     return pl.Trainer(
         default_root_dir=output,
-        accelerator="gpu" if device == "cuda" else device,
-        devices=1,
-        precision="bf16-mixed",
-        max_steps=config.optimiser.max_steps,
+        accelerator="gpu" if machine.device == "cuda" else machine.device,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if several else "auto",
+        use_distributed_sampler=False,  # ours shares out the batches itself
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_steps=until_step,
         val_check_interval=config.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=20,
         logger=TensorBoardLogger(output, name="tensorboard", version=""),
         enable_checkpointing=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=False,
         enable_model_summary=False,
-        # In this order: measure while the average is in place, save once it is up to date.
         callbacks=[
-            Report(output, tokenizer),
-            *([EMAWeightAveraging(decay=config.optimiser.ema_decay)] if config.optimiser.ema_decay else []),
-            saver,
-            *([RichProgressBar()] if sys.stderr.isatty() else []),
+            *measuring,
+            Samples(),
+            *averaging,
+            Throughput(),
+            *saving,
+            *([Bar(config.optimiser.max_steps)] if sys.stderr.isatty() else []),
         ],
     )
 
 
-def _start(config: TrainConfig, output: Path, corpus: Corpus) -> tuple[Model, Tokenizer]:
-    """The model and tokenizer of a checkpoint to start from, or new ones; the tokenizer stays the same on resuming."""
-    if config.init:
-        started = checkpoint.load(config.init)
-        model = started.model.train()
+def _stages_left(config: TrainConfig, last: Path) -> Iterator[tuple[int, Stage]]:
+    """The parts of the run that are not over, with their numbers; the last in any case."""
+    stages, done = config.stages(), 0
+    if len(stages) > 1 and last.exists():
+        done = int(TorchCheckpointIO().load_checkpoint(last, weights_only=True)["global_step"])
+    for number, stage in enumerate(stages):
+        if done < stage.until_step or number == len(stages) - 1:
+            yield number, stage
+
+
+def _model(config: TrainConfig, stage: Stage, tokenizer: Tokenizer, start: checkpoint.Checkpoint | None) -> Model:
+    """That of a checkpoint to start from, or a new one."""
+    if start:
+        model = start.model.train()
         model.config = dataclasses.replace(model.config, search=config.search, streaming=config.streaming)
-        return model, started.tokenizer
-    path = output / "tokenizer.model"
-    if path.exists():
-        tokenizer = Tokenizer.load(path)
-    else:
-        settings = config.tokenizer
-        tokenizer = Tokenizer.train((e.text for e in corpus.entries), settings.vocab_size, settings.kind)
-        path.write_bytes(tokenizer.model)
-    model_config = ModelConfig(
-        vocab_size=len(tokenizer),
-        features=config.features,
-        encoder=config.encoder,
-        attention=config.attention,
-        decoder=config.decoder,
-        search=config.search,
-        streaming=config.streaming,
+        return model
+    torch.manual_seed(config.seed + stage.first_step)  # a resumed run grows the same layers
+    return Model(
+        ModelConfig(
+            vocab_size=len(tokenizer),
+            features=config.features,
+            encoder=stage.encoder,
+            attention=config.attention,
+            decoder=config.decoder,
+            search=config.search,
+            streaming=config.streaming,
+        )
     )
-    return Model(model_config), tokenizer
 
 
-@torch.no_grad()
-def _set_statistics(features: LogMel, corpus: Corpus) -> None:
-    """Mean and standard deviation of each mel bin over a sample of the corpus, spread evenly."""
-    every = max(1, len(corpus) // _STATISTICS_UTTERANCES)
-    frames = torch.cat([features.unnormalised(corpus[i].waveform[None])[0] for i in range(0, len(corpus), every)])
-    features.mean.copy_(frames.mean(0))
-    features.std.copy_(frames.std(0).clamp(min=1e-3))
+def _tokenizer(config: TrainConfig, output: Path, corpus: Corpus) -> Tokenizer:
+    """One made before, or one that is learned now; it stays the same on resuming."""
+    path, settings = output / "tokenizer.model", config.tokenizer
+    if path.exists():
+        return Tokenizer.load(path)
+    if settings.path is not None:
+        tokenizer = Tokenizer.load(Path(settings.path))
+    else:
+        tokenizer = Tokenizer.train((e.text for e in corpus.entries), settings.vocab_size, settings.kind)
+    write_atomically(path, tokenizer.model)
+    return tokenizer
+
+
+def _spelled(
+    corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, frame_seconds: float, folders: Sequence[Path]
+) -> Corpus:
+    """The corpus as tokens; what had to be left out is said."""
+    spelled = corpus.tokenise(tokenizer, config, frame_seconds)
+    names = ", ".join(map(str, folders))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in spelled.left_out.items())
+    if not len(spelled):
+        raise DataError(
+            f"{names}: no utterance is left; left out: {reasons or 'none'}; see data.min_seconds and data.max_seconds"
+        )
+    if reasons:
+        rank_zero_only(say)(
+            f"{names}: {len(corpus) - len(spelled)} of {len(corpus)} utterances are left out: {reasons}"
+        )
+    return spelled
+
+
+def _set_statistics(features: LogMel, data: Sequence[Path], corpus: Corpus) -> None:
+    """The mean and deviation of each mel bin that were stored beside the corpora, or else are measured now."""
+    measured = feature_statistics(data, features.config) or measure_features(corpus, features)
+    features.mean.copy_(measured.mean)
+    features.std.copy_(measured.std)
 
 
 def _noise(folder: Path | None) -> Tensor | None:
@@ -270,3 +278,27 @@ def _noise(folder: Path | None) -> Tensor | None:
     if not paths:
         raise DataError(f"{folder}: no file of noise is there")
     return torch.cat([load(path) for path in paths])
+
+
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C, so that the step under way ends and what is saved is whole; the second stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
+        yield asked
+        return
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, heed)
+    try:
+        yield asked
+    except SystemExit:  # what lightning makes of a KeyboardInterrupt
+        if not asked.is_set():
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,91 @@
+"""Averages of models: the weights of several measurements of a run, as one model that is often better than each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asr import checkpoint
+from asr.errors import CheckpointError
+
+__all__ = ["MEASUREMENTS", "MODELS", "average", "choose", "folder_of", "kept", "measurements"]
+
+MEASUREMENTS, MODELS = "measurements.jsonl", "models"  # in a run's folder
+_DEFAULT_BEST = 5
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where a run keeps the model of a step."""
+    return run / MODELS / f"step-{step:08d}"
+
+
+def kept(wers: Mapping[int, float], last: int, best: int) -> set[int]:
+    """The steps of the last so many measurements and of the best so many; of equals, the later are better."""
+    by_age, by_wer = sorted(wers, reverse=True), sorted(wers, key=lambda step: (wers[step], -step))
+    return {*by_age[:last], *by_wer[:best]}
+
+
+def measurements(run: Path) -> dict[int, dict[str, float]]:
+    """What a run measured on dev, by step: `wer` (a fraction), and the losses `attention` and `ctc`.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    path = run / MEASUREMENTS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {int(row.pop("step")): {name: float(value) for name, value in row.items()} for row in rows}
+    except OSError as error:
+        raise CheckpointError(f"{run}: not the folder of a run that was measured: {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+
+
+def choose(run: Path, last: int | None = None, best: int | None = None) -> list[Path]:
+    """The folders of the models of a run's last so many measurements, or of the best so many, in order of time.
+
+    With neither, the five best, or all there are.
+
+    Raises:
+        CheckpointError: if there are fewer than that, or none.
+    """
+    measured = measurements(run)
+    present = {step: values["wer"] for step, values in measured.items() if folder_of(run, step).is_dir()}
+    wanted = last or best or min(_DEFAULT_BEST, len(present))
+    if not 0 < wanted <= len(present):
+        raise CheckpointError(
+            f"{run / MODELS}: {len(present)} models are there, {max(wanted, 1)} were asked for; "
+            f"keep_last and keep_best in the run's config say how many are kept"
+        )
+    steps = kept(present, wanted, 0) if last else kept(present, 0, wanted)
+    return [folder_of(run, step) for step in sorted(steps)]
+
+
+def average(folders: Sequence[Path], output: Path) -> None:
+    """Write the mean of some models' weights as a model.
+
+    Args:
+        folders: of models that are alike; what is no weight is taken from the last.
+        output: the new model's folder.
+
+    Raises:
+        CheckpointError: if one cannot be read, or is of another kind than the first.
+    """
+    first = checkpoint.load(folders[0])
+    total: dict[str, Tensor] = {name: torch.zeros_like(w).double() for name, w in first.model.state_dict().items()}
+    newest = first
+    for folder in folders:
+        newest = checkpoint.load(folder)
+        if newest.model.config != first.model.config or newest.tokenizer.model != first.tokenizer.model:
+            raise CheckpointError(f"{folder}: another kind of model than {folders[0]}, or another tokenizer")
+        for name, weight in newest.model.state_dict().items():
+            total[name] += weight
+    state = newest.model.state_dict()
+    mean = {name: (w / len(folders)).to(state[name].dtype) for name, w in total.items()}
+    newest.model.load_state_dict({name: mean[name] if w.is_floating_point() else w for name, w in state.items()})
+    checkpoint.save(output, newest.model, newest.tokenizer, torch.float16)
+    checkpoint.copy_lm(newest.folder, output)

@@ -1,0 +1,268 @@
+"""What happens beside the steps of a run: measurements, models kept, saves, curves, pictures and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from asr import checkpoint
+from asr.audio import SAMPLE_RATE
+from asr.formats import write_atomically
+from asr.tokenizer import SOS
+from asr.training.average import MEASUREMENTS, MODELS, folder_of, kept
+from asr.training.config import TrainConfig
+from asr.training.data import Batch
+from asr.training.module import LasModule, Pair
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Bar", "Report", "Samples", "Saver", "Throughput"]
+
+
+class Report(Callback):
+    """Prints each measurement on dev as a line, and keeps models: `last`, `best`, and those that may be averaged.
+
+    Args:
+        output: the run's folder.
+        config: the run's settings.
+        patience: measurements without a better one after which the run ends; 0 for never.
+    """
+
+    def __init__(self, output: Path, config: TrainConfig, patience: int) -> None:
+        self._output, self._config, self._patience = output, config, patience
+        self.measured: dict[int, dict[str, float]] = {}  # by step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_if_patience_is_over(trainer)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # This hook and not the one below: here the averaged weights are still in place.
+        module = cast(LasModule, pl_module)
+        wer, step = module.dev_wer(), trainer.global_step
+        best = min((values["wer"] for at, values in self.measured.items() if at != step), default=float("inf"))
+        self.measured[step] = {"wer": wer}
+        if not trainer.is_global_zero:
+            return
+        wers = {at: values["wer"] for at, values in self.measured.items()}
+        wanted = {folder_of(self._output, at) for at in kept(wers, self._config.keep_last, self._config.keep_best)}
+        folders = [self._output / "last", *({folder_of(self._output, step)} & wanted)]
+        if wer < best:
+            folders.append(self._output / "best")
+        for folder in folders:
+            checkpoint.save(folder, module.model, module.tokenizer, torch.float16)
+            if self._config.init:
+                checkpoint.copy_lm(checkpoint.find(self._config.init), folder)
+        for folder in set((self._output / MODELS).glob("*")) - wanted:
+            shutil.rmtree(folder)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {n.removeprefix("dev/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("dev/")}
+        self.measured[trainer.global_step] = values | self.measured[trainer.global_step]
+        self._stop_if_patience_is_over(trainer)
+        shown = [f"{name} {value:.4f}" for name, value in sorted(values.items())]
+        if trainer.optimizers:
+            shown.insert(0, f"rate {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
+        trainer.print("  ".join([f"step {trainer.global_step}", *shown]), flush=True)
+        if trainer.is_global_zero:
+            lines = [json.dumps({"step": at, **self.measured[at]}) + "\n" for at in sorted(self.measured)]
+            write_atomically(self._output / MEASUREMENTS, "".join(lines))
+
+    def _stop_if_patience_is_over(self, trainer: pl.Trainer) -> None:
+        wers = [self.measured[at]["wer"] for at in sorted(self.measured)]
+        if self._patience and wers and len(wers) - 1 - wers.index(min(wers)) >= self._patience:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured": self.measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.measured = state_dict["measured"]
+
+
+class Saver(Callback):
+    """Saves what a run needs to go on, and ends it after its last step, at a time, or when it is interrupted.
+
+    Args:
+        path: of the file.
+        config: the run's settings.
+        until_step: the last step.
+        deadline: on the monotonic clock, or None.
+        interrupted: set from outside, when the step under way is to be the last.
+    """
+
+    def __init__(
+        self, path: Path, config: TrainConfig, until_step: int, deadline: float | None, interrupted: threading.Event
+    ) -> None:
+        self._path, self._config, self._until_step = path, config, until_step
+        self._deadline, self._interrupted = deadline, interrupted
+        self._saved_step = -1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        step, decide = trainer.global_step, trainer.strategy.reduce_boolean_decision
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        # Processes must stop together, and asking them makes a GPU wait: of the two questions one is enough as a rule.
+        asked = decide(late or self._interrupted.is_set(), all=False)
+        # After the last step lightning would stop of itself, but without a last measurement.
+        if asked or step >= self._until_step:
+            trainer.should_stop = True
+        if asked and decide(self._interrupted.is_set(), all=False):
+            self._interrupted.set()
+            trainer.limit_val_batches = 0  # who interrupts does not want to wait for a measurement
+        # Where dev is measured too, that comes first: a run killed meanwhile then measures again.
+        if step % self._config.save_every == 0 and step % self._config.validate_every != 0:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # and not the measurement before the first step
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The only epoch ends where the run does. Hereafter the averaged weights take the place of the trained ones.
+        if trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        part = self._path.with_name(self._path.name + ".part")
+        trainer.save_checkpoint(part, weights_only=False)  # the optimiser and the loops too
+        if trainer.is_global_zero:
+            part.replace(self._path)
+        trainer.strategy.barrier("saved")  # the next stage of growth begins with what is there
+        self._saved_step = trainer.global_step
+
+
+class Throughput(Callback):
+    """Logs how many hours of audio go through a run in an hour, over all its processes, measurements left out."""
+
+    def __init__(self, every: int = 20) -> None:
+        self._every = every  # steps
+        self._samples = torch.zeros((), dtype=torch.long)
+        self._since = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._samples, self._since = torch.zeros((), dtype=torch.long), time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._samples = self._samples.to(batch.samples.device) + batch.samples.sum()
+        if trainer.global_step % self._every == 0:
+            seconds = float(self._samples) / SAMPLE_RATE * trainer.world_size
+            speed = seconds / max(time.monotonic() - self._since, 1e-9)
+            pl_module.log("train/hours_per_hour", speed, logger=True)
+            pl_module.log("h/h", round(speed), prog_bar=True, logger=False)
+            self._begin()
+
+
+class Samples(Callback):
+    """Shows TensorBoard, at each measurement, what was found in some utterances, and where the speller looked."""
+
+    def __init__(self, texts: int = 8, pictures: int = 2) -> None:
+        self._texts, self._pictures = texts, pictures
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Dev is in order of length: those in the middle are neither trivial nor too long to look at.
+        if not trainer.is_global_zero or batch_idx != int(sum(trainer.num_val_batches)) // 2:
+            return
+        module, step = cast(LasModule, pl_module), trainer.global_step
+        board = cast(TensorBoardLogger, trainer.logger).experiment
+        pairs: list[Pair] = outputs["pairs"][: self._texts]
+        rows = [f"| {reference} | {hypothesis} |" for reference, hypothesis in pairs]
+        board.add_text("dev/samples", "\n".join(["| said | found |", "|---|---|", *rows]), step)
+        for row in range(min(self._pictures, len(batch.samples))):
+            board.add_figure(f"dev/attention_{row}", _picture(module, batch, row), step)
+
+
+def _picture(module: LasModule, batch: Batch, row: int) -> Any:
+    """Where the speller looks when it is told what was said."""
+    from asr.plot import attention_figure
+
+    samples, count = int(batch.samples[row]), int(batch.token_lengths[row])
+    encoded = module.model.encode(batch.waveform[row : row + 1, :samples], batch.samples[row : row + 1])
+    tokens = batch.tokens[row, :count]
+    history = torch.cat([tokens.new_tensor([SOS]), tokens])[None, :-1]
+    _, alignments = module.model.decoder(history, *encoded)
+    pieces = [module.tokenizer.piece(token).replace("▁", "_") for token in tokens.tolist()]
+    alignment = alignments[0].mean(dim=1).float().cpu().numpy()
+    return attention_figure(alignment, pieces, module.model.config.frame_seconds)
+
+
+class Bar(Callback):
+    """A progress bar on standard error: steps of the whole run, time left, and what was logged for it."""
+
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max_steps
+        self._bar: Progress | None = None
+        self._drawn = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:  # all processes of a machine have the same terminal
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichBar
+
+        self._bar = RichBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=Console(stderr=True),
+            redirect_stdout=sys.stdout.isatty(),  # lines appear above the bar, unless they go elsewhere
+        )
+        self._bar.start()
+        self._bar.add_task("train", total=self._max_steps, completed=trainer.global_step, values="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if time.monotonic() - self._drawn < 0.5:  # reading values makes a GPU wait
+            return
+        self._drawn = time.monotonic()
+        values = "  ".join(f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
+        self._update("train", completed=trainer.global_step, values=values)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._update(f"measure {batch_idx + 1}/{int(sum(trainer.num_val_batches))}")
+
+    def _update(self, description: str, **fields: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=description, **fields)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,103 @@
+"""What a config asks of a machine: parameters, memory and time, found by taking real steps on made-up speech."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE
+from asr.config import ModelConfig
+from asr.model import Model
+from asr.tokenizer import EOS, Tokenizer
+from asr.training.config import TrainConfig
+from asr.training.data import Batch, Item, collate
+from asr.training.module import LasModule
+
+__all__ = ["Probe", "probe"]
+
+_TOKENS_PER_SECOND = 3.0  # of read English in large byte-pair units
+
+
+class Probe(NamedTuple):
+    """What was found."""
+
+    parameters: int
+    audio_seconds: float  # of the batch
+    step_seconds: float
+    peak_bytes: int  # on a GPU what the step took at most; on the CPU what the whole process did
+    loss: float
+
+    @property
+    def hours_per_hour(self) -> float:
+        """Hours of audio that go through training in an hour."""
+        return self.audio_seconds / self.step_seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters / 1e6:.1f} million parameters; a step on {self.audio_seconds:.0f} s of audio takes "
+            f"{self.step_seconds:.2f} s ({self.hours_per_hour:.0f} hours of audio an hour) and "
+            f"{self.peak_bytes / 2**30:.2f} GiB; loss {self.loss:.2f}"
+        )
+
+
+def probe(config: TrainConfig, utterances: int, seconds: float, device: str = "cpu", steps: int = 2) -> Probe:
+    """Build the full model of a config and train it for some steps on noise, with augmentation and optimiser.
+
+    Args:
+        config: a run's settings; the vocabulary is taken to be as large as they say.
+        utterances: of the batch.
+        seconds: of each utterance.
+        device: "cpu" or "cuda".
+        steps: the last one's time counts, since the first has to set things up.
+    """
+    torch.manual_seed(config.seed)
+    vocab_size = config.tokenizer.vocab_size
+    model = Model(
+        ModelConfig(vocab_size, config.features, config.encoder, config.attention, config.decoder, config.search)
+    )
+    # The steps need no tokenizer; measurements, of which there are none here, would.
+    module = LasModule(model.train(), Tokenizer.train(["a"], 8, "char"), config).to(device)
+    batch = _made_up(utterances, round(seconds * SAMPLE_RATE), vocab_size, device)
+    optimiser = module.configure_optimizers()["optimizer"]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for step in range(steps):
+        began = time.monotonic()
+        loss = _step(module, optimiser, batch, 10**9 + step)  # late in a run, when every schedule is over
+        taken = time.monotonic() - began
+    return Probe(
+        parameters=sum(p.numel() for p in model.parameters()),
+        audio_seconds=utterances * seconds,
+        step_seconds=taken,
+        peak_bytes=torch.cuda.max_memory_allocated() if device == "cuda" else _peak_of_process(),
+        loss=loss,
+    )
+
+
+def _made_up(utterances: int, samples: int, vocab_size: int, device: str) -> Batch:
+    count = max(1, round(samples / SAMPLE_RATE * _TOKENS_PER_SECOND))
+    items = [Item(0.1 * torch.randn(samples), torch.randint(EOS + 1, vocab_size, (count,))) for _ in range(utterances)]
+    return Batch(*(part.to(device) for part in collate(items)))
+
+
+def _step(module: LasModule, optimiser: torch.optim.Optimizer, batch: Batch, step: int) -> float:
+    config = module.config
+    with torch.autocast(batch.waveform.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        losses = module.losses(batch, step)
+        weight = config.ctc_weight_at(step)
+        loss: Tensor = (1 - weight) * losses.attention + weight * losses.ctc
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimiser.clip_norm)
+    optimiser.step()
+    optimiser.zero_grad()
+    return float(loss.detach())  # waits until a GPU is done
+
+
+def _peak_of_process() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

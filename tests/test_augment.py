@@ -1,0 +1,92 @@
+"""What is done to the audio of training beyond gain and noise: rooms and codecs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.training.augment import degrade, reverberate
+from asr.training.config import AugmentConfig
+
+OFF = AugmentConfig(reverb_probability=0.0, codec_probability=0.0)
+ROOM = dataclasses.replace(OFF, reverb_probability=1.0)
+CODEC = dataclasses.replace(OFF, codec_probability=1.0)
+Augment = Callable[[Tensor, Tensor, AugmentConfig], Tensor]
+
+
+@pytest.mark.parametrize("augment", [reverberate, degrade])
+def test_what_is_off_changes_nothing(augment: Augment) -> None:
+    waveform = torch.randn(3, 4_000)
+    assert torch.equal(augment(waveform, torch.tensor([4_000, 2_000, 1]), OFF), waveform)
+
+
+@pytest.mark.parametrize(("augment", "config"), [(reverberate, ROOM), (degrade, CODEC)])
+def test_rooms_and_codecs_come_as_often_as_asked_for(augment: Augment, config: AugmentConfig) -> None:
+    rare = dataclasses.replace(
+        config, reverb_probability=config.reverb_probability * 0.3, codec_probability=config.codec_probability * 0.3
+    )
+    waveform = torch.randn(300, 700)
+    changed = (augment(waveform, torch.full((300,), 700), rare) != waveform).any(1)
+    assert float(changed.float().mean()) == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize(("augment", "config"), [(reverberate, ROOM), (degrade, CODEC)])
+def test_silence_and_padding_stay_silent(augment: Augment, config: AugmentConfig) -> None:
+    samples = torch.tensor([8_000, 3_000, 8_000])
+    waveform = torch.randn(3, 8_000) * (torch.arange(8_000) < samples[:, None])
+    waveform[2] = 0
+    changed = augment(waveform, samples, config)
+    assert changed.shape == waveform.shape
+    assert torch.isfinite(changed).all()
+    assert changed[1, 3_000:].abs().max() == 0
+    assert changed[2].abs().max() < 1e-6
+
+
+def test_a_room_fades_by_60_db_in_its_time_and_hears_nothing_before_the_sound() -> None:
+    """A click comes where it was, and what follows it loses 30 dB in half of the reverberation time."""
+    click = torch.zeros(20, 16_000)
+    click[:, 4_000] = 1.0
+    config = dataclasses.replace(ROOM, reverb_seconds=(0.4, 0.4))
+    heard = reverberate(click, torch.full((20,), 16_000), config)
+    assert heard[:, :4_000].abs().max() < 1e-5
+    assert (heard.abs().argmax(1) == 4_000).all()
+    level_db = 10 * heard.square().mean(0)[4_001:].unfold(0, 800, 800).mean(1).log10()
+    assert float(level_db[0] - level_db[4]) == pytest.approx(30, abs=2)
+
+
+def test_a_room_leaves_the_loudness_as_it_was() -> None:
+    waveform = torch.randn(8, 16_000) * torch.logspace(-2, 0, 8)[:, None]
+    heard = reverberate(waveform, torch.full((8,), 16_000), ROOM)
+    torch.testing.assert_close(heard.norm(dim=1), waveform.norm(dim=1), rtol=1e-3, atol=0)
+    assert not torch.allclose(heard, waveform, rtol=0.1)
+
+
+def test_a_codec_adds_as_much_noise_as_was_asked_for_in_loud_and_quiet_bands() -> None:
+    """The noise follows the signal: 15 dB below it in a band that is 40 dB louder than the other, and in that one."""
+    samples = torch.full((4,), 32_000)
+    spectrum = torch.fft.rfft(torch.randn(4, 32_000))
+    hertz = torch.arange(spectrum.shape[1]) / 2
+    waveform = torch.fft.irfft(spectrum * torch.where(hertz < 4_000, 1.0, 0.01))
+    coded = degrade(waveform, samples, dataclasses.replace(CODEC, codec_snr_db=(15.0, 15.0)))
+    signal, noise = (torch.fft.rfft(x).abs().square() for x in (waveform, coded - waveform))
+    for low, high in ((500, 3_500), (4_500, 7_500)):
+        inside = (hertz > low) & (hertz < high)
+        snr_db = 10 * (signal[:, inside].sum() / noise[:, inside].sum()).log10()
+        # Overlapping frames share the noise between them, which takes some of it away.
+        assert 14.5 < float(snr_db) < 18.5
+
+
+def test_a_codec_drops_what_is_far_below_its_band() -> None:
+    """A faint tone beside a loud one in the same band is gone; alone it is kept."""
+    time = torch.arange(16_000) / 16_000
+    loud, faint = torch.sin(2 * torch.pi * 6_000 * time), 0.01 * torch.sin(2 * torch.pi * 6_200 * time)
+    samples, config = torch.tensor([16_000, 16_000]), dataclasses.replace(CODEC, codec_snr_db=(8.0, 8.0))
+    together, alone = degrade(torch.stack([loud + faint, faint]), samples, config)
+    place = 6_200  # a bin each Hz
+    before = torch.fft.rfft(faint).abs()[place]
+    assert torch.fft.rfft(alone).abs()[place] == pytest.approx(float(before), rel=0.2)
+    assert abs(torch.fft.rfft(together).abs()[place] - before) > 0.5 * before
