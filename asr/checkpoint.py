@@ -1,28 +1,33 @@
 """Checkpoints: a folder with `model.safetensors`, `config.json`, `tokenizer.model` and a model card.
 
-Nothing in it is ever unpickled: a checkpoint is data.
+A language model, `lm.safetensors` and `lm.json`, may lie beside them or in a folder of its own. Nothing in it is ever
+unpickled: a checkpoint is data.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from asr.config import ModelConfig, from_dict, to_dict
+from asr.config import LmConfig, ModelConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
+from asr.lm import LanguageModel
 from asr.model import Model
 from asr.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "find", "load", "pretrained", "save"]
+__all__ = ["Checkpoint", "copy_lm", "find", "has_lm", "load", "load_lm", "pretrained", "save", "save_lm"]
 
 T = TypeVar("T")
 
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+_LM_WEIGHTS, _LM_CONFIG = "lm.safetensors", "lm.json"
 _PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -71,9 +76,46 @@ def load(name: str | Path) -> Checkpoint:
             f"{folder}: {_TOKENIZER} has {len(tokenizer)} tokens, but {_CONFIG} says vocab_size {config.vocab_size}"
         )
     model = Model(config)
-    _check(folder, model, weights)
-    model.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
-    return Checkpoint(model.eval(), tokenizer, folder)
+    _fill(model, weights, folder / _WEIGHTS, _CONFIG)
+    return Checkpoint(model, tokenizer, folder)
+
+
+def has_lm(folder: Path) -> bool:
+    """Whether there is a language model, whole or not."""
+    return (folder / _LM_CONFIG).exists() or (folder / _LM_WEIGHTS).exists()
+
+
+def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
+    """Read a language model, in evaluation mode and in float32.
+
+    Args:
+        folder: a checkpoint's, or one of its own.
+        tokenizer: that of the recogniser; the language model must have been trained with the same vocabulary.
+
+    Raises:
+        CheckpointError: if something is missing, unreadable, or does not fit; it names the file.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / _LM_CONFIG
+    described = _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(described, dict) or not {"lm", "vocabulary"} <= described.keys():
+        raise CheckpointError(f"{path}: not the description of a language model")
+    config = _read(path, lambda _: from_dict(LmConfig, described["lm"], "lm"))
+    if config.vocab_size != len(tokenizer) or described["vocabulary"] != _vocabulary(tokenizer):
+        raise CheckpointError(
+            f"{path}: this language model is over {config.vocab_size} tokens of another vocabulary than the model's "
+            f"{len(tokenizer)}: train it with the model's tokenizer"
+        )
+    lm = LanguageModel(config)
+    _fill(lm, _read(folder / _LM_WEIGHTS, load_file), folder / _LM_WEIGHTS, _LM_CONFIG)
+    return lm
+
+
+def _vocabulary(tokenizer: Tokenizer) -> str:
+    """A fingerprint of the tokens and their order."""
+    pieces = "\n".join(tokenizer.piece(token) for token in range(len(tokenizer)))
+    return hashlib.sha256(pieces.encode()).hexdigest()
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
@@ -92,31 +134,56 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _check(folder: Path, model: Model, weights: dict[str, Tensor]) -> None:
-    """Raise a CheckpointError that names the first tensor that does not fit."""
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, config: str) -> None:
+    """Give a model its weights and set it to evaluation; names the first tensor of `path` that does not fit."""
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ weights.keys()):
-        problem = "is missing" if name in expected else "is not part of the model that config.json describes"
-        raise CheckpointError(f"{folder / _WEIGHTS}: the tensor {name} {problem}")
+        problem = "is missing" if name in expected else f"is not part of the model that {config} describes"
+        raise CheckpointError(f"{path}: the tensor {name} {problem}")
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"{folder / _WEIGHTS}: the tensor {name} has shape {tuple(tensor.shape)}; "
-                f"config.json asks for {tuple(expected[name].shape)}"
+                f"{path}: the tensor {name} has shape {tuple(tensor.shape)}; "
+                f"{config} asks for {tuple(expected[name].shape)}"
             )
+    model.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
+    model.eval()
 
 
 def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint; floating-point weights are stored as `dtype`. The weights appear last, and whole."""
+    """Write a checkpoint; a language model that lies there stays. Floating-point weights are stored as `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / _CONFIG, to_dict(model.config))
+    (folder / _TOKENIZER).write_bytes(tokenizer.model)
+    _save_weights(folder / _WEIGHTS, model, dtype)
+
+
+def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
+    """Write a language model into a checkpoint's folder, or one of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / _LM_CONFIG, {"lm": to_dict(lm.config), "vocabulary": _vocabulary(tokenizer)})
+    _save_weights(folder / _LM_WEIGHTS, lm, dtype)
+
+
+def copy_lm(source: Path, folder: Path) -> None:
+    """Put the language model of one checkpoint, if it has any, beside another of the same vocabulary."""
+    for name in (_LM_CONFIG, _LM_WEIGHTS):
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_weights(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
+    """The file appears whole or not at all."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n", encoding="utf-8")
-    (folder / _TOKENIZER).write_bytes(tokenizer.model)
     state = {
         name: (w.to(dtype) if w.is_floating_point() else w).detach().cpu().contiguous()
         for name, w in model.state_dict().items()
     }
-    part = folder / (_WEIGHTS + ".part")
+    part = path.with_name(path.name + ".part")
     save_file(state, part)
-    part.replace(folder / _WEIGHTS)
+    part.replace(path)

@@ -123,7 +123,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         require(len(self.joins) > 0, "encoder.joins", self.joins, "a factor for each layer, at least one")
         require(all(1 <= j <= 8 for j in self.joins), "encoder.joins", self.joins, "factors in 1..8")
-        require(1 <= self.reduction <= 8, "encoder.joins", self.joins, "factors whose product is in 1..8")
+        require(1 <= self.reduction <= 32, "encoder.joins", self.joins, "factors whose product is in 1..32")
         require(self.hidden_size > 0, "encoder.hidden_size", self.hidden_size, "positive")
         require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
         require(

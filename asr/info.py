@@ -10,9 +10,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr import __version__
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 __all__ = ["gather", "lines", "model_facts"]
 
@@ -32,14 +35,15 @@ def model_facts(name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such model, or it is broken.
     """
-    from asr.checkpoint import load
+    from asr.checkpoint import has_lm, load, load_lm
     from asr.config import to_dict
 
     model, tokenizer, folder = load(name)
     config = model.config
+    lm = load_lm(folder, tokenizer) if has_lm(folder) else None
     return {
         "name": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": _parameters(model),
         "disk_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "vocabulary": len(tokenizer),
         "frame_ms": 1000 * config.frame_seconds,
@@ -49,8 +53,13 @@ def model_facts(name: str) -> dict[str, Any]:
         "encoder": to_dict(config.encoder),
         "attention": to_dict(config.attention),
         "decoder": to_dict(config.decoder),
+        "language_model": lm and {"parameters": _parameters(lm), **to_dict(lm.config)},
         "search": to_dict(config.search),
     }
+
+
+def _parameters(module: Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from asr.config import LmConfig
 
 __all__ = ["LanguageModel", "LmState"]
+
+_EMBEDDING_STD = 0.1
 
 
 class LmState(NamedTuple):
@@ -20,6 +24,24 @@ class LmState(NamedTuple):
     def select(self, rows: Tensor) -> LmState:
         return LmState(self.hidden.index_select(0, rows), self.cell.index_select(0, rows))
 
+    def where(self, rows: Tensor, other: LmState) -> LmState:
+        """These of the `rows` `(N,)` that are true, the others' else."""
+        chosen = rows[:, None, None]
+        return LmState(torch.where(chosen, self.hidden, other.hidden), torch.where(chosen, self.cell, other.cell))
+
+    @classmethod
+    def stack(cls, states: Sequence[LmState]) -> LmState:
+        """Rows of several states as one."""
+        return cls(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+    def split(self) -> list[LmState]:
+        """One state for each row."""
+        return [LmState(*parts) for parts in zip(self.hidden.split(1), self.cell.split(1), strict=True)]
+
+    def repeat(self, times: int) -> LmState:
+        """Each row so often, one after the other."""
+        return LmState(self.hidden.repeat_interleave(times, 0), self.cell.repeat_interleave(times, 0))
+
 
 class LanguageModel(nn.Module):
     """Embedding, LSTM, and an output layer that shares the embedding's weights (Press and Wolf 2017)."""
@@ -28,6 +50,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
+        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)  # torch's 1 is too much for an output layer
         between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout that has no place
         self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
         self.projection = nn.Linear(config.hidden_size, config.embedding_size)

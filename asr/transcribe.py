@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,19 +90,56 @@ class Recogniser:
         dtype: str,
         folder: Path,
         lm: LanguageModel | None,
+        lm_folder: Path | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.lm = model, tokenizer, lm
+        self.model, self.tokenizer = model, tokenizer
         self.device, self.dtype, self.folder = device, dtype, folder
+        self._lm, self._lm_folder = lm, lm_folder
 
     @classmethod
-    def load(cls, model: str | Path = "default", *, device: str = "auto", dtype: str = "float32") -> Recogniser:
+    def load(
+        cls,
+        model: str | Path = "default",
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        lm: str | Path | None = None,
+    ) -> Recogniser:
         """Read a checkpoint and put it on a device; see `asr.load`."""
         if dtype not in DTYPES:
             raise DeviceError(f"{dtype}: no such dtype; there are {', '.join(DTYPES)}")
         place = resolve_device(device)
         loaded = checkpoint.load(model)
         network = loaded.model.to(place).cast(DTYPES[dtype])
-        return cls(network, loaded.tokenizer, place, dtype, loaded.folder, None)
+        beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
+        recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, Path(lm) if lm else beside)
+        if lm is not None:  # what was asked for by name is looked at now
+            recogniser._load_lm()
+        return recogniser
+
+    def language_model(self, search: SearchConfig) -> LanguageModel | None:
+        """What a search with these settings needs: none where `lm_weight` is 0. It is read when first asked for.
+
+        Raises:
+            CheckpointError: if it is broken, or over other tokens than the model.
+            ConfigError: if it has a weight, but there is none.
+        """
+        if search.lm_weight == 0:
+            return None
+        if self._lm is None:
+            require(
+                self._lm_folder is not None,
+                "lm_weight",
+                search.lm_weight,
+                f"0, as the model {self.folder.name} comes without a language model and no other was named",
+            )
+            self._load_lm()
+        return self._lm
+
+    def _load_lm(self) -> None:
+        if self._lm_folder is not None:
+            lm = checkpoint.load_lm(self._lm_folder, self.tokenizer)
+            self._lm = lm.to(self.device, DTYPES[self.dtype])
 
     def transcribe(
         self,
@@ -188,7 +225,7 @@ class Recogniser:
             for (job, span), segment in zip(batch, decoded, strict=True):
                 job.pending -= 1
                 if segment.text:
-                    job.segments.append(_shifted(segment, span.start_seconds))
+                    job.segments.append(segment.shifted(span.start_seconds))
                 if job.complete and job.pending == 0:
                     yield job.outcome()
 
@@ -200,7 +237,7 @@ class Recogniser:
         if self.device.type == "cuda":
             padded = padded.pin_memory().to(self.device, non_blocking=True)
         encoded = self.model.encode(padded, samples.to(self.device))
-        found = search(self.model, encoded, config, self.lm)
+        found = search(self.model, encoded, config, self.language_model(config))
         lengths: list[int] = encoded.encoder_out_lengths.tolist()
         log_probs: Sequence[Tensor | None] = [None] * len(found)
         if word_timestamps:
@@ -250,16 +287,3 @@ def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]
         for block in read:
             job.samples += len(block)
             yield block
-
-
-def _shifted(segment: Segment, seconds: float) -> Segment:
-    """The segment with its times moved from its own start to its source's."""
-    words = (
-        replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in segment.words
-    )
-    return replace(
-        segment,
-        start_seconds=segment.start_seconds + seconds,
-        end_seconds=segment.end_seconds + seconds,
-        words=tuple(words),
-    )

@@ -19,6 +19,7 @@ from asr.decoder import DecoderState
 from asr.encoder import EncoderState
 from asr.errors import AudioError
 from asr.features import FeatureState
+from asr.lm import LmState
 from asr.search import Hypothesis
 from asr.transcript import Segment, Word
 from asr.voice import WINDOW_SAMPLES, VoiceState
@@ -46,6 +47,7 @@ class Committed(NamedTuple):
     score: float  # the speller's log-probability of the tokens
     decoder: DecoderState  # of one row, after all the tokens but the last
     end_frame: int  # where the last of the words ends, in the frames that are kept
+    lm: LmState | None = None  # the language model's, of one row, after all the tokens but the last
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,11 @@ class Utterance:
         decoder: DecoderState,
         frame_seconds: float,
         keep_frames: int,
+        lm: LmState | None = None,
     ) -> Utterance:
         """Commit the first `words` of a hypothesis, and release what lies `keep_frames` behind them.
 
-        `decoder` is what `Committed` has, over all frames that were kept until now.
+        `decoder` and `lm` are what `Committed` has, the former over all frames that were kept until now.
         """
         before, count = self.committed, words[-1].tokens
         release = max(0, words[-1].last_frame - keep_frames)
@@ -111,6 +114,7 @@ class Utterance:
             score=before.score + sum(hypothesis.token_scores[:count]),
             decoder=decoder._replace(alignment=decoder.alignment[..., release : len(self.encoder_out)].clone()),
             end_frame=words[-1].last_frame - release,
+            lm=lm,
         )
         kept = self.encoder_out[release:].clone() if release else self.encoder_out
         return replace(self, committed=committed, encoder_out=kept, released=self.released + release)

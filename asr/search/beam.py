@@ -16,7 +16,7 @@ from asr.config import SearchConfig
 from asr.ctc import CtcPrefixScorer, CtcState
 from asr.decoder import DecoderState
 from asr.errors import ConfigError
-from asr.lm import LanguageModel
+from asr.lm import LanguageModel, LmState
 from asr.model import Encoded, Model
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
@@ -48,6 +48,7 @@ class Prefix(NamedTuple):
     decoder: DecoderState  # after all known tokens but the last; its alignments may be shorter than the encoder_out
     first_frame: Tensor  # (B,): CTC scores only the frames from here on, which hold what is not known yet
     word_starts: Tensor  # (V,) bool: tokens that begin a word; known words are whole, so only these can come next
+    lm: LmState | None = None  # of a language model, likewise after all but the last; without it, it begins afresh
 
     def widened(self, frames: int) -> Prefix:
         """Alignments padded with zeros to `frames`."""
@@ -100,7 +101,8 @@ class _Search:
                 raise ConfigError(
                     f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {model.config.vocab_size}"
                 )
-            weighed.append((config.lm_weight, LmScorer(lm)))
+            known = prefix.lm if prefix else None
+            weighed.append((config.lm_weight, LmScorer(lm, known.repeat(self.beam) if known else None)))
         self.scorers = [(weight, scorer) for weight, scorer in weighed if weight != 0]
         self.ctc: CtcPrefixScorer | None = None
         if config.ctc_weight > 0:
@@ -236,7 +238,7 @@ def beam_search(
         encoded: of B utterances; one without any frame gets an empty hypothesis.
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
-        prefix: go on from here; hypotheses then hold only the tokens after it. A language model begins afresh.
+        prefix: go on from here; hypotheses then hold only the tokens after it.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.

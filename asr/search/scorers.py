@@ -88,13 +88,16 @@ class CoverageScorer:
 
 
 class LmScorer:
-    """A language model's log-probabilities: shallow fusion, Gulcehre et al. 2015."""
+    """A language model's log-probabilities, eos included: shallow fusion, Gulcehre et al. 2015.
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm = lm
+    `known` is the state of rows that go on from known tokens.
+    """
+
+    def __init__(self, lm: LanguageModel, known: LmState | None = None) -> None:
+        self.lm, self.known = lm, known
 
     def initial_state(self, rows: int) -> LmState:
-        return self.lm.initial_state(rows)
+        return self.lm.initial_state(rows) if self.known is None else self.known
 
     def score(self, view: View, state: LmState) -> tuple[Tensor, LmState]:
         return self.lm.step(view.last, state)
