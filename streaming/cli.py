@@ -48,6 +48,8 @@ def listen(
     model: shared.ModelName = "default",
     device: shared.Device = shared.DeviceName.auto,
     threads: shared.Threads = None,
+    lm: shared.Lm = None,
+    lm_weight: shared.LmWeight = None,
     min_silence_ms: opt.MinSilenceMs = 800,
     speech_threshold: opt.SpeechThreshold = 0.5,
     max_seconds: opt.MaxSeconds = 20.0,
@@ -84,12 +86,19 @@ def listen(
 
     tally = Tally()
     with stream.open() as source:  # before the model is loaded: what is said meanwhile is not lost
-        recogniser, _ = shared.load(
-            model, device, shared.DtypeName.float32, threads, beam_size=None, ctc_weight=None, lm_weight=None
+        recogniser, search = shared.load(
+            model,
+            device,
+            shared.DtypeName.float32,
+            threads,
+            beam_size=None,
+            ctc_weight=None,
+            lm=lm,
+            lm_weight=lm_weight,
         )
         with shared.usage():
             context = opt.context(recogniser.model.config.streaming, chunk_ms, lookahead_ms)
-            engine = Engine(recogniser, replace(config, context=context))
+            engine = Engine(recogniser, replace(config, context=context, final=search))
         _run(engine, source, tally, outputs)
 
 

@@ -6,7 +6,7 @@ returns. The microphone is an engine with one session.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,10 +18,12 @@ from asr.config import Context, SearchConfig, require
 from asr.decoder import DecoderState
 from asr.encoder import EncoderState
 from asr.features import FeatureState
+from asr.lm import LmState
 from asr.model import Encoded
 from asr.search import Hypothesis, Prefix, beam_search
-from asr.tokenizer import SOS
+from asr.tokenizer import EOS, SOS
 from asr.transcribe import Recogniser
+from asr.transcript import Alternative
 from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
@@ -36,15 +38,20 @@ _KEEP_SECONDS = 1.2
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """How streams are run. `context` and `final` are the model's own where None."""
+    """How streams are run. `context` and `final` are the model's own where None.
+
+    `alternatives` is how many a finished segment has, itself included; they differ after what had been committed.
+    """
 
     context: Context | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     partial_beam_size: int = 3
     final: SearchConfig | None = None
+    alternatives: int = 1
 
     def __post_init__(self) -> None:
+        require(self.alternatives >= 1, "alternatives", self.alternatives, "at least 1")
         require(1 <= self.partial_beam_size <= 256, "partial_beam_size", self.partial_beam_size, "in 1..256")
 
 
@@ -56,17 +63,20 @@ class Engine:
         config: settings of all sessions.
 
     Raises:
-        ConfigError: if the context is not bounded.
+        CheckpointError: if the language model is broken.
+        ConfigError: if the context is not bounded, or a language model is given a weight, but there is none.
     """
 
     def __init__(self, recogniser: Recogniser, config: StreamConfig | None = None) -> None:
         self.recogniser, self.config = recogniser, config or StreamConfig()
         self.model, self.device, settings = recogniser.model, recogniser.device, recogniser.model.config
         self.context = self.config.context or settings.streaming
-        self.final = replace(self.config.final or settings.search, nbest=1)
+        final = self.config.final or settings.search
+        self.final = replace(final, nbest=min(self.config.alternatives, final.beam_size))
+        self.lm = recogniser.language_model(self.final)
         # What has been heard so far is no sentence: that it is unlikely to end there must not make the speller go on,
         # and CTC, which knows of no ends, has more to say.
-        unfinished = replace(self.final, eos_threshold=0.0, ctc_weight=max(0.5, self.final.ctc_weight))
+        unfinished = replace(final, nbest=1, eos_threshold=0.0, ctc_weight=max(0.5, final.ctc_weight))
         self.partial = replace(unfinished, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
         self.frame_samples = settings.frame_seconds * SAMPLE_RATE
         chunk_ms, features = self.model.encoder.chunk_ms(self.context), settings.features
@@ -183,7 +193,7 @@ class Engine:
         utterances = [now[i].opened for i in rows]
         encoded = self._encoded([u.encoder_out for u in utterances])
         committed, policy = [u.committed for u in utterances], self.config.policy
-        found = self._search(encoded, committed, self.partial)
+        found = [best for best, *_ in self._search(encoded, committed, self.partial)]
         peaks = None
         if policy.kind == "attention":
             traced = self._trace(encoded, committed, [h.tokens for h in found])
@@ -215,12 +225,25 @@ class Engine:
             return after
         sure = [found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows]
         some, committed = Encoded(*(x[rows] for x in encoded)), [utterances[row].committed for row in rows]
-        traced = self._trace(some, committed, sure)
+        traced, lm_states = self._trace(some, committed, sure), self._lm_states(committed, sure)
         for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
             decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
             new, seconds = words[row][: counts[row]], self.model.config.frame_seconds
-            after[row] = utterances[row].commit(found[row], new, decoder, seconds, round(_KEEP_SECONDS / seconds))
+            keep_frames = round(_KEEP_SECONDS / seconds)
+            after[row] = utterances[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place])
         return after
+
+    def _lm_states(self, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]) -> Sequence[LmState | None]:
+        """The language model's state, of one row each, before the last of the tokens after the committed ones."""
+        if self.lm is None or (state := _stack_lm(committed)) is None:
+            return [None] * len(committed)
+        read = [[c.tokens[-1] if c.tokens else SOS, *t[:-1]] for c, t in zip(committed, tokens, strict=True)]
+        longest, lengths = max(map(len, read)), torch.tensor([len(r) for r in read], device=self.device)
+        padded = torch.tensor([[*r, *[EOS] * (longest - len(r))] for r in read], device=self.device)
+        for u in range(longest):
+            _, longer = self.lm.step(padded[:, u], state)
+            state = longer.where(u < lengths, state)
+        return state.split()
 
     def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search to the end of ended utterances with all the weight of whole files, given what is committed."""
@@ -229,20 +252,28 @@ class Engine:
         frames = [max(round(u.samples / self.frame_samples), u.committed_frames) - u.released for u in utterances]
         encoded = self._encoded([u.encoder_out[:n] for u, n in zip(utterances, frames, strict=True)])
         found = self._search(encoded, committed, self.final)
-        words = self._words(encoded, committed, found)
-        for i, utterance, hypothesis, rest in zip(rows, utterances, found, words, strict=True):
-            segment = utterance.segment(rest, hypothesis.score, self.model.config.frame_seconds)
+        words = self._words(encoded, committed, [best for best, *_ in found])
+        for i, utterance, nbest, rest in zip(rows, utterances, found, words, strict=True):
+            segment = utterance.segment(rest, nbest[0].score, self.model.config.frame_seconds)
+            if self.final.nbest > 1:
+                segment = replace(segment, alternatives=tuple(self._alternatives(utterance.committed, nbest)))
             if segment.words or utterance.shown:
                 events[i].append(Final(segment, now[i].heard_seconds))
             now[i] = now[i].close(self._fresh)
+
+    def _alternatives(self, committed: Committed, nbest: Sequence[Hypothesis]) -> Iterator[Alternative]:
+        """The whole of a segment for each hypothesis of its end."""
+        for hypothesis in nbest:
+            text = self.recogniser.tokenizer.decode([*committed.tokens, *hypothesis.tokens])
+            yield Alternative(text, committed.score + hypothesis.score)
 
     def _encoded(self, encoder_out: Sequence[Tensor]) -> Encoded:
         lengths = torch.tensor([len(x) for x in encoder_out], device=self.device)
         return Encoded(pad_sequence(list(encoder_out), batch_first=True), lengths)
 
-    def _search(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[Hypothesis]:
+    def _search(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[list[Hypothesis]]:
         prefix = self._prefix(committed, encoded.encoder_out.shape[1])
-        return [h[0] for h in beam_search(self.model, encoded, config, self.recogniser.lm, prefix)]
+        return beam_search(self.model, encoded, config, self.lm, prefix)
 
     def _trace(
         self, encoded: Encoded, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]
@@ -280,7 +311,7 @@ class Engine:
         first_frame = torch.tensor([c.end_frame for c in committed], device=self.device)
         rows = [Prefix(last, c.decoder, first_frame, self._word_starts).widened(frames).decoder for c in committed]
         decoder = DecoderState(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
-        return Prefix(last, decoder, first_frame, self._word_starts)
+        return Prefix(last, decoder, first_frame, self._word_starts, _stack_lm(committed))
 
     def _fresh_utterance(self) -> Utterance:
         model = self.model
@@ -288,10 +319,17 @@ class Engine:
             encoder_out = torch.zeros(0, model.config.encoder.output_size, device=self.device, dtype=model.dtype)
             one = torch.ones(1, dtype=torch.long, device=self.device)
             memory = model.decoder.prepare(encoder_out.new_zeros(1, 1, encoder_out.shape[1]), one)
-            committed = Committed((), (), 0.0, model.decoder.initial_state(memory), 0)
+            lm = self.lm.initial_state(1) if self.lm else None
+            committed = Committed((), (), 0.0, model.decoder.initial_state(memory), 0, lm)
             features, encoder = model.features.initial_state(1), model.encoder.initial_state(1)
             return Utterance(0, 0, torch.zeros(0), features, encoder, encoder_out, committed)
 
     def _placed(self, waveform: Tensor) -> Tensor:
         """Samples on the model's device, copied while the host goes on where that is a GPU."""
         return waveform if self.device.type == "cpu" else waveform.pin_memory().to(self.device, non_blocking=True)
+
+
+def _stack_lm(committed: Sequence[Committed]) -> LmState | None:
+    """The language model's states as one batch; None where there is none."""
+    states = [c.lm for c in committed if c.lm is not None]
+    return LmState.stack(states) if states else None

@@ -37,7 +37,13 @@ class _Stream:
     waiting_samples: int = 0
     gap_samples: int = 0  # dropped since the session was stepped last: between what it has heard and what waits
     dropped_samples: int = 0
+    flushing: bool = False
     closing: bool = False
+
+    @property
+    def ending(self) -> bool:
+        """Whether what is open is finished with the last that waits."""
+        return self.closing or self.flushing
 
     def put(self, waveform: Tensor, bound: int) -> None:
         """Append a copy; the oldest samples beyond the bound give way."""
@@ -96,7 +102,7 @@ class SessionPool:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return any(s.waiting_samples or s.gap_samples or s.closing for s in self._streams.values())
+        return any(s.waiting_samples or s.gap_samples or s.ending for s in self._streams.values())
 
     def open(self) -> int:
         """Admit a stream; its id, which is never used again.
@@ -132,12 +138,23 @@ class SessionPool:
         for stream in gaps.values():
             stream.session = stream.session.skip(stream.gap_samples)
             stream.gap_samples = 0
-        ready = {i: s for i, s in self._streams.items() if s.waiting_samples or s.closing}
-        events += self._advance(ready, lambda s: s.take(self._step), lambda s: s.closing and not s.waiting_samples)
+        ready = {i: s for i, s in self._streams.items() if s.waiting_samples or s.ending}
+        events += self._advance(ready, lambda s: s.take(self._step), lambda s: s.ending and not s.waiting_samples)
         for session_id, stream in ready.items():
-            if stream.closing and not stream.waiting_samples:
+            if stream.waiting_samples:
+                continue
+            stream.flushing = False
+            if stream.closing:
                 del self._streams[session_id]
         return events
+
+    def flush(self, session_id: int) -> None:
+        """The next steps hear what waits and finish what is open then; the stream goes on with what is pushed later.
+
+        Raises:
+            SpellstreamError: if there is no such session.
+        """
+        self._stream(session_id).flushing = True
 
     def close(self, session_id: int, discard: bool = False) -> None:
         """The stream ends: the next steps hear what waits, finish what is open and forget it; at once if `discard`.
@@ -148,6 +165,10 @@ class SessionPool:
         self._stream(session_id).closing = True
         if discard:
             del self._streams[session_id]
+
+    def flushing(self, session_id: int) -> bool:
+        """Whether what `flush` asked for is still to be done."""
+        return self._stream(session_id).flushing
 
     def behind_seconds(self, session_id: int) -> float:
         """How much of a session's audio waits."""

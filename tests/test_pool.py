@@ -119,9 +119,21 @@ def test_what_waits_when_a_session_is_closed_is_still_heard() -> None:
         made.push(a, samples(10, 11))
     assert [texts(made.step()) for _ in range(3)] == [[], [], [(a, "10")]]
     assert a not in made
-    for use in (made.close, made.behind_seconds, made.dropped_seconds):
+    for use in (made.close, made.flush, made.behind_seconds, made.dropped_seconds):
         with pytest.raises(SpellstreamError, match=f"session {a}: there is none"):
             use(a)
+
+
+def test_what_is_open_can_be_finished_without_an_end_of_the_stream() -> None:
+    made, _ = pool()
+    a = made.open()
+    made.push(a, samples(0, 6))
+    made.flush(a)
+    assert [texts(made.step()) for _ in range(2)] == [[], [(a, "6")]]
+    assert not made.busy
+    made.push(a, samples(6, 8))
+    made.close(a)
+    assert texts(made.step()) == [(a, "8")]
 
 
 def test_one_that_nobody_waits_for_goes_at_once() -> None:

@@ -1,0 +1,323 @@
+"""How many streams a server holds: at real time, over WebSocket, beside a server with one session for each connection.
+
+    python -m recipes.benchmark.serve --manifest dev.jsonl
+
+See README.md beside this file for what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, count
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import torch
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from asr.audio import SAMPLE_RATE
+from asr.errors import SpellstreamError
+from asr.manifest import read
+from recipes.benchmark import whole_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Crowd", "Held", "Speech", "percentile", "speak", "table"]
+
+REFUSALS = 5  # in a row: the server is full
+EVERY_SECONDS = 0.5  # a stream begins
+FORGET_SECONDS = 3.5  # until a server thinks no more of how late its last streams were
+PAUSE_SECONDS = 1.0  # of silence between recordings
+
+
+@dataclass
+class Crowd:
+    """Streams at a server: what they measured, and how to end them."""
+
+    latencies: list[tuple[float, float]] = field(default_factory=list)  # when an answer came, and how late
+    refused: int = 0
+    failed: list[str] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    streams: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def since(self, moment: float) -> list[float]:
+        """The latencies of answers that came after a moment."""
+        return [latency for at, latency in self.latencies if at >= moment]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Streams that a server had for a while."""
+
+    server: str
+    streams: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    cpu_share: float  # of one core
+    memory_mb: float
+    refused: int  # that came meanwhile
+    failed: int
+
+    def keeps_up(self, chunk_ms: float) -> bool:
+        """Whether words come in time."""
+        return self.p95_ms < chunk_ms and not self.failed
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server that runs in a process of its own."""
+
+    name: str
+    url: str
+    process: subprocess.Popen[str]
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_bytes(self) -> int:
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Recordings as one piece of PCM, in which each stream begins somewhere else and which has no end."""
+
+    pcm: bytes
+    starts: tuple[int, ...]
+    chunk_bytes: int
+
+    @property
+    def chunk_seconds(self) -> float:
+        return self.chunk_bytes / (2 * SAMPLE_RATE)
+
+    def chunk(self, stream: int, number: int) -> bytes:
+        """A stream's chunk."""
+        at = (self.starts[stream % len(self.starts)] + number * self.chunk_bytes) % (len(self.pcm) - self.chunk_bytes)
+        return self.pcm[at : at + self.chunk_bytes]
+
+
+async def speak(url: str, speech: Speech, crowd: Crowd) -> bool:
+    """One stream at real time until the crowd is stopped; whether it was let in.
+
+    Chunks go out when they are due, whatever has been answered, and an answer is as late as it comes after its chunk
+    was due: a server that falls behind cannot make it look better by that.
+    """
+    stream = len(crowd.streams)
+    try:
+        socket = await connect(url, max_queue=None)
+        await socket.send(json.dumps({"config": {"sample_rate": SAMPLE_RATE}}))
+        began = time.monotonic()
+        await socket.send(speech.chunk(stream, 0))
+        if "error" in json.loads(await socket.recv()):
+            return False
+    except (OSError, InvalidHandshake, ConnectionClosed):
+        return False
+
+    async def listen() -> None:
+        number = 0
+        async for _ in socket:
+            number += 1
+            now = time.monotonic()
+            crowd.latencies.append((now, now - began - number * speech.chunk_seconds))
+
+    async def send() -> None:
+        for number in count(1):
+            with contextlib.suppress(asyncio.TimeoutError):
+                due = began + number * speech.chunk_seconds - time.monotonic()
+                await asyncio.wait_for(crowd.stop.wait(), max(0.0, due))
+            if crowd.stop.is_set():
+                return
+            await socket.send(speech.chunk(stream, number))
+
+    async def run() -> None:
+        listening = asyncio.create_task(listen())
+        try:
+            async with socket:
+                await send()
+        except ConnectionClosed as error:
+            crowd.failed.append(str(error))
+        finally:
+            listening.cancel()
+
+    crowd.streams.add(asyncio.create_task(run()))
+    return True
+
+
+async def fill(peer: Peer, speech: Speech, crowd: Crowd, most: int) -> None:
+    """Let streams come, one after the other, until there are so many, or the server takes no more."""
+    turned_away = 0
+    while len(crowd.streams) < most and turned_away < REFUSALS:
+        if await speak(peer.url, speech, crowd):
+            turned_away = 0
+        else:
+            turned_away += 1
+        await asyncio.sleep(EVERY_SECONDS)
+
+
+async def hold(peer: Peer, speech: Speech, seconds: float, most: int, knock: bool = False) -> Held:
+    """Fill a server, and measure for so long; with `knock`, others want to come in meanwhile."""
+    crowd = Crowd()
+    await fill(peer, speech, crowd, most)
+    streams, began, cpu = len(crowd.streams), time.monotonic(), peer.cpu_seconds()
+    while time.monotonic() < began + seconds:
+        await asyncio.sleep(EVERY_SECONDS)
+        if knock and not await speak(peer.url, speech, crowd):
+            crowd.refused += 1
+    taken = peer.cpu_seconds() - cpu
+    late, memory = crowd.since(began), peer.memory_bytes()
+    crowd.stop.set()
+    await asyncio.wait(crowd.streams, timeout=60)
+    await asyncio.sleep(FORGET_SECONDS)
+    ms = [1000 * percentile(late, share) for share in (0.5, 0.95, 0.99)]
+    held = max(streams, len(crowd.streams))
+    return Held(peer.name, held, *ms, taken / seconds, memory / 2**20, crowd.refused, len(crowd.failed))
+
+
+async def capacity(peer: Peer, speech: Speech, seconds: float, most: int, tried: list[Held]) -> int:
+    """The greatest number of streams, up to `most`, with which a server keeps up; by bisection."""
+    low, high = 0, most + 1
+    streams = most
+    while high - low > max(1, low // 8):
+        tried.append(await hold(peer, speech, seconds, streams))
+        print(f"{peer.name}: {streams} streams, p95 {tried[-1].p95_ms:.0f} ms", file=sys.stderr)
+        if tried[-1].keeps_up(1000 * speech.chunk_seconds):
+            low = streams
+        else:
+            high = streams
+        streams = (low + high) // 2
+    return low
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that so many are not above; infinite where there are none."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.inf
+
+
+@contextlib.contextmanager
+def started(name: str, command: Sequence[str], address: str) -> Iterator[Peer]:
+    """Run a server; the line of its output that holds `address` tells where."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        output = cast(IO[str], process.stdout)
+        try:
+            for line in output:
+                if address in line:
+                    port = line.split(address)[1].split("/")[0].strip()
+                    break
+            else:
+                raise SpellstreamError(f"{name} did not start: {shlex.join(command)}")
+            # What it says later is read, and forgotten: it would stop once the pipe is full.
+            reading = threading.Thread(target=deque, args=(output, 0))
+            reading.start()
+            yield Peer(name, f"ws://127.0.0.1:{port}", process)
+            process.terminate()
+            reading.join()
+        finally:
+            process.terminate()
+
+
+def table(rows: Sequence[Held], chunk_ms: float) -> Table:
+    """What was measured, a line for each load."""
+    from rich.table import Table
+
+    made = Table(title=f"streams at real time; a chunk is {chunk_ms:.0f} ms")
+    for name in ("server", "streams", "p50 ms", "p95 ms", "p99 ms", "keeps up", "refused", "cores", "MB"):
+        made.add_column(name, justify="left" if name == "server" else "right")
+    for row in rows:
+        times = (f"{value:.0f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms))
+        up, cost = "yes" if row.keeps_up(chunk_ms) else "no", f"{row.cpu_share:.2f}"
+        made.add_row(row.server, str(row.streams), *times, up, str(row.refused), cost, f"{row.memory_mb:.0f}")
+    return made
+
+
+async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Held], int, int]:
+    """Fill our server and hold what it lets in; then the same load, and what it can bear, on the other."""
+    ours = ["--model", options.model, "--device", options.device]
+    serve = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--threads", str(options.threads), *ours]
+    serve += ["--max-sessions", str(options.most), "--max-connections", str(options.most + 100)]
+    with started("spellstream serve", serve, "http://127.0.0.1:") as peer:
+        await asyncio.sleep(options.settle)
+        first = await hold(peer, speech, options.seconds, options.most, knock=True)
+    rows = [first]
+    print(f"spellstream serve: {first.streams} streams, p95 {first.p95_ms:.0f} ms", file=sys.stderr)
+    other = [sys.executable, "-m", "recipes.benchmark.per_connection", "--threads", str(options.threads), *ours]
+    with started("one session a connection", other, "ws://127.0.0.1:") as peer:
+        most = await capacity(peer, speech, options.seconds, first.streams, rows)
+    return rows, first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0, most
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        speech = _speech(options)
+        rows, ours, theirs = asyncio.run(measure(options, speech))
+    except SpellstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    facts = {
+        "command": shlex.join(["python", "-m", "recipes.benchmark.serve", *arguments]),
+        "commit": whole_file._commit() or "unknown",
+        "processor": f"{whole_file._processor()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": f"torch {torch.__version__}, {platform.python_version()}",
+        "held": f"{ours} streams; one session a connection: {theirs}; ratio {ours / max(1, theirs):.1f}",
+    }
+    if options.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], **facts}, indent=2))
+        return 0
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table(rows, 1000 * speech.chunk_seconds))
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.serve", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio, as JSON lines")
+    add("--limit", type=int, default=60, help="use only so many, spread evenly over the manifest")
+    add("--model", default="default", help="a shipped model's name or a checkpoint folder")
+    add("--device", default="cpu", help="auto, cpu or cuda")
+    add("--threads", type=int, default=1, help="of the CPU; of the other server: steps at a time, on one each")
+    add("--seconds", type=float, default=30.0, help="to measure each load for")
+    add("--most", type=int, default=1000, help="streams")
+    add("--settle", type=float, default=5.0, help="seconds for the server to start")
+    add("--json", action="store_true", help="print JSON in place of the table")
+    return parser
+
+
+def _speech(options: argparse.Namespace) -> Speech:
+    import asr
+    from asr import audio
+    from streaming.engine import Engine
+
+    chunk_samples = Engine(asr.load(options.model, "cpu")).chunk_samples
+    pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
+    loaded = [audio.load(row.audio) for row in whole_file.pick(read(options.manifest), options.limit)]
+    spoken = [(torch.cat([w, pause]).clamp(-1, 1) * 32767).short().numpy().tobytes() for w in loaded]
+    starts = list(accumulate(map(len, spoken), initial=0))[:-1]
+    return Speech(b"".join(spoken), tuple(starts), 2 * chunk_samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

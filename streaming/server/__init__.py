@@ -1,0 +1,1 @@
+"""Many clients, one engine: WebSocket, HTTP, Wyoming and a browser page (the extra `serve`)."""

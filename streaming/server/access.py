@@ -1,0 +1,79 @@
+"""Who may come in: the API key, and which pages' scripts may open a WebSocket."""
+
+from __future__ import annotations
+
+import hmac
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from streaming.server.answers import problem
+from streaming.server.config import ServerConfig
+
+__all__ = ["BEARER", "Access"]
+
+BEARER = "bearer"  # a browser's WebSocket can set no header: it names this subprotocol, and the key after it
+_PUBLIC = ("/health", "/ready")  # and the page, which is where a key is asked for
+
+
+class Access:
+    """ASGI middleware that lets through who has the key.
+
+    It comes as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
+    Browsers let any page open a WebSocket to any server, so one that comes from a page has to come from a page of this
+    server, or of an origin in the CORS list.
+    """
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        self._app, self._cors = app, config.cors
+        self._key = None if config.api_key is None else config.api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        headers, is_socket = Headers(scope=scope), scope["type"] == "websocket"
+        if is_socket and not self._from_here(headers):
+            refusal = problem(403, "pages of this origin may not use the server: see --cors")
+        elif self._key is None or _is_public(scope) or self._has_key(scope, headers):
+            return await self._app(scope, receive, send)
+        else:
+            said = "the API key is wrong" if _given(scope, headers) else "an API key is needed"
+            refusal = problem(401, f"{said}: send it as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        if is_socket and "websocket.http.response" not in scope.get("extensions", {}):
+            return await send({"type": "websocket.close", "code": 1008})
+        return await refusal(scope, receive, send)
+
+    def _from_here(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        return origin is None or "*" in self._cors or origin in self._cors or _host(origin) == headers.get("host")
+
+    def _has_key(self, scope: Scope, headers: Headers) -> bool:
+        return any(hmac.compare_digest(given, self._key or b"") for given in _given(scope, headers))
+
+
+def _is_public(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    path, preflight = scope["path"], scope["method"] == "OPTIONS"
+    return preflight or path in _PUBLIC or path == "/ui" or path.startswith("/ui/")
+
+
+def _given(scope: Scope, headers: Headers) -> list[bytes]:
+    """Whatever may be meant as the key."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    given = [key.strip().encode("latin-1")] if kind.lower() == BEARER else []  # the bytes as they came
+    if scope["type"] == "websocket":
+        given += [key.encode() for key in parse_qs(scope["query_string"].decode("latin-1")).get("key", [])]
+        protocols = scope.get("subprotocols", [])
+        if len(protocols) == 2 and protocols[0] == BEARER:
+            given.append(protocols[1].encode())
+    return [key for key in given if key]
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None

@@ -1,0 +1,73 @@
+"""How a server is run: where it listens, which model it loads, and the bounds that it keeps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asr.config import require
+from streaming.engine import StreamConfig
+
+__all__ = ["Limits", "ServerConfig"]
+
+# As browsers write it, without a path: with so much as a slash at its end it would never be met.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for, and all of them together."""
+
+    max_connections: int = 1000  # of all kinds, idle ones included
+    max_sessions: int = 100  # streams at a time
+    load_share: float = 0.5  # of a chunk's length that its latency may take before new streams are refused
+    max_message_bytes: int = 1 << 20  # of one WebSocket message
+    max_upload_bytes: int = 256 << 20  # of one request's body
+    max_uploads: int = 8  # requests with a body at a time
+    max_stream_seconds: float = 4 * 3600.0  # of audio in one stream
+    max_behind_seconds: float = 10.0  # of one stream's audio that may wait to be heard
+    max_events: int = 256  # of one stream that may wait to be read
+    idle_seconds: float = 60.0  # a client that sends nothing for so long is dropped
+    send_seconds: float = 10.0  # and one that reads nothing
+
+    def __post_init__(self) -> None:
+        for name in ("max_connections", "max_sessions", "max_message_bytes", "max_upload_bytes", "max_uploads"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("max_stream_seconds", "max_events", "idle_seconds", "send_seconds"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        require(self.load_share > 0, "load_share", self.load_share, "positive")
+        require(self.max_behind_seconds >= 1, "max_behind_seconds", self.max_behind_seconds, "at least 1")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """A server's settings."""
+
+    host: str = "127.0.0.1"
+    port: int = 2700
+    model: str = "default"
+    language: str = "en"  # of the model, as ISO 639-1: clients that ask for another are refused
+    device: str = "auto"
+    api_key: str | None = None  # nobody is asked for one where it is None
+    cors: tuple[str, ...] = ()  # origins whose pages may use the server; "*" for all
+    wyoming_port: int | None = None
+    sample_rate: int = 8000  # of WebSocket clients that do not tell theirs, as with vosk-server
+    grace_seconds: float = 10.0  # for streams to finish when the server is stopped
+    limits: Limits = field(default_factory=Limits)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 65536, "port", self.port, "in 0..65535")
+        require(len(self.language) == 2 and self.language.islower(), "language", self.language, "two letters, as en")
+        require(self.api_key is None or bool(self.api_key), "api_key", "", "not empty")
+        for origin in self.cors:
+            require(bool(_ORIGIN.fullmatch(origin)), "cors", origin, "an origin, as https://example.org, or *")
+        clash = self.wyoming_port is not None and self.wyoming_port == self.port
+        require(not clash, "wyoming_port", self.wyoming_port, "another than port")
+        require(self.grace_seconds >= 0, "grace_seconds", self.grace_seconds, "at least 0")
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model: the name of its folder."""
+        return Path(self.model).resolve().name

@@ -1,0 +1,70 @@
+"""The half of the service that runs in the engine's thread: sessions, their resamplers and steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from streaming.engine import Engine
+from streaming.events import Event
+from streaming.pool import SessionPool
+from streaming.server.config import Limits
+from streaming.server.stream import Order, Status, Stream
+
+__all__ = ["EngineSide"]
+
+
+class EngineSide:
+    """The streams' sessions. Of `turn` and `busy` only one may run at a time."""
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._pool = SessionPool(engine, limits.max_sessions, limits.max_behind_seconds)
+        self._streams: dict[int, Stream] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn without orders would do anything."""
+        return self._pool.busy
+
+    def turn(self, orders: Sequence[Order], dropped: Sequence[Stream]) -> dict[Stream, Status]:
+        """Forget the dropped streams, do what the others ask for, and step all; where each stands then."""
+        for stream in dropped:
+            self._drop(stream)
+        for order in orders:
+            self._take(order)
+        pool, streams = self._pool, self._streams
+        waited = {i: (pool.behind_seconds(i), pool.dropped_seconds(i)) for i in streams}
+        events: dict[int, list[Event]] = defaultdict(list)
+        for session_id, event in pool.step():
+            events[session_id].append(event)
+        statuses = {}
+        for session_id, stream in list(streams.items()):
+            before, dropped_seconds = waited[session_id]
+            done = session_id not in pool
+            waiting = 0.0 if done else pool.behind_seconds(session_id)
+            flushing = not done and pool.flushing(session_id)
+            said = tuple(events[session_id])
+            statuses[stream] = Status(said, waiting, before - waiting, dropped_seconds, flushing, done)
+            if done:
+                del streams[session_id]
+        return statuses
+
+    def _take(self, order: Order) -> None:
+        stream, pool = order.stream, self._pool
+        if stream.session_id is None:
+            stream.session_id = pool.open()
+            self._streams[stream.session_id] = stream
+        for chunk in order.chunks:
+            pool.push(stream.session_id, stream.resampler.step(chunk))
+        if order.flush or order.finish:
+            pool.push(stream.session_id, stream.resampler.flush())
+        if order.finish:
+            pool.close(stream.session_id)
+        elif order.flush:
+            pool.flush(stream.session_id)
+
+    def _drop(self, stream: Stream) -> None:
+        # Whatever its number: one that a fault has ended may have had that of another stream in a pool before this.
+        if stream.session_id is not None and self._streams.get(stream.session_id) is stream:
+            del self._streams[stream.session_id]
+            self._pool.close(stream.session_id, discard=True)

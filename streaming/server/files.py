@@ -1,0 +1,157 @@
+"""Uploaded files, recognised by the engine that has the live streams.
+
+They are read and cut in one thread of their own, and decoded a span at a time between two steps of the streams. So they
+take turns, some seconds of audio each: a short file does not wait for a long one, nor a stream for a file. Memory is
+that of a block and a span of each, whatever their length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE, blocks
+from asr.audio_file import duration_seconds
+from asr.errors import AudioError
+from asr.segment import SegmentConfig, Span, steps
+from asr.transcript import Segment
+from streaming.server.service import OverloadError, Service
+
+__all__ = ["FileDecoder", "Part", "TooLongError"]
+
+T = TypeVar("T")
+
+# Shorter than where nobody waits: live streams stand still while a span is decoded.
+_SPANS = SegmentConfig(max_seconds=10.0)
+_BLOCK_SECONDS = 5.0
+_GRACE_SHARE = 0.7  # of the time that a server has to stop; in the rest, clients are told
+_END = Span(math.inf, torch.zeros(0))
+_NAME = "file"  # what errors call it: its name is the client's, and stays there
+
+
+class TooLongError(AudioError):
+    """A file holds more audio than one may."""
+
+
+class Part(NamedTuple):
+    """What was said in the next stretch of a file (None: nothing), and up to where it has been read."""
+
+    segment: Segment | None
+    read_seconds: float
+
+
+class FileDecoder:
+    """Turns files into segments, one thread reading for all of them.
+
+    Args:
+        service: whose engine decodes, and whose limit on the length of a stream is that of a file.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._reader = ThreadPoolExecutor(1, "spellstream-files")
+
+    async def parts(self, file: IO[bytes]) -> AsyncGenerator[Part, None]:
+        """Decode a file, open in binary mode and on disk; closed or cancelled, this reads no further.
+
+        The file is read through a descriptor of its own: the caller may close his at any time.
+
+        Yields:
+            A `Part` for each span of speech, in order; one without a segment at the end of the file, and now and then
+            before that.
+
+        Raises:
+            AudioError: it cannot be read; TooLongError: it is longer than `max_stream_seconds`.
+            OverloadError: the server is being stopped, and the file takes longer than its time of grace.
+        """
+        reading = _Reading(file, self._service.config.limits.max_stream_seconds)
+        stopping = asyncio.ensure_future(self._time_is_up())
+        recogniser = self._service.recogniser
+        search = replace(self._service.engine.final, nbest=1)
+        loop = asyncio.get_running_loop()
+        try:
+            while (span := await _before(stopping, loop.run_in_executor(self._reader, reading.step))) is not _END:
+                segment = None
+                if span is not None:
+                    decoded = self._service.run(recogniser.decode, [span.waveform], search, True)
+                    (segment,) = await _before(stopping, decoded)
+                    segment = segment.shifted(span.start_seconds) if segment.text else None
+                yield Part(segment, reading.seconds)
+            yield Part(None, reading.seconds)
+        finally:
+            stopping.cancel()
+            reading.stop()
+            self._reader.submit(reading.close)  # after the read that may be under way
+
+    async def _time_is_up(self) -> None:
+        """Wait until the server is being stopped, and most of its time of grace is over."""
+        await self._service.draining.wait()
+        await asyncio.sleep(_GRACE_SHARE * self._service.config.grace_seconds)
+
+
+async def _before(stopping: asyncio.Future[None], work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when `stopping` is done first: then OverloadError."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise OverloadError("the server is being stopped: send the file again", "stopping")
+        return working.result()
+    finally:
+        working.cancel()
+
+
+class _Reading:
+    """A file on its way through the reader's thread."""
+
+    def __init__(self, file: IO[bytes], max_seconds: float) -> None:
+        self._file = cast(BinaryIO, os.fdopen(os.dup(file.fileno()), "rb"))
+        self._max_seconds = max_seconds
+        self._stopped = threading.Event()
+        self._steps = self._read()
+        self.seconds = 0.0
+
+    def step(self) -> Span | None:
+        """Read on to the next span of speech, or for some seconds without one; `_END` at the end."""
+        return next(self._steps, _END)
+
+    def stop(self) -> None:
+        """From any thread: do not finish the read that is under way."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        self._steps.close()
+        self._file.close()
+
+    def _read(self) -> Generator[Span | None, None, None]:
+        # What a header says is the cheapest to refuse, and needs not be true.
+        self._check(duration_seconds(self._file) or 0.0)
+        try:
+            with contextlib.closing(blocks(self._file, block_seconds=_BLOCK_SECONDS)) as read:
+                yield from steps(self._counted(read), _SPANS)
+        except AudioError as error:
+            raise type(error)(_NAME, error.reason) from error
+
+    def _counted(self, read: Iterator[Tensor]) -> Iterator[Tensor]:
+        samples = 0
+        for block in read:
+            samples += len(block)
+            self.seconds = samples / SAMPLE_RATE
+            self._check(self.seconds)
+            if self._stopped.is_set():
+                return
+            yield block
+
+    def _check(self, seconds: float) -> None:
+        if seconds > self._max_seconds:
+            raise TooLongError(_NAME, f"is longer than the {self._max_seconds:g} s that are allowed")

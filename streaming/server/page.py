@@ -1,0 +1,98 @@
+"""The browser page at `/ui`: a few small files, sent with headers that let them reach nothing but this server."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+__all__ = ["router"]
+
+FOLDER = Path(__file__).parent / "page"
+INDEX = "index.html"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# Scripts, styles, pictures and connections of this origin alone ('self' covers its WebSocket, ws or wss); no inline
+# script, and no string may become markup (trusted types), whatever a file name or a transcript holds.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Kept, but asked about each time (304 as long as nothing changed): an upgraded server never meets an old page.
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True)
+class PageFile:
+    """One file of the page, as it is sent."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def router() -> APIRouter:
+    """Routes `/ui/` and its files, each read once, now. They are public: the page is where a key is asked for."""
+    files = _read(FOLDER)
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.api_route("/ui", methods=["GET", "HEAD"])
+    def to_folder() -> Response:
+        # Relative, so that it holds behind a proxy that serves all of this under a prefix.
+        return RedirectResponse("ui/", headers={"Cache-Control": "no-cache"})
+
+    @routes.api_route("/ui/", methods=["GET", "HEAD"])
+    def index(request: Request) -> Response:
+        return _answer(files[INDEX], request)
+
+    @routes.api_route("/ui/{name}", methods=["GET", "HEAD"])
+    def file(name: str, request: Request) -> Response:
+        if name not in files:
+            raise HTTPException(404, "the page has no such file")
+        return _answer(files[name], request)
+
+    return routes
+
+
+def _read(folder: Path) -> dict[str, PageFile]:
+    return {
+        path.name: PageFile(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+        for path in sorted(folder.iterdir())
+        if path.suffix in MEDIA_TYPES
+        for content in [path.read_bytes()]
+    }
+
+
+def _answer(page_file: PageFile, request: Request) -> Response:
+    headers = {**HEADERS, "ETag": page_file.etag}
+    # A proxy that compresses makes the tag a weak one: W/"…".
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if page_file.etag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(page_file.content, media_type=page_file.media_type, headers=headers)

@@ -1,0 +1,178 @@
+"""uvicorn, and what it leaves open: silent connections, clients that never read, a stop that lets streams finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from asr.errors import SpellstreamError
+from streaming.server.config import ServerConfig
+from streaming.server.logs import note
+from streaming.server.metrics import Metrics
+from streaming.server.service import Service
+
+__all__ = ["Server", "listen"]
+
+_LOG = logging.getLogger(__name__)
+_TICKS = 10  # uvicorn's, of 0.1 s: how often connections are looked at
+_SPARE_FILES = 64  # beside connections: the model, uploads, logs
+_SEND_BYTES = 1 << 16  # that the system keeps for a client that does not read; answers are small
+_MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
+_MAX_HEAD_BYTES = 1 << 16  # of a request's address and headers; uvicorn would gather any number
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        SpellstreamError: the address cannot be used; one line says which and why.
+    """
+    made = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # connections inherit it
+        made.bind(address)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        raise SpellstreamError(f"{host}:{port}: {error.strerror or error}") from None
+    made.set_inheritable(False)
+    return made
+
+
+class Server(uvicorn.Server):
+    """Serves the application of `create_app`."""
+
+    def __init__(self, app: FastAPI, config: ServerConfig) -> None:
+        limits = config.limits
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_bounded(limits.max_connections, app.state.service.metrics),
+                ws="websockets-sansio",
+                ws_max_size=limits.max_message_bytes,
+                ws_per_message_deflate=False,  # PCM hardly shrinks, and each connection would need memory for it
+                log_config=None,
+                access_log=False,  # it would show keys; streaming.server.logs has one that does not
+                server_header=False,
+                backlog=max(128, min(2048, limits.max_connections)),
+            )
+        )
+        self._service: Service = app.state.service
+        self._limits, self._grace_seconds = limits, config.grace_seconds
+        self._watched: dict[Any, _Seen] = {}
+        _allow_files(limits.max_connections + _SPARE_FILES)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at the first signal, at once at the second; the exit status tells of neither."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after connections now and then; whether to exit."""
+        if counter % _TICKS == 0:
+            self._sweep()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing new, let streams say their last words, then close what is open."""
+        note(_LOG, "stopping", streams=self._service.open_streams)
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + self._grace_seconds
+        draining = asyncio.create_task(self._service.drain())
+        while not (draining.done() or self.force_exit) and time.monotonic() < deadline:
+            await asyncio.wait((draining,), timeout=0.1)
+        if not draining.done():
+            draining.cancel()
+            note(_LOG, "streams are cut off", logging.WARNING, streams=self._service.open_streams)
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        await super().shutdown(sockets)
+        note(_LOG, "stopped")
+
+    def _sweep(self) -> None:
+        """Drop who connects and asks for nothing, and who reads nothing of what is sent."""
+        now, connections = time.monotonic(), self.server_state.connections
+        self._service.metrics.connections.set(len(connections))
+        self._watched = {c: _Seen.of(c, self._watched.get(c), now) for c in connections}
+        for connection, seen in self._watched.items():
+            if now - seen.asked > self._limits.idle_seconds or now - seen.read > self._limits.send_seconds:
+                self._service.metrics.cut.labels("reading" if seen.unread else "asking").inc()
+                connection.transport.abort()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a connection looked like."""
+
+    unread: int  # bytes that wait for the client to read
+    read: float  # when it last read something, or had nothing to read
+    asked: float  # when it last was at work on a request
+
+    @classmethod
+    def of(cls, connection: Any, before: _Seen | None, now: float) -> _Seen:
+        unread = connection.transport.get_write_buffer_size()
+        cycle = getattr(connection, "cycle", connection)  # a WebSocket looks after its idle time itself
+        at_work = cycle is not None and not getattr(cycle, "response_complete", False)
+        if before is None:
+            return cls(unread, now, now)
+        stuck = unread > 0 and unread >= before.unread > 0
+        return cls(unread, before.read if stuck else now, now if at_work else before.asked)
+
+
+def _bounded(max_connections: int, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """A protocol that turns connections away when there are enough, and ends those that ask for too much at once."""
+
+    class Bounded(HttpToolsProtocol):
+        # That came since a request, or the last piece of its body, began: what the parser holds, bodies apart.
+        held_bytes = 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                metrics.refused.labels("connections").inc()
+                transport.write(_BUSY)
+                transport.close()
+
+        def data_received(self, data: bytes) -> None:
+            self.held_bytes += len(data)
+            super().data_received(data)
+            if self.held_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("the head of the request is too long")
+
+        def on_message_begin(self) -> None:
+            if len(self.pipeline) >= _MAX_PIPELINED:
+                raise ValueError("too many requests at once")  # the parser stops, and the client is told: 400
+            self.held_bytes = 0
+            super().on_message_begin()
+
+        def on_body(self, body: bytes) -> None:
+            self.held_bytes = 0
+            super().on_body(body)
+
+    return Bounded
+
+
+def _allow_files(count: int) -> None:
+    """Raise how many files may be open, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < count:
+        _LOG.warning("%d files may be open: fewer connections than the limit allows will fit", wanted)

@@ -1,0 +1,255 @@
+"""One engine for all clients: streams are opened from asyncio and stepped together in one thread.
+
+The thread runs one turn at a time and nothing in between: it takes what the streams have been given since the last one,
+steps them all, and hands their events back. All else happens in the event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from asr.audio import SAMPLE_RATE
+from asr.errors import SpellstreamError
+from streaming.engine import Engine
+from streaming.events import Final
+from streaming.server.config import ServerConfig
+from streaming.server.engine_side import EngineSide
+from streaming.server.load import Load, warm_up
+from streaming.server.logs import note
+from streaming.server.metrics import Metrics
+from streaming.server.stream import LimitError, Status, Stream
+
+__all__ = ["LimitError", "OverloadError", "Service", "Stream"]
+
+T = TypeVar("T")
+_MAX_FAILED_TURNS = 3
+_LOG = logging.getLogger(__name__)
+
+
+class OverloadError(SpellstreamError):
+    """There is no room for another stream or request now: 503, or close code 1013.
+
+    Args:
+        message: why.
+        reason: the same in a word, for metrics.
+    """
+
+    retry_after_seconds = 3
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Service:
+    """The engine, its streams, and the thread in which they are stepped.
+
+    Args:
+        engine: is used by nobody else from now on.
+        config: the server's settings.
+    """
+
+    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+        self.engine, self.config, self.limits = engine, config, config.limits
+        self.recogniser = engine.recogniser
+        self.metrics = Metrics()
+        self.draining = asyncio.Event()  # the server is being stopped: nothing new, and what is open is finished
+        self._streams: set[Stream] = set()
+        self._dropped: list[Stream] = []  # not finished, but nobody waits for more
+        self._engine_side = EngineSide(engine, config.limits)
+        self._jobs: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
+        self._thread = ThreadPoolExecutor(1, "spellstream-engine")
+        self._wake, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._load = Load()
+        self._turn_started = 0.0
+        self._failed_turns = 0  # in a row
+        self._worker: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Step the streams while this is open."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, warm_up, self.engine)
+        self._worker = asyncio.create_task(self._work(), name="spellstream-worker")
+        try:
+            yield
+        finally:
+            self._worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._worker
+            self._thread.shutdown(wait=True, cancel_futures=True)
+            for future, _ in self._jobs:
+                future.cancel()
+
+    async def drain(self) -> None:
+        """Take nothing new, tell all streams to finish, and wait until they have."""
+        self.draining.set()
+        await self._idle.wait()
+
+    def refusal(self) -> OverloadError | None:
+        """Why no stream can be opened now, if so."""
+        if self.draining.is_set():
+            return OverloadError("the server is being stopped", "stopping")
+        if len(self._streams) >= self.limits.max_sessions:
+            return OverloadError(f"{len(self._streams)} streams are open, and that is all there may be", "sessions")
+        bound = self.limits.load_share * self.engine.chunk_samples / SAMPLE_RATE
+        if not self._load.has_room(time.monotonic(), len(self._streams), bound):
+            return OverloadError("the server is busy: another stream would delay those that are open", "load")
+        return None
+
+    def check_room(self) -> None:
+        """Turn a stream away, and count it, unless there is room.
+
+        Raises:
+            OverloadError: there is none.
+        """
+        if refusal := self.refusal():
+            self.metrics.refused.labels(refusal.reason).inc()
+            raise refusal
+
+    @asynccontextmanager
+    async def stream(
+        self, sample_rate: int = 16_000, *, kind: str = "websocket", live: bool = False
+    ) -> AsyncIterator[Stream]:
+        """Open a stream. One that is not finished when this is left is forgotten at once, with what it has not heard.
+
+        Args:
+            sample_rate: of the audio that will come, in Hz.
+            kind: of client, for metrics and logs.
+            live: drop the oldest audio when the engine falls too far behind; otherwise the client has to wait.
+
+        Raises:
+            OverloadError: if there is no room.
+            AudioError: if the sample rate is out of bounds.
+        """
+        stream = Stream(sample_rate, kind, live, self.limits, self._wake.set)
+        self.check_room()
+        self._load.opened(time.monotonic())
+        self._streams.add(stream)
+        self._idle.clear()
+        self.metrics.streams.labels(kind).inc()
+        self.metrics.opened.labels(kind).inc()
+        opened = time.monotonic()
+        try:
+            yield stream
+        finally:
+            self.metrics.streams.labels(kind).dec()
+            self._streams.discard(stream)
+            if not self._streams:
+                self._idle.set()
+            if not stream.done:
+                self._dropped.append(stream)
+                self._wake.set()
+            if isinstance(stream.error, LimitError):
+                self.metrics.cut.labels(stream.error.limit).inc()
+            facts: dict[str, Any] = {"seconds": time.monotonic() - opened, "audio_seconds": stream.audio_seconds}
+            facts |= {"segments": stream.segments, "dropped_seconds": stream.dropped_seconds, "finished": stream.done}
+            note(_LOG, "stream closed", kind=kind, **facts)
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function that uses the model in the engine's thread, between two turns.
+
+        Streams wait for as long as it takes, so it must be short. If the caller is cancelled before its turn, it is not
+        run.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.append((future, lambda: function(*args)))
+        self.metrics.jobs.set(len(self._jobs))
+        self._wake.set()
+        return await future
+
+    @property
+    def healthy(self) -> bool:
+        """Whether streams are being stepped; otherwise only a new start will help."""
+        return self._worker is not None and not self._worker.done() and self._failed_turns < _MAX_FAILED_TURNS
+
+    def update_metrics(self) -> None:
+        """Bring up to date what is not counted as it happens."""
+        self.metrics.queue_seconds.set(sum(stream.waiting_seconds for stream in self._streams))
+        self.metrics.real_time_factor.set(self._load.real_time_factor(time.monotonic()))
+
+    # --- the worker ---------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if await self._turn():
+                self._wake.set()  # there may be more to do: look again, after whoever else wants the event loop
+            await self._job()
+
+    async def _turn(self) -> bool:
+        """Step the streams once; whether there was anything to do."""
+        orders = [order for stream in self._streams if (order := stream.order())]
+        dropped, self._dropped = self._dropped, []
+        if not (orders or dropped or self._engine_side.busy):
+            return False
+        before, self._turn_started = self._turn_started, time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            statuses = await loop.run_in_executor(self._thread, self._engine_side.turn, orders, dropped)
+        except Exception:
+            self._start_afresh()
+            return True
+        self._failed_turns = 0
+        self._measure(statuses, {order.stream: order.arrived or before for order in orders}, before)
+        for stream, status in statuses.items():
+            stream.turned(status)
+            if stream.error is not None and not stream.done:
+                self._dropped.append(stream)
+        return True
+
+    def _measure(self, statuses: Mapping[Stream, Status], arrived: Mapping[Stream, float], before: float) -> None:
+        """Note how late each stream was; audio that waited longer than since the last turn's start was not due then."""
+        now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
+        latencies = tuple(now - arrived.get(stream, before) for stream in heard)
+        taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
+        self._load.heard(now, taken, audio, latencies)
+        self.metrics.step.observe(taken)
+        for latency in latencies:
+            self.metrics.latency.observe(latency)
+        self.metrics.audio_seconds.inc(audio)
+        self.metrics.compute_seconds.inc(taken)
+        for stream, status in statuses.items():
+            self.metrics.dropped_seconds.inc(status.dropped_seconds - stream.dropped_seconds)
+            self.metrics.finals.inc(sum(isinstance(event, Final) for event in status.events))
+
+    def _start_afresh(self) -> None:
+        """A turn failed, for a fault that is not the clients': no state can be trusted, so all streams are dropped."""
+        _LOG.exception("a step failed: %d streams are dropped", len(self._streams))
+        self.metrics.failures.inc()
+        self._failed_turns += 1
+        self._engine_side = EngineSide(self.engine, self.limits)
+        for stream in self._streams:
+            stream.fail(SpellstreamError("the server failed to go on with this stream"))
+
+    async def _job(self) -> None:
+        """Run one of the functions that wait, if any."""
+        if not self._jobs:
+            return
+        future, function = self._jobs.popleft()
+        self.metrics.jobs.set(len(self._jobs))
+        if self._jobs:
+            self._wake.set()
+        if future.cancelled():
+            return
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(result)

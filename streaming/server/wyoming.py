@@ -1,0 +1,281 @@
+"""The Wyoming protocol, by which Home Assistant speaks to recognisers: JSON lines and PCM over TCP.
+
+https://github.com/OHF-Voice/wyoming. The library brings the events; they are read here, within bounds, as anybody who
+can reach the port may send anything. Neither key nor encryption is part of the protocol: it is for networks one trusts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.error import Error
+from wyoming.event import Event, Eventable, async_write_event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
+from wyoming.ping import Ping, Pong
+
+import asr
+from asr.errors import ConfigError, SpellstreamError
+from streaming.events import Final
+from streaming.server.service import OverloadError, Service, Stream
+
+__all__ = ["serve"]
+
+_LOG = logging.getLogger(__name__)
+_LINE_BYTES = 1 << 16  # of a header, and of the JSON that may follow it
+_MAX_CHANNELS = 32
+_LINGER_SECONDS = 1.0
+
+
+class _ProtocolError(SpellstreamError):
+    """What a client sent is not of the protocol; it is told so and dropped."""
+
+
+class _Format(NamedTuple):
+    """Of PCM: Hz, bytes of a sample, channels."""
+
+    rate: int
+    width: int
+    channels: int
+
+
+async def serve(service: Service, host: str, port: int) -> None:
+    """Answer clients until cancelled; then the port is closed, and so is every connection.
+
+    Raises:
+        ConfigError: the port cannot be listened on.
+    """
+    connections: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(connections) >= service.limits.max_connections:
+            service.metrics.refused.labels("connections").inc()
+            writer.transport.abort()
+            return
+        connection = asyncio.create_task(_Connection(service, reader, writer).run())
+        connections.add(connection)
+        connection.add_done_callback(connections.discard)
+
+    try:
+        server = await asyncio.start_server(connected, host, port, limit=_LINE_BYTES)
+    except OSError as error:
+        raise ConfigError(f"wyoming: cannot listen on {host}:{port}: {error.strerror or error}") from error
+    try:
+        await server.serve_forever()
+    finally:
+        server.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+class _Connection:
+    """One client."""
+
+    def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._service, self._reader, self._writer = service, reader, writer
+        self._limits = service.limits
+
+    async def run(self) -> None:
+        """Answer until the client goes away, or has to."""
+        try:
+            while (event := await self._read()) is not None:
+                await self._answer(event)
+                if AudioStart.is_type(event.type):
+                    await self._transcribe(_format(event))
+        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+            self._writer.transport.abort()  # gone, or silent, or deaf
+        except OverloadError as error:
+            await self._refuse(str(error), "overloaded")
+        except SpellstreamError as error:
+            await self._refuse(str(error), "refused")
+        except Exception:
+            _LOG.exception("a Wyoming client was dropped for a fault of the server")
+        finally:
+            self._writer.close()
+        try:  # counted among the connections until it is one no more: a client that does not read would keep it open
+            await asyncio.wait_for(self._writer.wait_closed(), self._limits.send_seconds)
+        except (OSError, asyncio.TimeoutError):
+            self._writer.transport.abort()
+
+    async def _answer(self, event: Event) -> None:
+        """Answer what needs no audio; what is not known is passed over, as the protocol asks for."""
+        if Describe.is_type(event.type):
+            await self._write(_info(self._service))
+        elif Ping.is_type(event.type):
+            text = event.data.get("text")
+            await self._write(Pong(text if isinstance(text, str) else None))
+        elif Transcribe.is_type(event.type):
+            language, known = event.data.get("language"), self._service.config.language
+            if language and str(language).lower().replace("_", "-").partition("-")[0] != known:
+                raise _ProtocolError(f"language is {str(language)[:40]!r}: the model knows {known!r} alone")
+
+    async def _transcribe(self, audio: _Format) -> None:
+        """Hear a stream out, and say what is said in it."""
+        async with self._service.stream(audio.rate, kind="wyoming") as stream:
+            telling = asyncio.create_task(self._tell(stream))
+            hearing = asyncio.create_task(self._hear(stream, audio))
+            stopping = asyncio.create_task(self._stop(stream, hearing))
+            try:
+                # Whichever fails ends the other.
+                await asyncio.wait((telling, hearing), return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                for task in (stopping, hearing, telling):
+                    task.cancel()
+                ends = await asyncio.gather(stopping, hearing, telling, return_exceptions=True)
+            for end in ends:
+                if isinstance(end, Exception):
+                    raise end
+
+    async def _stop(self, stream: Stream, hearing: asyncio.Task[None]) -> None:
+        """When the server is being stopped, hear no more, but say what has been heard."""
+        await self._service.draining.wait()
+        hearing.cancel()
+        stream.finish()
+
+    async def _hear(self, stream: Stream, audio: _Format) -> None:
+        """Push what comes, to the end of the audio."""
+        rest = b""
+        frame_bytes = audio.width * audio.channels
+        while (event := await self._read()) is not None:
+            if AudioStop.is_type(event.type):
+                stream.finish()
+                return
+            if AudioStart.is_type(event.type):
+                raise _ProtocolError("audio-start came before the audio-stop of what was there")
+            if not AudioChunk.is_type(event.type):
+                await self._answer(event)
+                continue
+            if _format(event) != audio:
+                raise _ProtocolError(f"an audio-chunk is {_format(event)} after an audio-start of {audio}")
+            rest += event.payload or b""
+            whole = len(rest) // frame_bytes * frame_bytes
+            await stream.push(_mono(rest[:whole], audio))
+            rest = rest[whole:]
+        raise ConnectionResetError
+
+    async def _tell(self, stream: Stream) -> None:
+        """Send words as they are committed, and in the end the whole text, which begins with all of them."""
+        await self._write(TranscriptStart())
+        finished = sent = ""
+        async for event in stream.events():
+            now = event.text if isinstance(event, Final) else " ".join(word.text for word in event.committed)
+            text = f"{finished} {now}".strip()
+            if isinstance(event, Final):
+                finished = text
+            if len(text) > len(sent):
+                await self._write(TranscriptChunk(text[len(sent) :]))
+                sent = text
+        await self._write(Transcript(finished, language=self._service.config.language))
+        await self._write(TranscriptStop())
+
+    async def _read(self) -> Event | None:
+        """The next event, in the time that a client may be silent; None where it has gone."""
+        return await asyncio.wait_for(
+            _read_event(self._reader, self._limits.max_message_bytes), self._limits.idle_seconds
+        )
+
+    async def _write(self, event: Eventable) -> None:
+        await asyncio.wait_for(async_write_event(event.event(), self._writer), self._limits.send_seconds)
+
+    async def _refuse(self, message: str, code: str) -> None:
+        """Say why, and hear the client out for a moment: a reset might overtake the reason."""
+        try:
+            await self._write(Error(message, code))
+            self._writer.write_eof()
+            await asyncio.wait_for(self._discard(), _LINGER_SECONDS)
+        except (OSError, asyncio.TimeoutError):
+            self._writer.transport.abort()
+
+    async def _discard(self) -> None:
+        while await self._reader.read(_LINE_BYTES):
+            pass
+
+
+async def _read_event(reader: asyncio.StreamReader, max_payload_bytes: int) -> Event | None:
+    """What `wyoming.event.async_read_event` does, but with every length bounded and every type checked.
+
+    Raises:
+        IncompleteReadError: the client went away in the middle.
+        _ProtocolError: it is no event.
+    """
+    try:
+        line = await reader.readline()
+    except ValueError:
+        raise _ProtocolError(f"a header is longer than {_LINE_BYTES} bytes") from None
+    if not line:
+        return None
+    header = _json(line, "a header")
+    kind, data = header.get("type"), header.get("data") or {}
+    if not isinstance(kind, str) or not isinstance(data, dict):
+        raise _ProtocolError("a header has no type, or data of another kind than an object")
+    if length := _length(header, "data_length", _LINE_BYTES):
+        data = {**data, **_json(await reader.readexactly(length), "the data of an event")}
+    payload = None
+    if length := _length(header, "payload_length", max_payload_bytes):
+        payload = await reader.readexactly(length)
+    return Event(kind, data, payload)
+
+
+def _json(text: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise _ProtocolError(f"{what} is no JSON object")
+    return value
+
+
+def _length(header: dict[str, Any], name: str, bound: int) -> int:
+    value = header.get(name) or 0
+    if type(value) is not int or not 0 <= value <= bound:
+        raise _ProtocolError(f"{name} is not a number from 0 to {bound}")
+    return value
+
+
+def _format(event: Event) -> _Format:
+    """The format that an audio-start or audio-chunk declares; whether the engine takes its rate is for the engine."""
+    rate, width, channels = (event.data.get(name) for name in _Format._fields)
+    if type(rate) is not int or type(width) is not int or type(channels) is not int:
+        raise _ProtocolError(f"{event.type} must have rate, width and channels, as integers")
+    if not 1 <= width <= 4 or not 1 <= channels <= _MAX_CHANNELS:
+        raise _ProtocolError(f"{event.type}: width must be 1 to 4 bytes, channels 1 to {_MAX_CHANNELS}")
+    return _Format(rate, width, channels)
+
+
+def _mono(pcm: bytes, audio: _Format) -> Tensor:
+    """Whole frames of little-endian PCM, unsigned where a sample is a byte, to `(samples,)` float32 in [-1, 1]."""
+    values: NDArray[Any]
+    if audio.width == 1:
+        values = np.frombuffer(pcm, np.uint8).astype(np.float32) / 128 - 1
+    elif audio.width == 3:  # as the upper bytes of four
+        words = np.zeros((len(pcm) // 3, 4), np.uint8)
+        words[:, 1:] = np.frombuffer(pcm, np.uint8).reshape(-1, 3)
+        values = words.view("<i4")[:, 0].astype(np.float32) / 2.0**31
+    else:
+        values = np.frombuffer(pcm, f"<i{audio.width}").astype(np.float32) / 2.0 ** (8 * audio.width - 1)
+    return torch.from_numpy(values.reshape(-1, audio.channels).mean(axis=1, dtype=np.float32))
+
+
+def _info(service: Service) -> Info:
+    name, language = service.config.model_name, service.config.language
+    maker = Attribution("Spellstream", "")
+    about: dict[str, Any] = {"attribution": maker, "installed": True, "version": asr.__version__}
+    model = AsrModel(name, description=f"{name} ({language})", languages=[language], **about)
+    program = AsrProgram(
+        "spellstream",
+        description="Streaming speech recognition",
+        models=[model],
+        supports_transcript_streaming=True,
+        **about,
+    )
+    return Info(asr=[program])

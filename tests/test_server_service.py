@@ -1,0 +1,367 @@
+"""The service between clients and the engine: what it bounds, how it drops, fails, drains and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.errors import AudioError, SpellstreamError
+from asr.transcript import Segment
+from streaming.engine import Engine
+from streaming.events import Event, Final
+from streaming.server import service as module
+from streaming.server.config import Limits, ServerConfig
+from streaming.server.load import BURST, WINDOW_SECONDS, Load
+from streaming.server.service import LimitError, OverloadError, Service
+
+SECOND = b"\1\0" * 16_000
+ROOMY = Limits(load_share=100)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A session that counts what it was given."""
+
+    samples: int = 0
+    missing: int = 0
+
+    def skip(self, samples: int) -> Heard:
+        return replace(self, missing=self.missing + samples)
+
+
+class Counter:
+    """In an engine's place: each step says how much was heard, and what ends says it for good."""
+
+    def __init__(self) -> None:
+        self.recogniser = SimpleNamespace()
+        self.chunk_samples = 9_600
+        self.may_step = threading.Event()
+        self.may_step.set()
+        self.steps = 0
+        self.fail = False
+
+    def start(self) -> Heard:
+        return Heard()
+
+    def step(
+        self, sessions: Sequence[Heard], chunks: Sequence[Tensor], final: Sequence[bool]
+    ) -> tuple[list[Heard], list[list[Event]]]:
+        self.may_step.wait(20)
+        self.steps += 1
+        if self.fail:
+            raise RuntimeError("a fault")
+        now = [replace(s, samples=s.samples + len(c)) for s, c in zip(sessions, chunks, strict=True)]
+        said = [Final(Segment(f"{s.samples} {s.missing}", 0.0, 0.0, 0.0), 0.0) for s in now]
+        return now, [[event] if end else [] for event, end in zip(said, final, strict=True)]
+
+
+Use = Callable[[Service, Counter], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a coroutine with a service on a counter."""
+    monkeypatch.setattr(module, "warm_up", lambda engine: None)
+
+    def run(use: Use, limits: Limits = ROOMY) -> None:
+        async def main() -> None:
+            engine = Counter()
+            service = Service(cast(Engine, engine), ServerConfig(limits=limits))
+            async with service.running():
+                await asyncio.wait_for(use(service, engine), 20)
+
+        asyncio.run(main())
+
+    return run
+
+
+@contextlib.asynccontextmanager
+async def held(engine: Counter) -> AsyncIterator[None]:
+    """The engine is late."""
+    engine.may_step.clear()
+    try:
+        yield
+    finally:
+        engine.may_step.set()
+
+
+async def texts(stream: Any) -> list[str]:
+    return [event.text async for event in stream.events()]
+
+
+@pytest.mark.parametrize("sample_rate", [16_000, 8_000])
+def test_all_that_is_pushed_is_heard_however_it_is_cut(serve: Any, sample_rate: int) -> None:
+    """An odd byte waits for its other half."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream(sample_rate) as stream:
+            for start in range(0, 2 * sample_rate * 2, 333):
+                await stream.push((SECOND * 2)[start : min(start + 333, 2 * sample_rate * 2)])
+            stream.finish()
+            assert await texts(stream) == ["32000 0"]
+
+    serve(use)
+
+
+def test_what_is_open_is_finished_on_request_and_the_stream_goes_on(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream(8_000) as stream:
+            await stream.push(b"\1\0" * 8_000)
+            await stream.flush()
+            assert [event.text for event in stream.take()] == ["16000 0"]
+            await stream.push(b"\1\0" * 8_000)
+            stream.finish()
+            assert await texts(stream) == ["32000 0"]
+            with pytest.raises(SpellstreamError, match="finished"):
+                await stream.push(b"\1\0")
+
+    serve(use)
+
+
+def test_a_client_that_is_too_fast_has_to_wait(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            async with held(engine):
+                pushing = asyncio.ensure_future(stream.push(SECOND * 20))
+                await asyncio.wait((pushing,), timeout=0.1)
+                assert not pushing.done()
+                assert stream.waiting_seconds < service.limits.max_behind_seconds
+                assert not await stream.heard(timeout_seconds=0.01)
+            await pushing
+            stream.finish()
+            assert await texts(stream) == ["320000 0"]
+        assert stream.dropped_seconds == 0
+
+    serve(use)
+
+
+def test_a_live_one_loses_the_oldest_and_is_told_how_much(serve: Any) -> None:
+    """It waits for the step that is under way at the most, so that memory is bounded."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream(live=True) as stream:
+            async with held(engine):
+                await stream.push(SECOND[:1000])
+                await asyncio.sleep(0.05)
+                await stream.push(SECOND * 5)
+                pushing = asyncio.ensure_future(stream.push(SECOND * 10))
+                await asyncio.wait((pushing,), timeout=0.1)
+                assert not pushing.done()
+            await pushing
+            stream.finish()
+            last = (await texts(stream))[-1]
+        heard, missing = map(int, last.split())
+        assert missing == round(stream.dropped_seconds * 16_000) > 0
+        assert heard + missing == 500 + 15 * 16_000
+
+    serve(use)
+
+
+def test_a_stream_that_nobody_reads_is_dropped(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream, service.stream() as other:
+            for _ in range(4):
+                await stream.push(SECOND)
+                await stream.flush()
+            for use_it in (stream.push(SECOND), texts(stream)):
+                with pytest.raises(LimitError, match="nobody has read 3 events"):
+                    await use_it
+            await other.push(SECOND)
+            other.finish()
+            assert await texts(other) == ["16000 0"]
+
+    serve(use, replace(ROOMY, max_events=3))
+
+
+def test_a_stream_may_not_go_on_for_ever(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            await stream.push(SECOND)
+            with pytest.raises(LimitError, match="longer than 2 s"):
+                await stream.push(SECOND * 2)
+            stream.finish()
+            assert await texts(stream) == ["32000 0"]
+
+    serve(use, replace(ROOMY, max_stream_seconds=2))
+
+
+@pytest.mark.parametrize("audio", [torch.tensor([torch.nan]), torch.zeros(3, dtype=torch.int16)])
+def test_odd_audio_is_refused(serve: Any, audio: Tensor) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            with pytest.raises(AudioError):
+                await stream.push(audio)
+            with pytest.raises(AudioError, match="sample rate is 7 Hz"):
+                async with service.stream(7):
+                    pass
+        assert service.open_streams == 0
+
+    serve(use)
+
+
+def test_no_more_streams_than_there_is_room_for(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream():
+            async with service.stream() as second:
+                await second.push(SECOND)
+                with pytest.raises(OverloadError, match="2 streams are open"):
+                    async with service.stream():
+                        pass
+            async with service.stream() as third:  # at once, though the engine has not forgotten the second yet
+                await third.push(SECOND)
+                third.finish()
+                assert await texts(third) == ["16000 0"]
+
+    serve(use, replace(ROOMY, max_sessions=2))
+
+
+def test_no_more_streams_once_those_that_are_open_get_late(serve: Any) -> None:
+    """The one that is late is heard to its end."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            async with held(engine):
+                await stream.push(SECOND[:3200])
+                await asyncio.sleep(0.4)
+            await stream.heard()
+            with pytest.raises(OverloadError, match="busy"):
+                async with service.stream():
+                    pass
+            stream.finish()
+            assert await texts(stream) == ["1600 0"]
+        assert b'refused_total{reason="load"} 1.0' in service.metrics.text()
+
+    serve(use, Limits(load_share=0.5))
+
+
+def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with contextlib.AsyncExitStack() as stack, service.stream() as other:
+            stream = await stack.enter_async_context(service.stream())
+            engine.fail = True
+            await stream.push(SECOND)
+            with pytest.raises(SpellstreamError, match="failed to go on"):
+                await texts(stream)
+            engine.fail = False
+            with pytest.raises(SpellstreamError, match="failed to go on"):
+                await other.push(SECOND)
+            async with service.stream() as new:
+                await new.push(SECOND)
+                await new.heard()
+                await stack.aclose()  # the one that failed goes only now, and takes nobody with it
+                await new.push(SECOND)
+                new.finish()
+                assert await texts(new) == ["32000 0"]
+        assert service.healthy
+
+    serve(use)
+
+
+def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        engine.fail = True
+        for _ in range(3):
+            async with service.stream() as stream:
+                await stream.push(SECOND)
+                await stream.heard()
+        assert not service.healthy
+
+    serve(use)
+
+
+def test_functions_take_turns_with_the_streams(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        threads = set()
+
+        def work(n: int) -> int:
+            threads.add(threading.current_thread().name)
+            if n == 3:
+                raise ValueError("three")
+            return n * n
+
+        async with service.stream() as stream:
+            pushing = asyncio.ensure_future(stream.push(SECOND * 10))
+            done = await asyncio.gather(*(service.run(work, n) for n in range(5)), return_exceptions=True)
+            await pushing
+            stream.finish()
+            assert await texts(stream) == ["160000 0"]
+        assert [x for x in done if not isinstance(x, Exception)] == [0, 1, 4, 16]
+        assert isinstance(done[3], ValueError)
+        (name,) = threads
+        assert name.startswith("spellstream-engine")
+
+    serve(use)
+
+
+def test_an_idle_service_does_nothing(serve: Any) -> None:
+    """No busy waiting, neither without streams nor for one that says nothing."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            await stream.push(SECOND)
+            await stream.heard()
+            steps, turns = engine.steps, 0
+            real = service._turn
+
+            async def counted() -> bool:
+                nonlocal turns
+                turns += 1
+                return await real()
+
+            service._turn = counted  # type: ignore[method-assign]
+            await asyncio.sleep(0.2)
+            assert (engine.steps - steps, turns) == (0, 0)
+
+    serve(use)
+
+
+def test_a_service_that_drains_takes_nothing_new_and_waits_for_what_is_open(serve: Any) -> None:
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            await stream.push(SECOND)
+            draining = asyncio.ensure_future(service.drain())
+            await service.draining.wait()
+            with pytest.raises(OverloadError, match="being stopped"):
+                async with service.stream():
+                    pass
+            assert not draining.done()
+            stream.finish()
+            assert await texts(stream) == ["16000 0"]
+        await draining
+
+    serve(use)
+
+
+def test_streams_that_come_together_are_let_in_a_few_at_a_time() -> None:
+    """As long as nobody knows what they cost; then as many as keep the latency within its bound."""
+    load = Load()
+    for streams in range(BURST):
+        assert load.has_room(0.0, streams, 0.3)
+        load.opened(0.0)
+    assert not load.has_room(0.0, BURST, 0.3)
+    later = WINDOW_SECONDS + 0.1
+    load.heard(later, 0.05, 1.0, (0.0999,) * BURST)
+    streams = BURST
+    while load.has_room(later, streams, 0.3):
+        load.opened(later)
+        streams += 1
+    assert streams == 3 * BURST
+
+
+def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
+    load = Load()
+    load.heard(0.0, 0.1, 0.2, tuple(i / 100 for i in range(100)))
+    assert load.latency_seconds(1.0) == pytest.approx(0.94)
+    assert load.real_time_factor(1.0) == pytest.approx(0.5)
+    assert not load.has_room(1.0, 1, 0.9)
+    assert load.has_room(1.0, 0, 0.9)  # it had refused the next stream of the only client of a slow machine
+    assert load.latency_seconds(WINDOW_SECONDS + 0.1) == 0.0
