@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from asr.errors import AudioError, DataError, SpellstreamError
 from asr.formats import render, write_atomically
+from asr.manifest import scan
+from asr.rows import absolute, open_rows
 from asr.terminal import Progress, say
 from asr.transcript import Transcript
 
 if TYPE_CHECKING:
     from asr.config import SearchConfig
-    from asr.transcribe import Recogniser
+    from asr.transcribe import Outcome
 
 __all__ = [
     "SUFFIXES",
@@ -26,8 +28,9 @@ __all__ = [
     "Sink",
     "StandardOutput",
     "Tally",
+    "Transcriber",
+    "are_several",
     "find",
-    "is_folder",
     "open_sink",
     "run",
 ]
@@ -47,13 +50,17 @@ SUFFIXES = frozenset({
 """Extensions of the files that are looked for in folders, in lower case."""
 
 
-def find(sources: Sequence[str]) -> Iterator[str | AudioError]:
+def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
     """Each source as it is named, a folder as the audio files in it and below it, in the order of their names.
 
-    Hidden files and folders and linked folders are left out. A folder that cannot be read or holds no audio file comes
-    as an error.
+    A manifest (`NAME.jsonl`, see `asr.manifest`) comes as the audio files that it lists. Hidden files and folders and
+    linked folders are left out. A folder that cannot be read or holds no audio file comes as an error, as does a
+    manifest, or a line of it, that cannot be read.
     """
     for source in sources:
+        if is_manifest(source):
+            yield from _listed(source)
+            continue
         if not is_folder(source):
             yield source
             continue
@@ -65,12 +72,30 @@ def find(sources: Sequence[str]) -> Iterator[str | AudioError]:
             yield AudioError(source, "no audio file in this folder")
 
 
+def are_several(sources: Sequence[str]) -> bool:
+    """Whether there may be more than one file in them."""
+    return len(sources) > 1 or is_folder(sources[0]) or is_manifest(sources[0])
+
+
 def is_folder(source: str) -> bool:
     """Whether this source stands for the files in it."""
     try:
         return source != STANDARD_INPUT and Path(source).is_dir()
     except OSError:  # reading it will tell why
         return False
+
+
+def is_manifest(source: str) -> bool:
+    """Whether this source stands for the files that it lists."""
+    return Path(source).suffix.lower() == ".jsonl" and not is_folder(source)
+
+
+def _listed(manifest: str) -> Iterator[str | SpellstreamError]:
+    try:
+        for _, found in scan(Path(manifest)):
+            yield found if isinstance(found, DataError) else str(found.audio)
+    except DataError as error:
+        yield error
 
 
 def _audio_files(folder: str) -> Iterator[str | AudioError]:
@@ -90,7 +115,7 @@ def _audio_files(folder: str) -> Iterator[str | AudioError]:
 
 
 class Sink(Protocol):
-    """Where transcripts go."""
+    """Where transcripts go; one that inherits from it keeps no errors and needs no end."""
 
     def holds(self, source: str) -> bool:
         """Whether all that `write` would leave is there already."""
@@ -98,8 +123,25 @@ class Sink(Protocol):
     def write(self, source: str, transcript: Transcript) -> None:
         """Take one transcript; a DataError concerns this one alone."""
 
+    def fail(self, source: str, error: SpellstreamError) -> None:
+        """Take the reason why there is no transcript."""
+        return
 
-class StandardOutput:
+    def close(self) -> None:
+        """Keep all that was taken; nothing more will come. A DataError says that it cannot be."""
+        return
+
+
+class Transcriber(Protocol):
+    """What turns sources into transcripts: a `Recogniser`, or many of them on a cluster."""
+
+    def transcribe_many(
+        self, sources: Iterable[str], *, search: SearchConfig, word_timestamps: bool, batch_size: int
+    ) -> Iterator[Outcome]:
+        """As `Recogniser.transcribe_many`."""
+
+
+class StandardOutput(Sink):
     """Transcripts on standard output, in one format.
 
     Args:
@@ -124,7 +166,7 @@ class StandardOutput:
         sys.stdout.flush()  # for whoever reads along
 
 
-class OutputFolder:
+class OutputFolder(Sink):
     """Transcripts as files `NAME.wav.txt` below a folder that mirrors where the sources lie.
 
     The whole name is kept, so that `a.wav` and `a.mp3` never meet. Paths are relative to the deepest folder that holds
@@ -133,13 +175,11 @@ class OutputFolder:
 
     def __init__(self, folder: Path, sources: Sequence[str], formats: Sequence[str]) -> None:
         self._folder, self._formats = folder, tuple(formats)
-        given = [(source, _absolute(source)) for source in sources if source != STANDARD_INPUT]
-        parents = [path if is_folder(source) else path.parent for source, path in given]
-        self._root = os.path.commonpath(parents) if parents else ""
+        self._root = os.path.commonpath(parents) if (parents := _parents(sources)) else ""
 
     def paths(self, source: str) -> list[Path]:
         """The files that hold this source's transcript, one for each format."""
-        name = "stdin" if source == STANDARD_INPUT else os.path.relpath(_absolute(source), self._root)
+        name = "stdin" if source == STANDARD_INPUT else os.path.relpath(absolute(source), self._root)
         return [self._folder / f"{name}.{format_name}" for format_name in self._formats]
 
     def holds(self, source: str) -> bool:
@@ -155,17 +195,32 @@ class OutputFolder:
             write_atomically(path, content)
 
 
-def open_sink(sources: Sequence[str], folder: Path | None, formats: Sequence[str], *, several: bool) -> Sink:
-    """Files in a folder, which is made, or else standard output in the first of the formats."""
+def _parents(sources: Sequence[str]) -> set[str]:
+    """The folders that sources are in, a folder being in itself."""
+    parents: set[str] = set()
+    for source in sources:
+        if is_manifest(source):
+            parents.update(str(Path(found).parent) for found in _listed(source) if isinstance(found, str))
+        elif source != STANDARD_INPUT:
+            path = absolute(source)
+            parents.add(path if is_folder(source) else str(Path(path).parent))
+    return parents
+
+
+def open_sink(
+    sources: Sequence[str], rows: Path | None, folder: Path | None, formats: Sequence[str], *, resume: bool
+) -> Sink:
+    """Rows, or files in a folder, which is made, or else standard output in the first of the formats.
+
+    Raises:
+        ConfigError: see `asr.rows.open_rows`.
+    """
+    if rows is not None:
+        return open_rows(rows, resume=resume)
     if folder is None:
-        return StandardOutput(formats[0], several)
+        return StandardOutput(formats[0], are_several(sources))
     folder.mkdir(parents=True, exist_ok=True)
     return OutputFolder(folder, sources, formats)
-
-
-def _absolute(source: str) -> Path:
-    """By its letters alone: following links would give a linked file the name of its target."""
-    return Path(os.path.normpath(Path(source).absolute()))
 
 
 @dataclass
@@ -191,7 +246,7 @@ class Options:
     resume: bool = False
 
 
-def run(recogniser: Recogniser, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Tally:
+def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Tally:
     """Transcribe all sources into `sink`, each as soon as it is done; those that fail are named in one line each.
 
     Raises:
@@ -206,7 +261,7 @@ def run(recogniser: Recogniser, sources: Sequence[str], sink: Sink, options: Opt
 
     def wanted() -> Iterator[str]:
         for source in find(sources):
-            if isinstance(source, AudioError):
+            if isinstance(source, SpellstreamError):
                 fail(source)
             elif options.resume and sink.holds(source):
                 tally.skipped += 1
@@ -214,7 +269,7 @@ def run(recogniser: Recogniser, sources: Sequence[str], sink: Sink, options: Opt
             else:
                 yield source
 
-    outcomes = recogniser.transcribe_many(
+    outcomes = transcriber.transcribe_many(
         wanted(),
         search=options.search,
         word_timestamps=options.word_timestamps,
@@ -222,16 +277,27 @@ def run(recogniser: Recogniser, sources: Sequence[str], sink: Sink, options: Opt
     )
     try:
         for source, transcript, error in outcomes:
-            if transcript is None:
-                fail(error or DataError(f"{source}: came back without a transcript"))
-                continue
-            try:
-                sink.write(source, transcript)
-            except DataError as problem:
+            problem = _keep(sink, source, transcript, error)
+            if problem is not None:
                 fail(problem)
-            else:
-                tally.done += 1
-                progress.advance(transcript.duration_seconds)
+                continue
+            tally.done += 1
+            progress.advance(transcript.duration_seconds if transcript else 0.0)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"transcripts finished and kept: {tally.done}") from None
     return tally
+
+
+def _keep(
+    sink: Sink, source: str, transcript: Transcript | None, error: SpellstreamError | None
+) -> SpellstreamError | None:
+    """Put into the sink what became of a source; gives what went wrong, here or before."""
+    problem = error or DataError(f"{source}: came back without a transcript")
+    try:
+        if transcript is None:
+            sink.fail(source, problem)
+            return problem
+        sink.write(source, transcript)
+    except DataError as unwritten:
+        return unwritten
+    return None

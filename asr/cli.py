@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import inspect
 import io
 import json
+import math
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -21,7 +24,7 @@ import typer
 
 from asr import __version__
 from asr import options as opt
-from asr.errors import DependencyError, SpellstreamError
+from asr.errors import SpellstreamError
 from asr.formats import write_atomically
 from asr.terminal import Progress, say
 
@@ -64,6 +67,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] not in own:
         _add_plugins()
     command = typer.main.get_command(app)
+    for one in (command, *getattr(command, "commands", {}).values()):
+        one.help = _flowing(one.help or "")
     try:
         # Not `command()`, which would report errors and interrupts in ways of its own.
         with command.make_context("spellstream", arguments) as context:
@@ -76,6 +81,12 @@ def _run(arguments: list[str]) -> int:
         say(f"{cast(Any, error).format_message()} (see {where} --help)")
         return 2
     return 0
+
+
+def _flowing(text: str) -> str:
+    """A help text whose paragraphs fill the terminal; indented lines, as of examples, stay as they are."""
+    text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text))
+    return text.replace("\n\n", "\n\n\n", 1)  # else Typer takes the indentation from the paragraph after the first
 
 
 def _add_plugins() -> None:
@@ -117,41 +128,62 @@ def transcribe(
     dtype: opt.Dtype = opt.DtypeName.float32,
     beam_size: opt.BeamSize = None,
     ctc_weight: opt.CtcWeight = None,
+    lm: opt.Lm = None,
     lm_weight: opt.LmWeight = None,
     batch_size: opt.BatchSize = 16,
     threads: opt.Threads = None,
     output_dir: opt.OutputDir = None,
     format_names: opt.Format = "txt",
+    output: opt.Output = None,
     word_timestamps: opt.WordTimestamps = None,
     nbest: opt.Nbest = 1,
     resume: opt.Resume = False,
     quiet: opt.Quiet = False,
+    ray: opt.Ray = None,
+    engines: opt.Engines = None,
 ) -> None:
     """Turn audio and video files into text.
 
     Folders are searched to their depths. A file that cannot be read is named on standard error and the rest is done.
+    On a cluster, all nodes must see the files, and a model folder, under the same path.
 
     Examples:
       spellstream transcribe talk.wav
       spellstream transcribe talk.mp4 --format srt > talk.srt
       spellstream transcribe recordings --output-dir texts --resume
       arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
+      spellstream transcribe archive --ray auto --output archive.parquet --resume
     """
     from asr import batch
 
-    several = len(sources) > 1 or batch.is_folder(sources[0])
-    to_files = output_dir is not None
-    formats = opt.formats(format_names, to_files=to_files, several=several, resume=resume, nbest=nbest)
+    opt.check_cluster(ray, engines, sources)
+    formats = opt.formats(
+        format_names, sources, to_files=bool(output_dir), to_rows=bool(output), resume=resume, nbest=nbest
+    )
     if word_timestamps is None:
         word_timestamps = bool({"json", "srt", "vtt"} & {*formats})
-    sink = batch.open_sink(sources, output_dir, formats, several=several)
-    recogniser, search = opt.load(
-        model, device, dtype, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=lm_weight, nbest=nbest
-    )
-    show = not quiet and sys.stderr.isatty() and (to_files or not sys.stdout.isatty())
-    with Progress(sum(1 for _ in batch.find(sources)) if show else 0, show=show) as progress:
+    show = not quiet and sys.stderr.isatty() and bool(output_dir or output or not sys.stdout.isatty())
+    tell = not quiet and ray is not None
+    with contextlib.ExitStack() as opened:
+        with opt.extra("ray"), opt.usage("--output"):
+            sink = batch.open_sink(sources, output, output_dir, formats, resume=resume)
+        opened.enter_context(contextlib.closing(sink))
+        chosen: dict[str, Any] = {
+            "beam_size": beam_size,
+            "ctc_weight": ctc_weight,
+            "lm": lm,
+            "lm_weight": lm_weight,
+            "nbest": nbest,
+        }
+        found = opt.transcriber(ray, engines, model, device, dtype, threads, **chosen)
+        with opt.extra("ray"):
+            transcriber, search = opened.enter_context(found)
+        total = sum(1 for _ in batch.find(sources)) if show or tell else 0
+        progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if tell else math.inf))
         options = batch.Options(search, word_timestamps, batch_size, resume)
-        tally = batch.run(recogniser, sources, sink, options, progress)
+        tally = batch.run(transcriber, sources, sink, options, progress)
+    if tell:
+        say(progress.summary())
     _finish(tally.failed, tally.total)
 
 
@@ -169,6 +201,7 @@ def evaluate(
     dtype: opt.Dtype = opt.DtypeName.float32,
     beam_size: opt.BeamSize = None,
     ctc_weight: opt.CtcWeight = None,
+    lm: opt.Lm = None,
     lm_weight: opt.LmWeight = None,
     batch_size: opt.BatchSize = 16,
     threads: opt.Threads = None,
@@ -192,7 +225,7 @@ def evaluate(
 
     selection = evaluation.select(manifest, corpora or (), limit)
     recogniser, search = opt.load(
-        model, device, dtype, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm_weight=lm_weight
+        model, device, dtype, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
     )
     with Progress(len(selection.rows), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
         result = evaluation.run(recogniser, selection, progress, search=search, batch_size=batch_size)
@@ -206,63 +239,6 @@ def evaluate(
 
 
 @app.command()
-def pack(
-    manifests: opt.Manifests, output: opt.PackedOutput, workers: opt.Workers = 2, quiet: opt.Quiet = False
-) -> None:
-    """Decode corpora once, for training.
-
-    Example:
-      spellstream pack train.jsonl more.jsonl --output packed/train --workers 8
-    """
-    with _extra("train"):
-        from asr.training.data import pack as pack_corpora
-
-    with Progress(show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
-
-        def advance(done: int, total: int) -> None:
-            progress.total = total
-            progress.advance()
-
-        problems = pack_corpora(manifests, output, workers, advance)
-    for problem in problems:
-        say(problem)
-    _finish(len(problems), progress.total)
-
-
-@app.command()
-def train(
-    config: opt.Config,
-    data: opt.Data,
-    dev: opt.Dev,
-    output: opt.RunOutput,
-    noise: opt.Noise = None,
-    max_minutes: opt.MaxMinutes = None,
-    device: opt.Device = opt.DeviceName.auto,
-) -> None:
-    """Train a model, or go on with a run that was stopped.
-
-    Example:
-      spellstream train --config default.toml --data packed/train --dev packed/dev --output run
-    """
-    with _extra("train"):
-        from asr.training.config import read_config
-        from asr.training.run import train as train_model
-
-        settings = read_config(config)
-    print(train_model(settings, data, dev, output, noise, max_minutes, device.value))
-
-
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Say which extra to install where a package that comes with it is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise DependencyError(f"the package {package} is missing: pip install 'spellstream[{name}]'") from error
-
-
-@app.command()
 def plot(
     source: opt.PlotSource,
     output: opt.Picture = None,
@@ -270,6 +246,7 @@ def plot(
     device: opt.Device = opt.DeviceName.auto,
     beam_size: opt.BeamSize = None,
     ctc_weight: opt.CtcWeight = None,
+    lm: opt.Lm = None,
     lm_weight: opt.LmWeight = None,
     threads: opt.Threads = None,
 ) -> None:
@@ -287,10 +264,13 @@ def plot(
         threads,
         beam_size=beam_size,
         ctc_weight=ctc_weight,
+        lm=lm,
         lm_weight=lm_weight,
     )
     name = "stdin" if source == "-" else Path(source).name
-    draw(recogniser, source, output or Path(f"{name}.png"), search)
+    picture = output or Path(f"{name}.png")
+    draw(recogniser, source, picture, search)
+    print(picture)
 
 
 @app.command()

@@ -5,13 +5,15 @@ After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a v
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from asr.attention import AttentionState, Memory, build_attention
 from asr.config import AttentionConfig, DecoderConfig
+from asr.deferred import Deferred
 
 __all__ = ["Decoder", "DecoderState"]
 
@@ -66,15 +68,29 @@ class Decoder(nn.Module):
         Returns:
             The readout `(B, hidden_size)`, from which `logits` are made, and the next state.
         """
-        x = torch.cat([self.dropout(self.embedding(tokens)).to(state.context.dtype), state.context], dim=-1)
+        x, state = self._advance(self.dropout(self.embedding(tokens)), state, memory)
+        return self._readout(x, state.context), state
+
+    def _advance(
+        self, x: Tensor, state: DecoderState, memory: Memory, products: Sequence[Deferred] | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """An embedded token `(B, embedding_size)` to the output `(B, hidden_size)` of the cells, and the next state.
+
+        `products` are the cells' own, where their gradients are to be put off to the end of a loop.
+        """
+        x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
         hidden = []
         for i, cell in enumerate(self.cells):
-            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
+            h, c = state.hidden[:, i, 0], state.hidden[:, i, 1]
+            h, c = _cell(cell, products[i], x, h, c) if products is not None else cell(x, (h, c))
             hidden.append(torch.stack([h, c], dim=1))
             x = self.dropout(h)
         context, looked = self.attention(x, memory, AttentionState(state.alignment))
-        readout = torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
-        return readout, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+        return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+
+    def _readout(self, x: Tensor, context: Tensor) -> Tensor:
+        """Outputs of the cells `(..., hidden_size)` and what was seen `(..., context_size)` to readouts."""
+        return torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
 
     def logits(self, readout: Tensor) -> Tensor:
         """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training can do all at once."""
@@ -98,17 +114,38 @@ class Decoder(nn.Module):
         """
         memory = self.prepare(encoder_out, lengths)
         state = self.initial_state(memory)
-        readouts: list[Tensor] = []
-        alignments: list[Tensor] = []
+        embedded = self.dropout(self.embedding(tokens))
+        # On a GPU one kernel for a whole cell is worth more.
+        products = None if encoder_out.is_cuda else [Deferred(_weights(cell)) for cell in self.cells]
+        outputs: list[Tensor] = []
+        states: list[DecoderState] = []
         for u in range(tokens.shape[1]):
-            token = tokens[:, u]
+            x = embedded[:, u]
             if sampling_rate > 0 and u > 0:
                 with torch.no_grad():
-                    logits = self.logits(readouts[-1]).float()
+                    logits = self.logits(self._readout(outputs[-1], state.context)).float()
                     # The largest of Gumbel-noised logits is a sample; unlike multinomial, NaN does not make it fail.
                     drawn = (logits - torch.rand_like(logits).clamp(min=1e-20).log().neg().log()).argmax(-1)
-                    token = torch.where(torch.rand(token.shape, device=token.device) < sampling_rate, drawn, token)
-            readout, state = self.step(token, state, memory)
-            readouts.append(readout)
-            alignments.append(state.alignment)
-        return self.logits(torch.stack(readouts, dim=1)), torch.stack(alignments, dim=1)
+                chosen = torch.rand(drawn.shape, device=drawn.device) < sampling_rate
+                x = torch.where(chosen[:, None], self.dropout(self.embedding(drawn)), x)
+            x, state = self._advance(x, state, memory, products)
+            outputs.append(x)
+            states.append(state)
+        # Nothing of the loop depends on the readouts: they are made all at once.
+        readouts = self._readout(torch.stack(outputs, dim=1), torch.stack([s.context for s in states], dim=1))
+        return self.logits(readouts), torch.stack([s.alignment for s in states], dim=1)
+
+
+def _weights(cell: nn.Module) -> Tensor:
+    """An LSTM cell's matrices as one, `(input_size + hidden_size, 4 * hidden_size)`."""
+    lstm = cast(nn.LSTMCell, cell)
+    return torch.cat([lstm.weight_ih, lstm.weight_hh], dim=1).t()
+
+
+def _cell(cell: nn.Module, product: Deferred, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """What the cell itself would return for `x` `(B, input_size)`."""
+    lstm = cast(nn.LSTMCell, cell)
+    gates = product(torch.cat([x, h.to(x.dtype)], dim=-1)) + (lstm.bias_ih + lstm.bias_hh)
+    enter, forget, new, leave = gates.chunk(4, dim=-1)
+    c = forget.sigmoid() * c + enter.sigmoid() * new.tanh()
+    return leave.sigmoid() * c.tanh(), c

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr.errors import ConfigError
+from asr.errors import ConfigError, DependencyError
 from asr.formats import FORMATS, parse_formats
 
 if TYPE_CHECKING:
+    from asr.batch import Transcriber
     from asr.config import SearchConfig
     from asr.transcribe import Recogniser
 
-__all__ = ["DeviceName", "DtypeName", "formats", "load", "usage"]
+__all__ = ["DeviceName", "DtypeName", "check_cluster", "extra", "formats", "load", "transcriber", "usage"]
 
 
 class DeviceName(str, Enum):
@@ -54,11 +55,20 @@ BeamSize = Annotated[
 CtcWeight = Annotated[
     float | None, typer.Option(min=0, max=1, help="CTC's share in the score.", rich_help_panel=_SEARCH)
 ]
-LmWeight = Annotated[float | None, typer.Option(min=0, help="Weight of the language model.", rich_help_panel=_SEARCH)]
+LmWeight = Annotated[
+    float | None, typer.Option(min=0, help="Weight of the language model; 0 is without.", rich_help_panel=_SEARCH)
+]
+Lm = Annotated[
+    Path | None,
+    typer.Option("--lm", metavar="DIR", help="A language model in place of the model's own.", rich_help_panel=_MODEL),
+]
 
 # --- transcribe -------------------------------------------------------------------------------------------------------
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="A file, a folder, or - for standard input.")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE", help="A file, a folder, a manifest (.jsonl), or - for standard input."),
+]
 OutputDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write DIR/talk.wav.txt and so on, folders as they are; else standard output."),
@@ -69,8 +79,26 @@ WordTimestamps = Annotated[
     typer.Option("--word-timestamps/--no-word-timestamps", help="Time each word. On for json, srt and vtt."),
 ]
 Nbest = Annotated[int, typer.Option(min=1, max=256, help="So many alternatives of each segment, in json.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip what the output folder holds already.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a row for each source to FILE.jsonl, or to parts in FILE.parquet."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip what the output holds already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+_CLUSTER = "Cluster"
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster, an engine on each GPU, or on each --threads cores (1): local, auto or HOST:PORT.",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+Engines = Annotated[
+    int | None, typer.Option(min=1, help="At most so many; all that fit if not given.", rich_help_panel=_CLUSTER)
+]
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
@@ -82,20 +110,6 @@ Worst = Annotated[int, typer.Option(min=0, help="Show so many of the worst utter
 Confusions = Annotated[int, typer.Option(min=0, help="Show so many of the most frequent errors.")]
 Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this; may be given again.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many utterances.")]
-
-# --- pack and train ---------------------------------------------------------------------------------------------------
-
-Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="JSON lines: id, audio, duration, text.")]
-PackedOutput = Annotated[Path, typer.Option(metavar="DIR", help="The packed corpus; what it held is replaced.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that decode.")]
-Config = Annotated[Path, typer.Option(metavar="FILE", help="The run's settings, TOML.")]
-Data = Annotated[Path, typer.Option(metavar="DIR", help="A packed corpus to learn from.")]
-Dev = Annotated[Path, typer.Option(metavar="DIR", help="A packed corpus to choose the best model by.")]
-RunOutput = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run found there goes on.")]
-Noise = Annotated[
-    Path | None, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Recordings of background noise.")
-]
-MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="Stop after so long, ready to go on.")]
 
 # --- plot and info ----------------------------------------------------------------------------------------------------
 
@@ -114,16 +128,44 @@ def usage(option: str | None = None) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def formats(names: str, *, to_files: bool, several: bool, resume: bool, nbest: int) -> tuple[str, ...]:
-    """The formats that `names` lists, checked against the other options of `transcribe`."""
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra to install where a package that comes with it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise DependencyError(f"the package {package} is missing: pip install 'spellstream[{name}]'") from error
+
+
+def check_cluster(ray: str | None, engines: int | None, sources: Sequence[str]) -> None:
+    """Refuse what does not go with a cluster, or without one."""
+    if ray is None and engines is not None:
+        raise typer.BadParameter("it goes with --ray", param_hint="--engines")
+    if ray is not None and "-" in sources:
+        raise typer.BadParameter("a cluster cannot read standard input", param_hint="--ray")
+
+
+def formats(
+    names: str, sources: Sequence[str], *, to_files: bool, to_rows: bool, resume: bool, nbest: int
+) -> tuple[str, ...]:
+    """The formats that `names` lists, checked against the other options of `transcribe`; that of rows is json."""
+    from asr.batch import are_several
+
+    if to_rows:
+        if to_files:
+            raise typer.BadParameter("it cannot go with an --output-dir", param_hint="--output")
+        if names not in ("txt", "json"):
+            raise typer.BadParameter("rows hold what json does; leave it out", param_hint="--format")
+        return ("json",)
     with usage("--format"):
         chosen = parse_formats(names)
         if not to_files and len(chosen) > 1:
             raise ConfigError(f"several formats ({names}) need an --output-dir")
-        if not to_files and several and chosen[0] not in ("txt", "json"):
+        if not to_files and chosen[0] not in ("txt", "json") and are_several(sources):
             raise ConfigError(f"{chosen[0]} of several sources needs an --output-dir")
     if resume and not to_files:
-        raise typer.BadParameter("it needs an --output-dir", param_hint="--resume")
+        raise typer.BadParameter("it needs an --output-dir or an --output", param_hint="--resume")
     if nbest > 1 and "json" not in chosen:
         raise typer.BadParameter("alternatives are shown in json alone: add --format json", param_hint="--nbest")
     return chosen
@@ -138,6 +180,7 @@ def load(
     beam_size: int | None,
     ctc_weight: float | None,
     lm_weight: float | None,
+    lm: Path | None = None,
     nbest: int = 1,
 ) -> tuple[Recogniser, SearchConfig]:
     """The recogniser that the options ask for, and its own search settings with those given in their place.
@@ -150,15 +193,45 @@ def load(
         import torch
 
         torch.set_num_threads(threads)
-    recogniser = asr.load(model, device.value, dtype.value)
+    recogniser = asr.load(model, device.value, dtype.value, lm)
     own = recogniser.model.config.search
-    if lm_weight and recogniser.lm is None:
-        raise typer.BadParameter(f"the model {model} comes without a language model", param_hint="--lm-weight")
     with usage():
-        return recogniser, replace(
+        search = replace(
             own,
             nbest=nbest,
             beam_size=max(own.beam_size, nbest) if beam_size is None else beam_size,
             ctc_weight=own.ctc_weight if ctc_weight is None else ctc_weight,
             lm_weight=own.lm_weight if lm_weight is None else lm_weight,
         )
+    if lm is not None and lm_weight is None and search.lm_weight == 0:
+        raise typer.BadParameter(f"the model {model} gives it no weight: add --lm-weight", param_hint="--lm")
+    with usage("--lm-weight"):
+        recogniser.language_model(search)  # what is wrong with it is told before any work is done
+    return recogniser, search
+
+
+@contextlib.contextmanager
+def transcriber(
+    ray: str | None,
+    engines: int | None,
+    model: str,
+    device: DeviceName,
+    dtype: DtypeName,
+    threads: int | None,
+    *,
+    lm: Path | None,
+    **search: Any,
+) -> Iterator[tuple[Transcriber, SearchConfig]]:
+    """What `load` gives, or in the recogniser's place as many of them as a cluster has room for."""
+    if ray is None:
+        yield load(model, device, dtype, threads, lm=lm, **search)
+        return
+    from asr.cluster import Cluster, Setup
+    from asr.rows import absolute
+
+    # Here the model is loaded only to find out what is wrong with it or the settings.
+    _, settings = load(model, DeviceName.cpu, dtype, threads, lm=lm, **search)
+    folder = absolute(model) if Path(model).is_dir() else model
+    setup = Setup(folder, device.value, dtype.value, absolute(str(lm)) if lm else None, threads or 1)
+    with Cluster(ray, setup, engines) as cluster:
+        yield cluster, settings

@@ -17,7 +17,9 @@ from asr.audio import SAMPLE_RATE
 from asr.config import require
 from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
 
-__all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "SpeechDetector", "split"]
+__all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "SpeechDetector", "split", "steps"]
+
+_STEP_WINDOWS = 10 * SAMPLE_RATE // WINDOW_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,11 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
         Spans in order that do not overlap, each at most `max_seconds` long. A source no longer than that comes whole if
         any window of it reaches `presence_threshold`. No samples give no spans, and nor does what is not speech.
     """
+    return (span for span in steps(waveform_blocks, config) if span is not None)
+
+
+def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span | None]:
+    """What `split` does, for a caller who has others to serve: at least every ten seconds of audio a span, or None."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)
@@ -191,10 +198,12 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
         return
 
     detector, cutter, history = SpeechDetector(), Cutter(config), _History()
-    for window in itertools.chain(head, windows):
+    for count, window in enumerate(itertools.chain(head, windows), start=1):
         history.append(window)
         if found := cutter.push(detector.step(window)):
             yield history.span(*found)
+        elif count % _STEP_WINDOWS == 0:
+            yield None
         history.release(cutter.needed_from)
     if found := cutter.finish(history.end):
         yield history.span(*found)

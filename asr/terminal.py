@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -22,17 +23,20 @@ def say(message: object) -> None:
 class Progress:
     """How many are done, hours of audio, speed and time left, drawn on standard error if `show`; a context manager.
 
-    What `say` is given meanwhile appears above it.
+    What `say` is given meanwhile appears above it. Where it is not drawn, `line_seconds` asks for a line that often.
     """
 
-    def __init__(self, total: int = 0, *, show: bool = False, unit: str = "files") -> None:
+    def __init__(
+        self, total: int = 0, *, show: bool = False, unit: str = "files", line_seconds: float = math.inf
+    ) -> None:
         self.total, self.unit = total, unit
-        self._audio_seconds = 0.0
+        self._done, self._audio_seconds = 0, 0.0
         self._started = time.monotonic()
+        self._line_seconds, self._last_line = line_seconds, self._started
         self._bar = _bar() if show else None
 
     def __enter__(self) -> Progress:
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.add_task(self.unit, total=self.total, audio="")
             self._bar.start()
@@ -46,11 +50,24 @@ class Progress:
 
     def advance(self, audio_seconds: float = 0.0) -> None:
         """Count one more as done."""
+        self._done += 1
         self._audio_seconds += audio_seconds
+        now = time.monotonic()
+        speed = self._audio_seconds / max(now - self._started, 1e-9)
+        audio = f"{self._audio_seconds / 3600:.2f} h of audio, {speed:.1f}× real time"
         if self._bar is not None:
-            speed = self._audio_seconds / max(time.monotonic() - self._started, 1e-9)
-            audio = f"{self._audio_seconds / 3600:.2f} h of audio, {speed:.1f}× real time" if speed else ""
-            self._bar.update(self._bar.task_ids[0], advance=1, total=self.total, audio=audio)
+            self._bar.update(self._bar.task_ids[0], advance=1, total=self.total, audio=audio if speed else "")
+        elif now - self._last_line >= self._line_seconds:
+            self._last_line = now
+            say(f"{self._done} of {self.total} {self.unit}, {audio}")
+
+    def summary(self) -> str:
+        """How many hours of audio were done in how long, and in each hour of that."""
+        took = max(time.monotonic() - self._started, 1e-9)
+        clock = f"{took:.0f} s" if took < 600 else f"{took / 3600:.2f} h"
+        return (
+            f"{self._audio_seconds / 3600:.2f} h of audio in {clock}: {self._audio_seconds / took:.1f} hours per hour"
+        )
 
 
 def _bar() -> Bar:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Alternative", "Segment", "Transcript", "Word"]
 
@@ -38,6 +38,15 @@ class Segment:
     score: float
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+
+    def shifted(self, seconds: float) -> Segment:
+        """The same with its times moved, as from its own start to its source's."""
+        words = tuple(
+            replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in self.words
+        )
+        return replace(
+            self, start_seconds=self.start_seconds + seconds, end_seconds=self.end_seconds + seconds, words=words
+        )
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from asr.batch import Options, OutputFolder, StandardOutput, find, run
+from asr.batch import Options, OutputFolder, Sink, StandardOutput, find, run
 from asr.config import SearchConfig
-from asr.errors import AudioError
+from asr.errors import AudioError, DataError
 from asr.formats import FORMATS, read_json
 from asr.terminal import Progress
 from asr.transcript import Segment, Transcript
@@ -160,6 +160,23 @@ def test_json_of_several_takes_one_line_each(capsys: pytest.CaptureFixture[str])
     assert [read_json(line) for line in lines] == [transcript_of("a.wav"), transcript_of("b.wav")]
 
 
+def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.jsonl"
+    line = '{{"id": "{0}", "audio": "../audio/{1}", "duration": 1, "text": null}}\n'
+    manifest.write_text(line.format(1, "deep/b.wav") + "{}\n" + line.format(2, "a.wav"))
+    found = list(find([str(manifest), str(tmp_path / "missing.jsonl")]))
+    audio = tmp_path.parent / "audio"
+    assert [str(one) for one in found] == [
+        f"{audio}/deep/b.wav",
+        f"{manifest}:2: missing id, audio, duration, text",
+        f"{audio}/a.wav",
+        f"{tmp_path}/missing.jsonl: cannot read the manifest: No such file or directory",
+    ]
+    assert [isinstance(one, DataError) for one in found] == [False, True, False, True]
+    out = OutputFolder(tmp_path / "out", [str(manifest)], ["txt"])
+    assert out.paths(f"{audio}/deep/b.wav") == [tmp_path / "out/deep/b.wav.txt"]
+
+
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +279,7 @@ def test_ten_thousand_files_run_in_flat_memory(tmp_path: Path) -> None:
         def outcome(self, source: str) -> Any:
             return source, transcript_of(source, source + "x" * 20_000), None  # 200 MB in all
 
-    class Nowhere:
+    class Nowhere(Sink):
         written = 0
 
         def holds(self, source: str) -> bool:
