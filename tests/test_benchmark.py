@@ -17,7 +17,7 @@ from torch import Tensor
 from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.transcript import Segment, Word
-from recipes.benchmark import streaming, whole_file
+from recipes.benchmark import streaming, streaming_report, whole_file
 from recipes.benchmark.whole_file import PEER, Clip, System, Tally
 from streaming.events import Event, Final, Partial
 
@@ -165,9 +165,9 @@ SHOWN = [
 ]
 
 
-def streamed(name: str = "ctc") -> streaming.Measured:
+def streamed(name: str = "ctc") -> streaming_report.Measured:
     scored = whole_file._scored(clip("a"), "one two three")
-    return streaming.Measured(name, [0.4, 0.6], [1.0, 2.0], 4, 8, 2, [0.01, 0.02, 0.03], [scored])
+    return streaming_report.Measured(name, [0.4, 0.6], [1.0, 2.0], 4, 8, 2, [0.01, 0.02, 0.03], [scored])
 
 
 def test_a_words_delay_ends_when_it_is_first_right() -> None:
@@ -209,11 +209,36 @@ def test_a_stream_has_a_clock_that_computing_moves_on(monkeypatch: pytest.Monkey
     assert chunks == [1.0]
 
 
+def test_a_long_stream_is_one_session_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        device = torch.device("cpu")
+        heard = torch.zeros(0)
+
+        def start(self) -> int:
+            return 0
+
+        def step(self, sessions: list[int], chunks: list[Tensor]) -> tuple[list[int], list[list[Event]]]:
+            assert sessions == [len(self.heard)]
+            self.heard = torch.cat([self.heard, chunks[0]])
+            return [len(self.heard)], [[]]
+
+    def held(engine: Engine) -> int:
+        return 10**9 if 45_000 < len(engine.heard) < 55_000 else 2 * len(engine.heard)
+
+    engine = Engine()
+    monkeypatch.setattr(streaming, "_memory_bytes", held)
+    memory = streaming.hear_long(engine, [torch.ones(8_000), torch.ones(16_000)], 6.0)  # type: ignore[arg-type]
+    first, second = [torch.ones(8_000), torch.zeros(24_000)], [torch.ones(16_000), torch.zeros(24_000)]
+    assert torch.equal(engine.heard, torch.cat([*first, *second, *first]))
+    assert memory == (6.5, 2 * 3 * 5_120, 10**9, 2 * 104_000)
+
+
 def test_the_streaming_table_has_a_column_for_each_policy() -> None:
     console = Console(width=140, record=True, file=sys.stderr)
     files = [whole_file._scored(clip("a"), "one two three four")]
-    steps = [streaming.Steps(16, [0.1, 0.2, 0.3], 2**30)]
-    console.print(streaming.table([streamed(), streamed("attention")], files, steps))
+    steps = [streaming_report.Steps(16, [0.1, 0.2, 0.3], 2**30)]
+    memory = streaming_report.Memory(3600.0, 500 << 20, 510 << 20, 505 << 20)
+    console.print(streaming_report.table([streamed(), streamed("attention")], files, steps, memory))
     text = console.export_text()
     assert text.count("500 / 590") == 2  # to a partial
     assert "50 / 50" in text  # found, committed
@@ -222,25 +247,30 @@ def test_the_streaming_table_has_a_column_for_each_policy() -> None:
     assert "25.0" in text
     assert "a step of 16 streams" in text
     assert "200 / 290 / 298; 1024" in text
+    assert "60 minutes in one stream: MiB after a tenth / peak / end" in text
+    assert "500 / 510 / 505" in text
 
 
 def test_streaming_numbers_are_plain_data() -> None:
     files = [whole_file._scored(clip("a"), "one two")]
-    nothing = streaming.Measured("agreement", scored=files)
-    steps = [streaming.Steps(1, [0.1], 1)]
-    found = json.loads(json.dumps(streaming.to_json([streamed(), nothing], files, steps, {}), allow_nan=False))
+    nothing = streaming_report.Measured("agreement", scored=files)
+    steps = [streaming_report.Steps(1, [0.1], 1)]
+    memory = streaming_report.Memory(3600.0, 3, 5, 4)
+    values = streaming_report.to_json([streamed(), nothing], files, steps, memory, {})
+    found = json.loads(json.dumps(values, allow_nan=False))
     assert found["whole_file_wer"] == 0.5
     first, second = found["policies"]
     assert first["partial_words_changed"] == 0.25
     assert first["to_commit_seconds"]["median"] == 1.5
     assert second["to_commit_seconds"] == {"median": None, "p95": None, "p99": None}
     assert found["sessions"][0]["step_seconds"]["p99"] == 0.1
+    assert found["memory"] == {"audio_seconds": 3600.0, "tenth_bytes": 3, "peak_bytes": 5, "end_bytes": 4}
 
 
 def test_the_streaming_plot_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    made = streaming.figure(
-        [streamed(), streaming.Measured("nothing")], [streaming.Steps(n, [0.1 * n], 1) for n in (1, 4)]
+    made = streaming_report.figure(
+        [streamed(), streaming_report.Measured("nothing")], [streaming_report.Steps(n, [0.1 * n], 1) for n in (1, 4)]
     )
     made.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1_000

@@ -16,12 +16,12 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,24 +32,21 @@ from asr.ctc import align
 from asr.errors import SpellstreamError
 from asr.manifest import Utterance, read
 from asr.metrics import Scored
-from asr.segment import WINDOW_SAMPLES
 from asr.tokenizer import normalise
 from asr.transcript import Word
+from asr.voice import WINDOW_SAMPLES
 from recipes.benchmark import whole_file
+from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event, Final, Partial
 from streaming.policy import PolicyConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
     from asr.transcribe import Recogniser
 
-__all__ = ["Measured", "Shown", "Steps", "delays", "figure", "flicker", "live", "table", "to_json"]
+__all__ = ["Shown", "delays", "flicker", "hear_long", "live"]
 
 POLICIES = ("ctc", "attention", "agreement")
-CHUNK_SECONDS = 0.32
 PAUSE_SECONDS = 1.5  # silence after each recording, so that its last words come as they do when someone stops to speak
 NEAR_SECONDS = 0.5  # a word that is shown is that of the reference if their ends are no further apart
 
@@ -59,28 +56,6 @@ class Shown(NamedTuple):
 
     event: Event
     clock_seconds: float
-
-
-@dataclass
-class Measured:
-    """What one policy has done with all recordings; times are in seconds."""
-
-    name: str
-    to_partial: list[float] = field(default_factory=list)  # from a word's end until it is shown
-    to_commit: list[float] = field(default_factory=list)  # and until it is committed
-    words: int = 0  # whose end is known
-    shown: int = 0  # words that partials have shown
-    changed: int = 0  # and that later changed
-    chunks: list[float] = field(default_factory=list)  # compute time of each
-    scored: list[Scored] = field(default_factory=list)
-
-
-class Steps(NamedTuple):
-    """What it costs to step live streams together, a chunk of each at a time."""
-
-    sessions: int
-    seconds: list[float]  # of each step
-    peak_bytes: int  # of memory in use by the process, or on the GPU, up to then
 
 
 def live(engine: Engine, waveform: Tensor) -> tuple[list[Shown], list[float]]:
@@ -189,110 +164,36 @@ def step_together(engine: Engine, waveforms: Sequence[Tensor], sessions: int, se
         started = time.perf_counter()
         now, _ = engine.step(now, chunks)
         costs.append(time.perf_counter() - started)
-    if engine.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(engine.device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    cuda = engine.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(engine.device) if cuda else _peak_bytes()
     return Steps(sessions, costs[len(costs) // 4 :], peak)
 
 
-def quantiles(seconds: Sequence[float], *percents: float) -> list[float]:
-    return [float(q) for q in np.percentile(seconds, percents)] if seconds else [float("nan")] * len(percents)
+def hear_long(engine: Engine, waveforms: Sequence[Tensor], seconds: float) -> Memory:
+    """Hear the recordings with pauses between them, again and again, as one stream of that length."""
+    pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
+    session, heard, held = engine.start(), 0, list[tuple[int, int]]()
+    for waveform in cycle(waveforms):
+        for chunk in torch.cat([waveform, pause]).split(round(CHUNK_SECONDS * SAMPLE_RATE)):
+            (session,), _ = engine.step([session], [chunk])
+            heard += len(chunk)
+            held.append((heard, _memory_bytes(engine)))
+        if heard >= seconds * SAMPLE_RATE:
+            break
+    tenth = next(size for at, size in held if at >= heard / 10)
+    return Memory(heard / SAMPLE_RATE, tenth, max(size for _, size in held), held[-1][1])
 
 
-def wer(scored: Sequence[Scored]) -> float:
-    return metrics.summarise(scored)[-1].words.rate
+def _memory_bytes(engine: Engine) -> int:
+    """What is in use now: on the GPU, or by this process (where Linux does not tell, the most it has ever been)."""
+    if engine.device.type == "cuda":
+        return torch.cuda.memory_allocated(engine.device)
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else _peak_bytes()
 
 
-def table(measured: Sequence[Measured], files: Sequence[Scored], steps: Sequence[Steps]) -> Table:
-    """A column for each policy, and below what many streams at once cost with the first of them."""
-    from rich.table import Table
-
-    made = Table(title=f"{len(files)} recordings, chunks of {1000 * CHUNK_SECONDS:.0f} ms")
-    made.add_column("")
-    for one in measured:
-        made.add_column(one.name, justify="right")
-    file_rate = wer(files)
-    rows: list[tuple[str, Callable[[Measured], str]]] = [
-        ("word's end to partial, median / p95 ms", lambda m: _ms(m.to_partial, 50, 95)),
-        ("word's end to commit, median / p95 ms", lambda m: _ms(m.to_commit, 50, 95)),
-        ("words found in a partial / committed %", lambda m: f"{_share(m.to_partial, m)} / {_share(m.to_commit, m)}"),
-        ("words of partials that later change %", lambda m: f"{100 * m.changed / max(1, m.shown):.1f}"),
-        ("compute for a chunk, median / p95 / p99 ms", lambda m: _ms(m.chunks, 50, 95, 99)),
-        ("WER %, stream", lambda m: f"{100 * wer(m.scored):.1f}"),
-        ("WER %, whole file", lambda m: f"{100 * file_rate:.1f}"),
-        ("WER, stream / whole file", lambda m: f"{wer(m.scored) / file_rate:.3f}" if file_rate else "–"),
-    ]
-    for name, value in rows:
-        made.add_row(name, *(value(one) for one in measured))
-    for step in steps:
-        name = f"a step of {step.sessions} streams, p50 / p95 / p99 ms; peak MiB"
-        made.add_row(name, f"{_ms(step.seconds, 50, 95, 99)}; {step.peak_bytes / 2**20:.0f}")
-    return made
-
-
-def _ms(seconds: Sequence[float], *percents: float) -> str:
-    return " / ".join(f"{1000 * q:.0f}" for q in quantiles(seconds, *percents))
-
-
-def _share(found: Sequence[float], measured: Measured) -> str:
-    return f"{100 * len(found) / max(1, measured.words):.0f}"
-
-
-def to_json(
-    measured: Sequence[Measured], files: Sequence[Scored], steps: Sequence[Steps], facts: dict[str, str]
-) -> dict[str, Any]:
-    """Plain values for `json.dumps`; times in seconds, null where there is none to tell."""
-
-    def times(seconds: Sequence[float]) -> dict[str, float | None]:
-        names = ("median", "p95", "p99")
-        return dict(zip(names, quantiles(seconds, 50, 95, 99) if seconds else [None] * 3, strict=True))
-
-    return {
-        "origin": facts,
-        "whole_file_wer": wer(files),
-        "policies": [
-            {
-                "name": m.name,
-                "words": m.words,
-                "words_shown": len(m.to_partial),
-                "words_committed": len(m.to_commit),
-                "to_partial_seconds": times(m.to_partial),
-                "to_commit_seconds": times(m.to_commit),
-                "partial_words_changed": m.changed / max(1, m.shown),
-                "chunk_compute_seconds": times(m.chunks),
-                "wer": wer(m.scored),
-            }
-            for m in measured
-        ],
-        "sessions": [
-            {"sessions": s.sessions, "step_seconds": times(s.seconds), "peak_bytes": s.peak_bytes} for s in steps
-        ],
-    }
-
-
-def figure(measured: Sequence[Measured], steps: Sequence[Steps]) -> Figure:
-    """How many words have come after how long, and how a step's time grows with the streams."""
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = made.subplots(1, 2, width_ratios=(3, 2))
-    for i, one in enumerate(measured):
-        for seconds, style, what in ((one.to_partial, "-", "shown"), (one.to_commit, "--", "committed")):
-            share = np.arange(1, len(seconds) + 1) / max(1, one.words)
-            left.plot(np.sort(seconds), 100 * share, style, color=f"C{i}", label=f"{one.name}: {what}")
-    left.set(xlabel="seconds after the word's end", ylabel="% of the reference's words", xlim=(-0.5, 4), ylim=(0, 100))
-    left.legend(loc="upper right")
-    counts = [step.sessions for step in steps]
-    for percent, marker in ((50, "o"), (95, "s"), (99, "^")):
-        values = [1000 * quantiles(step.seconds, percent)[0] for step in steps]
-        right.plot(counts, values, marker=marker, label=f"p{percent}")
-    right.axhline(1000 * CHUNK_SECONDS, color="0.5", linestyle=":", label="length of a chunk")
-    right.set(xlabel="live streams", ylabel="ms for a step", xscale="log", yscale="log", xticks=counts)
-    right.set_xticklabels(map(str, counts))
-    right.minorticks_off()
-    right.legend()
-    return made
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def origin(recogniser: Recogniser, engine: Engine, arguments: Sequence[str]) -> dict[str, str]:
@@ -313,18 +214,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        measured, files, steps, facts = _benchmark(options, arguments)
+        measured, files, steps, memory, facts = _benchmark(options, arguments)
     except SpellstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     figure(measured, steps).savefig(options.plot, dpi=120)
     if options.json:
-        print(json.dumps(to_json(measured, files, steps, facts), indent=2))
+        print(json.dumps(to_json(measured, files, steps, memory, facts), indent=2))
         return 0
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(measured, files, steps))
+    console.print(table(measured, files, steps, memory))
     for name, value in facts.items():
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -345,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lookahead-ms", type=int, help="how far it looks beyond; the model's own if left out")
     add("--sessions", type=int, nargs="*", help="live streams at once (1 4 16; with CUDA 1 64 512 2048)")
     add("--session-seconds", type=float, default=40.0, help="how long to step them")
+    add("--memory-minutes", type=float, default=60.0, help="length of the stream that memory is measured over; 0: none")
     add("--json", action="store_true", help="print JSON in place of the table")
     add("--plot", type=Path, default=Path("streaming.png"), help="where to save the plot")
     return parser
@@ -352,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _benchmark(
     options: argparse.Namespace, arguments: Sequence[str]
-) -> tuple[list[Measured], list[Scored], list[Steps], dict[str, str]]:
+) -> tuple[list[Measured], list[Scored], list[Steps], Memory | None, dict[str, str]]:
     import asr
     from asr import audio
 
@@ -375,7 +277,9 @@ def _benchmark(
     counts = options.sessions or ([1, 64, 512, 2048] if recogniser.device.type == "cuda" else [1, 4, 16])
     waveforms = [waveform for _, waveform, _ in clips]
     steps = [step_together(engines[0], waveforms, count, options.session_seconds) for count in counts]
-    return measured, whole(recogniser, clips), steps, origin(recogniser, engines[0], arguments)
+    minutes = options.memory_minutes
+    memory = hear_long(engines[0], waveforms, 60 * minutes) if minutes > 0 else None
+    return measured, whole(recogniser, clips), steps, memory, origin(recogniser, engines[0], arguments)
 
 
 def _scored(utterance: Utterance, text: str) -> Scored:

@@ -1,0 +1,164 @@
+"""What `streaming.py` has measured, as a table, as data and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from asr import metrics
+from asr.metrics import Scored
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = ["CHUNK_SECONDS", "Measured", "Memory", "Steps", "figure", "table", "to_json"]
+
+CHUNK_SECONDS = 0.32
+
+
+@dataclass
+class Measured:
+    """What one policy has done with all recordings; times are in seconds."""
+
+    name: str
+    to_partial: list[float] = field(default_factory=list)  # from a word's end until it is shown
+    to_commit: list[float] = field(default_factory=list)  # and until it is committed
+    words: int = 0  # whose end is known
+    shown: int = 0  # words that partials have shown
+    changed: int = 0  # and that later changed
+    chunks: list[float] = field(default_factory=list)  # compute time of each
+    scored: list[Scored] = field(default_factory=list)
+
+
+class Steps(NamedTuple):
+    """What it costs to step live streams together, a chunk of each at a time."""
+
+    sessions: int
+    seconds: list[float]  # of each step
+    peak_bytes: int  # of memory in use by the process, or on the GPU, up to then
+
+
+class Memory(NamedTuple):
+    """What the process, or the GPU, holds in memory while one long stream goes on."""
+
+    audio_seconds: float  # the length of the stream
+    tenth_bytes: int  # after a tenth of it
+    peak_bytes: int
+    end_bytes: int
+
+
+def quantiles(seconds: Sequence[float], *percents: float) -> list[float]:
+    return [float(q) for q in np.percentile(seconds, percents)] if seconds else [float("nan")] * len(percents)
+
+
+def wer(scored: Sequence[Scored]) -> float:
+    return metrics.summarise(scored)[-1].words.rate
+
+
+def table(
+    measured: Sequence[Measured], files: Sequence[Scored], steps: Sequence[Steps], memory: Memory | None
+) -> Table:
+    """A column for each policy, and below what many streams at once, and a long one, cost with the first of them."""
+    from rich.table import Table
+
+    made = Table(title=f"{len(files)} recordings, chunks of {1000 * CHUNK_SECONDS:.0f} ms")
+    made.add_column("")
+    for one in measured:
+        made.add_column(one.name, justify="right")
+    file_rate = wer(files)
+    rows: list[tuple[str, Callable[[Measured], str]]] = [
+        ("word's end to partial, median / p95 ms", lambda m: _ms(m.to_partial, 50, 95)),
+        ("word's end to commit, median / p95 ms", lambda m: _ms(m.to_commit, 50, 95)),
+        ("words found in a partial / committed %", lambda m: f"{_share(m.to_partial, m)} / {_share(m.to_commit, m)}"),
+        ("words of partials that later change %", lambda m: f"{100 * m.changed / max(1, m.shown):.1f}"),
+        ("compute for a chunk, median / p95 / p99 ms", lambda m: _ms(m.chunks, 50, 95, 99)),
+        ("WER %, stream", lambda m: f"{100 * wer(m.scored):.1f}"),
+        ("WER %, whole file", lambda m: f"{100 * file_rate:.1f}"),
+        ("WER, stream / whole file", lambda m: f"{wer(m.scored) / file_rate:.3f}" if file_rate else "–"),
+    ]
+    for name, value in rows:
+        made.add_row(name, *(value(one) for one in measured))
+    for step in steps:
+        name = f"a step of {step.sessions} streams, p50 / p95 / p99 ms; peak MiB"
+        made.add_row(name, f"{_ms(step.seconds, 50, 95, 99)}; {_mib(step.peak_bytes)}")
+    if memory is not None:
+        name = f"{memory.audio_seconds / 60:.0f} minutes in one stream: MiB after a tenth / peak / end"
+        made.add_row(name, " / ".join(map(_mib, memory[1:])))
+    return made
+
+
+def _ms(seconds: Sequence[float], *percents: float) -> str:
+    return " / ".join(f"{1000 * q:.0f}" for q in quantiles(seconds, *percents))
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.0f}"
+
+
+def _share(found: Sequence[float], measured: Measured) -> str:
+    return f"{100 * len(found) / max(1, measured.words):.0f}"
+
+
+def to_json(
+    measured: Sequence[Measured],
+    files: Sequence[Scored],
+    steps: Sequence[Steps],
+    memory: Memory | None,
+    facts: dict[str, str],
+) -> dict[str, Any]:
+    """Plain values for `json.dumps`; times in seconds, null where there is none to tell."""
+
+    def times(seconds: Sequence[float]) -> dict[str, float | None]:
+        names = ("median", "p95", "p99")
+        return dict(zip(names, quantiles(seconds, 50, 95, 99) if seconds else [None] * 3, strict=True))
+
+    return {
+        "origin": facts,
+        "whole_file_wer": wer(files),
+        "policies": [
+            {
+                "name": m.name,
+                "words": m.words,
+                "words_shown": len(m.to_partial),
+                "words_committed": len(m.to_commit),
+                "to_partial_seconds": times(m.to_partial),
+                "to_commit_seconds": times(m.to_commit),
+                "partial_words_changed": m.changed / max(1, m.shown),
+                "chunk_compute_seconds": times(m.chunks),
+                "wer": wer(m.scored),
+            }
+            for m in measured
+        ],
+        "sessions": [
+            {"sessions": s.sessions, "step_seconds": times(s.seconds), "peak_bytes": s.peak_bytes} for s in steps
+        ],
+        "memory": None if memory is None else memory._asdict(),
+    }
+
+
+def figure(measured: Sequence[Measured], steps: Sequence[Steps]) -> Figure:
+    """How many words have come after how long, and how a step's time grows with the streams."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = made.subplots(1, 2, width_ratios=(3, 2))
+    for i, one in enumerate(measured):
+        for seconds, style, what in ((one.to_partial, "-", "shown"), (one.to_commit, "--", "committed")):
+            share = np.arange(1, len(seconds) + 1) / max(1, one.words)
+            left.plot(np.sort(seconds), 100 * share, style, color=f"C{i}", label=f"{one.name}: {what}")
+    left.set(xlabel="seconds after the word's end", ylabel="% of the reference's words", xlim=(-0.5, 4), ylim=(0, 100))
+    left.legend(loc="upper right")
+    counts = [step.sessions for step in steps]
+    for percent, marker in ((50, "o"), (95, "s"), (99, "^")):
+        values = [1000 * quantiles(step.seconds, percent)[0] for step in steps]
+        right.plot(counts, values, marker=marker, label=f"p{percent}")
+    right.axhline(1000 * CHUNK_SECONDS, color="0.5", linestyle=":", label="length of a chunk")
+    right.set(xlabel="live streams", ylabel="ms for a step", xscale="log", yscale="log", xticks=counts)
+    right.set_xticklabels(map(str, counts))
+    right.minorticks_off()
+    right.legend()
+    return made

@@ -1,0 +1,105 @@
+"""The training benchmark: both sides get the same work in turn, and ours really learns."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from asr.training.data import Batch
+from recipes.benchmark import training
+from recipes.benchmark.training import OURS, PEER, SIZES, System, Tally
+
+CPU = torch.device("cpu")
+TINY = SIZES["tiny"]
+
+
+def test_batches_are_of_the_length_asked_for_and_padded_with_nothing() -> None:
+    made = training.batches(4, 20.0, TINY.vocab_size, CPU)
+    again = training.batches(4, 20.0, TINY.vocab_size, CPU)
+    assert len({batch.waveform.shape for batch in made}) > 1
+    for batch, other in zip(made, again, strict=True):
+        assert torch.equal(batch.waveform, other.waveform)
+        assert 10 < batch.waveform.numel() / training.SAMPLE_RATE < 32
+        for row, (samples, tokens) in enumerate(zip(batch.samples, batch.token_lengths, strict=True)):
+            assert batch.waveform[row, samples:].abs().sum() == 0
+            assert batch.tokens[row, tokens:].sum() == 0
+            assert batch.tokens[row, :tokens].min() > 3  # no special token
+        assert batch.tokens.max() < TINY.vocab_size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ours_learns_what_it_is_shown(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    system = training.spellstream(TINY, CPU, dtype)
+    (batch,) = training.batches(1, 4.0, TINY.vocab_size, CPU)
+    before = float(system.forward(batch).detach())
+    for _ in range(8):
+        system.step(batch)
+    assert float(system.forward(batch).detach()) < before - 0.05
+
+
+@pytest.fixture
+def _forgotten_afterwards() -> Iterator[None]:
+    """SpeechBrain's lazy modules fail whoever walks through `sys.modules` later, as hypothesis does."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "speechbrain":
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_forgotten_afterwards")
+def test_both_sides_are_the_same_network() -> None:
+    """Weights differ by no more than biases and the peer's projection of what attention saw."""
+    pytest.importorskip("speechbrain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer, ours = (make(TINY, CPU, torch.float32) for make in (training.speechbrain, training.spellstream))
+        (batch,) = training.batches(1, 4.0, TINY.vocab_size, CPU)
+        losses = [float(system.forward(batch).detach()) for system in (peer, ours)]
+        peer.step(batch)
+    assert peer.parameters == pytest.approx(ours.parameters, rel=0.1)
+    # Attention's part alone is about the logarithm of 50 tokens for both; CTC's is counted differently.
+    assert all(0 < loss < 1_000 for loss in losses)
+
+
+def system(name: str, calls: list[str], loss: Callable[[Batch], Tensor]) -> System:
+    return System(name, lambda batch: calls.append(name), loss, 7)
+
+
+def test_systems_take_turns_step_by_step() -> None:
+    calls: list[str] = []
+    weight = torch.ones(1, requires_grad=True)
+    sides = [system(name, calls, lambda batch: (weight * batch.waveform).exp().sum()) for name in ("a", "b")]
+    work = training.batches(3, 4.0, TINY.vocab_size, CPU)
+    tallies = training.measure(sides, work, CPU)
+    assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first two to warm up
+    assert len({tally.audio_seconds for tally in tallies}) == 1
+    largest = 4 * max(batch.waveform.numel() for batch in work)
+    assert all(largest <= tally.memory <= 3 * largest for tally in tallies)  # what exp and the product keep
+
+
+def test_the_table_compares_throughput() -> None:
+    """One step in which something else was busy does not make the comparison."""
+    peer = Tally(PEER, 8_400_000, 300 * 2**20, 600, cpu_seconds=[2, 4, 4], wall_seconds=[10, 20, 10])
+    ours = Tally(OURS, 8_400_000, 200 * 2**20, 600, cpu_seconds=[1, 2, 3], wall_seconds=[2, 5, 3])
+    for cpu, rates in ((True, ("60.0", "100.0", "2.00")), (False, ("15.0", "60.0", "4.00"))):
+        console = Console(width=140, record=True, file=sys.stderr)
+        console.print(training.table({"small": [peer, ours]}, cpu))
+        text = console.export_text()
+        assert all(rate in text for rate in (*rates, "200", "300", "8.4"))
+    found = json.loads(json.dumps(training.to_json({"small": [peer, ours]}, {"command": "x"})))
+    assert [row["system"] for row in found["systems"]] == [PEER, OURS]
+
+
+def test_a_missing_peer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "speechbrain.lobes.features", None)
+    assert training.main(["--size", "tiny", "--steps", "1"]) == 1
+    assert capsys.readouterr().err == "error: SpeechBrain is not installed: pip install 'spellstream[benchmark]'\n"
