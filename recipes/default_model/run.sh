@@ -1,45 +1,67 @@
 #!/usr/bin/env bash
 # Makes the default model from nothing. Each stage can be run alone and again:
 #
-#   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: pack start contexts all streams evaluate install
+#   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: prepare start contexts all streams
+#                                                             longer last lm evaluate install
 #
 # SPEECH holds core.jsonl, dev.jsonl, test.jsonl and noise/ (see the model card for what is in them), and may hold a
-# folder `more` with further manifests. WORK takes everything that is made: about 5 GB. A stage that was killed goes on
-# where it was when it is started again. DEVICE (auto, cpu, cuda) and MINUTES (limit of each training run) may be set.
+# folder `more` with further manifests and books.txt. WORK takes everything that is made: about 7 GB. A stage that was killed
+# goes on where it was when it is started again. DEVICE (auto, cpu, cuda) and MINUTES (limit of each training run) may be set.
 set -euo pipefail
 
+if [[ ${1:-} == --help ]]; then
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+    exit 0
+fi
 usage="usage: run.sh SPEECH WORK [STAGE ...]"
 here=$(cd "$(dirname "$0")" && pwd)
 speech=$(cd "${1:?$usage}" && pwd)
 mkdir -p "${2:?$usage}"
 work=$(cd "$2" && pwd)
 shift 2
-stages=${*:-pack start contexts all streams evaluate install}
+stages=${*:-prepare start contexts all streams longer last lm evaluate install}
 device=${DEVICE:-auto}
-limit=${MINUTES:+--max-minutes $MINUTES}
+limit=${MINUTES:+--max-time ${MINUTES}m}
 
 for stage in $stages; do
     echo "== $stage"
     case $stage in
-        pack)
-            spellstream pack "$speech/dev.jsonl" --output "$work/dev"
+        prepare)
+            spellstream prepare "$speech/dev.jsonl" --output "$work/dev"
             # The first run meets clean speech first: the core, and three readers.
-            spellstream pack "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3}.jsonl --output "$work/start"
-            spellstream pack "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13}.jsonl --output "$work/all"
+            spellstream prepare "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3}.jsonl \
+                --output "$work/start"
+            spellstream prepare "$speech/core.jsonl" "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13}.jsonl \
+                --output "$work/all"
+            spellstream prepare "$speech/more/speechocean.jsonl" --output "$work/speechocean"
             ;;
-        start | contexts | all | streams)
+        start | contexts | all | streams | longer | last)
             # Configs name the model that they begin with relative to WORK.
             config=$(ls "$here"/?_"$stage".toml)
-            case $stage in all | streams) data=all ;; *) data=start ;; esac
-            (cd "$work" && spellstream train --config "$config" --data "$data" --dev dev --output "run-$stage" \
+            case $stage in
+                start | contexts) data="--data start" ;;
+                last) data="--data all --data speechocean" ;;
+                *) data="--data all" ;;
+            esac
+            (cd "$work" && spellstream train --config "$config" $data --dev dev --output "run-$stage" \
                 --noise "$speech/noise" --device "$device" $limit)
             ;;
+        lm)
+            # The few transcripts are heard among the many books; the time is what the rate falls by.
+            texts=()
+            for corpus in "$speech"/core "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13}; do
+                texts+=(--text "$corpus.jsonl@40")
+            done
+            spellstream train-lm --text "$speech/more/books.txt" "${texts[@]}" --tokenizer "$work/run-start/tokenizer.model" \
+                --output "$work/lm" --device "$device" --max-minutes "${MINUTES:-75}"
+            ;;
         evaluate)
-            spellstream evaluate "$speech/dev.jsonl" --model "$work/run-streams/best" --json "$work/dev.json"
-            spellstream evaluate "$speech/test.jsonl" --model "$work/run-streams/best" --json "$work/test.json"
+            spellstream evaluate "$speech/dev.jsonl" --model "$work/run-last/best" --lm "$work/lm" --json "$work/dev.json"
+            spellstream evaluate "$speech/test.jsonl" --model "$work/run-last/best" --lm "$work/lm" --json "$work/test.json"
             ;;
         install)
-            cp "$work"/run-streams/best/{model.safetensors,config.json,tokenizer.model} "$here/../../asr/pretrained/default/"
+            cp "$work"/run-last/best/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} \
+                "$here/../../asr/pretrained/default/"
             ;;
         *)
             echo "run.sh: no stage '$stage'" >&2
