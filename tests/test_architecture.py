@@ -18,17 +18,18 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # a package (search) is one room and may import itself. `__init__` is `asr` itself, the public face.
 LAYERS = (
     ("errors", "terminal"),
-    ("config",),
+    ("config", "audio_file"),
     ("audio", "transcript", "voice"),
-    ("features", "normalisation", "attention", "segment", "formats", "tokenizer"),
-    ("hybrid", "manifest"),
-    ("encoder", "metrics"),
+    ("features", "normalisation", "deferred", "attention", "segment", "subtitles", "tokenizer"),
+    ("hybrid", "formats"),
+    ("encoder", "metrics", "manifest"),
     ("ctc", "decoder", "lm"),
     ("model",),
     ("search",),
     ("checkpoint",),
     ("transcribe",),
-    ("plot", "batch"),
+    ("rows",),
+    ("plot", "batch", "cluster"),
     ("__init__",),
     ("evaluation", "info", "options"),
     ("cli",),
@@ -39,10 +40,13 @@ TRAINING = "training"  # may import all of asr; only recipes and, inside a funct
 DATA_ONLY = {"pretrained"}
 
 HEAVY = (
+    "fastapi",
     "jiwer",
     "librosa",
     "lightning",
     "matplotlib",
+    "pyarrow",
+    "ray",
     "sentencepiece",
     "silero_vad",
     "sounddevice",
@@ -50,6 +54,7 @@ HEAVY = (
     "torch",
     "torchaudio",
     "typer",
+    "uvicorn",
 )
 MAX_LINES = 400
 TOP_LEVEL = {"pyproject.toml", "asr", "streaming", "recipes", "tests", "README.md", "LICENSE", "CHANGELOG.md"}

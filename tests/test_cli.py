@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,11 +21,11 @@ from test_batch import Stub, below, files
 
 import asr
 from asr.cli import PLUGINS, app, main
-from asr.config import ModelConfig
-from asr.errors import CheckpointError
+from asr.config import ModelConfig, SearchConfig
+from asr.errors import CheckpointError, ConfigError
 from asr.options import DtypeName
 
-COMMANDS = ("transcribe", "evaluate", "pack", "train", "plot", "info")
+COMMANDS = ("transcribe", "evaluate", "prepare", "statistics", "train", "plot", "info")
 
 
 class StubRecogniser(Stub):
@@ -32,8 +35,12 @@ class StubRecogniser(Stub):
         super().__init__()
         self.model = types.SimpleNamespace(config=ModelConfig(vocab_size=40))
         self.device, self.dtype = types.SimpleNamespace(type="cpu"), "float32"
-        self.lm: object | None = object()
+        self.has_lm = True
         self.asked: dict[str, Any] = {}
+
+    def language_model(self, search: SearchConfig) -> None:
+        if search.lm_weight and not self.has_lm:
+            raise ConfigError("without a language model")
 
     def transcribe_many(self, sources: Any, **options: Any) -> Iterator[Any]:
         self.asked |= options
@@ -84,6 +91,29 @@ def test_help_has_examples(arguments: list[str], command: Command) -> None:
     assert (status, err) == (0, "")
     assert "Example" in out
     assert f"spellstream {arguments[0] if len(arguments) > 1 else 'transcribe'} " in out
+
+
+def test_examples_in_help_are_valid(command: Command) -> None:
+    """Options come and go; an example that names one which is gone fails at a newcomer's first try."""
+    command("--help")  # commands of plugins are there from now on
+    root: Any = typer.main.get_command(app)
+    texts = [root.help, *(one.help for one in root.commands.values())]
+    lines = [line for text in texts for line in text.splitlines() if re.match(r" {2}.*\bspellstream ", line)]
+    assert len(lines) > 2 * len(root.commands) > 20
+    for line in lines:
+        name, *arguments = shlex.split(re.split(r"[|>]", line.partition("spellstream ")[2])[0])
+        root.commands[name].make_context(name, arguments)  # raises what is wrong with them
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_help_fills_the_terminal(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Paragraphs broke where the source does, each second line short; examples lost their indentation."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    prose = command("transcribe", "--help")[1].partition("text.")[2].partition("Examples:")[0]
+    lines = [line.strip() for line in prose.strip().splitlines()]
+    for line, following in itertools.pairwise(lines):
+        assert len(f"{line} {following.split()[0]}") > width - 2
+    assert "\n   spellstream devices" in command("devices", "--help")[1]
 
 
 def test_help_is_quick(repository_root: Path) -> None:
@@ -220,27 +250,27 @@ def test_further_commands_are_left_alone_where_not_needed(
 
 def test_transcribe_to_standard_output(command: Command, stub: StubRecogniser) -> None:
     assert command("transcribe", "talk.wav") == (0, "talk\nagain\n", "")
-    assert stub.asked["load"] == ("default", "auto", "float32")
+    assert stub.asked["load"] == ("default", "auto", "float32", None)
     assert stub.asked["search"] == ModelConfig(vocab_size=40).search
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (False, 16)
 
 
 def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) -> None:
-    options = "--model m --device cpu --dtype bfloat16 --beam-size 3 --nbest 2 --ctc-weight 0.5 --lm-weight 0.1"
+    options = "--model m --device cpu --dtype bfloat16 --beam-size 3 --nbest 2 --ctc-weight 0.5 --lm-weight 0.1 --lm l"
     status, out, _ = command("transcribe", "a.wav", *options.split(), "--batch-size", 4, "--format", "json")
     assert status == 0
     assert json.loads(out)["text"] == "a again"
-    assert stub.asked["load"] == ("m", "cpu", "bfloat16")
+    assert stub.asked["load"] == ("m", "cpu", "bfloat16", Path("l"))
     search = stub.asked["search"]
     assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
 
 
 def test_a_weight_for_a_language_model_that_is_not_there(command: Command, stub: StubRecogniser) -> None:
-    stub.lm = None
+    stub.has_lm = False
     status, out, err = command("transcribe", "a.wav", "--lm-weight", 0.3)
     assert (status, out) == (2, "")
-    assert "the model default comes without a language model" in err
+    assert "--lm-weight: without a language model" in err
     assert command("transcribe", "a.wav", "--lm-weight", 0)[0] == 0
 
 
@@ -261,7 +291,7 @@ def test_every_dtype_can_be_asked_for(command: Command, stub: StubRecogniser) ->
     assert {name.value for name in DtypeName} == {*DTYPES}
     for dtype in DTYPES:
         assert command("transcribe", "a.wav", "--dtype", dtype)[0] == 0
-        assert stub.asked["load"] == ("default", "auto", dtype)
+        assert stub.asked["load"] == ("default", "auto", dtype, None)
 
 
 def test_transcribe_a_folder(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:

@@ -1,11 +1,10 @@
-"""The other commands: evaluate, pack, train, plot and info, with stubs for what they call."""
+"""The other commands: evaluate, train, plot and info, with stubs for what they call."""
 
 from __future__ import annotations
 
 import json
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,38 +93,10 @@ def test_evaluate_without_anything_to_score(tmp_path: Path, command: Command, st
     assert command("evaluate", tmp_path / "none.jsonl")[0] == 1
 
 
-def test_pack_names_what_cannot_be_read(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pack(manifests: list[Path], folder: Path, workers: int, progress: Callable[[int, int], None]) -> list[str]:
-        assert (manifests, folder, workers) == ([Path("a.jsonl"), Path("b.jsonl")], tmp_path, 3)
-        for done in range(1, 5):
-            progress(done, 4)
-        return ["x.wav: is empty"]
-
-    monkeypatch.setitem(sys.modules, "asr.training.data", types.SimpleNamespace(pack=pack))
-    status, out, err = command("pack", "a.jsonl", "b.jsonl", "--output", tmp_path, "--workers", 3)
-    assert (status, out, err) == (1, "", "spellstream: x.wav: is empty\nspellstream: 1 of 4 failed\n")
-
-
 TRAIN = ("train", "--data", "data", "--dev", "dev", "--output", "run", "--config")
 
 
-def test_train(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(config: Any, *rest: Any) -> Path:
-        assert config.seed == 7
-        assert rest == (Path("data"), Path("dev"), Path("run"), tmp_path, 2.5, "cpu")
-        return Path("run/best")
-
-    monkeypatch.setitem(sys.modules, "asr.training.run", types.SimpleNamespace(train=train))
-    (tmp_path / "a.toml").write_text("seed = 7")
-    options = ["--noise", tmp_path, "--max-minutes", 2.5, "--device", "cpu"]
-    assert command(*TRAIN, tmp_path / "a.toml", *options) == (0, "run/best\n", "")
-    (tmp_path / "a.toml").write_text("sed = 7")
-    status, _, err = command(*TRAIN, tmp_path / "a.toml")
-    assert status == 1
-    assert err.startswith(f"spellstream: {tmp_path}/a.toml: config.sed is no setting")
-
-
-@pytest.mark.parametrize("arguments", [(*TRAIN, "a.toml"), ("pack", "a.jsonl", "--output", "out")])
+@pytest.mark.parametrize("arguments", [(*TRAIN, "a.toml"), ("statistics", "prepared")])
 def test_a_missing_extra_says_what_to_install(
     arguments: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +110,7 @@ def test_a_missing_extra_says_what_to_install(
 def test_plot(command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setitem(sys.modules, "asr.plot", types.SimpleNamespace(plot=lambda *given: drawn.append(given)))
-    assert command("plot", "in/talk.wav", "--beam-size", 1) == (0, "", "")
+    assert command("plot", "in/talk.wav", "--beam-size", 1) == (0, "talk.wav.png\n", "")
     recogniser, source, output, search = drawn[0]
     assert (recogniser, source, output, search.beam_size) == (stub, "in/talk.wav", Path("talk.wav.png"), 1)
     assert command("plot", "-", "--output", "x.png")[0] == 0

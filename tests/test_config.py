@@ -83,7 +83,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"features": {"n_mels": 0}}, "features.n_mels is 0"),
     ({"encoder": {"joins": []}}, r"encoder.joins is \(\)"),
     ({"encoder": {"joins": [2, 0]}}, r"encoder.joins is \(2, 0\)"),
-    ({"encoder": {"joins": [4, 4]}}, r"encoder.joins is \(4, 4\): .*product"),
+    ({"encoder": {"joins": [8, 8]}}, r"encoder.joins is \(8, 8\): .*product"),
     ({"encoder": {"dropout": 1}}, "encoder.dropout is 1.0"),
     ({"encoder": {"hidden_size": -1}}, "encoder.hidden_size is -1"),
     ({"encoder": {"hidden_size": 6, "hybrid": {"layers": 1}}}, "encoder.hybrid.heads is 4: .*divisor"),

@@ -135,6 +135,34 @@ def test_scheduled_sampling_feeds_the_models_own_words() -> None:
     assert torch.equal(*drawn)
 
 
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autocast: bool, tolerance: float) -> None:
+    """Training sums the gradients of the cells' weights in one product; it must be the sum that autograd makes."""
+    decoder, (out, lengths) = build(layers=layers), encoded()
+    tokens, weights = torch.randint(0, VOCAB, (3, 5)), torch.randn(3, 5, VOCAB)
+    found = []
+    for at_once in (True, False):
+        decoder.zero_grad()
+        given = out.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if at_once:
+                logits, _ = decoder(tokens, given, lengths)
+            else:
+                memory, said = decoder.prepare(given, lengths), []
+                state = decoder.initial_state(memory)
+                for token in tokens.T:
+                    readout, state = decoder.step(token, state, memory)
+                    said.append(decoder.logits(readout))
+                logits = torch.stack(said, dim=1)
+        (logits.float() * weights).sum().backward()
+        found.append([given.grad, *(weight.grad for weight in decoder.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
+
+
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_gradient_reaches_every_parameter(scorer: Scorer) -> None:
     decoder, (out, lengths) = build(scorer, layers=2), encoded()

@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_search import sounds, tiny_model
 from torch import Tensor
 
 import asr
 from asr import audio
 from asr.config import AttentionConfig, Context, DecoderConfig, EncoderConfig, HybridConfig, ModelConfig, SearchConfig
 from asr.errors import AudioError, ConfigError
-from asr.model import Encoded, Model
-from asr.search import Prefix, beam_search
-from asr.tokenizer import EOS, SOS, Tokenizer
+from asr.model import Model
+from asr.tokenizer import EOS, Tokenizer
 from asr.transcribe import Recogniser
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
@@ -341,34 +339,6 @@ def occupied() -> int:
     """Bytes of memory that this process occupies now."""
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else 0
-
-
-@torch.inference_mode()
-def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
-    """By attention alone and with a beam of one, so that the whole search has that prefix in its beam throughout."""
-    model, (waveform, samples) = tiny_model(), sounds(8)
-    encoded = model.encode(waveform, samples)
-    config, starts = SearchConfig(beam_size=1, ctc_weight=0.0, max_repeats=99), torch.ones(20, dtype=torch.bool)
-    starts[8] = False
-    whole = [found[0].tokens for found in beam_search(model, encoded, config)]
-    memory, checked = model.decoder.prepare(*encoded), 0
-    for count in range(1, 8):
-        state = model.decoder.initial_state(memory)
-        for tokens in zip(*([SOS, *w, *[SOS] * count][:count] for w in whole), strict=True):
-            _, state = model.decoder.step(torch.tensor(tokens), state, memory)
-        rows = [i for i, w in enumerate(whole) if len(w) > count]
-        last = torch.tensor([whole[i][count - 1] for i in rows])
-        prefix = Prefix(last, state.select(torch.tensor(rows)), torch.zeros(len(rows), dtype=torch.long), starts)
-        rest = [
-            found[0].tokens for found in beam_search(model, Encoded(*(x[rows] for x in encoded)), config, None, prefix)
-        ]
-        for i, found in zip(rows, rest, strict=True):
-            if whole[i][count] == 8:
-                assert found[:1] != [8]  # it cannot go on in the middle of a word
-            else:
-                assert found[: len(whole[i]) - count] == whole[i][count:]
-                checked += 1
-    assert checked > 10
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureConfig, LmConfig, ModelConfig, SearchConfig
 from asr.lm import LanguageModel
 from asr.model import Encoded, Model
-from asr.search import Hypothesis, beam_search, greedy, search
+from asr.search import Hypothesis, Prefix, beam_search, greedy, search
 from asr.tokenizer import EOS, SOS
 
 ATTENTION_ONLY = SearchConfig(beam_size=4, ctc_weight=0.0)
@@ -264,3 +264,31 @@ def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) 
     assert [with_it[0][0].tokens, with_it[2][0].tokens] == [alone[0][0].tokens, alone[2][0].tokens]
     none = search(model, model.encode(waveform[:, :100], torch.tensor([100, 50, 0])), CONFIGS[name], lm)
     assert none == [[Hypothesis([], 0.0, [])]] * 3
+
+
+@torch.inference_mode()
+def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
+    """By attention alone and with a beam of one, so that the whole search has that prefix in its beam throughout."""
+    model, (waveform, samples) = tiny_model(), sounds(8)
+    encoded = model.encode(waveform, samples)
+    config, starts = SearchConfig(beam_size=1, ctc_weight=0.0, max_repeats=99), torch.ones(20, dtype=torch.bool)
+    starts[8] = False
+    whole = [found[0].tokens for found in beam_search(model, encoded, config)]
+    memory, checked = model.decoder.prepare(*encoded), 0
+    for count in range(1, 8):
+        state = model.decoder.initial_state(memory)
+        for tokens in zip(*([SOS, *w, *[SOS] * count][:count] for w in whole), strict=True):
+            _, state = model.decoder.step(torch.tensor(tokens), state, memory)
+        rows = [i for i, w in enumerate(whole) if len(w) > count]
+        last = torch.tensor([whole[i][count - 1] for i in rows])
+        prefix = Prefix(last, state.select(torch.tensor(rows)), torch.zeros(len(rows), dtype=torch.long), starts)
+        rest = [
+            found[0].tokens for found in beam_search(model, Encoded(*(x[rows] for x in encoded)), config, None, prefix)
+        ]
+        for i, found in zip(rows, rest, strict=True):
+            if whole[i][count] == 8:
+                assert found[:1] != [8]  # it cannot go on in the middle of a word
+            else:
+                assert found[: len(whole[i]) - count] == whole[i][count:]
+                checked += 1
+    assert checked > 10

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asr import segment
 from asr.audio import SAMPLE_RATE, load
 from asr.errors import ConfigError
-from asr.segment import WINDOW_SAMPLES, Cutter, SegmentConfig, Span, SpeechDetector, split
+from asr.segment import WINDOW_SAMPLES, Cutter, SegmentConfig, Span, SpeechDetector, split, steps
 
 SHORT = SegmentConfig(max_seconds=2.0, min_silence_ms=320, padding_ms=96, min_speech_ms=0)
 
@@ -177,6 +177,11 @@ def test_a_short_source_comes_whole_where_all_is_taken(monkeypatch: pytest.Monke
         assert torch.equal(span.waveform, waveform)
     assert list(split([], SHORT)) == []
     assert list(split([torch.empty(0)], SHORT)) == []
+
+
+def test_where_there_is_nothing_to_cut_the_caller_gets_his_turn() -> None:
+    """A file of many hours of silence, all of which has to be listened to, kept others waiting."""
+    assert list(steps([torch.zeros(35 * SAMPLE_RATE)], SHORT)) == [None] * 3
 
 
 @pytest.mark.usefixtures("loudness")

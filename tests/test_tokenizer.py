@@ -182,7 +182,7 @@ def test_no_text_trains_nothing() -> None:
 
 
 def test_too_little_text_for_the_vocabulary_is_named() -> None:
-    with pytest.raises(TokenizerError, match="300 bpe tokens"):
+    with pytest.raises(TokenizerError, match="300 bpe tokens cannot be trained: Vocabulary size too high"):
         Tokenizer.train(["the cat"], 300)
 
 
