@@ -1,8 +1,8 @@
 """What every test stands on: which optional tests run, fixed seeds, one thread, and where the real speech lies.
 
-Four markers name optional tests:
+Five markers name optional tests:
 
-- `slow`, `mic` and `browser` are deselected unless asked for, by `--run slow,mic`, by the environment
+- `slow`, `mic`, `browser` and `ray` are deselected unless asked for, by `--run slow,mic`, by the environment
   (`SPELLSTREAM_TESTS=slow,mic`, or `all`) or by naming the marker in `-m`;
 - `gpu` runs wherever there is a CUDA device;
 - one that was asked for and cannot run here is skipped, with the reason.
@@ -16,8 +16,15 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from streaming.engine import Engine
+    from tests.browser import Visit
 
 # Before torch or numpy start their thread pools, here and in the commands that tests run. Models this small gain
 # nothing from a second thread, and on a busy machine the threads wait for each other.
@@ -27,7 +34,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_REQUEST = ("slow", "mic", "browser")
+ON_REQUEST = ("slow", "mic", "browser", "ray")
 ENVIRONMENT = "SPELLSTREAM_TESTS"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -101,12 +108,27 @@ def no_microphone() -> str | None:
 
 def no_browser() -> str | None:
     """Why no page can be opened here, or None."""
-    if any(shutil.which(browser) for browser in BROWSERS) or importlib.util.find_spec("playwright"):
-        return None
-    return "neither Chromium nor Chrome nor playwright is installed"
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed"
+    return None if browser_program() else "neither Chromium nor Chrome is installed"
 
 
-OBSTACLES: dict[str, Callable[[], str | None]] = {"gpu": no_gpu, "mic": no_microphone, "browser": no_browser}
+def browser_program() -> str | None:
+    """Where the browser is: the system's own, as playwright's would have to be downloaded."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def no_ray() -> str | None:
+    """Why Ray cannot be started here, or None."""
+    return None if importlib.util.find_spec("ray") else "Ray is not installed"
+
+
+OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "gpu": no_gpu,
+    "mic": no_microphone,
+    "browser": no_browser,
+    "ray": no_ray,
+}
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +144,39 @@ def speech_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real speech: {folder} is not a folder (name one in SPELLSTREAM_SPEECH)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_engine() -> Engine:
+    """The model that comes with the package, with its own settings, for one server after the other."""
+    import asr
+    from streaming.engine import Engine
+
+    return Engine(asr.load("default"))
+
+
+@pytest.fixture(scope="module")  # no longer: an event loop runs in this thread as long as it is open
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, with `recipes/sample.flac` in its microphone."""
+    import numpy as np
+    import soundfile
+
+    from asr.audio import SAMPLE_RATE, load
+    from tests.browser import browsing
+
+    path = tmp_path_factory.mktemp("microphone") / "heard.wav"
+    soundfile.write(path, np.pad(load(ROOT / "recipes/sample.flac").numpy(), (SAMPLE_RATE // 2, 0)), SAMPLE_RATE)
+    with browsing(browser_program() or "", path) as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A page of its own; a script's error, or a breach of the page's policy, fails the test."""
+    from tests.browser import visiting
+
+    with visiting(browser) as visitor:
+        yield visitor
 
 
 @pytest.fixture(scope="session", autouse=True)
