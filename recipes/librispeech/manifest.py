@@ -1,0 +1,49 @@
+"""A manifest of one part of LibriSpeech, for `spellstream evaluate`: every utterance, however long.
+
+python -m recipes.librispeech.manifest LibriSpeech/test-clean --output test-clean.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import soundfile
+
+from asr import manifest
+from asr.errors import DataError, SpellstreamError
+from asr.manifest import Utterance
+from asr.training.corpora import Candidate, Kind, Problem, read
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the manifest; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.librispeech.manifest", description=__doc__.split("\n")[0])
+    parser.add_argument("part", type=Path, help="folder with speaker/chapter/*.trans.txt")
+    parser.add_argument("--output", type=Path, required=True, help="the manifest")
+    options = parser.parse_args(arguments)
+    try:
+        manifest.write(options.output, [_utterance(found) for found in read(options.part, Kind.librispeech)])
+    except SpellstreamError as error:
+        print(f"manifest: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _utterance(found: Candidate | Problem) -> Utterance:
+    """Raise a DataError where a recording or its text is missing: a rate over the rest would be another set's."""
+    if isinstance(found, Problem):
+        raise DataError(f"{found.id}: {found.reason}")
+    try:
+        seconds = soundfile.info(found.audio).duration
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise DataError(f"{found.id}: {found.audio} cannot be read: {error}") from None
+    return Utterance(found.id, found.audio, seconds, found.text, found.corpus, found.speaker)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
