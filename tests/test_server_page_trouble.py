@@ -69,7 +69,7 @@ def test_the_chosen_microphone_is_the_one_that_is_opened(visit: Visit, server: R
     visit.page.add_init_script(KEEP_MICROPHONE)
     page = visit.open(f"{server.url}/ui")
     choice = page.get_by_role("combobox", name="Microphone")
-    assert choice.inner_text().strip() == "Default microphone"  # no names before the user has allowed one
+    # Whether there are names before the user has allowed a microphone is the browser's business.
     visit.listen(1)
     names = choice.locator("option").all_inner_texts()
     assert len(set(names)) == len(names) > 1

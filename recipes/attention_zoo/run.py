@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        report = run(options, shlex.join(["python", "-m", "recipes.attention_zoo.run", *arguments]))
+        report = run(options)
     except SpellstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -69,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, command: str) -> Path:
+def run(options: argparse.Namespace) -> Path:
     """Encode, train and measure every variant that has no result yet, and write the report.
 
     Raises:
@@ -93,7 +92,8 @@ def run(options: argparse.Namespace, command: str) -> Path:
             write_atomically(result, json.dumps(found, indent=2) + "\n")
     results = [json.loads((work / f"{variant.name}.json").read_text(encoding="utf-8")) for variant in VARIANTS]
     facts = {
-        "command": command,
+        "command": f"`python -m recipes.attention_zoo.run --train {options.train.name} --dev {options.dev.name} "
+        f"--work {work.name} --model {Path(options.model).name} --steps {settings.steps}`",
         "training": f"{len(spoken)} utterances, {sum(one.seconds for one in spoken) / 3600:.2f} h",
         "dev": f"{len(dev)} utterances, {sum(one.seconds for one in dev) / 60:.1f} min",
         "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),

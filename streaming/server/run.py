@@ -30,6 +30,7 @@ _SPARE_FILES = 64  # beside connections: the model, uploads, logs
 _SEND_BYTES = 1 << 16  # that the system keeps for a client that does not read; answers are small
 _MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
 _MAX_HEAD_BYTES = 1 << 16  # of a request's address and headers; uvicorn would gather any number
+_MAX_IGNORED_BYTES = 1 << 20  # of a body that goes on after its answer; uvicorn would take it to the end
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -140,6 +141,7 @@ def _bounded(max_connections: int, metrics: Metrics) -> type[HttpToolsProtocol]:
     class Bounded(HttpToolsProtocol):
         # That came since a request, or the last piece of its body, began: what the parser holds, bodies apart.
         held_bytes = 0
+        ignored_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -157,12 +159,16 @@ def _bounded(max_connections: int, metrics: Metrics) -> type[HttpToolsProtocol]:
         def on_message_begin(self) -> None:
             if len(self.pipeline) >= _MAX_PIPELINED:
                 raise ValueError("too many requests at once")  # the parser stops, and the client is told: 400
-            self.held_bytes = 0
+            self.held_bytes = self.ignored_bytes = 0
             super().on_message_begin()
 
         def on_body(self, body: bytes) -> None:
             self.held_bytes = 0
             super().on_body(body)
+            if self.cycle.response_complete:
+                self.ignored_bytes += len(body)
+                if self.ignored_bytes > _MAX_IGNORED_BYTES:
+                    self.transport.abort()
 
     return Bounded
 
