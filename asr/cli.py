@@ -225,7 +225,7 @@ def evaluate(
 
     selection = evaluation.select(manifest, corpora or (), limit)
     recogniser, search = opt.load(
-        model, device, dtype, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
+        model, device, threads, dtype=dtype, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
     )
     with Progress(len(selection.rows), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
         result = evaluation.run(recogniser, selection, progress, search=search, batch_size=batch_size)
@@ -258,14 +258,7 @@ def plot(
     from asr.plot import plot as draw
 
     recogniser, search = opt.load(
-        model,
-        device,
-        opt.DtypeName.float32,
-        threads,
-        beam_size=beam_size,
-        ctc_weight=ctc_weight,
-        lm=lm,
-        lm_weight=lm_weight,
+        model, device, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
     )
     name = "stdin" if source == "-" else Path(source).name
     picture = output or Path(f"{name}.png")

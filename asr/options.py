@@ -174,12 +174,12 @@ def formats(
 def load(
     model: str,
     device: DeviceName,
-    dtype: DtypeName,
     threads: int | None,
     *,
-    beam_size: int | None,
-    ctc_weight: float | None,
-    lm_weight: float | None,
+    dtype: DtypeName = DtypeName.float32,
+    beam_size: int | None = None,
+    ctc_weight: float | None = None,
+    lm_weight: float | None = None,
     lm: Path | None = None,
     nbest: int = 1,
 ) -> tuple[Recogniser, SearchConfig]:
@@ -224,13 +224,13 @@ def transcriber(
 ) -> Iterator[tuple[Transcriber, SearchConfig]]:
     """What `load` gives, or in the recogniser's place as many of them as a cluster has room for."""
     if ray is None:
-        yield load(model, device, dtype, threads, lm=lm, **search)
+        yield load(model, device, threads, dtype=dtype, lm=lm, **search)
         return
     from asr.cluster import Cluster, Setup
     from asr.rows import absolute
 
     # Here the model is loaded only to find out what is wrong with it or the settings.
-    _, settings = load(model, DeviceName.cpu, dtype, threads, lm=lm, **search)
+    _, settings = load(model, DeviceName.cpu, threads, dtype=dtype, lm=lm, **search)
     folder = absolute(model) if Path(model).is_dir() else model
     setup = Setup(folder, device.value, dtype.value, absolute(str(lm)) if lm else None, threads or 1)
     with Cluster(ray, setup, engines) as cluster:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -82,23 +82,10 @@ def listen(
     config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms)
 
     from streaming.display import Tally
-    from streaming.engine import Engine
 
     tally = Tally()
     with stream.open() as source:  # before the model is loaded: what is said meanwhile is not lost
-        recogniser, search = shared.load(
-            model,
-            device,
-            shared.DtypeName.float32,
-            threads,
-            beam_size=None,
-            ctc_weight=None,
-            lm=lm,
-            lm_weight=lm_weight,
-        )
-        with shared.usage():
-            context = opt.context(recogniser.model.config.streaming, chunk_ms, lookahead_ms)
-            engine = Engine(recogniser, replace(config, context=context, final=search))
+        engine = opt.engine(model, device, threads, lm, lm_weight, config, chunk_ms, lookahead_ms)
         _run(engine, source, tally, outputs)
 
 

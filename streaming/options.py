@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from asr.errors import AudioError
-from asr.options import usage
+from asr.options import DeviceName, load, usage
 
 if TYPE_CHECKING:
-    from asr.config import Context
     from streaming.audio_source import BaseSource
-    from streaming.engine import StreamConfig
+    from streaming.engine import Engine, StreamConfig
 
-__all__ = ["FormatName", "Outputs", "PolicyName", "SampleFormat", "SourceOptions", "context", "stream_config"]
+__all__ = ["FormatName", "Outputs", "PolicyName", "SampleFormat", "SourceOptions", "engine", "stream_config"]
 
 
 class SampleFormat(str, Enum):
@@ -250,10 +249,25 @@ def stream_config(
         return StreamConfig(endpoint=endpoint, policy=PolicyConfig(policy.value, margin_ms))
 
 
-def context(own: Context, chunk_ms: int | None, lookahead_ms: int | None) -> Context:
-    """The model's own context, with what was given in its place."""
-    return replace(
-        own,
-        chunk_ms=own.chunk_ms if chunk_ms is None else chunk_ms,
-        lookahead_ms=own.lookahead_ms if lookahead_ms is None else lookahead_ms,
-    )
+def engine(
+    model: str,
+    device: DeviceName,
+    threads: int | None,
+    lm: Path | None,
+    lm_weight: float | None,
+    config: StreamConfig,
+    chunk_ms: int | None,
+    lookahead_ms: int | None,
+) -> Engine:
+    """The engine that the options ask for; what is not given is the model's own."""
+    from streaming.engine import Engine
+
+    recogniser, search = load(model, device, threads, lm=lm, lm_weight=lm_weight)
+    own = recogniser.model.config.streaming
+    with usage():
+        context = replace(
+            own,
+            chunk_ms=own.chunk_ms if chunk_ms is None else chunk_ms,
+            lookahead_ms=own.lookahead_ms if lookahead_ms is None else lookahead_ms,
+        )
+        return Engine(recogniser, replace(config, context=context, final=search))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from commands import Command, StubRecogniser
     from playwright.sync_api import Browser
 
     from streaming.engine import Engine
@@ -144,6 +145,30 @@ def speech_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real speech: {folder} is not a folder (name one in SPELLSTREAM_SPEECH)")
     return folder
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    from commands import caller
+
+    return caller(capsys)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
+    """What every model loads as."""
+    from commands import StubRecogniser
+
+    import asr
+
+    recogniser = StubRecogniser()
+
+    def load(*arguments: str) -> StubRecogniser:
+        recogniser.asked["load"] = arguments
+        return recogniser
+
+    monkeypatch.setattr(asr, "load", load)
+    return recogniser
 
 
 @pytest.fixture(scope="session")

@@ -8,47 +8,21 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Stub, transcript_of
 
 from asr.batch import Options, OutputFolder, Sink, StandardOutput, find, run
 from asr.config import SearchConfig
-from asr.errors import AudioError, DataError
+from asr.errors import DataError
 from asr.formats import FORMATS, read_json
 from asr.terminal import Progress
-from asr.transcript import Segment, Transcript
+from asr.transcript import Transcript
 
 OPTIONS = Options(SearchConfig(), word_timestamps=False, batch_size=16)
 RESUME = Options(SearchConfig(), word_timestamps=False, batch_size=16, resume=True)
-
-
-def transcript_of(source: str, text: str = "hello there") -> Transcript:
-    return Transcript(source, 2.0, (Segment(text, 0.0, 1.0, -1.0), Segment("again", 1.0, 2.0, -1.0)))
-
-
-class Stub:
-    """Hears in every file the file's own name; one with "bad" in it cannot be read. Two at a time, in disorder."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def transcribe_many(self, sources: Iterable[str], **_: Any) -> Iterator[Any]:
-        waiting: list[str] = []
-        for source in sources:
-            waiting.append(source)
-            if len(waiting) == 2:
-                yield from map(self.outcome, reversed(waiting))
-                waiting = []
-        yield from map(self.outcome, waiting)
-
-    def outcome(self, source: str) -> tuple[str, Transcript | None, AudioError | None]:
-        self.heard.append(source)
-        if "bad" in Path(source).name:
-            return source, None, AudioError(source, "is not audio")
-        return source, transcript_of(source, Path(source).stem), None
 
 
 def files(folder: Path, *names: str) -> Path:

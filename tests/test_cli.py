@@ -11,75 +11,22 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from test_batch import Stub, below, files
+from commands import Command, StubRecogniser
+from test_batch import below, files
 
 import asr
-from asr.cli import PLUGINS, app, main
-from asr.config import ModelConfig, SearchConfig
-from asr.errors import CheckpointError, ConfigError
+from asr.cli import PLUGINS, app
+from asr.config import ModelConfig
+from asr.errors import CheckpointError
 from asr.options import DtypeName
 
 COMMANDS = ("transcribe", "evaluate", "prepare", "statistics", "train", "plot", "info")
-
-
-class StubRecogniser(Stub):
-    """What the command asks of a recogniser, and a record of how it asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = types.SimpleNamespace(config=ModelConfig(vocab_size=40))
-        self.device, self.dtype = types.SimpleNamespace(type="cpu"), "float32"
-        self.has_lm = True
-        self.asked: dict[str, Any] = {}
-
-    def language_model(self, search: SearchConfig) -> None:
-        if search.lm_weight and not self.has_lm:
-            raise ConfigError("without a language model")
-
-    def transcribe_many(self, sources: Any, **options: Any) -> Iterator[Any]:
-        self.asked |= options
-        return super().transcribe_many(sources, **options)
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-def install_stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
-    """Make this what every model loads as."""
-    recogniser = StubRecogniser()
-
-    def load(*arguments: str) -> StubRecogniser:
-        recogniser.asked["load"] = arguments
-        return recogniser
-
-    monkeypatch.setattr(asr, "load", load)
-    return recogniser
-
-
-def caller(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command; gives its exit status, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
-    return install_stub(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return caller(capsys)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -188,9 +135,9 @@ def test_an_interrupt_is_one_line(command: Command, stub: StubRecogniser, monkey
 PIPED = """
 import sys
 sys.path.insert(0, "tests")
-import asr, test_cli
-asr.load = lambda *_: test_cli.StubRecogniser()
-sys.exit(test_cli.main(["transcribe", *(f"{n}.wav" for n in range(20_000))]))
+import asr, commands
+asr.load = lambda *_: commands.StubRecogniser()
+sys.exit(commands.main(["transcribe", *(f"{n}.wav" for n in range(20_000))]))
 """
 
 

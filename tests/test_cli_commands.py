@@ -9,19 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Command, StubRecogniser, caller, install_stub
+from commands import Command, StubRecogniser
 
 import asr
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
-    return install_stub(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return caller(capsys)
 
 
 def manifest(folder: Path, *rows: tuple[str, str, str | None]) -> Path:

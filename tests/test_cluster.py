@@ -19,24 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from commands import Command, Stub, StubRecogniser
 from small_model import small_model
-from test_batch import Stub
-from test_cli import Command, StubRecogniser, caller, install_stub
 
 from asr import cluster
 from asr.transcribe import Recogniser
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
-    return install_stub(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return caller(capsys)
 
 
 # --- without Ray ------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from commands import Command
 from small_model import small_model
-from test_cli import Command, caller
 from test_listen import CHUNK_SAMPLES, Replay, short_clips
 
 import asr
@@ -57,10 +57,10 @@ def expected(model: Path, talk: Path) -> list[str]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(app, "registered_commands", [*app.registered_commands])
     commands.register(app)
-    return caller(capsys)
+    return command
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

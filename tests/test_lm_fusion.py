@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+from commands import Command
 from small_model import SENTENCES, small_model
 from test_engine import babbler, finals, listen, rounded
 from test_search import sounds, tiny_model
@@ -16,7 +16,6 @@ from torch import Tensor
 
 import asr
 from asr import audio, checkpoint
-from asr.cli import main
 from asr.config import LmConfig, SearchConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.lm import LanguageModel, LmState
@@ -28,7 +27,6 @@ from streaming.engine import Engine, StreamConfig
 from streaming.policy import PolicyConfig
 
 LM = ("lm.safetensors", "lm.json")
-Command = Callable[..., tuple[int, str, str]]
 
 
 def opinionated_lm(vocab_size: int) -> LanguageModel:
@@ -57,15 +55,10 @@ def folder(tmp_path: Path, clips: list[Tensor]) -> Path:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
-    """Runs the command in the folder; gives its exit status, standard output and standard error."""
+def command(command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
+    """Runs in the folder."""
     monkeypatch.chdir(folder)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
+    return command
 
 
 def put_beside(folder: Path) -> None:

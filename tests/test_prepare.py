@@ -14,17 +14,12 @@ import lhotse
 import numpy as np
 import pytest
 import soundfile
-from test_cli import Command, caller
+from commands import Command
 
 from asr.errors import DataError
 from asr.training import shards
 from asr.training.data import Corpus
 from asr.training.prepare import Settings, prepare
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return caller(capsys)
 
 
 def tone(path: Path, seconds: float = 1.0, rate: int = 16_000, channels: int = 1) -> Path:

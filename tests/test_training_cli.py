@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from small_model import small_model
-from test_cli import Command, caller
 from tiny_run import prepared
 
 from asr.errors import ConfigError
@@ -17,11 +17,6 @@ from asr.tokenizer import Tokenizer
 from asr.training import average
 
 TRAIN = ("train", "--dev", "dev", "--output", "run", "--config")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return caller(capsys)
 
 
 @pytest.fixture

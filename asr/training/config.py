@@ -32,6 +32,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "read_config",
+    "read_toml",
 ]
 
 
@@ -229,13 +230,13 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
         ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file. One that extends a
             file which extends another is refused.
     """
-    data = _read_toml(path)
+    data = read_toml(path)
     base = data.pop("extends", None)
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: extends is {base!r}: it must be the path of one file")
         below = path.parent / base
-        under = _read_toml(below)
+        under = read_toml(below)
         if "extends" in under:
             raise ConfigError(f"{path} extends {below}, which extends {under['extends']}: only one level is allowed")
         data = _merged(under, data)
@@ -249,7 +250,8 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; a ConfigError names one that cannot be read."""
     try:
         return _parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -6,17 +6,13 @@ of the random generator and, in its header, how far the run is.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -30,6 +26,7 @@ from asr.config import from_dict
 from asr.errors import CheckpointError, ConfigError
 from asr.lm import LanguageModel
 from asr.tokenizer import BLANK, Tokenizer
+from asr.training.interrupts import heeding_interrupts
 from asr.training.lm_config import LmTrainConfig
 from asr.training.lm_data import Batch, Position, Sentences
 
@@ -180,7 +177,7 @@ def train(
     began = time.monotonic() - progress.seconds
     max_seconds = 60 * max_minutes if max_minutes else None
     found, measured_step = Perplexity(math.inf, math.inf), -1
-    with _Curves(output / "tensorboard", progress) as curves, _interrupts() as interrupted:
+    with _Curves(output / "tensorboard", progress) as curves, heeding_interrupts() as interrupted:
         while (share := progress.share(config, max_seconds)) < 1 or measured_step != progress.step:
             if share < 1:
                 batch, position, passes = next(batches)
@@ -234,23 +231,3 @@ class _Curves:
     def measured(self, progress: Progress, found: Perplexity) -> None:
         for name, value in found._asdict().items():
             self._writer.add_scalar(f"dev/{name}_perplexity", value, progress.step)
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C, so that the step under way ends; the second stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-        yield asked
-        return
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, heed)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

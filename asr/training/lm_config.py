@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr.config import LmConfig, from_dict, require
 from asr.errors import ConfigError
+from asr.training.config import read_toml
 
 __all__ = ["LmTrainConfig", "read_lm_config"]
 
@@ -58,13 +58,8 @@ def read_lm_config(path: Path) -> LmTrainConfig:
     Raises:
         ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+    data = read_toml(path)
     try:
-        return from_dict(LmTrainConfig, tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ValueError, ConfigError) as error:
+        return from_dict(LmTrainConfig, data)
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

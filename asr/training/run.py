@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import signal
 import sys
-import threading
 import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -38,6 +34,7 @@ from asr.tokenizer import Tokenizer
 from asr.training.callbacks import Bar, Report, Samples, Saver, Throughput
 from asr.training.config import DataConfig, Stage, TrainConfig
 from asr.training.data import Corpus, LasData
+from asr.training.interrupts import heeding_interrupts
 from asr.training.module import LasModule
 from asr.training.statistics import feature_statistics, measure_features
 
@@ -125,7 +122,7 @@ def train(
         _spelled(dev_corpus, tokenizer, config.data, frame_seconds, [dev]),
     )
     batches = LasData(*spelled, config.data, config.seed)
-    with warnings.catch_warnings(), _heeding_interrupts() as interrupted:
+    with warnings.catch_warnings(), heeding_interrupts() as interrupted:
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
         for number, stage in _stages_left(config, last):
@@ -278,27 +275,3 @@ def _noise(folder: Path | None) -> Tensor | None:
     if not paths:
         raise DataError(f"{folder}: no file of noise is there")
     return torch.cat([load(path) for path in paths])
-
-
-@contextlib.contextmanager
-def _heeding_interrupts() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C, so that the step under way ends and what is saved is whole; the second stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-        yield asked
-        return
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, heed)
-    try:
-        yield asked
-    except SystemExit:  # what lightning makes of a KeyboardInterrupt
-        if not asked.is_set():
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)

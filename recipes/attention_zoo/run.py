@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from asr.terminal import say
 from asr.transcribe import resolve_device
 from recipes.attention_zoo import zoo
 from recipes.attention_zoo.zoo import VARIANTS, Measured, Settings, Spoken, Variant
+from recipes.benchmark.origin import processor
 
 __all__ = ["main"]
 
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> Path:
         "dev": f"{len(dev)} utterances, {sum(one.seconds for one in dev) / 60:.1f} min",
         "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
         "picture": f"{shown.id}: {shown.text}",
-        "machine": f"{device.type}, {torch.get_num_threads()} threads, {_processor()}",
+        "machine": f"{device.type}, {torch.get_num_threads()} threads, {processor()}",
         "versions": f"spellstream {__version__}, torch {torch.__version__}",
     }
     write_atomically(report / "RESULTS.md", _markdown(results, facts, options.max_seconds))
@@ -174,15 +174,6 @@ def _markdown(results: Sequence[dict[str, Any]], facts: dict[str, str], max_seco
             f"{one['audio_per_cpu']:.0f} | {one['decoding_cpu_per_audio']:.4f} | [png]({one['name']}.png) |"
         )
     return "\n".join([*lines, "", *(f"- {name}: {value}" for name, value in facts.items())]) + "\n"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

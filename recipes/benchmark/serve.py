@@ -33,7 +33,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
 from asr.manifest import read
-from recipes.benchmark import whole_file
+from recipes.benchmark.origin import origin, processor, show
+from recipes.benchmark.whole_file import pick
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -273,21 +274,15 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     facts = {
-        "command": shlex.join(["python", "-m", "recipes.benchmark.serve", *arguments]),
-        "commit": whole_file._commit() or "unknown",
-        "processor": f"{whole_file._processor()}, {len(os.sched_getaffinity(0))} cores",
+        **origin("serve", arguments),
+        "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "versions": f"torch {torch.__version__}, {platform.python_version()}",
         "held": f"{ours} streams; one session a connection: {theirs}; ratio {ours / max(1, theirs):.1f}",
     }
     if options.json:
         print(json.dumps({"rows": [asdict(row) for row in rows], **facts}, indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(rows, 1000 * speech.chunk_seconds))
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    show(table(rows, 1000 * speech.chunk_seconds), facts)
     return 0
 
 
@@ -313,7 +308,7 @@ def _speech(options: argparse.Namespace) -> Speech:
 
     chunk_samples = Engine(asr.load(options.model, "cpu")).chunk_samples
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
-    loaded = [audio.load(row.audio) for row in whole_file.pick(read(options.manifest), options.limit)]
+    loaded = [audio.load(row.audio) for row in pick(read(options.manifest), options.limit)]
     spoken = [(torch.cat([w, pause]).clamp(-1, 1) * 32767).short().numpy().tobytes() for w in loaded]
     starts = list(accumulate(map(len, spoken), initial=0))[:-1]
     return Speech(b"".join(spoken), tuple(starts), 2 * chunk_samples)

@@ -9,11 +9,9 @@ the stream's clock. See README.md beside this file for what is measured.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import resource
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -35,8 +33,9 @@ from asr.metrics import Scored
 from asr.tokenizer import normalise
 from asr.transcript import Word
 from asr.voice import WINDOW_SAMPLES
-from recipes.benchmark import whole_file
+from recipes.benchmark.origin import origin, show, weights
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json
+from recipes.benchmark.whole_file import pick
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event, Final, Partial
 from streaming.policy import PolicyConfig
@@ -196,20 +195,6 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def origin(recogniser: Recogniser, engine: Engine, arguments: Sequence[str]) -> dict[str, str]:
-    """What produced the numbers."""
-    cuda = recogniser.device.type == "cuda"
-    return {
-        "command": shlex.join(["python", "-m", "recipes.benchmark.streaming", *arguments]),
-        "commit": whole_file._commit() or "unknown",
-        "model": str(recogniser.folder),
-        "weights sha256": hashlib.sha256((recogniser.folder / "model.safetensors").read_bytes()).hexdigest(),
-        "context": f"{engine.context}; latency of the encoder {engine.latency_ms:.0f} ms",
-        "processor": torch.cuda.get_device_name(recogniser.device) if cuda else whole_file._processor(),
-        "versions": f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.python_version()}",
-    }
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status."""
     options = _parser().parse_args(arguments)
@@ -222,12 +207,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(to_json(measured, files, steps, memory, facts), indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(measured, files, steps, memory))
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    show(table(measured, files, steps, memory), facts)
     return 0
 
 
@@ -259,7 +239,7 @@ def _benchmark(
     from asr import audio
 
     torch.set_num_threads(options.threads)
-    chosen = whole_file.pick(read(options.manifest), options.limit)
+    chosen = pick(read(options.manifest), options.limit)
     recogniser = asr.load(options.model, device=options.device)
     own = recogniser.model.config.streaming
     given = {"chunk_ms": options.chunk_ms, "lookahead_ms": options.lookahead_ms}
@@ -279,7 +259,13 @@ def _benchmark(
     steps = [step_together(engines[0], waveforms, count, options.session_seconds) for count in counts]
     minutes = options.memory_minutes
     memory = hear_long(engines[0], waveforms, 60 * minutes) if minutes > 0 else None
-    return measured, whole(recogniser, clips), steps, memory, origin(recogniser, engines[0], arguments)
+    facts = {
+        **origin("streaming", arguments, recogniser.device),
+        **weights(recogniser.folder),
+        "context": f"{engines[0].context}; latency of the encoder {engines[0].latency_ms:.0f} ms",
+        "versions": f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.python_version()}",
+    }
+    return measured, whole(recogniser, clips), steps, memory, facts
 
 
 def _scored(utterance: Utterance, text: str) -> Scored:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from asr.tokenizer import EOS, SOS
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 from asr.transcribe import resolve_device
-from recipes.benchmark import whole_file
+from recipes.benchmark.origin import origin, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -299,7 +298,7 @@ def table(results: dict[str, list[Tally]], cpu: bool) -> Table:
     return made
 
 
-def to_json(results: dict[str, list[Tally]], origin: dict[str, str]) -> dict[str, Any]:
+def to_json(results: dict[str, list[Tally]], facts: dict[str, str]) -> dict[str, Any]:
     """Plain values for `json.dumps`: where the numbers come from, and the numbers."""
     rows = [
         {
@@ -314,7 +313,7 @@ def to_json(results: dict[str, list[Tally]], origin: dict[str, str]) -> dict[str
         for size, tallies in results.items()
         for tally in tallies
     ]
-    return {"origin": origin, "systems": rows}
+    return {"origin": facts, "systems": rows}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -329,19 +328,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     options = parser.parse_args(arguments)
     try:
-        results, origin = _benchmark(options, arguments)
+        results, facts = _benchmark(options, arguments)
     except SpellstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(to_json(results, origin), indent=2))
+        print(json.dumps(to_json(results, facts), indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(results, cpu=resolve_device(options.device).type == "cpu"))
-    for name, value in origin.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    show(table(results, cpu=resolve_device(options.device).type == "cpu"), facts)
     return 0
 
 
@@ -356,9 +350,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[d
         work = batches(options.steps, options.batch_seconds, size.vocab_size, device)
         results[name] = measure(systems, work, device)
     return results, {
-        "command": shlex.join(["python", "-m", "recipes.benchmark.training", *arguments]),
-        "commit": whole_file._commit() or "unknown",
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else whole_file._processor(),
+        **origin("training", arguments, device),
         "versions": f"torch {torch.__version__}, speechbrain {version('speechbrain')}, {platform.python_version()}",
     }
 

@@ -9,12 +9,9 @@ does meets them all alike. See README.md beside this file for what is measured.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import platform
-import shlex
-import subprocess
 import sys
 import time
 import wave
@@ -29,6 +26,7 @@ from asr.errors import DataError, DependencyError, SpellstreamError
 from asr.manifest import Utterance, read
 from asr.metrics import Scored, Summary
 from asr.tokenizer import normalise
+from recipes.benchmark.origin import origin, show, weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,20 +224,6 @@ def spellstream(recogniser: Recogniser, beam_size: int, batch_size: int) -> Syst
     return System(f"{name}, batch {batch_size}" if batched else name, recognise, batched)
 
 
-def origin(folder: Path, arguments: Sequence[str]) -> dict[str, str]:
-    """What produced the numbers: command, code, weights, machine and versions."""
-    import torch
-
-    return {
-        "command": shlex.join(["python", "-m", "recipes.benchmark.whole_file", *arguments]),
-        "commit": _commit() or "unknown",
-        "model": str(folder),
-        "weights sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        "processor": _processor(),
-        "versions": f"torch {torch.__version__}, pocketsphinx {version('pocketsphinx')}, {platform.python_version()}",
-    }
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.whole_file", description=__doc__.split("\n")[0])
@@ -256,12 +240,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(to_json(tallies, facts), indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(tallies))
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    show(table(tallies), facts)
     return 0
 
 
@@ -278,7 +257,8 @@ def _benchmark(
     recogniser = asr.load(model, device="cpu")
     ours = [spellstream(recogniser, beam_size, batch_size) for batch_size in (1, BATCH) for beam_size in (1, 8)]
     tallies = run([peer, *ours], _groups(chosen))
-    return tallies, origin(recogniser.folder, arguments)
+    versions = f"torch {torch.__version__}, pocketsphinx {version('pocketsphinx')}, {platform.python_version()}"
+    return tallies, {**origin("whole_file", arguments), **weights(recogniser.folder), "versions": versions}
 
 
 def _groups(utterances: Sequence[Utterance]) -> Iterator[list[Clip]]:
@@ -309,24 +289,6 @@ def _scored(clip: Clip, text: str) -> Scored:
     utterance = clip.utterance
     reference, hypothesis = (normalise(t) or t for t in (utterance.text or "", text))
     return metrics.score(utterance.id, utterance.corpus, reference, hypothesis, clip.seconds)
-
-
-def _commit() -> str | None:
-    """The commit of the code, marked where it was changed since; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

@@ -138,7 +138,6 @@ def serve(
     """
     with shared.extra("serve"):
         import streaming.server.app  # noqa: F401 - what is missing is to be known before a model is loaded
-        from streaming.engine import Engine
         from streaming.server.config import Limits, ServerConfig
 
     with shared.usage():
@@ -170,19 +169,7 @@ def serve(
         )
 
     def make_engine() -> Engine:
-        recogniser, search = shared.load(
-            model,
-            device,
-            shared.DtypeName.float32,
-            threads,
-            beam_size=None,
-            ctc_weight=None,
-            lm=lm,
-            lm_weight=lm_weight,
-        )
-        with shared.usage():
-            context = opt.context(recogniser.model.config.streaming, chunk_ms, lookahead_ms)
-            return Engine(recogniser, replace(config.stream, context=context, final=search))
+        return opt.engine(model, device, threads, lm, lm_weight, config.stream, chunk_ms, lookahead_ms)
 
     _run(config, make_engine, log_format.value)
 

@@ -1,0 +1,66 @@
+"""Where numbers come from, and how a benchmark shows both."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+__all__ = ["origin", "processor", "show", "weights"]
+
+
+def origin(benchmark: str, arguments: Sequence[str], device: torch.device | None = None) -> dict[str, str]:
+    """The command of a module of this folder, the code's commit and the processor; a GPU's name where it ran on one."""
+    return {
+        "command": shlex.join(["python", "-m", f"recipes.benchmark.{benchmark}", *arguments]),
+        "commit": _commit() or "unknown",
+        "processor": processor(device),
+    }
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """The model in a checkpoint folder."""
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return {"model": str(folder), "weights sha256": found}
+
+
+def processor(device: torch.device | None = None) -> str:
+    """The name of the CPU, or of the GPU that `device` is."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def show(table: Table, facts: Mapping[str, str]) -> None:
+    """Print a table and, below it, what its numbers depend on."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _commit() -> str | None:
+    """The commit of the code, marked where it was changed since; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
