@@ -20,6 +20,7 @@ from asr.ctc import align
 from asr.errors import DeviceError, SpellstreamError
 from asr.lm import LanguageModel
 from asr.model import Model
+from asr.packed import pack
 from asr.search import Hypothesis, search
 from asr.segment import SegmentConfig, Span, split
 from asr.tokenizer import Tokenizer
@@ -110,7 +111,7 @@ class Recogniser:
             raise DeviceError(f"{dtype}: no such dtype; there are {', '.join(DTYPES)}")
         place = resolve_device(device)
         loaded = checkpoint.load(model)
-        network = loaded.model.to(place).cast(DTYPES[dtype])
+        network = pack(loaded.model.to(place).cast(DTYPES[dtype]))
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
         recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, Path(lm) if lm else beside)
         if lm is not None:  # what was asked for by name is looked at now
@@ -139,7 +140,7 @@ class Recogniser:
     def _load_lm(self) -> None:
         if self._lm_folder is not None:
             lm = checkpoint.load_lm(self._lm_folder, self.tokenizer)
-            self._lm = lm.to(self.device, DTYPES[self.dtype])
+            self._lm = pack(lm.to(self.device, DTYPES[self.dtype]))
 
     def transcribe(
         self,

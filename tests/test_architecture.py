@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "terminal"),
     ("config", "audio_file"),
     ("audio", "transcript", "voice"),
-    ("features", "normalisation", "deferred", "attention", "segment", "subtitles", "tokenizer"),
+    ("features", "normalisation", "deferred", "packed", "attention", "segment", "subtitles", "tokenizer"),
     ("hybrid", "formats"),
     ("encoder", "metrics", "manifest"),
     ("ctc", "decoder", "lm"),

@@ -1,0 +1,93 @@
+"""Weights packed for inference on a CPU: float16 in memory, float32 in arithmetic.
+
+A search or a stream multiplies a few rows with large matrices, and what takes its time is to read them. Checkpoints
+hold float16, so half as many bytes say the same. A matrix is packed only where float16 holds it exactly: results then
+differ by the rounding of sums alone, and a row's do not depend on what else is in the batch, as those of int8 with
+dynamic scales would. FBGEMM (Khudia et al. 2021) has the kernels, for x86 with AVX2; elsewhere all stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["pack"]
+
+M = TypeVar("M", bound=nn.Module)
+
+# With more rows than this, all time steps counted, oneDNN's LSTM is faster, though it sorts its weights at each call.
+_LSTM_ROWS = 160
+
+
+def pack(module: M) -> M:
+    """Replace the linear layers, LSTMs and LSTM cells in a module, which is for inference from then on."""
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return module
+    for name, child in module.named_children():
+        for kind, packed in _PACKED.items():
+            if type(child) is kind and all(_fits(weight) for weight in child.parameters() if weight.dim() == 2):
+                setattr(module, name, packed(child))
+                break
+        else:
+            pack(child)
+    return module
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.equal(weight, weight.half().float())
+
+
+class _Linear(nn.Linear):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self._packed = _prepack(linear.weight, linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        return y
+
+
+class _LSTMCell(nn.LSTMCell):
+    def __init__(self, cell: nn.LSTMCell) -> None:
+        super().__init__(cell.input_size, cell.hidden_size, device="meta")
+        self._parameters = cell._parameters
+        self._packed = [_prepack(cell.weight_ih, cell.bias_ih), _prepack(cell.weight_hh, cell.bias_hh)]
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if hx is None:
+            hx = (x.new_zeros(len(x), self.hidden_size),) * 2
+        found: tuple[Tensor, Tensor] = torch.ops.quantized.quantized_lstm_cell_dynamic(
+            x, list(hx), *self._packed, self.bias_ih, self.bias_hh
+        )
+        return found
+
+
+class _LSTM(nn.LSTM):
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__(lstm.input_size, lstm.hidden_size, lstm.num_layers, batch_first=True, device="meta")
+        self._parameters, self._flat_weights = lstm._parameters, lstm._flat_weights
+        self._packed = [
+            torch.ops.quantized.make_quantized_cell_params_fp16(_prepack(w_ih, b_ih), _prepack(w_hh, b_hh))
+            for w_ih, w_hh, b_ih, b_hh in lstm.all_weights
+        ]
+
+    def forward(self, x: Any, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if x.shape[0] * x.shape[1] > _LSTM_ROWS:
+            found: tuple[Tensor, tuple[Tensor, Tensor]] = nn.LSTM.forward(self, x, hx)
+            return found
+        if hx is None:
+            hx = (x.new_zeros(self.num_layers, len(x), self.hidden_size),) * 2
+        y, h, c = torch.quantized_lstm(
+            x, hx, self._packed, True, self.num_layers, 0.0, False, False, True, dtype=torch.float16, use_dynamic=True
+        )
+        return y, (h, c)
+
+
+def _prepack(weight: Tensor, bias: Tensor | None) -> object:
+    return torch.ops.quantized.linear_prepack_fp16(weight.detach(), None if bias is None else bias.detach())
+
+
+_PACKED: dict[type[nn.Module], type] = {nn.Linear: _Linear, nn.LSTMCell: _LSTMCell, nn.LSTM: _LSTM}
