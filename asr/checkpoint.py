@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from asr.config import LmConfig, ModelConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
+from asr.formats import write_atomically
 from asr.lm import LanguageModel
 from asr.model import Model
 from asr.tokenizer import Tokenizer
@@ -154,7 +155,7 @@ def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = 
     """Write a checkpoint; a language model that lies there stays. Floating-point weights are stored as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / _CONFIG, to_dict(model.config))
-    (folder / _TOKENIZER).write_bytes(tokenizer.model)
+    write_atomically(folder / _TOKENIZER, tokenizer.model)
     _save_weights(folder / _WEIGHTS, model, dtype)
 
 
@@ -173,7 +174,7 @@ def copy_lm(source: Path, folder: Path) -> None:
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
 
 
 def _save_weights(path: Path, model: nn.Module, dtype: torch.dtype) -> None:

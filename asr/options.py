@@ -13,6 +13,7 @@ import typer
 
 from asr.errors import ConfigError, DependencyError
 from asr.formats import FORMATS, parse_formats
+from asr.terminal import say
 
 if TYPE_CHECKING:
     from asr.batch import Transcriber
@@ -234,4 +235,5 @@ def transcriber(
     folder = absolute(model) if Path(model).is_dir() else model
     setup = Setup(folder, device.value, dtype.value, absolute(str(lm)) if lm else None, threads or 1)
     with Cluster(ray, setup, engines) as cluster:
+        say(f"{cluster.engines} engines on the cluster {ray}: they load the model now")
         yield cluster, settings

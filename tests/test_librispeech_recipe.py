@@ -65,10 +65,10 @@ def test_wrong_use_is_one_line(repository_root: Path, tmp_path: Path) -> None:
     for arguments, said in (
         (("--nonsense",), "run.sh: no option '--nonsense'; --help tells which there are"),
         (("--config", "huge", *work), "run.sh: no config 'huge' is known here"),
-        ((*work, "dance"), "run.sh: no stage 'dance'"),
+        ((*work, "download", "dance"), "run.sh: no stage 'dance'"),  # told before anything is downloaded
     ):
         done = run(repository_root, *arguments)
-        assert (done.returncode, done.stderr.strip()) == (2, said)
+        assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", said)
     assert "Stages, all of them if none is named: download" in run(repository_root, "--help").stdout
 
 

@@ -145,3 +145,16 @@ def test_the_recipe_configs_and_that_of_fine_tuning_are_sound(repository_root: P
             repository_root / "recipes/librispeech/configs/las_100h.toml",
             ["optimiser.max_steps=5000", "optimiser.decay_steps=0"],
         )
+
+
+@pytest.mark.parametrize("name", ["train", "finetune"])
+def test_data_that_is_not_there_leaves_no_run_behind(name: str, tmp_path: Path, command: Command) -> None:
+    """An empty folder used to be left, which looked like a run that had begun."""
+    config = tmp_path / "run.toml"
+    config.write_text("")
+    options = ("--config", config) if name == "train" else ()
+    wrong = ("--data", tmp_path / "none", "--dev", tmp_path / "none", "--output", tmp_path / "run")
+    status, out, err = command(name, *options, *wrong)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert str(tmp_path / "none") in err
+    assert not (tmp_path / "run").exists()

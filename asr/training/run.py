@@ -107,13 +107,14 @@ def train(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(config.seed)
+    # What cannot be used is told before the run's folder is made.
+    corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), _noise(noise)
+    start = checkpoint.load(config.init) if config.init else None
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
     if last.exists() and not zipfile.is_zipfile(last):
         raise CheckpointError(f"{last}: damaged, or no saved run; without it the run starts anew")
     write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
-    corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), _noise(noise)
-    start = checkpoint.load(config.init) if config.init else None
     tokenizer = start.tokenizer if start else _tokenizer(config, output, corpus)
     hop_ms, reduction = config.features.hop_ms, config.encoder.reduction
     frame_seconds = start.model.config.frame_seconds if start else hop_ms * reduction / 1000

@@ -19,7 +19,14 @@ speech=$(cd "${1:?$usage}" && pwd)
 mkdir -p "${2:?$usage}"
 work=$(cd "$2" && pwd)
 shift 2
-stages=${*:-prepare start contexts all streams longer last lm evaluate install}
+all_stages="prepare start contexts all streams longer last lm evaluate install"
+stages=${*:-$all_stages}
+for stage in $stages; do
+    if [[ " $all_stages " != *" $stage "* ]]; then
+        echo "run.sh: no stage '$stage'" >&2
+        exit 2
+    fi
+done
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
 
@@ -62,10 +69,6 @@ for stage in $stages; do
         install)
             cp "$work"/run-last/best/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} \
                 "$here/../../asr/pretrained/default/"
-            ;;
-        *)
-            echo "run.sh: no stage '$stage'" >&2
-            exit 2
             ;;
     esac
 done

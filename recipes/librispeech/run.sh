@@ -41,7 +41,14 @@ while [[ ${1:-} == --* ]]; do
             ;;
     esac
 done
-stages=${*:-download prepare statistics tokenizer train average lm evaluate results}
+all_stages="download prepare statistics tokenizer train average lm evaluate results"
+stages=${*:-$all_stages}
+for stage in $stages; do
+    if [[ " $all_stages " != *" $stage "* ]]; then
+        echo "run.sh: no stage '$stage'" >&2
+        exit 2
+    fi
+done
 corpus=${corpus:-$work/corpus}
 
 # What is learned from, what models are chosen by, and what is reported.
@@ -116,10 +123,6 @@ for stage in $stages; do
             python -m recipes.librispeech.results "$run/model" "$run"/scores/*.json --command "$command" \
                 --data $(printf -- "$work/prepared/%s " $learn) --output "$run/RESULTS.md"
             cat "$run/RESULTS.md"
-            ;;
-        *)
-            echo "run.sh: no stage '$stage'" >&2
-            exit 2
             ;;
     esac
 done
