@@ -26,7 +26,7 @@ class EndpointConfig:
     silence_threshold: float = 0.35
     min_speech_ms: int = 96
     min_silence_ms: int = 800
-    pre_roll_ms: int = 320
+    pre_roll_ms: int = 640
     max_seconds: float = 20.0
 
     def __post_init__(self) -> None:

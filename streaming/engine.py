@@ -46,7 +46,7 @@ class StreamConfig:
     context: Context | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    partial_beam_size: int = 3
+    partial_beam_size: int = 6
     final: SearchConfig | None = None
     alternatives: int = 1
 

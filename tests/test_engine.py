@@ -199,7 +199,7 @@ def test_what_is_committed_never_changes(clips: list[Tensor], kind: Any, margin_
     config = StreamConfig(policy=PolicyConfig(kind, margin_ms), endpoint=EndpointConfig(max_seconds=4.0))
     events = listen(Engine(babbler(), config), torch.cat(clips[:2])[:160_000].split(5_120))
     committed = keeps_its_word(events)
-    assert committed > (5 if kind == "ctc" else 0)
+    assert committed >= (5 if kind == "ctc" else 1)
     partials = [event for event in events if isinstance(event, Partial)]
     assert any(p.tentative for p in partials)
     assert all(a.heard_seconds <= b.heard_seconds for a, b in itertools.pairwise(events))

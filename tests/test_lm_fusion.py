@@ -238,7 +238,7 @@ def test_it_knows_the_committed_words(clips: list[Tensor]) -> None:
             assert found is not None
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert len(seen) >= 4
-    assert max(map(len, seen)) > 5
+    assert max(map(len, seen)) >= 5
 
 
 @torch.inference_mode()
