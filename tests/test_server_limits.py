@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import resource
 import socket
 import time
@@ -23,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 import asr
 from streaming.engine import Engine
 from streaming.server.config import Limits, ServerConfig
+from streaming.server.run import listen
 
 PATIENT = Limits(load_share=100)
 KEY = "a key"
@@ -184,6 +186,35 @@ def test_messages_and_streams_are_bounded(guarded: Running) -> None:
     asyncio.run(main())
 
 
+def test_the_protocols_share_one_limit_on_connections(engine: Engine) -> None:
+    """Wyoming had a count of its own, so that twice as many as allowed could be open."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+
+    def answered(at: int) -> bool:
+        with socket.create_connection(("127.0.0.1", at), timeout=20) as one, contextlib.suppress(ConnectionResetError):
+            one.sendall(b'{"type": "ping"}\n' if at == port else b"GET /health HTTP/1.1\r\n\r\n")
+            return re.search(b"pong|200 OK", one.recv(1000)) is not None
+        return False
+
+    def wait_for(made: Running, count: int) -> None:
+        while made.service.open_connections != count:
+            time.sleep(0.01)
+
+    limits = replace(PATIENT, max_connections=4)
+    with running(ServerConfig(limits=limits, wyoming_port=port), engine) as made, contextlib.ExitStack() as stack:
+        *_, last = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", at), timeout=20))
+            for at in (made.port, made.port, port, port)
+        )
+        wait_for(made, 4)
+        assert [answered(at) for at in (port, made.port)] == [False, False]
+        last.close()
+        for at in (port, made.port):
+            wait_for(made, 3)
+            assert answered(at)
+
+
 def test_who_says_nothing_is_dropped(guarded: Running) -> None:
     async def main() -> None:
         async with connect(f"{guarded.ws_url}/?key=a%20key") as websocket:
@@ -330,6 +361,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         ({"port": 2700, "wyoming_port": 2700}, "wyoming_port is 2700"),
         ({"cors": ("https://example.org", "https://example.org/")}, "cors is 'https://example.org/'"),
         ({"cors": ("example.org",)}, "cors is 'example.org'"),
+        ({"allow_hosts": ("https://example.org",)}, "allow_hosts is 'https://example.org'"),
     ):
         with pytest.raises(asr.errors.ConfigError, match=complaint):
             ServerConfig(**settings)

@@ -170,6 +170,21 @@ def test_audio_that_the_connection_cannot_carry_is_dropped_and_counted(visit: Vi
     assert [type(message) for message in visit.frames] == [str, str]  # no audio between the first and the last
 
 
+def test_audio_that_the_server_has_no_time_for_is_counted_too(visit: Visit, server: Running) -> None:
+    """The page asks for it: words that come ever later are of no use to who is speaking."""
+    heard: list[str | bytes] = []
+
+    def answer(socket: WebSocketRoute, message: str | bytes) -> None:
+        heard.append(message)
+        socket.send(json.dumps({"partial": "", "dropped_seconds": 2.5}))
+
+    answering(visit, answer)
+    page = visit.open(f"{server.url}/ui")
+    page.locator("#talk").click()
+    visit.expect("#warning", "too slow: 3 s of speech dropped")
+    assert json.loads(heard[0])["config"]["live"] is True
+
+
 def test_markup_stays_text(visit: Visit, server: Running) -> None:
     markup = '<img src=x onerror="document.title=1"><script>document.title=2</script>&amp;'
 

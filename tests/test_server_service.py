@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from streaming.engine import Engine
 from streaming.events import Event, Final
 from streaming.server import service as module
 from streaming.server.config import Limits, ServerConfig
-from streaming.server.load import BURST, WINDOW_SECONDS, Load
 from streaming.server.service import LimitError, OverloadError, Service
 
 SECOND = b"\1\0" * 16_000
@@ -278,6 +278,20 @@ def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
     serve(use)
 
 
+def test_an_engine_that_keeps_failing_files_is_reported_too(serve: Any) -> None:
+    """A device that was lost stayed unnoticed where all clients upload: each got its 500 from a healthy server."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        for n, function in enumerate((json.loads, str, json.loads, json.loads, json.loads)):
+            assert service.healthy, n
+            with contextlib.suppress(ValueError):
+                await service.run(function, "no JSON")
+        while service.healthy:
+            await asyncio.sleep(0)
+
+    serve(use)
+
+
 def test_functions_take_turns_with_the_streams(serve: Any) -> None:
     async def use(service: Service, engine: Counter) -> None:
         threads = set()
@@ -341,27 +355,22 @@ def test_a_service_that_drains_takes_nothing_new_and_waits_for_what_is_open(serv
     serve(use)
 
 
-def test_streams_that_come_together_are_let_in_a_few_at_a_time() -> None:
-    """As long as nobody knows what they cost; then as many as keep the latency within its bound."""
-    load = Load()
-    for streams in range(BURST):
-        assert load.has_room(0.0, streams, 0.3)
-        load.opened(0.0)
-    assert not load.has_room(0.0, BURST, 0.3)
-    later = WINDOW_SECONDS + 0.1
-    load.heard(later, 0.05, 1.0, (0.0999,) * BURST)
-    streams = BURST
-    while load.has_room(later, streams, 0.3):
-        load.opened(later)
-        streams += 1
-    assert streams == 3 * BURST
+def test_a_fault_outside_of_a_step_ends_the_service(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had ended the worker without a word: clients waited for ever, with a server that said that it was ready."""
 
+    async def use(service: Service, engine: Counter) -> None:
+        async with service.stream() as stream:
+            monkeypatch.setattr(service, "_measure", lambda *_: 1 / 0)
+            await stream.push(SECOND)
+            waiting = asyncio.ensure_future(service.run(print))
+            with pytest.raises(SpellstreamError, match="the server has failed"):
+                await texts(stream)
+            for use_it in (waiting, service.run(print)):
+                with pytest.raises(OverloadError, match="engine has failed"):
+                    await use_it
+        assert not service.healthy
+        with pytest.raises(OverloadError, match="engine has failed"):
+            async with service.stream():
+                pass
 
-def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
-    load = Load()
-    load.heard(0.0, 0.1, 0.2, tuple(i / 100 for i in range(100)))
-    assert load.latency_seconds(1.0) == pytest.approx(0.94)
-    assert load.real_time_factor(1.0) == pytest.approx(0.5)
-    assert not load.has_room(1.0, 1, 0.9)
-    assert load.has_room(1.0, 0, 0.9)  # it had refused the next stream of the only client of a slow machine
-    assert load.latency_seconds(WINDOW_SECONDS + 0.1) == 0.0
+    serve(use)

@@ -108,7 +108,7 @@ def descriptors() -> int:
 def test_an_upload_too_large_is_refused_by_its_header(server: Running) -> None:
     """Before any of it is read."""
     with socket.create_connection((server.host, server.port), timeout=5) as connection:
-        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
 
 
@@ -147,7 +147,7 @@ def test_too_many_fields_and_files_are_refused(server: Running, speech: bytes) -
 
 def test_a_slow_upload_is_given_up_and_others_come_in_meanwhile(server: Running, speech: bytes) -> None:
     """Beyond `max_uploads` requests are told to come back; once the slow ones are dropped there is room again."""
-    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: {FORM}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
     head += f"Content-Length: {len(speech)}\r\n\r\n"
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection((server.host, server.port), timeout=10)) for _ in range(3)]
@@ -259,7 +259,7 @@ def test_a_client_that_goes_away_ends_its_job(server: Running, speech: bytes, mo
     for options in ({}, {"stream": "true"}):
         decoded.clear()
         body = form(long, **options)
-        head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: {FORM}\r\n"
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
         with socket.create_connection((server.host, server.port), timeout=10) as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             wait_for(lambda: len(decoded) >= 2)

@@ -8,6 +8,8 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from importlib import metadata
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +32,7 @@ from streaming.events import Final
 from streaming.server.config import Limits, ServerConfig
 from streaming.server.load import Load
 from streaming.server.run import listen
-from streaming.server.wyoming import _Connection
+from streaming.server.wyoming import _Connection, _project_url
 
 LIMITS = Limits(max_sessions=8, load_share=1.0, idle_seconds=2.0, send_seconds=1.0, max_message_bytes=1 << 20)
 
@@ -130,6 +132,16 @@ def test_it_describes_itself(port: int) -> None:
     (model,) = program.models
     assert (model.name, model.languages) == ("default", ["en"])
     assert model.attribution.name
+
+
+@pytest.mark.parametrize("urls", [[], ["Documentation, https://example.org/docs", "Source, https://example.org"]])
+def test_it_says_where_it_comes_from_if_it_knows(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address was empty whatever the package said of itself."""
+    about = EmailMessage()
+    for url in urls:
+        about["Project-URL"] = url
+    monkeypatch.setattr(metadata, "metadata", lambda name: about)
+    assert _project_url.__wrapped__() == ("https://example.org/docs" if urls else "")
 
 
 def test_words_come_while_they_are_spoken_and_then_the_whole(port: int, speech: torch.Tensor, expected: str) -> None:

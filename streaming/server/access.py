@@ -1,8 +1,10 @@
-"""Who may come in: the API key, and which pages' scripts may open a WebSocket."""
+"""Who may come in: the API key, which pages' scripts may open a WebSocket, and by which names one may ask."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
@@ -23,18 +25,24 @@ class Access:
     It comes as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
     Browsers let any page open a WebSocket to any server, so one that comes from a page has to come from a page of this
     server, or of an origin in the CORS list.
+
+    A page may also point its own name at 127.0.0.1 once it is loaded (DNS rebinding), and is of the same origin then:
+    a server that relies on being out of reach, on localhost and without a key, answers to no names but those it knows.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app, self._cors = app, config.cors
         self._key = None if config.api_key is None else config.api_key.encode()
+        self._names = _names(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers, is_socket = Headers(scope=scope), scope["type"] == "websocket"
-        if is_socket and not self._from_here(headers):
+        if not _is_asked_for(headers, self._names):
+            refusal = problem(403, "the server is not known by this name: see --allow-host")
+        elif is_socket and not self._from_here(headers):
             refusal = problem(403, "pages of this origin may not use the server: see --cors")
         elif self._key is None or _is_public(scope) or self._has_key(scope, headers):
             return await self._app(scope, receive, send)
@@ -51,6 +59,30 @@ class Access:
 
     def _has_key(self, scope: Scope, headers: Headers) -> bool:
         return any(hmac.compare_digest(given, self._key or b"") for given in _given(scope, headers))
+
+
+def _names(config: ServerConfig) -> Collection[str]:
+    """The names by which the server may be asked for, beside those of this machine; "*" for any."""
+    if config.allow_hosts:
+        return {name.lower() for name in config.allow_hosts}
+    local_alone = config.api_key is None and _is_local(config.host.lower())
+    return set() if local_alone else {"*"}
+
+
+def _is_asked_for(headers: Headers, names: Collection[str]) -> bool:
+    """Whether a request's Host is one of the names, or an address: nobody else can make that lead here."""
+    if "*" in names or "host" not in headers:
+        return True
+    try:
+        name = (urlsplit(f"//{headers['host']}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    return name in names or _is_local(name) or _address(name) is not None
+
+
+def _is_local(name: str) -> bool:
+    address = _address(name)
+    return name == "localhost" or name.endswith(".localhost") if address is None else address.is_loopback
 
 
 def _is_public(scope: Scope) -> bool:
@@ -75,5 +107,12 @@ def _given(scope: Scope, headers: Headers) -> list[bytes]:
 def _host(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(name)
     except ValueError:
         return None

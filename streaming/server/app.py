@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
@@ -14,7 +12,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 
 import asr
-from asr.errors import SpellstreamError
 from streaming.engine import Engine
 from streaming.server import openai, page, vosk, wyoming
 from streaming.server.access import Access
@@ -25,8 +22,6 @@ from streaming.server.logs import AccessLog
 from streaming.server.service import Service
 
 __all__ = ["create_app"]
-
-_LOG = logging.getLogger(__name__)
 
 
 def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
@@ -43,7 +38,10 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with service.running(), _wyoming(service):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(service.running())
+            if config.wyoming_port is not None:
+                await stack.enter_async_context(wyoming.serving(service, config.host, config.wyoming_port))
             yield
 
     cors: dict[str, Any] = {"allow_origins": config.cors, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
@@ -58,7 +56,7 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
             Middleware(AccessLog, metrics=service.metrics),
             Middleware(CORSMiddleware, **cors),
             Middleware(Access, config=config),
-            Middleware(BodyLimit, limits=config.limits, metrics=service.metrics),
+            Middleware(BodyLimit, service=service),
         ],
     )
     app.state.service = service
@@ -82,7 +80,7 @@ def _operations(service: Service) -> APIRouter:
     async def ready() -> Response:
         """Whether it takes another stream now."""
         refusal = service.refusal()
-        return _state(str(refusal) if refusal else None if service.healthy else "the engine has failed")
+        return _state(str(refusal) if refusal else None)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -97,25 +95,3 @@ def _state(trouble: str | None) -> Response:
     if trouble:
         return problem(503, trouble, {"Retry-After": "3"})
     return Response('{"status":"ok"}', media_type="application/json")
-
-
-@asynccontextmanager
-async def _wyoming(service: Service) -> AsyncIterator[None]:
-    """Serve the Wyoming protocol meanwhile, if there is a port for it."""
-    port = service.config.wyoming_port
-    if port is None:
-        yield
-        return
-    serving = asyncio.create_task(wyoming.serve(service, service.config.host, port), name="spellstream-wyoming")
-    serving.add_done_callback(_tell_failure)
-    try:
-        yield
-    finally:
-        serving.cancel()
-        with suppress(asyncio.CancelledError, OSError, SpellstreamError):
-            await serving
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _LOG.error("the Wyoming server has ended: %s", error)

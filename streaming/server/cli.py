@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr import options as shared
-from asr.errors import ConfigError
+from asr.errors import ConfigError, SpellstreamError
 from asr.terminal import say
 from streaming import options as opt
 
@@ -52,6 +52,15 @@ Cors = Annotated[
         rich_help_panel=_ACCESS,
     ),
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A name by which clients or a proxy ask for it; * for any. Without this option a server on localhost that "
+        "asks for no key answers to localhost and addresses alone. May be given again.",
+        rich_help_panel=_ACCESS,
+    ),
+]
 MaxSessions = Annotated[int, typer.Option(min=1, help="Streams at a time.", rich_help_panel=_LIMITS)]
 LoadShare = Annotated[
     float,
@@ -63,6 +72,7 @@ LoadShare = Annotated[
 ]
 MaxConnections = Annotated[int, typer.Option(min=1, help="Of all kinds, idle ones too.", rich_help_panel=_LIMITS)]
 MaxUploadMb = Annotated[int, typer.Option(min=1, help="Size of a file.", rich_help_panel=_LIMITS)]
+MaxUploadSeconds = Annotated[float, typer.Option(min=1, help="For a file to come.", rich_help_panel=_LIMITS)]
 MaxUploads = Annotated[int, typer.Option(min=1, help="Files at a time.", rich_help_panel=_LIMITS)]
 MaxStreamSeconds = Annotated[float, typer.Option(min=1, help="Audio in one stream or file.", rich_help_panel=_LIMITS)]
 IdleSeconds = Annotated[
@@ -107,11 +117,13 @@ def serve(
     lm_weight: shared.LmWeight = None,
     api_key_env: ApiKeyVariable = KEY_VARIABLE,
     cors: Cors = None,
+    allow_host: AllowHost = None,
     max_sessions: MaxSessions = 100,
     load_share: LoadShare = 0.5,
     max_connections: MaxConnections = 1000,
     max_upload_mb: MaxUploadMb = 256,
     max_uploads: MaxUploads = 8,
+    max_upload_seconds: MaxUploadSeconds = 600.0,
     max_stream_seconds: MaxStreamSeconds = 14_400.0,
     idle_seconds: IdleSeconds = 60.0,
     grace_seconds: GraceSeconds = 10.0,
@@ -147,6 +159,7 @@ def serve(
             load_share=load_share,
             max_upload_bytes=max_upload_mb << 20,
             max_uploads=max_uploads,
+            max_upload_seconds=max_upload_seconds,
             max_stream_seconds=max_stream_seconds,
             idle_seconds=idle_seconds,
         )
@@ -158,6 +171,7 @@ def serve(
             device=device.value,
             api_key=_api_key(api_key_env),
             cors=tuple(cors or ()),
+            allow_hosts=tuple(allow_host or ()),
             wyoming_port=wyoming,
             sample_rate=sample_rate,
             grace_seconds=grace_seconds,
@@ -187,7 +201,10 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
         engine = make_engine()
         address = f"[{config.host}]" if ":" in config.host else config.host
         say(f"http://{address}:{listener.getsockname()[1]}/ui; WebSocket at /, OpenAI API at /v1; Ctrl-C stops")
-        Server(create_app(config, engine), config).run([listener])
+        server = Server(create_app(config, engine), config)
+        server.run([listener])
+    if server.failed:
+        raise SpellstreamError("the server has ended for a fault of its own: see its log")
 
 
 def _api_key(variable: str) -> str | None:

@@ -11,6 +11,7 @@ from streaming.engine import StreamConfig
 
 __all__ = ["Limits", "ServerConfig"]
 
+_HOST = re.compile(r"\*|[\w.-]+", re.ASCII)
 # As browsers write it, without a path: with so much as a slash at its end it would never be met.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
@@ -25,6 +26,7 @@ class Limits:
     max_message_bytes: int = 1 << 20  # of one WebSocket message
     max_upload_bytes: int = 256 << 20  # of one request's body
     max_uploads: int = 8  # requests with a body at a time
+    max_upload_seconds: float = 600.0  # for a request's body to come
     max_stream_seconds: float = 4 * 3600.0  # of audio in one stream
     max_behind_seconds: float = 10.0  # of one stream's audio that may wait to be heard
     max_events: int = 256  # of one stream that may wait to be read
@@ -34,7 +36,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_sessions", "max_message_bytes", "max_upload_bytes", "max_uploads"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("max_stream_seconds", "max_events", "idle_seconds", "send_seconds"):
+        for name in ("max_upload_seconds", "max_stream_seconds", "max_events", "idle_seconds", "send_seconds"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         require(self.load_share > 0, "load_share", self.load_share, "positive")
         require(self.max_behind_seconds >= 1, "max_behind_seconds", self.max_behind_seconds, "at least 1")
@@ -51,6 +53,7 @@ class ServerConfig:
     device: str = "auto"
     api_key: str | None = None  # nobody is asked for one where it is None
     cors: tuple[str, ...] = ()  # origins whose pages may use the server; "*" for all
+    allow_hosts: tuple[str, ...] = ()  # names by which it may be asked for, beside those of this machine; "*" for all
     wyoming_port: int | None = None
     sample_rate: int = 8000  # of WebSocket clients that do not tell theirs, as with vosk-server
     grace_seconds: float = 10.0  # for streams to finish when the server is stopped
@@ -63,6 +66,8 @@ class ServerConfig:
         require(self.api_key is None or bool(self.api_key), "api_key", "", "not empty")
         for origin in self.cors:
             require(bool(_ORIGIN.fullmatch(origin)), "cors", origin, "an origin, as https://example.org, or *")
+        for name in self.allow_hosts:
+            require(bool(_HOST.fullmatch(name)), "allow_hosts", name, "a name, as speech.example.org, or *")
         clash = self.wyoming_port is not None and self.wyoming_port == self.port
         require(not clash, "wyoming_port", self.wyoming_port, "another than port")
         require(self.grace_seconds >= 0, "grace_seconds", self.grace_seconds, "at least 0")

@@ -12,10 +12,10 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import IO, BinaryIO, NamedTuple, TypeVar, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,16 +25,13 @@ from asr.audio_file import duration_seconds
 from asr.errors import AudioError
 from asr.segment import SegmentConfig, Span, steps
 from asr.transcript import Segment
-from streaming.server.service import OverloadError, Service
+from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
-
-T = TypeVar("T")
 
 # Shorter than where nobody waits: live streams stand still while a span is decoded.
 _SPANS = SegmentConfig(max_seconds=10.0)
 _BLOCK_SECONDS = 5.0
-_GRACE_SHARE = 0.7  # of the time that a server has to stop; in the rest, clients are told
 _END = Span(math.inf, torch.zeros(0))
 _NAME = "file"  # what errors call it: its name is the client's, and stays there
 
@@ -72,43 +69,25 @@ class FileDecoder:
 
         Raises:
             AudioError: it cannot be read; TooLongError: it is longer than `max_stream_seconds`.
-            OverloadError: the server is being stopped, and the file takes longer than its time of grace.
+            OverloadError: the server is being stopped before the file is done, or has failed.
         """
         reading = _Reading(file, self._service.config.limits.max_stream_seconds)
-        stopping = asyncio.ensure_future(self._time_is_up())
-        recogniser = self._service.recogniser
-        search = replace(self._service.engine.final, nbest=1)
+        service, recogniser = self._service, self._service.recogniser
+        search = replace(service.engine.final, nbest=1)
         loop = asyncio.get_running_loop()
         try:
-            while (span := await _before(stopping, loop.run_in_executor(self._reader, reading.step))) is not _END:
+            while (span := await service.before_stop(loop.run_in_executor(self._reader, reading.step))) is not _END:
                 segment = None
                 if span is not None:
-                    decoded = self._service.run(recogniser.decode, [span.waveform], search, True)
-                    (segment,) = await _before(stopping, decoded)
+                    (segment,) = await service.before_stop(
+                        service.run(recogniser.decode, [span.waveform], search, True)
+                    )
                     segment = segment.shifted(span.start_seconds) if segment.text else None
                 yield Part(segment, reading.seconds)
             yield Part(None, reading.seconds)
         finally:
-            stopping.cancel()
             reading.stop()
             self._reader.submit(reading.close)  # after the read that may be under way
-
-    async def _time_is_up(self) -> None:
-        """Wait until the server is being stopped, and most of its time of grace is over."""
-        await self._service.draining.wait()
-        await asyncio.sleep(_GRACE_SHARE * self._service.config.grace_seconds)
-
-
-async def _before(stopping: asyncio.Future[None], work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when `stopping` is done first: then OverloadError."""
-    working = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise OverloadError("the server is being stopped: send the file again", "stopping")
-        return working.result()
-    finally:
-        working.cancel()
 
 
 class _Reading:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming.server.answers import overloaded, problem
 from streaming.server.config import Limits
-from streaming.server.metrics import Metrics
-from streaming.server.service import OverloadError
+from streaming.server.service import OverloadError, Service
 
 __all__ = ["BodyLimit"]
 
@@ -20,39 +20,41 @@ _BODILESS = ("GET", "HEAD", "OPTIONS")
 class BodyLimit:
     """ASGI middleware that bounds how many requests with a body there are at a time, how large and how slow one may be.
 
-    Bytes are counted as they come, whatever the headers say of them.
+    Bytes are counted as they come, whatever the headers say of them. A server that is being stopped takes none, and
+    those that are under way have to come in its time of grace.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service, self._limits = app, service, service.limits
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http" or scope["method"] in _BODILESS:
             return await self._app(scope, receive, send)
-        if self._open >= self._limits.max_uploads:
-            self._metrics.refused.labels("uploads").inc()
-            busy = OverloadError(f"{self._open} requests are being worked on, and that is all there may be", "uploads")
-            return await overloaded(busy)(scope, receive, send)
+        if refusal := self._refusal():
+            self._service.metrics.refused.labels(refusal.reason).inc()
+            return await overloaded(refusal)(scope, receive, send)
         if _declared_bytes(scope) > self._limits.max_upload_bytes:
-            return await problem(413, self._too_large)(scope, receive, send)
+            return await problem(413, _too_large(self._limits))(scope, receive, send)
         self._open += 1
         try:
-            return await self._app(scope, _Body(receive, self._limits, self._too_large), send)
+            return await self._app(scope, _Body(receive, self._service), send)
         finally:
             self._open -= 1
 
-    @property
-    def _too_large(self) -> str:
-        return f"the request is larger than {self._limits.max_upload_bytes} bytes, which is all that it may be"
+    def _refusal(self) -> OverloadError | None:
+        if self._open >= self._limits.max_uploads:
+            return OverloadError(f"{self._open} requests are being worked on, and that is all there may be", "uploads")
+        return self._service.stopping()
 
 
 class _Body:
     """A request's `receive` that gives up on a body that is too large or too slow."""
 
-    def __init__(self, receive: Receive, limits: Limits, too_large: str) -> None:
-        self._receive, self._limits, self._too_large = receive, limits, too_large
+    def __init__(self, receive: Receive, service: Service) -> None:
+        self._receive, self._service, self._limits = receive, service, service.limits
+        self._deadline = time.monotonic() + self._limits.max_upload_seconds
         self._bytes = 0
         self._more = True
 
@@ -60,15 +62,27 @@ class _Body:
         """The next message."""
         if not self._more:  # what follows is waiting for the client to go away, and that may take long
             return await self._receive()
-        try:
-            message = await asyncio.wait_for(self._receive(), self._limits.idle_seconds)
-        except asyncio.TimeoutError:
-            raise HTTPException(408, f"nothing came for {self._limits.idle_seconds:g} s") from None
+        message = await self._in_time()
         self._bytes += len(message.get("body", b""))
         self._more = message.get("more_body", False)
         if self._bytes > self._limits.max_upload_bytes:
-            raise HTTPException(413, self._too_large)
+            raise HTTPException(413, _too_large(self._limits))
         return message
+
+    async def _in_time(self) -> Message:
+        idle, left = self._limits.idle_seconds, self._deadline - time.monotonic()
+        try:
+            return await self._service.before_stop(asyncio.wait_for(self._receive(), min(idle, left)))
+        except asyncio.TimeoutError:
+            whole = f"it took longer than {self._limits.max_upload_seconds:g} s, which is all that it may"
+            raise HTTPException(408, f"nothing came for {idle:g} s" if idle < left else whole) from None
+        except OverloadError as error:  # in a form that FastAPI lets through
+            headers = {"Retry-After": str(error.retry_after_seconds)}
+            raise HTTPException(503, str(error), headers) from None
+
+
+def _too_large(limits: Limits) -> str:
+    return f"the request is larger than {limits.max_upload_bytes} bytes, which is all that it may be"
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -1,9 +1,10 @@
-"""How late the streams of a server are, and whether there is room for another one."""
+"""How late the streams of a server are, what they cost, and whether there is room for another one."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,75 +12,103 @@ import torch
 
 from streaming.engine import Engine
 
-__all__ = ["BURST", "WINDOW_SECONDS", "Load", "warm_up"]
+__all__ = ["BURST", "MAX_USE", "WINDOW_SECONDS", "Load", "Turn", "warm_up"]
 
-WINDOW_SECONDS = 3.0  # what was longer ago says nothing of how late streams are now
-BURST = 8  # so many may come within the window whatever is known of those before
+WINDOW_SECONDS = 10.0  # shorter ones differ by chance, and who asks often enough would come in by the best of them
+BURST = 4  # streams of which nothing is known yet may be so many, or as many as those that are known
+MAX_USE = 0.8  # of the engine's time that streams may need: people do not speak evenly
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """One step of all streams, as it was."""
 
-    at: float
+    at: float  # when it was done
     compute_seconds: float
-    audio_seconds: float
+    audio_seconds: float  # of all streams together
     latencies: tuple[float, ...]  # of each stream in it, from when its audio was there to when it was heard
+    streams: int  # that were open
 
 
 @dataclass
 class Load:
     """Measures of the last seconds."""
 
-    _turns: deque[_Turn] = field(default_factory=deque)
-    _opened: deque[float] = field(default_factory=deque)
+    _turns: deque[Turn] = field(default_factory=deque)
 
-    def opened(self, now: float) -> None:
-        """A stream was admitted."""
-        self._opened.append(now)
-
-    def heard(self, now: float, compute_seconds: float, audio_seconds: float, latencies: tuple[float, ...]) -> None:
+    def heard(self, turn: Turn) -> None:
         """A step was done."""
-        self._turns.append(_Turn(now, compute_seconds, audio_seconds, latencies))
-        self._forget(now)
+        self._turns.append(turn)
+        self._recent(turn.at)
 
-    def latency_seconds(self, now: float) -> float:
-        """The 95th percentile of the streams' latencies; 0 where nothing was heard."""
-        self._forget(now)
-        latencies = sorted(latency for turn in self._turns for latency in turn.latencies)
-        return latencies[math.ceil(0.95 * len(latencies)) - 1] if latencies else 0.0
+    def has_room(self, now: float, streams: int, max_latency_seconds: float, max_use: float) -> bool:
+        """Whether the open streams stay in time with one more.
 
-    def has_room(self, now: float, streams: int, bound_seconds: float) -> bool:
-        """Whether the latency stays within the bound with one more stream.
-
-        Those that came within the window hardly show in it yet. With them it may grow as the number of streams does,
-        not faster, as they share their steps; a few may come in any case.
+        All that was measured is taken for as many streams as were open then, whichever they were, and scaled to one
+        more than are open now: those that have gone count no more, those that have hardly begun count in full.
 
         Args:
-            now: on the clock of the other calls.
+            now: on the clock of the turns.
             streams: that are open.
-            bound_seconds: of the latency.
+            max_latency_seconds: bound of their latency. It shows whatever makes them late.
+            max_use: bound of `use`, which shows first where the latency stays low up to where it grows without end.
         """
         if streams == 0:
             return True  # there is nobody to delay, however slow the machine
-        latency = self.latency_seconds(now)
-        if latency > bound_seconds:
+        known = _mean_streams(self._recent(now))
+        if streams - known >= max(BURST, known):
             return False
-        if len(self._opened) < BURST:
-            return True
-        known = streams - len(self._opened)
-        return known > 0 and latency * (streams + 1) <= bound_seconds * known
+        return self.latency_seconds(now, streams + 1) <= max_latency_seconds and self.use(now, streams + 1) <= max_use
+
+    def latency_seconds(self, now: float, streams: int) -> float:
+        """The 95th percentile of the latencies, grown as the number of streams has; 0 where nothing was heard."""
+        turns = self._recent(now)
+        latencies = sorted(latency * streams / turn.streams for turn in turns for latency in turn.latencies)
+        return latencies[math.ceil(0.95 * len(latencies)) - 1] if latencies else 0.0
+
+    def use(self, now: float, streams: int) -> float:
+        """The share of the engine's time that so many streams need, those that come faster than real time at that."""
+        turns = self._recent(now)
+        if not (audio := sum(turn.audio_seconds for turn in turns)):
+            return 0.0
+        known = _mean_streams(turns)
+        rate = min(known, audio / max(1.0, now - turns[0].at))  # seconds of audio in a second
+        return _marginal_cost(turns) * rate * streams / known
 
     def real_time_factor(self, now: float) -> float:
         """Seconds of computing for a second of audio."""
-        self._forget(now)
-        audio = sum(turn.audio_seconds for turn in self._turns)
-        return sum(turn.compute_seconds for turn in self._turns) / audio if audio else 0.0
+        turns = self._recent(now)
+        return _mean_cost(turns) if any(turn.audio_seconds for turn in turns) else 0.0
 
-    def _forget(self, now: float) -> None:
+    def _recent(self, now: float) -> deque[Turn]:
         while self._turns and self._turns[0].at < now - WINDOW_SECONDS:
             self._turns.popleft()
-        while self._opened and self._opened[0] < now - WINDOW_SECONDS:
-            self._opened.popleft()
+        return self._turns
+
+
+def _mean_streams(turns: Sequence[Turn]) -> float:
+    return sum(turn.streams for turn in turns) / len(turns) if turns else 0.0
+
+
+def _mean_cost(turns: Sequence[Turn]) -> float:
+    return sum(turn.compute_seconds for turn in turns) / sum(turn.audio_seconds for turn in turns)
+
+
+def _marginal_cost(turns: Sequence[Turn]) -> float:
+    """Seconds of computing for another second of audio in a turn: at most what one costs on average.
+
+    It is less where a turn costs something whatever is in it, as on a GPU: there the engine may be at work all the time
+    with room for many more. By least squares, and not less than twice the standard error above that.
+    """
+    mean_cost, count = _mean_cost(turns), len(turns)
+    audio = sum(turn.audio_seconds for turn in turns) / count
+    compute = sum(turn.compute_seconds for turn in turns) / count
+    points = [(turn.audio_seconds - audio, turn.compute_seconds - compute) for turn in turns]
+    spread = sum(x * x for x, _ in points)
+    if count < 3 or not spread:
+        return mean_cost
+    slope = sum(x * y for x, y in points) / spread
+    error = math.sqrt(sum((y - slope * x) ** 2 for x, y in points) / (count - 2) / spread)
+    return min(mean_cost, max(0.0, slope) + 2 * error)
 
 
 def warm_up(engine: Engine) -> None:

@@ -45,14 +45,16 @@ class Metrics:
         self.audio_seconds = Counter("spellstream_audio_seconds", "Audio of streams that was heard", registry=registry)
         self.compute_seconds = Counter("spellstream_compute_seconds", "Time spent on streams", registry=registry)
         self.dropped_seconds = Counter(
-            "spellstream_dropped_audio_seconds", "Audio of live streams that was dropped unheard", registry=registry
+            "spellstream_dropped_audio_seconds",
+            "Audio of live streams that was dropped unheard, as the engine was late",
+            registry=registry,
         )
         self.real_time_factor = Gauge(
             "spellstream_real_time_factor", "Computing for a second of audio, over the last seconds", registry=registry
         )
         self.finals = Counter("spellstream_finals", "Segments that were finished", registry=registry)
         self.failures = Counter(
-            "spellstream_failures", "Steps that failed for a fault of the server", registry=registry
+            "spellstream_failures", "Steps and pieces of files that failed for a fault of the server", registry=registry
         )
         self.requests = Counter(
             "spellstream_requests", "HTTP requests", ["method", "route", "status"], registry=registry

@@ -19,7 +19,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from asr.errors import SpellstreamError
 from streaming.server.config import ServerConfig
 from streaming.server.logs import note
-from streaming.server.metrics import Metrics
 from streaming.server.service import Service
 
 __all__ = ["Server", "listen"]
@@ -63,7 +62,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_bounded(limits.max_connections, app.state.service.metrics),
+                http=_bounded(app.state.service),
                 ws="websockets-sansio",
                 ws_max_size=limits.max_message_bytes,
                 ws_per_message_deflate=False,  # PCM hardly shrinks, and each connection would need memory for it
@@ -73,7 +72,9 @@ class Server(uvicorn.Server):
                 backlog=max(128, min(2048, limits.max_connections)),
             )
         )
+        self.failed = False  # it ends for a fault of its own
         self._service: Service = app.state.service
+        self._service.connections.append(self.server_state.connections)
         self._limits, self._grace_seconds = limits, config.grace_seconds
         self._watched: dict[Any, _Seen] = {}
         _allow_files(limits.max_connections + _SPARE_FILES)
@@ -84,7 +85,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after connections now and then; whether to exit."""
+        """Look after connections now and then; whether to exit: also where only a new start will help."""
+        if not (self._service.healthy or self.failed):
+            self.failed = self.should_exit = True
+            note(_LOG, "the engine has failed for good: the server ends", logging.CRITICAL)
         if counter % _TICKS == 0:
             self._sweep()
         return await super().on_tick(counter)
@@ -108,7 +112,7 @@ class Server(uvicorn.Server):
     def _sweep(self) -> None:
         """Drop who connects and asks for nothing, and who reads nothing of what is sent."""
         now, connections = time.monotonic(), self.server_state.connections
-        self._service.metrics.connections.set(len(connections))
+        self._service.metrics.connections.set(self._service.open_connections)
         self._watched = {c: _Seen.of(c, self._watched.get(c), now) for c in connections}
         for connection, seen in self._watched.items():
             if now - seen.asked > self._limits.idle_seconds or now - seen.read > self._limits.send_seconds:
@@ -135,7 +139,7 @@ class _Seen:
         return cls(unread, before.read if stuck else now, now if at_work else before.asked)
 
 
-def _bounded(max_connections: int, metrics: Metrics) -> type[HttpToolsProtocol]:
+def _bounded(service: Service) -> type[HttpToolsProtocol]:
     """A protocol that turns connections away when there are enough, and ends those that ask for too much at once."""
 
     class Bounded(HttpToolsProtocol):
@@ -145,8 +149,8 @@ def _bounded(max_connections: int, metrics: Metrics) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > max_connections:
-                metrics.refused.labels("connections").inc()
+            if service.open_connections > service.limits.max_connections:
+                service.metrics.refused.labels("connections").inc()
                 transport.write(_BUSY)
                 transport.close()
 

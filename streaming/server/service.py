@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from asr.audio import SAMPLE_RATE
@@ -21,7 +21,7 @@ from streaming.engine import Engine
 from streaming.events import Final
 from streaming.server.config import ServerConfig
 from streaming.server.engine_side import EngineSide
-from streaming.server.load import Load, warm_up
+from streaming.server.load import MAX_USE, Load, Turn, warm_up
 from streaming.server.logs import note
 from streaming.server.metrics import Metrics
 from streaming.server.stream import LimitError, Status, Stream
@@ -29,7 +29,8 @@ from streaming.server.stream import LimitError, Status, Stream
 __all__ = ["LimitError", "OverloadError", "Service", "Stream"]
 
 T = TypeVar("T")
-_MAX_FAILED_TURNS = 3
+_MAX_FAULTS = 3
+_GRACE_SHARE = 0.7  # of the time that a server has to stop; in the rest, clients are told
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,6 +62,7 @@ class Service:
         self.recogniser = engine.recogniser
         self.metrics = Metrics()
         self.draining = asyncio.Event()  # the server is being stopped: nothing new, and what is open is finished
+        self.connections: list[Sized] = []  # of each protocol, those that are open
         self._streams: set[Stream] = set()
         self._dropped: list[Stream] = []  # not finished, but nobody waits for more
         self._engine_side = EngineSide(engine, config.limits)
@@ -69,8 +71,9 @@ class Service:
         self._wake, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._load = Load()
-        self._turn_started = 0.0
-        self._failed_turns = 0  # in a row
+        self._turn_started = self._draining_since = 0.0
+        self._talks = 0
+        self._faults = 0  # of turns and jobs, in a row
         self._worker: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -89,18 +92,49 @@ class Service:
                 future.cancel()
 
     async def drain(self) -> None:
-        """Take nothing new, tell all streams to finish, and wait until they have."""
+        """Take nothing new, tell all streams to finish, and wait until they have, and their clients know."""
+        self._draining_since = time.monotonic()
         self.draining.set()
         await self._idle.wait()
 
-    def refusal(self) -> OverloadError | None:
-        """Why no stream can be opened now, if so."""
+    async def before_stop(self, work: Awaitable[T]) -> T:
+        """The result of `work`, unless the server is being stopped and most of its time of grace is over before that.
+
+        Raises:
+            OverloadError: it is; the work is cancelled.
+        """
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._last_call())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise OverloadError("the server is being stopped: send the file again", "stopping")
+            return working.result()
+        finally:
+            working.cancel()
+            stopping.cancel()
+
+    async def _last_call(self) -> None:
+        await self.draining.wait()
+        await asyncio.sleep(self._draining_since + _GRACE_SHARE * self.config.grace_seconds - time.monotonic())
+
+    def stopping(self) -> OverloadError | None:
+        """Why nothing new is taken any more, if so."""
         if self.draining.is_set():
             return OverloadError("the server is being stopped", "stopping")
+        if self._worker is not None and not self.healthy:
+            return OverloadError("the engine has failed: the server is being stopped", "stopping")
+        return None
+
+    def refusal(self) -> OverloadError | None:
+        """Why no stream can be opened now, if so."""
+        if stopping := self.stopping():
+            return stopping
         if len(self._streams) >= self.limits.max_sessions:
             return OverloadError(f"{len(self._streams)} streams are open, and that is all there may be", "sessions")
-        bound = self.limits.load_share * self.engine.chunk_samples / SAMPLE_RATE
-        if not self._load.has_room(time.monotonic(), len(self._streams), bound):
+        share = self.limits.load_share
+        bound = share * self.engine.chunk_samples / SAMPLE_RATE
+        # Whoever lets words come later than a chunk lets the engine fall behind by as much.
+        if not self._load.has_room(time.monotonic(), len(self._streams), bound, max(MAX_USE, share)):
             return OverloadError("the server is busy: another stream would delay those that are open", "load")
         return None
 
@@ -113,6 +147,18 @@ class Service:
         if refusal := self.refusal():
             self.metrics.refused.labels(refusal.reason).inc()
             raise refusal
+
+    @contextmanager
+    def talk(self) -> Iterator[None]:
+        """A client is being talked to: `drain` waits until it has been told whatever is to be said at the end."""
+        self._talks += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._talks -= 1
+            if not self._talks:
+                self._idle.set()
 
     @asynccontextmanager
     async def stream(
@@ -131,19 +177,16 @@ class Service:
         """
         stream = Stream(sample_rate, kind, live, self.limits, self._wake.set)
         self.check_room()
-        self._load.opened(time.monotonic())
         self._streams.add(stream)
-        self._idle.clear()
         self.metrics.streams.labels(kind).inc()
         self.metrics.opened.labels(kind).inc()
         opened = time.monotonic()
         try:
-            yield stream
+            with self.talk():
+                yield stream
         finally:
             self.metrics.streams.labels(kind).dec()
             self._streams.discard(stream)
-            if not self._streams:
-                self._idle.set()
             if not stream.done:
                 self._dropped.append(stream)
                 self._wake.set()
@@ -158,12 +201,22 @@ class Service:
         """How many streams are open."""
         return len(self._streams)
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open, of all protocols."""
+        return sum(map(len, self.connections))
+
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function that uses the model in the engine's thread, between two turns.
 
         Streams wait for as long as it takes, so it must be short. If the caller is cancelled before its turn, it is not
         run.
+
+        Raises:
+            OverloadError: the engine has failed.
         """
+        if self._worker is None or self._worker.done():
+            raise _failed()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.append((future, lambda: function(*args)))
         self.metrics.jobs.set(len(self._jobs))
@@ -173,7 +226,7 @@ class Service:
     @property
     def healthy(self) -> bool:
         """Whether streams are being stepped; otherwise only a new start will help."""
-        return self._worker is not None and not self._worker.done() and self._failed_turns < _MAX_FAILED_TURNS
+        return self._worker is not None and not self._worker.done() and self._faults < _MAX_FAULTS
 
     def update_metrics(self) -> None:
         """Bring up to date what is not counted as it happens."""
@@ -183,12 +236,21 @@ class Service:
     # --- the worker ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if await self._turn():
-                self._wake.set()  # there may be more to do: look again, after whoever else wants the event loop
-            await self._job()
+        try:
+            while self._faults < _MAX_FAULTS:
+                await self._wake.wait()
+                self._wake.clear()
+                if await self._turn():
+                    self._wake.set()  # there may be more to do: look again, after whoever else wants the event loop
+                await self._job()
+        except Exception:
+            _LOG.exception("a fault outside of a step: %d streams are dropped", len(self._streams))
+            self.metrics.failures.inc()
+        for stream in self._streams:
+            stream.fail(SpellstreamError("the server has failed"))
+        for future, _ in self._jobs:
+            if not future.done():
+                future.set_exception(_failed())
 
     async def _turn(self) -> bool:
         """Step the streams once; whether there was anything to do."""
@@ -203,7 +265,7 @@ class Service:
         except Exception:
             self._start_afresh()
             return True
-        self._failed_turns = 0
+        self._faults = 0
         self._measure(statuses, {order.stream: order.arrived or before for order in orders}, before)
         for stream, status in statuses.items():
             stream.turned(status)
@@ -216,7 +278,7 @@ class Service:
         now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
         latencies = tuple(now - arrived.get(stream, before) for stream in heard)
         taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
-        self._load.heard(now, taken, audio, latencies)
+        self._load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self._streams))))
         self.metrics.step.observe(taken)
         for latency in latencies:
             self.metrics.latency.observe(latency)
@@ -230,7 +292,7 @@ class Service:
         """A turn failed, for a fault that is not the clients': no state can be trusted, so all streams are dropped."""
         _LOG.exception("a step failed: %d streams are dropped", len(self._streams))
         self.metrics.failures.inc()
-        self._failed_turns += 1
+        self._faults += 1
         self._engine_side = EngineSide(self.engine, self.limits)
         for stream in self._streams:
             stream.fail(SpellstreamError("the server failed to go on with this stream"))
@@ -248,8 +310,16 @@ class Service:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
         except Exception as error:
+            if not isinstance(error, SpellstreamError):
+                self.metrics.failures.inc()
+                self._faults += 1
             if not future.done():
                 future.set_exception(error)
         else:
+            self._faults = 0
             if not future.done():
                 future.set_result(result)
+
+
+def _failed() -> OverloadError:
+    return OverloadError("the engine has failed: send the file again", "stopping")

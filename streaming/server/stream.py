@@ -108,7 +108,8 @@ class Stream:
         else:
             waveform = self._samples(audio)
         room = self._limits.max_behind_seconds / 2
-        for piece in waveform.split(max(1, round(_PIECE_SECONDS * self.sample_rate))):
+        piece_seconds = min(_PIECE_SECONDS, room / 2)  # what is there and a piece fit: nothing is dropped unasked
+        for piece in waveform.split(max(1, round(piece_seconds * self.sample_rate))):
             while self.error is None and self._inbox_seconds + (0 if self.live else self._waiting_seconds) > room:
                 await self._turned.wait()
             self._check()

@@ -37,12 +37,17 @@ class ProtocolError(SpellstreamError):
 
 @dataclass(frozen=True)
 class VoskConfig:
-    """What a client may set; `phrase_list` is accepted and changes nothing, as the model knows no grammar."""
+    """What a client may set; `phrase_list` is accepted and changes nothing, as the model knows no grammar.
+
+    `live` is no setting of vosk-server's: where the engine is late, the client does not wait, but the oldest audio is
+    dropped, and each answer says how much of it so far.
+    """
 
     sample_rate: int
     words: bool = True
     max_alternatives: int = 0
     phrase_list: tuple[str, ...] = ()
+    live: bool = False
 
     def updated(self, given: object, model: str) -> VoskConfig:
         """With what a config message sets; what it sets beyond these is ignored, as vosk-server does.
@@ -56,7 +61,7 @@ class VoskConfig:
         for name, value in given.items():
             if name == "sample_rate":
                 changes[name] = _number(name, value, MIN_SAMPLE_RATE, MAX_SAMPLE_RATE)
-            elif name == "words":
+            elif name in ("words", "live"):
                 changes[name] = bool(_number(name, value, 0, 1))
             elif name == "max_alternatives":
                 changes[name] = _number(name, value, 0, _MAX_ALTERNATIVES)
@@ -114,21 +119,22 @@ class _Client:
     async def serve(self) -> None:
         """Talk until either side ends it; whatever goes wrong is told to the client."""
         draining = asyncio.ensure_future(self._service.draining.wait())
-        try:
-            async with AsyncExitStack() as stack:
-                await self._talk(stack, draining)
-        except WebSocketDisconnect:
-            pass
-        except (ProtocolError, AudioError) as error:
-            await self._refuse(error, BAD_DATA)
-        except OverloadError as error:
-            await self._refuse(error, TRY_AGAIN)
-        except LimitError as error:
-            await self._refuse(error, POLICY)
-        except SpellstreamError as error:
-            await self._refuse(error, FAULT)
-        finally:
-            draining.cancel()
+        with self._service.talk():
+            try:
+                async with AsyncExitStack() as stack:
+                    await self._talk(stack, draining)
+            except WebSocketDisconnect:
+                pass
+            except (ProtocolError, AudioError) as error:
+                await self._refuse(error, BAD_DATA)
+            except OverloadError as error:
+                await self._refuse(error, TRY_AGAIN)
+            except LimitError as error:
+                await self._refuse(error, POLICY)
+            except SpellstreamError as error:
+                await self._refuse(error, FAULT)
+            finally:
+                draining.cancel()
 
     async def _talk(self, stack: AsyncExitStack, draining: asyncio.Future[Any]) -> None:
         self._service.check_room()  # rather than when the client has begun to speak
@@ -136,6 +142,8 @@ class _Client:
             message = await self._receive(draining)
             if message is None:
                 await self._end()
+                if not self._service.healthy:
+                    raise SpellstreamError("the server has failed")
                 return await self._close(GOING_AWAY, "the server is being stopped")
             if isinstance(message, bytes):
                 await self._hear(message, stack)
@@ -166,22 +174,26 @@ class _Client:
         if self._stream is not None and config.sample_rate != self._stream.sample_rate:
             raise ProtocolError(f"sample_rate is {self._stream.sample_rate}: it cannot change while audio comes")
         self._config = config
+        if self._stream is not None:
+            self._stream.live = config.live
 
     async def _hear(self, pcm: bytes, stack: AsyncExitStack) -> None:
         """Take audio, and answer with what has been heard once that includes it.
 
         When the engine is late, the answer waits no longer than the audio is: a client that waits for each answer must
-        not fall behind because of it.
+        not fall behind because of it. A live one gets it in half of that, and can make up for what it is behind.
         """
         if self._stream is None:
-            self._stream = await stack.enter_async_context(self._service.stream(self._config.sample_rate, kind="vosk"))
+            opening = self._service.stream(self._config.sample_rate, kind="vosk", live=self._config.live)
+            self._stream = await stack.enter_async_context(opening)
         try:
             await self._stream.push(pcm)
         except LimitError:
             if self._stream.error is None:  # it has become too long, and what it said until then is not lost
                 await self._end()
             raise
-        await self._stream.heard(len(pcm) / (2 * self._stream.sample_rate))
+        seconds = len(pcm) / (2 * self._stream.sample_rate)
+        await self._stream.heard(seconds / 2 if self._stream.live else seconds)
         await self._answer(self._stream.take())
 
     async def _answer(self, events: Sequence[Event]) -> None:
@@ -208,6 +220,8 @@ class _Client:
         await self._send(self._config.result([event for event in events if isinstance(event, Final)]))
 
     async def _send(self, answer: dict[str, Any]) -> None:
+        if self._stream is not None and self._stream.dropped_seconds:
+            answer["dropped_seconds"] = round(self._stream.dropped_seconds, 3)
         await self._socket.send_text(json.dumps(answer, ensure_ascii=False))
 
     async def _refuse(self, error: SpellstreamError, code: int) -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +31,7 @@ from asr.errors import ConfigError, SpellstreamError
 from streaming.events import Final
 from streaming.server.service import OverloadError, Service, Stream
 
-__all__ = ["serve"]
+__all__ = ["serving"]
 
 _LOG = logging.getLogger(__name__)
 _LINE_BYTES = 1 << 16  # of a header, and of the JSON that may follow it
@@ -47,16 +51,18 @@ class _Format(NamedTuple):
     channels: int
 
 
-async def serve(service: Service, host: str, port: int) -> None:
-    """Answer clients until cancelled; then the port is closed, and so is every connection.
+@asynccontextmanager
+async def serving(service: Service, host: str, port: int) -> AsyncIterator[None]:
+    """Answer clients while this is open; then the port is closed, and so is every connection.
 
     Raises:
         ConfigError: the port cannot be listened on.
     """
     connections: set[asyncio.Task[None]] = set()
+    service.connections.append(connections)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(connections) >= service.limits.max_connections:
+        if service.open_connections >= service.limits.max_connections:
             service.metrics.refused.labels("connections").inc()
             writer.transport.abort()
             return
@@ -69,7 +75,7 @@ async def serve(service: Service, host: str, port: int) -> None:
     except OSError as error:
         raise ConfigError(f"wyoming: cannot listen on {host}:{port}: {error.strerror or error}") from error
     try:
-        await server.serve_forever()
+        yield
     finally:
         server.close()
         for connection in connections:
@@ -268,7 +274,7 @@ def _mono(pcm: bytes, audio: _Format) -> Tensor:
 
 def _info(service: Service) -> Info:
     name, language = service.config.model_name, service.config.language
-    maker = Attribution("Spellstream", "")
+    maker = Attribution("Spellstream", _project_url())
     about: dict[str, Any] = {"attribution": maker, "installed": True, "version": asr.__version__}
     model = AsrModel(name, description=f"{name} ({language})", languages=[language], **about)
     program = AsrProgram(
@@ -279,3 +285,14 @@ def _info(service: Service) -> Info:
         **about,
     )
     return Info(asr=[program])
+
+
+@cache
+def _project_url() -> str:
+    """Where the project is to be found, as the installed package says; "" where it does not."""
+    try:
+        about = metadata.metadata("spellstream")
+    except metadata.PackageNotFoundError:
+        return ""
+    urls = (entry.partition(",")[2].strip() for entry in about.get_all("Project-URL", []))
+    return next(urls, "")

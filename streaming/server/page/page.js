@@ -53,7 +53,7 @@ function showProblem(error) {
 
 function showDropped(seconds) {
   $("warning").hidden = seconds === 0;
-  const text = `The connection is too slow: ${Math.ceil(seconds)} s of speech dropped.`;
+  const text = `The connection or the server is too slow: ${Math.ceil(seconds)} s of speech dropped.`;
   if (seconds && $("warning").textContent !== text) $("warning").textContent = text;
 }
 

@@ -98,7 +98,8 @@ class Stream {
     this.socket = socket;
     this.bytesPerSecond = 2 * sampleRate;
     this.sentSeconds = 0;
-    this.droppedSeconds = 0;
+    this.unsentSeconds = 0;
+    this.unheardSeconds = 0;
     this.finishing = false;
     this.closed = new Promise((resolve) => (this.resolveClosed = resolve));
     socket.onmessage = ({ data }) => this.receive(data, onPartial, onFinal);
@@ -106,7 +107,7 @@ class Stream {
       this.resolveClosed({ code, reason });
       if (!this.finishing) onEnd(closure(code, reason));
     };
-    socket.send(JSON.stringify({ config: { sample_rate: sampleRate, words: true } }));
+    socket.send(JSON.stringify({ config: { sample_rate: sampleRate, words: true, live: true } }));
   }
 
   /** Sends s16le samples, unless so many wait already that the words would come far too late. */
@@ -114,15 +115,21 @@ class Stream {
     const seconds = pcm.byteLength / this.bytesPerSecond;
     if (this.socket.readyState !== WebSocket.OPEN) return;
     if (this.socket.bufferedAmount > MAX_BUFFERED_SECONDS * this.bytesPerSecond) {
-      this.droppedSeconds += seconds;
+      this.unsentSeconds += seconds;
       return;
     }
     this.socket.send(pcm);
     this.sentSeconds += seconds;
   }
 
+  /** What the connection could not carry, and what the server had no time to hear. */
+  get droppedSeconds() {
+    return this.unsentSeconds + this.unheardSeconds;
+  }
+
   receive(data, onPartial, onFinal) {
     const message = JSON.parse(data);
+    this.unheardSeconds = message.dropped_seconds ?? this.unheardSeconds;
     if (typeof message.text === "string") {
       if (message.text.trim()) onFinal(segment(message.text, message.result));
       else onPartial(""); // what had seemed to be words was none

@@ -1,0 +1,120 @@
+"""How many streams are let in: a pure function of what the engine's last steps took."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from streaming.server.load import BURST, MAX_USE, WINDOW_SECONDS, Load, Turn
+
+CHUNK_SECONDS = 0.6
+BOUND = CHUNK_SECONDS / 2
+
+
+def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0.001, audio: float = 0.1) -> Load:
+    """Turns, all alike, in the five seconds up to 0."""
+    load = Load()
+    for n in range(turns):
+        load.heard(Turn(5 * (n / turns - 1), compute, audio, (latency,), streams))
+    return load
+
+
+def room(load: Load, streams: int, now: float = 0.0) -> bool:
+    return load.has_room(now, streams, BOUND, MAX_USE)
+
+
+def test_streams_that_come_together_are_let_in_a_few_at_a_time() -> None:
+    """As long as nobody knows what they cost; then as many as are known."""
+    assert [room(Load(), streams) for streams in (0, BURST - 1, BURST)] == [True, True, False]
+    assert [room(measured(20, 50), streams) for streams in (20, 39, 40)] == [True, True, False]
+
+
+def test_many_short_streams_are_let_in_one_after_the_other() -> None:
+    """Those that had ended counted as ones of which nothing is known, so that the next were refused, at no load."""
+    load, now = Load(), 0.0
+    for _ in range(200):  # each of which is open for four turns
+        now += 0.05
+        load.heard(Turn(now, 0.002, 0.2, (0.003,) * 4, 4))
+        assert room(load, 4, now)
+
+
+def test_late_streams_close_the_door_until_enough_of_them_have_gone() -> None:
+    """At once then, and not only when all that was measured before is forgotten."""
+    load = measured(20, 50, latency=0.4)
+    assert [room(load, streams) for streams in (20, 15, 14, 10)] == [False, False, True, True]
+    assert room(load, 0)  # nobody is delayed: it had refused the next stream of the only client of a slow machine
+    assert room(load, 3, WINDOW_SECONDS + 0.1)
+
+
+def test_the_door_closes_before_latency_tells_where_each_stream_takes_its_share() -> None:
+    """Six streams, each of which takes an eighth of the time: they are in time, and so would be eight, but not nine."""
+    load = measured(6, 50, latency=0.1, compute=0.075, audio=CHUNK_SECONDS)
+    assert load.use(0.0, 6) == pytest.approx(0.75)
+    assert not room(load, 6)
+    assert room(load, 5)
+
+
+def test_a_device_that_is_always_at_work_may_have_room() -> None:
+    """A turn takes 15 ms whatever is in it: the more streams there are, the more share one."""
+    load, generator = Load(), random.Random(0)
+    for n in range(300):
+        chunks = generator.randint(8, 18)
+        compute = 0.015 + 0.0002 * chunks + generator.uniform(-0.001, 0.001)
+        load.heard(Turn(n / 60, compute, CHUNK_SECONDS * chunks, (0.03,) * chunks, 500))
+    assert load.real_time_factor(5.0) * 500 > 1.0
+    assert load.use(5.0, 500) == pytest.approx(500 * 0.0002 / CHUNK_SECONDS, abs=0.1)
+    assert room(load, 500, 5.0)
+
+
+def test_who_sends_faster_than_real_time_does_not_keep_others_out() -> None:
+    """A recording takes all the time that nobody else needs."""
+    load = measured(1, 50, latency=0.1, compute=0.1, audio=1.0)
+    assert load.use(0.0, 2) == pytest.approx(0.2)
+    assert room(load, 1)
+
+
+def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
+    load = Load()
+    load.heard(Turn(0.0, 0.1, 0.2, tuple(i / 100 for i in range(100)), 1))
+    assert load.latency_seconds(1.0, 1) == pytest.approx(0.94)
+    assert load.real_time_factor(1.0) == pytest.approx(0.5)
+    assert load.latency_seconds(WINDOW_SECONDS + 0.1, 1) == load.use(WINDOW_SECONDS + 0.1, 1) == 0.0
+
+
+@pytest.mark.parametrize(("turn_seconds", "chunk_cost"), [(0.002, 0.015), (0.05, 0.015)], ids=["shares", "batches"])
+def test_whoever_is_let_in_stays_in_time_however_many_knock(turn_seconds: float, chunk_cost: float) -> None:
+    """Four of five streams speak at a time, and two knock each second: once each lucky moment let another one in.
+
+    When half have left, there is room for others in less than a second.
+    """
+    generator, load = random.Random(1), Load()
+    now, knocked, due = 0.0, 0.0, list[float]()
+    late: list[tuple[float, float]] = []
+    admitted: list[float] = []
+    left = 0.0
+    while now < 50:
+        for _ in range(int((now - knocked) / 0.5)):
+            knocked += 0.5
+            if room(load, len(due), knocked):
+                due.append(knocked)
+                admitted.append(knocked)
+        if now > 48 and not left:
+            most, left, due = len(due), now, due[::2]
+        ready = [i for i, at in enumerate(due) if at <= now]
+        if not ready:
+            now = min([knocked + 0.5, *due])
+            continue
+        began = [due[i] for i in ready]
+        spoken = sum(generator.uniform(0.8, 1.2) if generator.random() < 0.8 else 0.1 for _ in ready)
+        compute = turn_seconds + chunk_cost * spoken
+        now += compute
+        for i in ready:
+            due[i] += CHUNK_SECONDS
+        load.heard(Turn(now, compute, CHUNK_SECONDS * len(ready), tuple(now - at for at in began), len(due)))
+        late += [(at, now - at) for at in began]
+    held = sorted(latency for at, latency in late if 30 < at < left)
+    assert held[math.ceil(0.95 * len(held)) - 1] < CHUNK_SECONDS
+    assert most > 0.6 * CHUNK_SECONDS / (0.82 * chunk_cost)
+    assert min(at for at in admitted if at > left) < left + 1
