@@ -63,13 +63,17 @@ class Attention(nn.Module, ABC):
     def forward(self, query: Tensor, memory: Memory, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """Look once: query `(B, query_size)` to context `(B, context_size)` and the next state."""
         scores = self._scores(self.to_query(query), memory, state.alignment)  # (B, heads, T)
-        allowed = memory.inside[:, None]
-        if self.config.window_frames is not None:
-            allowed = allowed & self._window(state.alignment, self.config.window_frames)
+        allowed = self.allowed(memory, state)
         # The lowest finite value and not -inf: an utterance without any frame then gives even weights, not NaN.
         scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min)
         alignment = scores.softmax(dim=-1).to(memory.values.dtype)
         return self._context(alignment, memory.values), AttentionState(alignment)
+
+    def allowed(self, memory: Memory, state: AttentionState) -> Tensor:
+        """`(B, 1, T)`: the frames that may be seen."""
+        inside = memory.inside[:, None]
+        width = self.config.window_frames
+        return inside if width is None else inside & self._window(state.alignment, width)
 
     @abstractmethod
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:

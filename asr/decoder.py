@@ -5,15 +5,15 @@ After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from asr.attention import AttentionState, Memory, build_attention
+from asr.attention import Attention, AttentionState, LocationAwareAttention, Memory, build_attention
 from asr.config import AttentionConfig, DecoderConfig
-from asr.deferred import Deferred
+from asr.deferred import DeferredAttention, DeferredCell
 
 __all__ = ["Decoder", "DecoderState"]
 
@@ -28,6 +28,13 @@ class DecoderState(NamedTuple):
     def select(self, rows: Tensor) -> DecoderState:
         """The state of the given rows `(B',)`, as a beam search reorders them."""
         return DecoderState(*(x.index_select(0, rows) for x in self))
+
+
+class _Steps(NamedTuple):
+    """What a step runs: the modules themselves, or what stands for them in a loop."""
+
+    cells: Iterable[nn.Module | DeferredCell]
+    attention: Attention | DeferredAttention
 
 
 class Decoder(nn.Module):
@@ -72,21 +79,28 @@ class Decoder(nn.Module):
         return self._readout(x, state.context), state
 
     def _advance(
-        self, x: Tensor, state: DecoderState, memory: Memory, products: Sequence[Deferred] | None = None
+        self, x: Tensor, state: DecoderState, memory: Memory, deferred: _Steps | None = None
     ) -> tuple[Tensor, DecoderState]:
         """An embedded token `(B, embedding_size)` to the output `(B, hidden_size)` of the cells, and the next state.
 
-        `products` are the cells' own, where their gradients are to be put off to the end of a loop.
+        `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
         """
+        cells, attention = deferred or _Steps(self.cells, self.attention)
         x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
         hidden = []
-        for i, cell in enumerate(self.cells):
-            h, c = state.hidden[:, i, 0], state.hidden[:, i, 1]
-            h, c = _cell(cell, products[i], x, h, c) if products is not None else cell(x, (h, c))
+        for i, cell in enumerate(cells):
+            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
             hidden.append(torch.stack([h, c], dim=1))
             x = self.dropout(h)
-        context, looked = self.attention(x, memory, AttentionState(state.alignment))
+        context, looked = attention(x, memory, AttentionState(state.alignment))
         return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+
+    def _deferred(self, memory: Memory) -> _Steps:
+        attention = self.attention
+        return _Steps(
+            [DeferredCell(cast(nn.LSTMCell, cell)) for cell in self.cells],
+            DeferredAttention(attention, memory) if isinstance(attention, LocationAwareAttention) else attention,
+        )
 
     def _readout(self, x: Tensor, context: Tensor) -> Tensor:
         """Outputs of the cells `(..., hidden_size)` and what was seen `(..., context_size)` to readouts."""
@@ -116,7 +130,7 @@ class Decoder(nn.Module):
         state = self.initial_state(memory)
         embedded = self.dropout(self.embedding(tokens))
         # On a GPU one kernel for a whole cell is worth more.
-        products = None if encoder_out.is_cuda else [Deferred(_weights(cell)) for cell in self.cells]
+        deferred = None if encoder_out.is_cuda else self._deferred(memory)
         outputs: list[Tensor] = []
         states: list[DecoderState] = []
         for u in range(tokens.shape[1]):
@@ -128,24 +142,9 @@ class Decoder(nn.Module):
                     drawn = (logits - torch.rand_like(logits).clamp(min=1e-20).log().neg().log()).argmax(-1)
                 chosen = torch.rand(drawn.shape, device=drawn.device) < sampling_rate
                 x = torch.where(chosen[:, None], self.dropout(self.embedding(drawn)), x)
-            x, state = self._advance(x, state, memory, products)
+            x, state = self._advance(x, state, memory, deferred)
             outputs.append(x)
             states.append(state)
         # Nothing of the loop depends on the readouts: they are made all at once.
         readouts = self._readout(torch.stack(outputs, dim=1), torch.stack([s.context for s in states], dim=1))
         return self.logits(readouts), torch.stack([s.alignment for s in states], dim=1)
-
-
-def _weights(cell: nn.Module) -> Tensor:
-    """An LSTM cell's matrices as one, `(input_size + hidden_size, 4 * hidden_size)`."""
-    lstm = cast(nn.LSTMCell, cell)
-    return torch.cat([lstm.weight_ih, lstm.weight_hh], dim=1).t()
-
-
-def _cell(cell: nn.Module, product: Deferred, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """What the cell itself would return for `x` `(B, input_size)`."""
-    lstm = cast(nn.LSTMCell, cell)
-    gates = product(torch.cat([x, h.to(x.dtype)], dim=-1)) + (lstm.bias_ih + lstm.bias_hh)
-    enter, forget, new, leave = gates.chunk(4, dim=-1)
-    c = forget.sigmoid() * c + enter.sigmoid() * new.tanh()
-    return leave.sigmoid() * c.tanh(), c

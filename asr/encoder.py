@@ -22,6 +22,7 @@ from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.features import mask_beyond
 from asr.hybrid import HybridBlock, HybridState
+from asr.lstm import run_lstm
 from asr.normalisation import Normalisation
 
 __all__ = ["Encoder", "EncoderState", "LayerState"]
@@ -101,7 +102,7 @@ class PyramidLayer(nn.Module):
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
         x = self._joined(x)
         lengths = (lengths + self.join - 1) // self.join
-        ahead, _ = self.forward_lstm(x)
+        ahead = run_lstm(self.forward_lstm, x)
         behind = self._backward(x, lengths, x.shape[1], window or Window(x.shape[1], 0))
         y = self._finish(x, ahead, behind, lengths)
         return mask_beyond(y, lengths), lengths
@@ -153,7 +154,7 @@ class PyramidLayer(nn.Module):
         rows = torch.arange(batch, device=device)[:, None, None] * total
         source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
         reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
-        y: Tensor = self.backward_lstm(reversed_x)[0]
+        y = run_lstm(self.backward_lstm, reversed_x)
         base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
         back = (base + turned[..., :chunk]).reshape(-1)
         y = y.reshape(batch * windows * width, -1).index_select(0, back)

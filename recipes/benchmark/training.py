@@ -27,6 +27,7 @@ from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, ModelConfi
 from asr.errors import DependencyError, SpellstreamError
 from asr.model import Encoded, Model
 from asr.tokenizer import EOS, SOS
+from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 from asr.transcribe import resolve_device
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["SIZES", "Tally", "batches", "main", "measure", "table", "to_json"]
 
 OURS, PEER = "Spellstream", "SpeechBrain"
+# What each trainer runs in unless told otherwise: `precision` in `asr.training.config` and in SpeechBrain's options.
+DEFAULT_DTYPES = {
+    OURS: torch.bfloat16 if TrainConfig.precision == "bf16" else torch.float32,
+    PEER: torch.float32,
+}
 SAMPLE_RATE = 16_000
 CTC_WEIGHT, LABEL_SMOOTHING, DROPOUT, CLIP_NORM = 0.3, 0.1, 0.15, 5.0
 TOKENS_PER_SECOND = 3.3  # what a vocabulary of 1,000 makes of LibriSpeech
@@ -323,7 +329,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=10, help="how many each of them does")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="of audio in a batch, padding included")
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of autocast, for both")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "default"),
+        default="float32",
+        help="of autocast, for both; default: for each what its own trainer runs in",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     options = parser.parse_args(arguments)
@@ -340,17 +351,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[dict[str, list[Tally]], dict[str, str]]:
-    device, dtype = resolve_device(options.device), getattr(torch, options.dtype)
+    device = resolve_device(options.device)
+    dtypes = (
+        DEFAULT_DTYPES if options.dtype == "default" else dict.fromkeys(DEFAULT_DTYPES, getattr(torch, options.dtype))
+    )
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.size:
         size = SIZES[name]
         torch.manual_seed(1)
-        systems = [speechbrain(size, device, dtype), spellstream(size, device, dtype)]
+        systems = [speechbrain(size, device, dtypes[PEER]), spellstream(size, device, dtypes[OURS])]
         work = batches(options.steps, options.batch_seconds, size.vocab_size, device)
         results[name] = measure(systems, work, device)
     return results, {
         **origin("training", arguments, device),
+        "precision": ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in dtypes.items()),
         "versions": f"torch {torch.__version__}, speechbrain {version('speechbrain')}, {platform.python_version()}",
     }
 

@@ -1,0 +1,87 @@
+"""An LSTM over whole sequences for training on a CPU in bfloat16, where PyTorch's own is slow backwards.
+
+With a few rows and large matrices its backward takes many times as long as its forward. Here the loop over time carries
+only what the next step needs, and the gradients of both matrices are one product each over all steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+__all__ = ["run_lstm"]
+
+# Measured, forward and backward, with 4 to 17 rows of 30 s in all: below this PyTorch is up to twice as fast, at 1.8
+# million weights (H 384, D 768) ours is 1.1 to 1.6 times as fast, at 5.2 million (H 512, D 2048) 2.6 to 5 times.
+_LEAST_WEIGHTS = 1_500_000
+
+
+def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """`x` `(B, T, D)` to the outputs `(B, T, H)` of a single layer from a state of zeros, as `lstm(x)[0]` has them."""
+    if not _is_faster(lstm, x):
+        return cast(Tensor, lstm(x)[0])
+    to_gates, recurrent, *biases = lstm.parameters()
+    inputs = (each.bfloat16() for each in (x, to_gates, recurrent, biases[0] + biases[1]))
+    return cast(Tensor, _Lstm.apply(*inputs))  # type: ignore[no-untyped-call]
+
+
+def _is_faster(lstm: nn.LSTM, x: Tensor) -> bool:
+    in_bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    weights = 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size)
+    return x.device.type == "cpu" and in_bfloat16 and torch.is_grad_enabled() and weights >= _LEAST_WEIGHTS
+
+
+class _Lstm(Function):
+    """All inside is time-major; gates are in PyTorch's order: enter, forget, new, leave."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to_gates: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+        batch, steps, _ = x.shape
+        x = x.transpose(0, 1).flatten(0, 1)  # (T B, D)
+        gates = torch.addmm(bias, x, to_gates.t()).view(steps, batch, 4, -1)
+        h, c = (gates.new_zeros(steps + 1, batch, gates.shape[-1]) for _ in range(2))
+        hs, cs, flat, transposed = h.unbind(), c.unbind(), gates.flatten(2).unbind(), recurrent.t()
+        enter, forget, new, leave = (gate.unbind() for gate in gates.unbind(2))
+        first = gates[:, :, :2].unbind()
+        for t in range(steps):
+            flat[t].addmm_(hs[t], transposed)
+            first[t].sigmoid_()
+            new[t].tanh_()
+            leave[t].sigmoid_()
+            torch.mul(forget[t], cs[t], out=cs[t + 1]).addcmul_(enter[t], new[t])
+            torch.mul(leave[t], cs[t + 1].tanh(), out=hs[t + 1])
+        ctx.save_for_backward(x, to_gates, recurrent, gates, h, c)
+        return h[1:].transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, to_gates, recurrent, gates, h, c = ctx.saved_tensors
+        steps, batch = gates.shape[:2]
+        enter, forget, new, leave = gates.unbind(2)
+        shown = c[1:].tanh()
+        c_to_h = leave * (1 - shown * shown)
+        # What the gradients of c and h are multiplied with for those of the gates; in the loop it becomes these.
+        gradient = gates - gates * gates
+        gradient[:, :, 2] = enter * (1 - new * new)
+        for part, factor in ((0, new), (1, c[:-1]), (3, shown)):
+            gradient[:, :, part] *= factor
+        to_h = to_y.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        to_c = torch.zeros_like(c[0])
+        hs, flat, forgets, slopes = to_h.unbind(), gradient.flatten(2).unbind(), forget.unbind(), c_to_h.unbind()
+        of_c, of_h = [part.unbind() for part in gradient[:, :, :3].unbind(2)], gradient[:, :, 3].unbind()
+        for t in reversed(range(steps)):
+            if t + 1 < steps:
+                hs[t].addmm_(flat[t + 1], recurrent)
+                to_c.mul_(forgets[t + 1])
+            to_c.addcmul_(hs[t], slopes[t])
+            for part in of_c:
+                part[t].mul_(to_c)
+            of_h[t].mul_(hs[t])
+        total = gradient.flatten(0, 1).flatten(1)  # (T B, 4 H)
+        to_x = (total @ to_gates).view(steps, batch, -1).transpose(0, 1)
+        return to_x, total.t() @ x, total.t() @ h[:-1].flatten(0, 1), total.sum(0)
