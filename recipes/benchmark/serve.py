@@ -43,7 +43,6 @@ __all__ = ["Crowd", "Held", "Speech", "percentile", "speak", "table"]
 
 REFUSALS = 5  # in a row: the server is full
 EVERY_SECONDS = 0.5  # a stream begins
-FORGET_SECONDS = 3.5  # until a server thinks no more of how late its last streams were
 PAUSE_SECONDS = 1.0  # of silence between recordings
 
 
@@ -186,7 +185,6 @@ async def hold(peer: Peer, speech: Speech, seconds: float, most: int, knock: boo
     late, memory = crowd.since(began), peer.memory_bytes()
     crowd.stop.set()
     await asyncio.wait(crowd.streams, timeout=60)
-    await asyncio.sleep(FORGET_SECONDS)
     ms = [1000 * percentile(late, share) for share in (0.5, 0.95, 0.99)]
     held = max(streams, len(crowd.streams))
     return Held(peer.name, held, *ms, taken / seconds, memory / 2**20, crowd.refused, len(crowd.failed))

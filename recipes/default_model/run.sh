@@ -2,7 +2,7 @@
 # Makes the default model from nothing. Each stage can be run alone and again:
 #
 #   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: prepare start contexts all streams
-#                                                             longer last lm evaluate install
+#                                                             longer last further settled lm install evaluate
 #
 # SPEECH holds core.jsonl, dev.jsonl, test.jsonl and noise/ (see the model card for what is in them), and may hold a
 # folder `more` with further manifests and books.txt. WORK takes everything that is made: about 7 GB. A stage that was killed
@@ -19,7 +19,7 @@ speech=$(cd "${1:?$usage}" && pwd)
 mkdir -p "${2:?$usage}"
 work=$(cd "$2" && pwd)
 shift 2
-all_stages="prepare start contexts all streams longer last lm evaluate install"
+all_stages="prepare start contexts all streams longer last further settled lm install evaluate"
 stages=${*:-$all_stages}
 for stage in $stages; do
     if [[ " $all_stages " != *" $stage "* ]]; then
@@ -29,6 +29,8 @@ for stage in $stages; do
 done
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
+shipped="$here/../../asr/pretrained/default"
+search="ctc_weight=0.3 lm_weight=0.45 length_bonus=1.2" # what dev chose for the recogniser and the language model together
 
 for stage in $stages; do
     echo "== $stage"
@@ -42,12 +44,12 @@ for stage in $stages; do
                 --output "$work/all"
             spellstream prepare "$speech/more/speechocean.jsonl" --output "$work/speechocean"
             ;;
-        start | contexts | all | streams | longer | last)
+        start | contexts | all | streams | longer | last | further | settled)
             # Configs name the model that they begin with relative to WORK.
             config=$(ls "$here"/?_"$stage".toml)
             case $stage in
                 start | contexts) data="--data start" ;;
-                last) data="--data all --data speechocean" ;;
+                last | further | settled) data="--data all --data speechocean" ;;
                 *) data="--data all" ;;
             esac
             (cd "$work" && spellstream train --config "$config" $data --dev dev --output "run-$stage" \
@@ -60,15 +62,21 @@ for stage in $stages; do
                 texts+=(--text "$corpus.jsonl@40")
             done
             spellstream train-lm --text "$speech/more/books.txt" "${texts[@]}" --tokenizer "$work/run-start/tokenizer.model" \
-                --output "$work/lm" --device "$device" --max-minutes "${MINUTES:-75}"
-            ;;
-        evaluate)
-            spellstream evaluate "$speech/dev.jsonl" --model "$work/run-last/best" --lm "$work/lm" --json "$work/dev.json"
-            spellstream evaluate "$speech/test.jsonl" --model "$work/run-last/best" --lm "$work/lm" --json "$work/test.json"
+                --output "$work/lm" --device "$device" --max-minutes "${MINUTES:-190}"
             ;;
         install)
-            cp "$work"/run-last/best/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} \
-                "$here/../../asr/pretrained/default/"
+            cp "$work"/run-settled/best/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} "$shipped"
+            python - "$shipped/config.json" $search <<'PYTHON'
+import json, sys
+path, *settings = sys.argv[1:]
+config = json.load(open(path))
+config["search"].update({name: float(value) for name, value in (setting.split("=") for setting in settings)})
+open(path, "w").write(json.dumps(config, indent=2) + "\n")
+PYTHON
+            ;;
+        evaluate)
+            spellstream evaluate "$speech/dev.jsonl" --json "$work/dev.json"
+            spellstream evaluate "$speech/test.jsonl" --json "$work/test.json"
             ;;
     esac
 done
