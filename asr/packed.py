@@ -1,19 +1,20 @@
-"""Weights packed for inference on a CPU: float16 in memory, float32 in arithmetic.
+"""Weights packed for inference on a CPU: read as float16, computed with in float32.
 
 A search or a stream multiplies a few rows with large matrices, and what takes its time is to read them. Checkpoints
 hold float16, so half as many bytes say the same. A matrix is packed only where float16 holds it exactly: results then
-differ by the rounding of sums alone, and a row's do not depend on what else is in the batch, as those of int8 with
+differ by the rounding of sums alone, and a row's does not hang on what else is in the batch, as that of int8 with
 dynamic scales would. FBGEMM (Khudia et al. 2021) has the kernels, for x86 with AVX2; elsewhere all stays as it is.
 """
 
 from __future__ import annotations
 
+import platform
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["pack"]
+__all__ = ["available", "pack"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,17 +23,34 @@ _LSTM_ROWS = 160
 
 
 def pack(module: M) -> M:
-    """Replace the linear layers, LSTMs and LSTM cells in a module, which is for inference from then on."""
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
+    """Replace the linear layers, LSTMs and LSTM cells in a module, which is for inference in float32 from then on."""
+    if not available():
         return module
     for name, child in module.named_children():
         for kind, packed in _PACKED.items():
-            if type(child) is kind and all(_fits(weight) for weight in child.parameters() if weight.dim() == 2):
+            if (
+                type(child) is kind
+                and _plain(child)
+                and all(_fits(weight) for weight in child.parameters() if weight.dim() == 2)
+            ):
                 setattr(module, name, packed(child))
                 break
         else:
             pack(child)
     return module
+
+
+def available() -> bool:
+    """Whether this machine has the kernels; PyTorch lists the engine on ARM as well, without all of them."""
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return on_x86 and torch.backends.quantized.engine in ("x86", "fbgemm")
+
+
+def _plain(part: nn.Module) -> bool:
+    """Whether it is of the one kind of LSTM that is packed here; what is no LSTM is."""
+    return not isinstance(part, nn.LSTM) or (
+        part.batch_first and part.bias and not part.bidirectional and not part.proj_size
+    )
 
 
 def _fits(weight: Tensor) -> bool:

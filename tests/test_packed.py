@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+import platform
 
 import pytest
 import torch
 from torch import nn
 
+import asr
 from asr.config import DecoderConfig, EncoderConfig, LmConfig, ModelConfig
 from asr.lm import LanguageModel
 from asr.model import Model
-from asr.packed import pack
+from asr.packed import available, pack
 
-pytestmark = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packed weights need FBGEMM: x86 with AVX2"
-)
+pytestmark = pytest.mark.skipif(not available(), reason="packed weights need FBGEMM: x86 with AVX2")
 
 
 def halved(module: nn.Module) -> nn.Module:
@@ -93,3 +93,24 @@ def test_only_what_float16_holds_exactly_is_packed(pair: tuple[Model, Model]) ->
     pack(model)
     assert [packed_parts(part) for part in model] == [0, 1, 0]
     assert packed_parts(pair[1]) > 8
+
+
+def test_an_lstm_of_another_kind_is_left_alone() -> None:
+    """A bidirectional one used to lose its backward direction."""
+    parts = nn.Sequential(nn.LSTM(3, 4, batch_first=True, bidirectional=True), nn.LSTM(3, 4), nn.LSTM(3, 4, bias=False))
+    assert packed_parts(pack(halved(parts))) == 0
+
+
+def test_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch lists FBGEMM on ARM too, where it lacks kernels of float16: every recognition would fail there."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert packed_parts(pack(halved(nn.Sequential(nn.Linear(4, 4))))) == 0
+
+
+def test_a_model_that_is_loaded_for_a_cpu_is_packed() -> None:
+    shipped = asr.load(device="cpu")
+    lm = shipped.language_model(shipped.model.config.search)
+    assert lm is not None
+    assert packed_parts(shipped.model) > 8
+    assert packed_parts(lm) == 2
+    assert packed_parts(asr.load(device="cpu", dtype="bfloat16").model) == 0
