@@ -141,24 +141,25 @@ class _Look(Function):
         last, allowed, location, bent, alignment, *weights = ctx.saved_tensors
         keys, values, filters, to_location, to_score = weights
         (batch, frames, _), (channels, _, width) = keys.shape, filters.shape
-        to_context = to_context[:, None].contiguous()
-        ctx.pairs.append((alignment, to_context))
-        to_alignment = torch.bmm(to_context, values.transpose(1, 2)).add_(to_alignment)
-        to_scores = alignment * (to_alignment - (alignment * to_alignment).sum(-1, keepdim=True)) * allowed
-        flat = to_scores.flatten()
-        to_bent = torch.addcmul(bent, bent, bent, value=-1).mul_(to_score).mul_(flat[:, None])
-        to_filtered = to_bent @ to_location  # (B T, C)
-        half = width // 2
-        seen = nn.functional.pad(last[:, 0], (half, half)).unfold(1, width, 1).flatten(0, 1)  # (B T, W)
-        if not ctx.sums:
-            ctx.sums.extend(torch.zeros_like(x) for x in (keys, filters, to_location, to_score))
-        to_keys, to_filters, to_locations, to_scorer = ctx.sums
-        to_keys += to_bent.view_as(keys)
-        to_filters[:, 0].addmm_(to_filtered.t(), seen)
-        to_locations.t().addmm_(location.t(), to_bent)
-        to_scorer[0].addmv_(bent.t(), flat)
-        spread = filters[:, 0].t() @ to_filtered.view(batch, frames, channels).transpose(1, 2)  # (B, W, T)
-        to_last = nn.functional.fold(spread, (1, frames + 2 * half), (1, width))[:, :, 0, half : -half or None]
+        with torch.autocast(to_context.device.type, enabled=False):
+            to_context = to_context[:, None].contiguous()
+            ctx.pairs.append((alignment, to_context))
+            to_alignment = torch.bmm(to_context, values.transpose(1, 2)).add_(to_alignment)
+            to_scores = alignment * (to_alignment - (alignment * to_alignment).sum(-1, keepdim=True)) * allowed
+            flat = to_scores.flatten()
+            to_bent = torch.addcmul(bent, bent, bent, value=-1).mul_(to_score).mul_(flat[:, None])
+            to_filtered = to_bent @ to_location  # (B T, C)
+            half = width // 2
+            seen = nn.functional.pad(last[:, 0], (half, half)).unfold(1, width, 1).flatten(0, 1)  # (B T, W)
+            if not ctx.sums:
+                ctx.sums.extend(torch.zeros_like(x) for x in (keys, filters, to_location, to_score))
+            to_keys, to_filters, to_locations, to_scorer = ctx.sums
+            to_keys += to_bent.view_as(keys)
+            to_filters[:, 0].addmm_(to_filtered.t(), seen)
+            to_locations.t().addmm_(location.t(), to_bent)
+            to_scorer[0].addmv_(bent.t(), flat)
+            spread = filters[:, 0].t() @ to_filtered.view(batch, frames, channels).transpose(1, 2)  # (B, W, T)
+            to_last = nn.functional.fold(spread, (1, frames + 2 * half), (1, width))[:, :, 0, half : -half or None]
         return to_bent.view_as(keys).sum(1), to_last, *[None] * 8
 
 
@@ -178,4 +179,6 @@ class _LookWeights(Function):
         to_keys, *others = ctx.sums
         ctx.sums.clear()
         ctx.pairs.clear()
-        return None, None, to_keys, torch.bmm(alignments.transpose(1, 2), to_contexts), *others
+        with torch.autocast(to_keys.device.type, enabled=False):
+            to_values = torch.bmm(alignments.transpose(1, 2), to_contexts)
+        return None, None, to_keys, to_values, *others

@@ -25,8 +25,8 @@ def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
     if not _is_faster(lstm, x):
         return cast(Tensor, lstm(x)[0])
     to_gates, recurrent, *biases = lstm.parameters()
-    inputs = (each.bfloat16() for each in (x, to_gates, recurrent, biases[0] + biases[1]))
-    return cast(Tensor, _Lstm.apply(*inputs))  # type: ignore[no-untyped-call]
+    factors = (each.bfloat16() for each in (x, to_gates, recurrent))
+    return cast(Tensor, _Lstm.apply(*factors, biases[0] + biases[1]))  # type: ignore[no-untyped-call]
 
 
 def _is_faster(lstm: nn.LSTM, x: Tensor) -> bool:
@@ -36,19 +36,24 @@ def _is_faster(lstm: nn.LSTM, x: Tensor) -> bool:
 
 
 class _Lstm(Function):
-    """All inside is time-major; gates are in PyTorch's order: enter, forget, new, leave."""
+    """All inside is time-major; gates are in PyTorch's order: enter, forget, new, leave.
+
+    Only the factors of products are bfloat16. Gates, c and the gradients that are carried from step to step are
+    float32: rounded at every step, they would lose what a forget gate near 1 lets through for hundreds of steps.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, to_gates: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
         batch, steps, _ = x.shape
         x = x.transpose(0, 1).flatten(0, 1)  # (T B, D)
-        gates = torch.addmm(bias, x, to_gates.t()).view(steps, batch, 4, -1)
-        h, c = (gates.new_zeros(steps + 1, batch, gates.shape[-1]) for _ in range(2))
+        gates = (x @ to_gates.t()).float().add_(bias).view(steps, batch, 4, -1)
+        c = gates.new_zeros(steps + 1, batch, gates.shape[-1])
+        h, product = x.new_zeros(c.shape), x.new_empty(batch, len(recurrent))
         hs, cs, flat, transposed = h.unbind(), c.unbind(), gates.flatten(2).unbind(), recurrent.t()
         enter, forget, new, leave = (gate.unbind() for gate in gates.unbind(2))
         first = gates[:, :, :2].unbind()
         for t in range(steps):
-            flat[t].addmm_(hs[t], transposed)
+            flat[t].add_(torch.mm(hs[t], transposed, out=product))
             first[t].sigmoid_()
             new[t].tanh_()
             leave[t].sigmoid_()
@@ -65,23 +70,25 @@ class _Lstm(Function):
         enter, forget, new, leave = gates.unbind(2)
         shown = c[1:].tanh()
         c_to_h = leave * (1 - shown * shown)
-        # What the gradients of c and h are multiplied with for those of the gates; in the loop it becomes these.
-        gradient = gates - gates * gates
-        gradient[:, :, 2] = enter * (1 - new * new)
+        # What the gradients of c and h are multiplied with for those of the gates.
+        factors = torch.addcmul(gates, gates, gates, value=-1)
+        factors[:, :, 2] = enter * (1 - new * new)
         for part, factor in ((0, new), (1, c[:-1]), (3, shown)):
-            gradient[:, :, part] *= factor
-        to_h = to_y.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        to_c = torch.zeros_like(c[0])
-        hs, flat, forgets, slopes = to_h.unbind(), gradient.flatten(2).unbind(), forget.unbind(), c_to_h.unbind()
-        of_c, of_h = [part.unbind() for part in gradient[:, :, :3].unbind(2)], gradient[:, :, 3].unbind()
+            factors[:, :, part] *= factor
+        gradient, product = x.new_empty(gates.shape), x.new_empty(c[0].shape)
+        to_h, to_c = torch.zeros_like(c[0]), torch.zeros_like(c[0])
+        ys, flat, forgets, slopes = to_y.unbind(1), gradient.flatten(2).unbind(), forget.unbind(), c_to_h.unbind()
+        (of_c, by_c), (of_h, by_h) = (
+            [each[:, :, parts].unbind() for each in (gradient, factors)] for parts in (slice(3), slice(3, 4))
+        )
         for t in reversed(range(steps)):
+            to_h.copy_(ys[t])
             if t + 1 < steps:
-                hs[t].addmm_(flat[t + 1], recurrent)
+                to_h.add_(torch.mm(flat[t + 1], recurrent, out=product))
                 to_c.mul_(forgets[t + 1])
-            to_c.addcmul_(hs[t], slopes[t])
-            for part in of_c:
-                part[t].mul_(to_c)
-            of_h[t].mul_(hs[t])
+            to_c.addcmul_(to_h, slopes[t])
+            torch.mul(by_c[t], to_c[:, None], out=of_c[t])
+            torch.mul(by_h[t], to_h[:, None], out=of_h[t])
         total = gradient.flatten(0, 1).flatten(1)  # (T B, 4 H)
         to_x = (total @ to_gates).view(steps, batch, -1).transpose(0, 1)
-        return to_x, total.t() @ x, total.t() @ h[:-1].flatten(0, 1), total.sum(0)
+        return to_x, total.t() @ x, total.t() @ h[:-1].flatten(0, 1), total.sum(0, dtype=c.dtype)
