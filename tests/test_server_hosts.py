@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from serving import running
@@ -36,7 +37,7 @@ def status(config: ServerConfig, host: str | None) -> int:
     return int(sent[0]["status"])
 
 
-@pytest.mark.parametrize("bound", ["127.0.0.1", "localhost", "::1"])
+@pytest.mark.parametrize("bound", ["127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1", "127.1"])
 def test_on_localhost_without_a_key_only_local_names_are_answered(bound: str) -> None:
     """The name of a page can be made to lead to 127.0.0.1, and its scripts then to use the server: DNS rebinding."""
     config = ServerConfig(host=bound)
@@ -44,6 +45,24 @@ def test_on_localhost_without_a_key_only_local_names_are_answered(bound: str) ->
     assert {host: status(config, host) for host in OTHERS} == dict.fromkeys(OTHERS, 403)
     assert status(config, "192.168.1.7") == 200  # nobody can make that lead here, but who passes connections on
     assert status(config, None) == 200  # no browser
+
+
+def test_the_machines_own_name_is_local_where_nobody_else_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian gives it 127.0.1.1. What clients ask for is not looked up: any page's name may lead here."""
+    found = {"own": ["127.0.1.1", "::1"], "both": ["127.0.1.1", "192.168.1.7"], "evil.example": ["127.0.0.1"]}
+
+    def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name not in found:
+            raise socket.gaierror(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found[name]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    for name in ("own", "Own"):
+        config = ServerConfig(host=name)
+        assert {status(config, host) for host in (*LOCAL, "own:2700")} == {200}
+        assert {status(config, host) for host in (*OTHERS, "both")} == {403}
+    for name in ("both", "unknown", ""):
+        assert status(ServerConfig(host=name), "speech.example.org") == 200
 
 
 @pytest.mark.parametrize("config", [ServerConfig(api_key="k"), ServerConfig(host="0.0.0.0"), ServerConfig(host="::")])

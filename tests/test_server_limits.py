@@ -71,7 +71,7 @@ async def closed(websocket: Any) -> tuple[int, str]:
     """The code and reason with which the server closes."""
     with contextlib.suppress(ConnectionClosed):
         while True:
-            await websocket.recv()
+            await asyncio.wait_for(websocket.recv(), 30)
     return websocket.close_code, websocket.close_reason
 
 
@@ -198,7 +198,9 @@ def test_the_protocols_share_one_limit_on_connections(engine: Engine) -> None:
         return False
 
     def wait_for(made: Running, count: int) -> None:
+        deadline = time.monotonic() + 20
         while made.service.open_connections != count:
+            assert time.monotonic() < deadline, made.service.open_connections
             time.sleep(0.01)
 
     limits = replace(PATIENT, max_connections=4)

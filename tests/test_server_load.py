@@ -22,13 +22,22 @@ def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0
 
 
 def room(load: Load, streams: int, now: float = 0.0) -> bool:
-    return load.has_room(now, streams, BOUND, MAX_USE)
+    """With so many streams that have just been opened."""
+    return load.has_room(now, [now] * streams, BOUND, MAX_USE)
 
 
 def test_streams_that_come_together_are_let_in_a_few_at_a_time() -> None:
     """As long as nobody knows what they cost; then as many as are known."""
     assert [room(Load(), streams) for streams in (0, BURST - 1, BURST)] == [True, True, False]
     assert [room(measured(20, 50), streams) for streams in (20, 39, 40)] == [True, True, False]
+
+
+def test_streams_that_are_silent_keep_nobody_out() -> None:
+    """Nothing was measured in the window then, so that all of them counted as new, and a quiet server was busy."""
+    load, now = measured(50, 50), WINDOW_SECONDS + 1
+    idle = [-1.0] * 50
+    assert load.has_room(now, idle, BOUND, MAX_USE)
+    assert [load.has_room(now, idle + [now] * new, BOUND, MAX_USE) for new in (BURST - 1, BURST)] == [True, False]
 
 
 def test_many_short_streams_are_let_in_one_after_the_other() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -267,27 +268,49 @@ def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) 
 
 
 def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
+    """Though files succeed, each of which made the service forget the failed step; none is tried after the last."""
+
     async def use(service: Service, engine: Counter) -> None:
         engine.fail = True
         for _ in range(3):
+            assert await service.run(json.loads, "7") == 7
             async with service.stream() as stream:
                 await stream.push(SECOND)
+                waiting = asyncio.ensure_future(service.run(json.loads, "7"))
                 await stream.heard()
+        with pytest.raises(OverloadError, match="engine has failed"):
+            await waiting
         assert not service.healthy
 
     serve(use)
 
 
-def test_an_engine_that_keeps_failing_files_is_reported_too(serve: Any) -> None:
+def test_files_that_fail_do_not_end_a_service_whose_engine_works(serve: Any) -> None:
+    """One client that sent the same file three times ended the server for all."""
+
+    async def use(service: Service, engine: Counter) -> None:
+        for _ in range(5):
+            with pytest.raises(ValueError, match="Expecting value"):
+                await service.run(json.loads, "no JSON")
+        assert (await service.run(json.loads, "7"), service.healthy) == (7, True)
+        assert b"spellstream_failures_total 5.0" in service.metrics.text()
+
+    serve(use)
+
+
+def test_an_engine_that_keeps_failing_files_is_reported_too(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that was lost stayed unnoticed where all clients upload: each got its 500 from a healthy server."""
 
     async def use(service: Service, engine: Counter) -> None:
+        monkeypatch.setattr(module, "warm_up", lambda engine: 1 / 0)
         for n, function in enumerate((json.loads, str, json.loads, json.loads, json.loads)):
             assert service.healthy, n
             with contextlib.suppress(ValueError):
                 await service.run(function, "no JSON")
+        deadline = time.monotonic() + 10
         while service.healthy:
-            await asyncio.sleep(0)
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
 
     serve(use)
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,12 @@ def test_an_upload_that_begins_in_a_stop_is_refused_and_one_that_is_under_way_is
         assert late.getresponse().read()
         with connect(made.ws_url) as stream:  # for which the stop has to wait
             stream.send(b"\0" * 3200)
-            stream.recv()
+            stream.recv(timeout=20)
             held.clear()
             stream.send(b"\0" * 3200)
-            stream.recv()
+            stream.recv(timeout=20)
             made.stop()
-            while not made.service.draining.is_set():
-                time.sleep(0.01)
+            wait_until(made.service.draining.is_set)
             assert late.sock is not None
             late.sock.sendall(upload())
             status, headers, said = answer(late.sock)
@@ -127,9 +126,16 @@ def test_an_upload_that_does_not_come_in_the_time_of_grace_is_told(engine: Engin
 
 def wait_for_body(made: Running) -> None:
     """Until the server has begun to read the only upload there is."""
-    while not any(getattr(c, "cycle", None) is not None for c in list(made.server.server_state.connections)):
-        time.sleep(0.01)
+    connections = made.server.server_state.connections
+    wait_until(lambda: any(getattr(one, "cycle", None) is not None for one in list(connections)))
     time.sleep(0.05)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_an_upload_that_goes_on_for_ever_is_given_up(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import socket
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import parse_qs, urlsplit
@@ -65,8 +66,19 @@ def _names(config: ServerConfig) -> Collection[str]:
     """The names by which the server may be asked for, beside those of this machine; "*" for any."""
     if config.allow_hosts:
         return {name.lower() for name in config.allow_hosts}
-    local_alone = config.api_key is None and _is_local(config.host.lower())
-    return set() if local_alone else {"*"}
+    host = config.host.lower()
+    return {host.rstrip(".")} if config.api_key is None and _is_bound_locally(host) else {"*"}
+
+
+def _is_bound_locally(host: str) -> bool:
+    """Whether a server that listens at this address or name, `127.1` or the machine's own, is out of others' reach."""
+    if not host or _is_local(host):
+        return bool(host)
+    try:
+        found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return False  # it cannot be listened at either
+    return bool(found) and all(map(_is_local, found))
 
 
 def _is_asked_for(headers: Headers, names: Collection[str]) -> bool:
@@ -81,8 +93,12 @@ def _is_asked_for(headers: Headers, names: Collection[str]) -> bool:
 
 
 def _is_local(name: str) -> bool:
+    """By itself: what a client asks for must not be looked up, since its name server may answer 127.0.0.1."""
     address = _address(name)
-    return name == "localhost" or name.endswith(".localhost") if address is None else address.is_loopback
+    if address is None:
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _is_public(scope: Scope) -> bool:

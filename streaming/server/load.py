@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -40,22 +40,24 @@ class Load:
         self._turns.append(turn)
         self._recent(turn.at)
 
-    def has_room(self, now: float, streams: int, max_latency_seconds: float, max_use: float) -> bool:
+    def has_room(self, now: float, opened: Collection[float], max_latency_seconds: float, max_use: float) -> bool:
         """Whether the open streams stay in time with one more.
 
         All that was measured is taken for as many streams as were open then, whichever they were, and scaled to one
-        more than are open now: those that have gone count no more, those that have hardly begun count in full.
+        more than are open now: those that have gone count no more, those that have hardly begun count in full. A stream
+        that has been open for longer than what is measured and sent nothing is idle: it takes no part in a burst.
 
         Args:
             now: on the clock of the turns.
-            streams: that are open.
+            opened: when each stream that is open was, on the same clock.
             max_latency_seconds: bound of their latency. It shows whatever makes them late.
             max_use: bound of `use`, which shows first where the latency stays low up to where it grows without end.
         """
-        if streams == 0:
+        if not (streams := len(opened)):
             return True  # there is nobody to delay, however slow the machine
         known = _mean_streams(self._recent(now))
-        if streams - known >= max(BURST, known):
+        young = sum(at >= now - WINDOW_SECONDS for at in opened)
+        if min(streams - known, young) >= max(BURST, known):
             return False
         return self.latency_seconds(now, streams + 1) <= max_latency_seconds and self.use(now, streams + 1) <= max_use
 

@@ -63,7 +63,7 @@ class Service:
         self.metrics = Metrics()
         self.draining = asyncio.Event()  # the server is being stopped: nothing new, and what is open is finished
         self.connections: list[Sized] = []  # of each protocol, those that are open
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, float] = {}  # since when each is open
         self._dropped: list[Stream] = []  # not finished, but nobody waits for more
         self._engine_side = EngineSide(engine, config.limits)
         self._jobs: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
@@ -73,7 +73,7 @@ class Service:
         self._load = Load()
         self._turn_started = self._draining_since = 0.0
         self._talks = 0
-        self._faults = 0  # of turns and jobs, in a row
+        self._failed_turns = self._failed_trials = 0  # in a row, each of its kind
         self._worker: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -134,7 +134,7 @@ class Service:
         share = self.limits.load_share
         bound = share * self.engine.chunk_samples / SAMPLE_RATE
         # Whoever lets words come later than a chunk lets the engine fall behind by as much.
-        if not self._load.has_room(time.monotonic(), len(self._streams), bound, max(MAX_USE, share)):
+        if not self._load.has_room(time.monotonic(), self._streams.values(), bound, max(MAX_USE, share)):
             return OverloadError("the server is busy: another stream would delay those that are open", "load")
         return None
 
@@ -177,16 +177,15 @@ class Service:
         """
         stream = Stream(sample_rate, kind, live, self.limits, self._wake.set)
         self.check_room()
-        self._streams.add(stream)
+        self._streams[stream] = opened = time.monotonic()
         self.metrics.streams.labels(kind).inc()
         self.metrics.opened.labels(kind).inc()
-        opened = time.monotonic()
         try:
             with self.talk():
                 yield stream
         finally:
             self.metrics.streams.labels(kind).dec()
-            self._streams.discard(stream)
+            del self._streams[stream]
             if not stream.done:
                 self._dropped.append(stream)
                 self._wake.set()
@@ -226,7 +225,8 @@ class Service:
     @property
     def healthy(self) -> bool:
         """Whether streams are being stepped; otherwise only a new start will help."""
-        return self._worker is not None and not self._worker.done() and self._faults < _MAX_FAULTS
+        faults = max(self._failed_turns, self._failed_trials)
+        return self._worker is not None and not self._worker.done() and faults < _MAX_FAULTS
 
     def update_metrics(self) -> None:
         """Bring up to date what is not counted as it happens."""
@@ -237,12 +237,13 @@ class Service:
 
     async def _work(self) -> None:
         try:
-            while self._faults < _MAX_FAULTS:
+            while self.healthy:
                 await self._wake.wait()
                 self._wake.clear()
                 if await self._turn():
                     self._wake.set()  # there may be more to do: look again, after whoever else wants the event loop
-                await self._job()
+                if self.healthy:
+                    await self._job()
         except Exception:
             _LOG.exception("a fault outside of a step: %d streams are dropped", len(self._streams))
             self.metrics.failures.inc()
@@ -265,7 +266,8 @@ class Service:
         except Exception:
             self._start_afresh()
             return True
-        self._faults = 0
+        if any(status.heard_seconds for status in statuses.values()):  # otherwise the engine may have had nothing to do
+            self._failed_turns = 0
         self._measure(statuses, {order.stream: order.arrived or before for order in orders}, before)
         for stream, status in statuses.items():
             stream.turned(status)
@@ -292,7 +294,7 @@ class Service:
         """A turn failed, for a fault that is not the clients': no state can be trusted, so all streams are dropped."""
         _LOG.exception("a step failed: %d streams are dropped", len(self._streams))
         self.metrics.failures.inc()
-        self._faults += 1
+        self._failed_turns += 1
         self._engine_side = EngineSide(self.engine, self.limits)
         for stream in self._streams:
             stream.fail(SpellstreamError("the server failed to go on with this stream"))
@@ -310,15 +312,29 @@ class Service:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
         except Exception as error:
-            if not isinstance(error, SpellstreamError):
-                self.metrics.failures.inc()
-                self._faults += 1
             if not future.done():
                 future.set_exception(error)
+            if not isinstance(error, SpellstreamError):
+                self.metrics.failures.inc()
+                await self._try_engine()
         else:
-            self._faults = 0
+            self._failed_trials = 0
             if not future.done():
                 future.set_result(result)
+
+    async def _try_engine(self) -> None:
+        """A function failed: see whether the engine still works, or there was only too much to do for one file.
+
+        The failure itself does not count: one client that sends such a file again and again would end the server. Nor
+        is it left to the turns to tell: where all clients upload, there are none.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, warm_up, self.engine)
+        except Exception:
+            _LOG.exception("a file failed, and so did a trial of the engine after it")
+            self._failed_trials += 1
+        else:
+            self._failed_trials = 0
 
 
 def _failed() -> OverloadError:
