@@ -81,6 +81,9 @@ IdleSeconds = Annotated[
 GraceSeconds = Annotated[
     float, typer.Option(min=0, help="For streams to finish when the server is stopped.", rich_help_panel=_LIMITS)
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of the CPU; all but one if not given.", rich_help_panel="Model")
+]
 Language = Annotated[
     str,
     typer.Option(metavar="CODE", help="The model's, as ISO 639-1: files and speech in another are refused."),
@@ -112,7 +115,7 @@ def serve(
     model: shared.ModelName = "default",
     language: Language = "en",
     device: shared.Device = shared.DeviceName.auto,
-    threads: shared.Threads = None,
+    threads: Threads = None,
     lm: shared.Lm = None,
     lm_weight: shared.LmWeight = None,
     api_key_env: ApiKeyVariable = KEY_VARIABLE,
@@ -183,7 +186,12 @@ def serve(
         )
 
     def make_engine() -> Engine:
-        return opt.engine(model, device, threads, lm, lm_weight, config.stream, chunk_ms, lookahead_ms)
+        # Threads of a product wait for each other, and all for one whose core is busy with the network: with as many as
+        # there are cores, two cores held 7 streams, with one less 17.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return opt.engine(
+            model, device, threads or max(1, cores - 1), lm, lm_weight, config.stream, chunk_ms, lookahead_ms
+        )
 
     _run(config, make_engine, log_format.value)
 
