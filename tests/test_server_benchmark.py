@@ -41,7 +41,6 @@ def server(engine: Engine) -> Iterator[Running]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(serve, "FORGET_SECONDS", 0.05)
 
 
 def peer(url: str) -> Peer:

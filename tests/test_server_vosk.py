@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serving import Running, running
 from torch import Tensor
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 import asr
 from asr.audio import load
@@ -277,7 +277,10 @@ def test_a_stop_lets_streams_finish(engine: Engine, sample: Tensor) -> None:
 
 
 def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) -> None:
-    """Its next message is always there already; it was heard on until all of the time of grace was over."""
+    """Its next message is always there already; it was heard on until all of the time of grace was over.
+
+    As it goes on sending, the connection may be reset before it has read why.
+    """
 
     async def flood(made: Running) -> tuple[int | None, dict[str, Any]]:
         async def send() -> None:
@@ -289,8 +292,9 @@ def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) 
             sending = asyncio.create_task(send())
             last = await socket.recv()
             made.stop()
-            async for last in socket:  # noqa: B007 - the last one counts
-                pass
+            with contextlib.suppress(ConnectionClosedError):
+                async for last in socket:  # noqa: B007 - the last one counts
+                    pass
             await sending
         return socket.close_code, json.loads(last)
 
