@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rich.console import Console
@@ -198,18 +198,17 @@ def _require_space(folder: Path, needed: int, url: str) -> None:
 def unpack(archive: Path, folder: Path, part: str, progress: Progress) -> None:
     """Unpack an archive's LibriSpeech/`part` into `folder`; it appears there whole or not at all.
 
-    Only plain files and folders inside the archive's own folder are accepted (tarfile's data filter).
+    Only plain files and folders inside the archive's own folder are accepted.
 
     Raises:
         DownloadError: the archive is broken, holds something else, or would write elsewhere.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise DownloadError("unpacking safely needs Python 3.10.12, 3.11.4, 3.12 or later")
     scratch = folder / f".{part}.unpacking"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         with _bar(progress, archive, "unpacking") as file, tarfile.open(fileobj=file, mode="r|gz") as tar:
-            tar.extractall(scratch, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python has none
+            tar.extractall(scratch, members=_plain(tar))
         (folder / CORPUS).mkdir(exist_ok=True)
         (scratch / CORPUS / part).rename(folder / CORPUS / part)
         for other in (scratch / CORPUS).iterdir():  # README.TXT, SPEAKERS.TXT and so on, the same in every archive
@@ -218,6 +217,16 @@ def unpack(archive: Path, folder: Path, part: str, progress: Progress) -> None:
         raise DownloadError(f"{archive}: not an archive of {CORPUS}/{part}: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _plain(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What is in an archive, as long as it is nothing but files and folders below where it is unpacked."""
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
+            raise tarfile.ExtractError(f"{member.name} is no plain file or folder inside it")
+        member.mode = 0o755 if member.isdir() else 0o644
+        yield member
 
 
 @contextlib.contextmanager
