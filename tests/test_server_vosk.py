@@ -295,7 +295,8 @@ def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) 
             with contextlib.suppress(ConnectionClosedError):
                 async for last in socket:  # noqa: B007 - the last one counts
                     pass
-            await sending
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)  # how a write fails then is the client's affair
         return socket.close_code, json.loads(last)
 
     with running(ServerConfig(limits=PATIENT, grace_seconds=60), engine) as made:
