@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
+import logging
 import os
 import random
 import re
@@ -202,6 +203,17 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
     with visiting(browser) as visitor:
         yield visitor
+
+
+@pytest.fixture
+def _own_logging() -> Iterator[None]:
+    """The command changes how all of the process logs."""
+    root, streaming = logging.getLogger(), logging.getLogger("streaming")
+    before = (root.handlers[:], root.level, streaming.level)
+    yield
+    root.handlers[:], level, streaming_level = before
+    root.setLevel(level)
+    streaming.setLevel(streaming_level)
 
 
 @pytest.fixture(scope="session", autouse=True)

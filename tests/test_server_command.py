@@ -45,17 +45,6 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.fixture
-def _own_logging() -> Iterator[None]:
-    """The command changes how all of the process logs."""
-    root, streaming = logging.getLogger(), logging.getLogger("streaming")
-    before = (root.handlers[:], root.level, streaming.level)
-    yield
-    root.handlers[:], level, streaming_level = before
-    root.setLevel(level)
-    streaming.setLevel(streaming_level)
-
-
 @pytest.mark.usefixtures("_own_logging")
 @pytest.mark.parametrize("option", ["--port", "--wyoming"])
 def test_a_port_that_is_taken_is_one_line(taken: int, option: str, capsys: pytest.CaptureFixture[str]) -> None:

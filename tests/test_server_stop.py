@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import io
 import json
-import logging
 import socket
 import threading
 import time
@@ -152,17 +151,6 @@ def test_an_upload_that_goes_on_for_ever_is_given_up(engine: Engine) -> None:
             connection.sendall(bytes([byte]))
     assert told.startswith(b"HTTP/1.1 408 ")
     assert b"it took longer than 0.5 s" in told
-
-
-@pytest.fixture
-def _own_logging() -> Iterator[None]:
-    """The command changes how all of the process logs."""
-    root, streaming = logging.getLogger(), logging.getLogger("streaming")
-    before = (root.handlers[:], root.level, streaming.level)
-    yield
-    root.handlers[:], level, streaming_level = before
-    root.setLevel(level)
-    streaming.setLevel(streaming_level)
 
 
 @pytest.mark.usefixtures("_own_logging")

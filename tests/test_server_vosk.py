@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serving import Running, running
 from torch import Tensor
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+from websockets.exceptions import ConnectionClosed
 
 import asr
 from asr.audio import load
@@ -279,7 +279,7 @@ def test_a_stop_lets_streams_finish(engine: Engine, sample: Tensor) -> None:
 def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) -> None:
     """Its next message is always there already; it was heard on until all of the time of grace was over.
 
-    As it goes on sending, the connection may be reset before it has read why.
+    Then it was told, but cut off with what it had sent unread: on a busy machine that reset the connection first.
     """
 
     async def flood(made: Running) -> tuple[int | None, dict[str, Any]]:
@@ -292,16 +292,13 @@ def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) 
             sending = asyncio.create_task(send())
             last = await socket.recv()
             made.stop()
-            with contextlib.suppress(ConnectionClosedError):
-                async for last in socket:  # noqa: B007 - the last one counts
-                    pass
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)  # how a write fails then is the client's affair
+            async for last in socket:  # noqa: B007 - the last one counts
+                pass
+            await sending
         return socket.close_code, json.loads(last)
 
     with running(ServerConfig(limits=PATIENT, grace_seconds=60), engine) as made:
-        code, last = asyncio.run(asyncio.wait_for(flood(made), 20))
-    assert code == 1006 or (code, last) == (1001, {"text": ""})
+        assert asyncio.run(asyncio.wait_for(flood(made), 20)) == (1001, {"text": ""})
 
 
 def test_a_stream_that_is_too_long_gets_its_last_words(engine: Engine, sample: Tensor) -> None:

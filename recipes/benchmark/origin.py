@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asr.errors import SpellstreamError
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-__all__ = ["origin", "processor", "show", "weights"]
+__all__ = ["Report", "origin", "processor", "report", "show", "weights"]
 
 
 def origin(benchmark: str, arguments: Sequence[str], device: torch.device | None = None) -> dict[str, str]:
@@ -45,6 +48,28 @@ def processor(device: torch.device | None = None) -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+class Report(NamedTuple):
+    """What a benchmark has found."""
+
+    data: Mapping[str, Any]  # for JSON
+    table: Table
+    facts: Mapping[str, str]
+
+
+def report(benchmark: Callable[[], Report], as_json: bool) -> int:
+    """Run a benchmark and print what it finds; the exit status."""
+    try:
+        found = benchmark()
+    except SpellstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps(found.data, indent=2))
+    else:
+        show(found.table, found.facts)
+    return 0
 
 
 def show(table: Table, facts: Mapping[str, str]) -> None:

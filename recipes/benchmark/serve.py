@@ -33,7 +33,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
 from asr.manifest import read
-from recipes.benchmark.origin import origin, processor, show
+from recipes.benchmark.origin import Report, origin, processor, report
 from recipes.benchmark.whole_file import pick
 
 if TYPE_CHECKING:
@@ -265,23 +265,20 @@ async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Hel
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def benchmark() -> Report:
         speech = _speech(options)
         rows, ours, theirs = asyncio.run(measure(options, speech))
-    except SpellstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    facts = {
-        **origin("serve", arguments),
-        "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": f"torch {torch.__version__}, {platform.python_version()}",
-        "held": f"{ours} streams; one session a connection: {theirs}; ratio {ours / max(1, theirs):.1f}",
-    }
-    if options.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], **facts}, indent=2))
-        return 0
-    show(table(rows, 1000 * speech.chunk_seconds), facts)
-    return 0
+        facts = {
+            **origin("serve", arguments),
+            "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+            "versions": f"torch {torch.__version__}, {platform.python_version()}",
+            "held": f"{ours} streams; one session a connection: {theirs}; ratio {ours / max(1, theirs):.1f}",
+        }
+        data = {"rows": [asdict(row) for row in rows], **facts}
+        return Report(data, table(rows, 1000 * speech.chunk_seconds), facts)
+
+    return report(benchmark, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ the stream's clock. See README.md beside this file for what is measured.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import resource
 import sys
@@ -27,13 +26,12 @@ from asr import metrics
 from asr.audio import SAMPLE_RATE
 from asr.config import Context
 from asr.ctc import align
-from asr.errors import SpellstreamError
 from asr.manifest import Utterance, read
 from asr.metrics import Scored
 from asr.tokenizer import normalise
 from asr.transcript import Word
 from asr.voice import WINDOW_SAMPLES
-from recipes.benchmark.origin import origin, show, weights
+from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json
 from recipes.benchmark.whole_file import pick
 from streaming.engine import Engine, StreamConfig
@@ -198,17 +196,14 @@ def _peak_bytes() -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def benchmark() -> Report:
         measured, files, steps, memory, facts = _benchmark(options, arguments)
-    except SpellstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    figure(measured, steps).savefig(options.plot, dpi=120)
-    if options.json:
-        print(json.dumps(to_json(measured, files, steps, memory, facts), indent=2))
-        return 0
-    show(table(measured, files, steps, memory), facts)
-    return 0
+        figure(measured, steps).savefig(options.plot, dpi=120)
+        found = measured, files, steps, memory
+        return Report(to_json(*found, facts), table(*found), facts)
+
+    return report(benchmark, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ else the machine does meets them alike. See README.md beside this file for what 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -24,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, ModelConfig
-from asr.errors import DependencyError, SpellstreamError
+from asr.errors import DependencyError
 from asr.model import Encoded, Model
 from asr.tokenizer import EOS, SOS
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 from asr.transcribe import resolve_device
-from recipes.benchmark.origin import origin, show
+from recipes.benchmark.origin import Report, origin, report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -338,16 +337,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     options = parser.parse_args(arguments)
-    try:
+
+    def benchmark() -> Report:
         results, facts = _benchmark(options, arguments)
-    except SpellstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(to_json(results, facts), indent=2))
-        return 0
-    show(table(results, cpu=resolve_device(options.device).type == "cpu"), facts)
-    return 0
+        return Report(to_json(results, facts), table(results, cpu=resolve_device(options.device).type == "cpu"), facts)
+
+    return report(benchmark, options.json)
 
 
 def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[dict[str, list[Tally]], dict[str, str]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import platform
 import sys
 import time
@@ -26,7 +25,7 @@ from asr.errors import DataError, DependencyError, SpellstreamError
 from asr.manifest import Utterance, read
 from asr.metrics import Scored, Summary
 from asr.tokenizer import normalise
-from recipes.benchmark.origin import origin, show, weights
+from recipes.benchmark.origin import Report, origin, report, weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,16 +231,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", default="default", help="a shipped model's name or a checkpoint folder")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     options = parser.parse_args(arguments)
-    try:
+
+    def benchmark() -> Report:
         tallies, facts = _benchmark(options.manifest, options.limit, options.model, arguments)
-    except SpellstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(to_json(tallies, facts), indent=2))
-        return 0
-    show(table(tallies), facts)
-    return 0
+        return Report(to_json(tallies, facts), table(tallies), facts)
+
+    return report(benchmark, options.json)
 
 
 def _benchmark(

@@ -15,18 +15,12 @@ if [[ ${1:-} == --help ]]; then
 fi
 usage="usage: run.sh SPEECH WORK [STAGE ...]"
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../stages.sh"
 speech=$(cd "${1:?$usage}" && pwd)
 mkdir -p "${2:?$usage}"
 work=$(cd "$2" && pwd)
 shift 2
-all_stages="prepare start contexts all streams longer last further settled lm install evaluate"
-stages=${*:-$all_stages}
-for stage in $stages; do
-    if [[ " $all_stages " != *" $stage "* ]]; then
-        echo "run.sh: no stage '$stage'" >&2
-        exit 2
-    fi
-done
+stages=$(choose_stages "prepare start contexts all streams longer last further settled lm install evaluate" "$@") || exit
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
 shipped="$here/../../asr/pretrained/default"

@@ -20,6 +20,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../stages.sh"
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
 command="run.sh $*"
 
@@ -41,14 +42,7 @@ while [[ ${1:-} == --* ]]; do
             ;;
     esac
 done
-all_stages="download prepare statistics tokenizer train average lm evaluate results"
-stages=${*:-$all_stages}
-for stage in $stages; do
-    if [[ " $all_stages " != *" $stage "* ]]; then
-        echo "run.sh: no stage '$stage'" >&2
-        exit 2
-    fi
-done
+stages=$(choose_stages "download prepare statistics tokenizer train average lm evaluate results" "$@") || exit
 corpus=${corpus:-$work/corpus}
 
 # What is learned from, what models are chosen by, and what is reported.

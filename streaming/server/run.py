@@ -25,6 +25,7 @@ __all__ = ["Server", "listen"]
 
 _LOG = logging.getLogger(__name__)
 _TICKS = 10  # uvicorn's, of 0.1 s: how often connections are looked at
+_GOODBYE_SECONDS = 2.0  # for WebSocket clients to answer that they are being closed
 _SPARE_FILES = 64  # beside connections: the model, uploads, logs
 _SEND_BYTES = 1 << 16  # that the system keeps for a client that does not read; answers are small
 _MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
@@ -105,9 +106,19 @@ class Server(uvicorn.Server):
         if not draining.done():
             draining.cancel()
             note(_LOG, "streams are cut off", logging.WARNING, streams=self._service.open_streams)
+        await self._wait_for_goodbyes(min(deadline, time.monotonic() + _GOODBYE_SECONDS))
         self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
         note(_LOG, "stopped")
+
+    async def _wait_for_goodbyes(self, until: float) -> None:
+        """Let WebSocket clients answer that they are being closed, as uvicorn cuts them off next.
+
+        What they have sent meanwhile is read and forgotten: closing a socket with anything unread resets the
+        connection, and a client that was ahead of the engine would never read why.
+        """
+        while time.monotonic() < until and any(getattr(c, "close_sent", False) for c in self.server_state.connections):
+            await asyncio.sleep(0.01)
 
     def _sweep(self) -> None:
         """Drop who connects and asks for nothing, and who reads nothing of what is sent."""
