@@ -213,8 +213,9 @@ def test_the_losses_are_cross_entropy_and_ctc_by_hand() -> None:
     losses = joint_loss(model, encoded, batch, 0.0, 0.0)
     torch.testing.assert_close(losses.attention, -right)
     assert losses.accuracy == (log_probs.argmax(-1) == targets).float().mean()
-    smooth = joint_loss(model, encoded, batch, 0.2, 0.0).attention
-    torch.testing.assert_close(smooth, -(0.8 * right + 0.2 * log_probs.mean()))
+    smooth = joint_loss(model, encoded, batch, 0.2, 0.0)
+    torch.testing.assert_close(smooth.attention, -(0.8 * right + 0.2 * log_probs.mean()))
+    torch.testing.assert_close(smooth.cross_entropy, losses.attention)
     ctc = torch.nn.functional.ctc_loss(
         model.ctc_log_probs(encoded.encoder_out)[0],
         batch.tokens[0],

@@ -19,6 +19,7 @@ from asr.lm import LanguageModel
 from asr.training import average, finetuning
 from asr.training.callbacks import Bar
 from asr.training.config import TrainConfig
+from asr.training.module import LasModule
 from asr.training.run import Machine, train
 
 
@@ -151,6 +152,23 @@ def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Pat
     assert {"dev/attention_0", "dev/attention_1"} <= {*board.Tags()["images"]}
     (text,) = board.Tensors("dev/samples/text_summary")
     assert b"| said | found |" in text.tensor_proto.string_val[0]
+
+
+def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothed labels were once part of the former, and hid for 25 passes how much the default model memorised."""
+    told: list[float] = []
+    log = LasModule.log_dict
+
+    def watched(module: LasModule, values: dict[str, Any], **options: Any) -> None:
+        told.extend(float(values[name]) for name in values if name == "train/attention")
+        log(module, values, **options)
+
+    monkeypatch.setattr(LasModule, "log_dict", watched)
+    for smoothing in (0.0, 0.5):
+        config = dataclasses.replace(SHORT, label_smoothing=smoothing)
+        train(config, [corpus], corpus, tmp_path / str(smoothing), machine=Machine("cpu"))
+    assert len(told) == 2
+    assert told[0] == pytest.approx(told[1])
 
 
 def test_a_model_is_fine_tuned_and_compared_with_what_it_was(

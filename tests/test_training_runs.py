@@ -17,11 +17,12 @@ from tiny_run import RUN, KilledError, Unbroken, Witness, prepared, steps
 
 from asr import checkpoint
 from asr.config import Context, DecoderConfig, SearchConfig
-from asr.errors import CheckpointError, DataError, DeviceError, SpellstreamError
+from asr.errors import CheckpointError, ConfigError, DataError, DeviceError, SpellstreamError
 from asr.training.config import (
     DataConfig,
     TrainConfig,
 )
+from asr.training.module import LasModule
 from asr.training.run import Machine, train
 
 CPU = Machine("cpu")
@@ -302,3 +303,21 @@ def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness
     )
     for name, weights in began.model.named_parameters():
         torch.testing.assert_close(second.model.get_parameter(name), weights, atol=1e-4, rtol=1e-3)
+
+
+def test_a_run_from_a_model_can_take_another_dropout(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the model learns with, and what it says of itself afterwards."""
+    first, used = run(), set[float]()
+    learn = LasModule.training_step
+
+    def watched(module: LasModule, *arguments: Any) -> Any:
+        used.update(m.p for m in module.model.modules() if isinstance(m, torch.nn.Dropout))
+        return learn(module, *arguments)
+
+    monkeypatch.setattr(LasModule, "training_step", watched)
+    short = dataclasses.replace(RUN.optimiser, max_steps=1, decay_steps=0)
+    second = checkpoint.load(run("second", dataclasses.replace(RUN, init=str(first), dropout=0.4, optimiser=short)))
+    assert used == {0.4}
+    assert (second.model.config.encoder.dropout, second.model.config.decoder.dropout) == (0.4, 0.4)
+    with pytest.raises(ConfigError, match=r"dropout is 0\.4: it must be left out without init"):
+        dataclasses.replace(RUN, dropout=0.4)

@@ -178,6 +178,7 @@ class TrainConfig:
     precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed; the weights are float32 in any case
     seed: int = 1
     init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
+    dropout: float | None = None  # of the encoder and the decoder of `init`, in place of what it had
 
     def __post_init__(self) -> None:
         require(0 <= self.ctc_weight <= 1, "ctc_weight", self.ctc_weight, "in [0, 1]")
@@ -185,6 +186,11 @@ class TrainConfig:
         require(end is None or 0 <= end <= 1, "ctc_weight_end", end, "in [0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.sampling_rate < 1, "sampling_rate", self.sampling_rate, "in [0, 1)")
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+            require(
+                self.init is not None, "dropout", self.dropout, "left out without init: [encoder] and [decoder] say it"
+            )
         for name in ("chunk_ms", "lookahead_ms"):
             values = getattr(self, name)
             require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")

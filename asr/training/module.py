@@ -27,8 +27,9 @@ __all__ = ["LasModule", "Losses", "Pair", "joint_loss"]
 class Losses(NamedTuple):
     """Means over tokens, in nats."""
 
-    attention: Tensor
+    attention: Tensor  # with its labels smoothed
     ctc: Tensor
+    cross_entropy: Tensor  # attention's without smoothing, which alone can be compared with that of other data
     accuracy: Tensor  # share of tokens that the speller, given the true history, would get right
 
 
@@ -48,9 +49,10 @@ def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: fl
     targets = torch.cat([batch.tokens, batch.tokens.new_full((rows, 1), BLANK)], dim=1)
     targets = targets.masked_fill(places == batch.token_lengths[:, None], EOS)
     logits, _ = model.decoder(inputs, encoder_out, lengths, sampling_rate)
-    attention = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=BLANK, label_smoothing=label_smoothing
-    )
+    flat = logits.float().flatten(0, 1), targets.flatten()
+    attention = torch.nn.functional.cross_entropy(*flat, ignore_index=BLANK, label_smoothing=label_smoothing)
+    with torch.no_grad():
+        plain = torch.nn.functional.cross_entropy(*flat, ignore_index=BLANK) if label_smoothing else attention.detach()
     real = targets != BLANK
     accuracy = ((logits.argmax(-1) == targets) & real).sum() / real.sum()
     ctc = torch.nn.functional.ctc_loss(
@@ -62,7 +64,12 @@ def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: fl
         reduction="sum",
         zero_infinity=True,
     )
-    return Losses(attention, ctc / batch.token_lengths.sum(), accuracy)
+    return Losses(attention, ctc / batch.token_lengths.sum(), plain, accuracy)
+
+
+def _told(losses: Losses) -> dict[str, Tensor]:
+    """What is logged, so that training and dev can be compared: a gap between them is a model that memorises."""
+    return {"attention": losses.cross_entropy, "ctc": losses.ctc, "accuracy": losses.accuracy}
 
 
 class LasModule(pl.LightningModule):
@@ -139,7 +146,8 @@ class LasModule(pl.LightningModule):
         weight = self.config.ctc_weight_at(step)
         shares = self._shares(batch) if several else (1.0, 1.0)
         loss = (1 - weight) * shares[0] * losses.attention + weight * shares[1] * losses.ctc
-        values = {"loss": loss, **losses._asdict(), "ctc_weight": weight, "learning_rate": self._learning_rate()}
+        values: dict[str, Tensor | float] = {"loss": loss, **_told(losses)}
+        values |= {"ctc_weight": weight, "learning_rate": self._learning_rate()}
         self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=len(batch.samples), sync_dist=several)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch.samples))
         return loss
@@ -165,7 +173,7 @@ class LasModule(pl.LightningModule):
         """Losses and errors of a batch; returns its texts."""
         encoded = self.model.encode(batch.waveform, batch.samples)
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
-        values = {f"dev/{name}": value for name, value in losses._asdict().items()}
+        values = {f"dev/{name}": value for name, value in _told(losses).items()}
         self.log_dict(values, batch_size=len(batch.samples), sync_dist=self.trainer.world_size > 1)
         settings = dataclasses.replace(self.config.search, beam_size=self.config.validate_beam_size, nbest=1)
         found = search(self.model, encoded, settings)

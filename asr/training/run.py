@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr import checkpoint
@@ -213,6 +213,8 @@ def _model(config: TrainConfig, stage: Stage, tokenizer: Tokenizer, start: check
     if start:
         model = start.model.train()
         model.config = dataclasses.replace(model.config, search=config.search, streaming=config.streaming)
+        if config.dropout is not None:
+            _set_dropout(model, config.dropout)
         return model
     torch.manual_seed(config.seed + stage.first_step)  # a resumed run grows the same layers
     return Model(
@@ -226,6 +228,18 @@ def _model(config: TrainConfig, stage: Stage, tokenizer: Tokenizer, start: check
             streaming=config.streaming,
         )
     )
+
+
+def _set_dropout(model: Model, rate: float) -> None:
+    own = model.config
+    model.config = dataclasses.replace(
+        own,
+        encoder=dataclasses.replace(own.encoder, dropout=rate),
+        decoder=dataclasses.replace(own.decoder, dropout=rate),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
 
 
 def _tokenizer(config: TrainConfig, output: Path, corpus: Corpus) -> Tokenizer:

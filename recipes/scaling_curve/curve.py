@@ -1,0 +1,121 @@
+"""How the error rate falls with the hours of labelled speech.
+
+    python -m recipes.scaling_curve.curve subsets corpora/*.jsonl --hours 2 4 8 16 --output subsets
+    python -m recipes.scaling_curve.curve fit 2=scores/2h.json 4=scores/4h.json 8=scores/8h.json 16=scores/16h.json
+
+`subsets` draws utterances from all of the manifests at once, so that each subset has the same mix of corpora, and holds
+the smaller ones. `fit` prints a table of what `spellstream evaluate --json` counted, and the power law through it
+(Hestness et al. 2017, "Deep learning scaling is predictable, empirically").
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asr import manifest
+from asr.errors import DataError, SpellstreamError
+from asr.manifest import Utterance
+
+__all__ = ["Law", "fit", "main", "subset", "table"]
+
+
+class Law(NamedTuple):
+    """An error rate of `at_one` at one hour, and `at_one * hours ** -exponent` at others."""
+
+    at_one: float
+    exponent: float
+
+    def __call__(self, hours: float) -> float:
+        return float(self.at_one * hours**-self.exponent)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write subsets, or print a fit; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.scaling_curve.curve", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    draw = commands.add_parser("subsets", help="manifests of so many hours")
+    draw.add_argument("manifests", type=Path, nargs="+")
+    draw.add_argument("--hours", type=float, nargs="+", required=True)
+    draw.add_argument("--output", type=Path, required=True, help="folder for 2h.jsonl and so on")
+    draw.set_defaults(run=_subsets)
+    fitting = commands.add_parser("fit", help="a table and a power law")
+    fitting.add_argument("scores", nargs="+", metavar="HOURS=FILE", help="by `spellstream evaluate --json`")
+    fitting.set_defaults(run=_fit)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except SpellstreamError as error:
+        print(f"curve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
+    """Utterances with a text, in an order that only their ids decide, until they are `hours` long.
+
+    Raises:
+        DataError: there are fewer hours.
+    """
+    found, seconds = [], 0.0
+    for utterance in sorted(utterances, key=lambda u: hashlib.sha256(u.id.encode()).digest()):
+        if utterance.text is not None:
+            found.append(utterance)
+            seconds += utterance.duration_seconds
+            if seconds >= 3600 * hours:
+                return found
+    raise DataError(f"there are {seconds / 3600:.1f} hours with a text, and {hours:g} are asked for")
+
+
+def fit(points: dict[float, float]) -> Law:
+    """The least squares of the logarithms of error rates, by hours.
+
+    Raises:
+        DataError: there are fewer than two points, or one is not positive.
+    """
+    if len(points) < 2 or min(*points, *points.values()) <= 0:
+        raise DataError("a fit takes two or more numbers of hours, each with an error rate above 0")
+    line = statistics.linear_regression([math.log(h) for h in points], [math.log(rate) for rate in points.values()])
+    return Law(math.exp(line.intercept), -line.slope)
+
+
+def table(scores: dict[float, dict[str, float]]) -> str:
+    """A row for each number of hours, a column for each set, and the law of each column."""
+    names = [*next(iter(scores.values()))]
+    laws = {name: fit({hours: rates[name] for hours, rates in scores.items()}) for name in names}
+    rows = [["hours", *names], ["---"] * (len(names) + 1)]
+    for hours, rates in sorted(scores.items()):
+        rows.append([f"{hours:g}", *(f"{100 * rates[name]:.1f} ({100 * laws[name](hours):.1f})" for name in names)])
+    rows.append(["law", *(f"{100 * law.at_one:.1f} × hours^-{law.exponent:.2f}" for law in laws.values())])
+    rows.append(["twice the hours", *(f"{2**-law.exponent:.2f} times the errors" for law in laws.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _subsets(options: argparse.Namespace) -> None:
+    everything = [utterance for path in options.manifests for utterance in manifest.read(path)]
+    options.output.mkdir(parents=True, exist_ok=True)
+    for hours in options.hours:
+        manifest.write(options.output / f"{hours:g}h.jsonl", subset(everything, hours))
+
+
+def _fit(options: argparse.Namespace) -> None:
+    scores = {}
+    for argument in options.scores:
+        hours, _, path = argument.partition("=")
+        try:
+            summaries: list[dict[str, Any]] = json.loads(Path(path).read_bytes())["summaries"]
+            scores[float(hours)] = {summary["name"]: float(summary["words"]["rate"]) for summary in summaries}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{argument}: expected hours=scores.json, as evaluate writes: {error}") from None
+    print(table(scores))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

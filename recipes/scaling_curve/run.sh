@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# What more labelled hours buy: the same small model learns from 2, 4, 8 and 16 hours of the default model's corpora.
+#
+#   recipes/scaling_curve/run.sh SPEECH WORK [STAGE ...]      stages: prepare train evaluate fit
+#
+# SPEECH is that of recipes/default_model/run.sh. Each run takes the same number of steps; that with the best error rate on
+# dev is kept. A stage that was killed goes on where it was. DEVICE (auto, cpu, cuda) and HOURS ("2 4 8 16") may be set.
+set -euo pipefail
+
+if [[ ${1:-} == --help ]]; then
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+    exit 0
+fi
+usage="usage: run.sh SPEECH WORK [STAGE ...]"
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../stages.sh"
+speech=$(cd "${1:?$usage}" && pwd)
+mkdir -p "${2:?$usage}"
+work=$(cd "$2" && pwd)
+shift 2
+stages=$(choose_stages "prepare train evaluate fit" "$@") || exit
+hours=${HOURS:-2 4 8 16}
+shipped="$here/../../asr/pretrained/default"
+
+for stage in $stages; do
+    echo "== $stage"
+    case $stage in
+        prepare)
+            # shellcheck disable=SC2086 # a list of numbers
+            PYTHONPATH="$here/../.." python -m recipes.scaling_curve.curve subsets --output "$work/subsets" --hours $hours \
+                -- "$speech"/core.jsonl "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13,speechocean}.jsonl
+            spellstream prepare "$speech/dev.jsonl" --output "$work/dev"
+            for size in $hours; do
+                spellstream prepare "$work/subsets/${size}h.jsonl" --output "$work/${size}h"
+            done
+            ;;
+        train)
+            for size in $hours; do
+                spellstream train --config "$here/model.toml" --set tokenizer="$shipped/tokenizer.model" --data "$work/${size}h" \
+                    --dev "$work/dev" --output "$work/run-${size}h" --noise "$speech/noise" --device "${DEVICE:-auto}"
+            done
+            ;;
+        evaluate)
+            for size in $hours; do
+                spellstream evaluate "$speech/dev.jsonl" --model "$work/run-${size}h/best" --lm "$shipped" --lm-weight 0.45 \
+                    --ctc-weight 0.3 --json "$work/${size}h.json"
+            done
+            ;;
+        fit)
+            points=()
+            for size in $hours; do
+                points+=("$size=$work/${size}h.json")
+            done
+            PYTHONPATH="$here/../.." python -m recipes.scaling_curve.curve fit "${points[@]}"
+            ;;
+    esac
+done
