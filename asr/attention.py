@@ -75,6 +75,12 @@ class Attention(nn.Module, ABC):
         width = self.config.window_frames
         return inside if width is None else inside & self._window(state.alignment, width)
 
+    def mean_context(self, memory: Memory) -> Tensor:
+        """`(context_size,)`: what a look at all real frames of a batch alike would see."""
+        even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
+        alignment = even[:, None].expand(-1, self.heads, -1).to(memory.values.dtype)
+        return self._context(alignment, memory.values).mean(dim=0)
+
     @abstractmethod
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         """Scores `(B, heads, T)` of a projected query `(B, size)`; `previous` is `(B, heads, T)`."""

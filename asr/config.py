@@ -188,12 +188,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What the search weighs and when it stops; each field is an option of `spellstream transcribe`."""
+    """What the search weighs and when it stops; a checkpoint's config.json holds those that were chosen for it."""
 
     beam_size: int = 8
     nbest: int = 1
     ctc_weight: float = 0.3  # the rest goes to attention
     lm_weight: float = 0.0
+    internal_lm_share: float = 0.0  # of lm_weight: what the speller's own language model is taken off with
     length_bonus: float = 0.0  # added for each token
     coverage_penalty: float = 0.0  # for encoder frames that get more than `coverage_threshold` of attention in all
     coverage_threshold: float = 1.5
@@ -206,7 +207,8 @@ class SearchConfig:
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
         require(1 <= self.nbest <= self.beam_size, "search.nbest", self.nbest, f"in 1..beam_size ({self.beam_size})")
         require(0 <= self.ctc_weight <= 1, "search.ctc_weight", self.ctc_weight, "in [0, 1]")
-        require(self.lm_weight >= 0, "search.lm_weight", self.lm_weight, "at least 0")
+        for name in ("lm_weight", "internal_lm_share"):
+            require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
         require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")
         require(self.eos_threshold >= 0, "search.eos_threshold", self.eos_threshold, "at least 0")
         require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")

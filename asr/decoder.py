@@ -17,6 +17,8 @@ from asr.deferred import DeferredAttention, DeferredCell
 
 __all__ = ["Decoder", "DecoderState"]
 
+_MEAN_PACE = 0.01  # of the running mean of contexts: what a batch counts
+
 
 class DecoderState(NamedTuple):
     """What the speller carries from token to token; every tensor's first dimension is the batch."""
@@ -38,7 +40,13 @@ class _Steps(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Tokens and an attended encoder output to the logits of the next token."""
+    """Tokens and an attended encoder output to the logits of the next token.
+
+    In training it keeps a running mean of what there is to be seen, so that it can be asked what it makes of the tokens
+    alone: see `step_unheard`.
+    """
+
+    mean_context: Tensor  # (context_size,)
 
     def __init__(self, vocab_size: int, encoder_size: int, attention: AttentionConfig, config: DecoderConfig) -> None:
         super().__init__()
@@ -51,10 +59,18 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.to_readout = nn.Linear(config.hidden_size + context_size, config.hidden_size)
         self.to_logits = nn.Linear(config.hidden_size, vocab_size)
+        self.register_buffer("mean_context", torch.zeros(context_size))
 
     def prepare(self, encoder_out: Tensor, lengths: Tensor) -> Memory:
         """Make an encoder_out `(B, T, D)` with its lengths `(B,)` ready for `step`."""
         return self.attention.prepare(encoder_out, lengths)
+
+    @torch.no_grad()
+    def _remember(self, memory: Memory) -> None:
+        """Let a batch count in the mean context; the first one is all of it."""
+        seen = self.attention.mean_context(memory).to(self.mean_context.dtype)
+        moved = self.mean_context.lerp(seen, _MEAN_PACE)
+        self.mean_context.copy_(torch.where(self.mean_context.any(), moved, seen))
 
     def initial_state(self, memory: Memory) -> DecoderState:
         batch, zeros = memory.keys.shape[0], memory.keys.new_zeros
@@ -86,14 +102,37 @@ class Decoder(nn.Module):
         `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
         """
         cells, attention = deferred or _Steps(self.cells, self.attention)
-        x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
-        hidden = []
-        for i, cell in enumerate(cells):
-            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
-            hidden.append(torch.stack([h, c], dim=1))
-            x = self.dropout(h)
+        x, hidden = self._recur(cells, x, state.context, state.hidden)
         context, looked = attention(x, memory, AttentionState(state.alignment))
-        return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+        return x, DecoderState(hidden, context, looked.alignment)
+
+    def _recur(
+        self, cells: Iterable[nn.Module | DeferredCell], x: Tensor, context: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """An embedded token and the last context to the output of the cells `(B, hidden_size)`, and their states."""
+        x = torch.cat([x.to(context.dtype), context], dim=-1)
+        states = []
+        for i, cell in enumerate(cells):
+            h, c = cell(x, (hidden[:, i, 0], hidden[:, i, 1]))
+            states.append(torch.stack([h, c], dim=1))
+            x = self.dropout(h)
+        return x, torch.stack(states, dim=1)
+
+    def step_unheard(self, tokens: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by one token with the mean context in place of what was said: the speller's internal language model.
+
+        After Meng et al. 2021 ("Internal language model estimation"), with the mean context of Zeineldeen et al. 2021.
+
+        Args:
+            tokens: `(B,)`, the token before the one to predict.
+            hidden: `(B, layers, 2, hidden_size)`, of a `DecoderState`'s kind; zeros before the first token.
+
+        Returns:
+            The readout `(B, hidden_size)` and the next `hidden`.
+        """
+        context = self.mean_context.expand(len(tokens), -1)
+        x, hidden = self._recur(self.cells, self.dropout(self.embedding(tokens)), context, hidden)
+        return self._readout(x, context), hidden
 
     def _deferred(self, memory: Memory) -> _Steps:
         attention = self.attention
@@ -127,6 +166,8 @@ class Decoder(nn.Module):
             logits `(B, U, vocab_size)` and alignments `(B, U, heads, T)`.
         """
         memory = self.prepare(encoder_out, lengths)
+        if self.training:
+            self._remember(memory)
         state = self.initial_state(memory)
         embedded = self.dropout(self.embedding(tokens))
         # On a GPU one kernel for a whole cell is worth more.

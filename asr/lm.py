@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from asr.config import LmConfig
 
-__all__ = ["LanguageModel", "LmState"]
+__all__ = ["LanguageModel", "LmState", "TokenPredictor"]
 
 _EMBEDDING_STD = 0.1
 
@@ -41,6 +41,19 @@ class LmState(NamedTuple):
     def repeat(self, times: int) -> LmState:
         """Each row so often, one after the other."""
         return LmState(self.hidden.repeat_interleave(times, 0), self.cell.repeat_interleave(times, 0))
+
+
+class TokenPredictor(Protocol):
+    """What a search asks of a language model."""
+
+    @property
+    def config(self) -> LmConfig: ...
+
+    def initial_state(self, rows: int) -> LmState:
+        """Before the first token."""
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """Scores `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
 
 
 class LanguageModel(nn.Module):

@@ -18,7 +18,8 @@ from asr.audio import SAMPLE_RATE, Source, blocks, source_name
 from asr.config import SearchConfig, require
 from asr.ctc import align
 from asr.errors import DeviceError, SpellstreamError
-from asr.lm import LanguageModel
+from asr.internal_lm import DensityRatio
+from asr.lm import LanguageModel, TokenPredictor
 from asr.model import Model
 from asr.packed import pack
 from asr.search import Hypothesis, search
@@ -118,7 +119,7 @@ class Recogniser:
             recogniser._load_lm()
         return recogniser
 
-    def language_model(self, search: SearchConfig) -> LanguageModel | None:
+    def language_model(self, search: SearchConfig) -> TokenPredictor | None:
         """What a search with these settings needs: none where `lm_weight` is 0. It is read when first asked for.
 
         Raises:
@@ -135,7 +136,9 @@ class Recogniser:
                 f"0, as the model {self.folder.name} comes without a language model and no other was named",
             )
             self._load_lm()
-        return self._lm
+        if self._lm is None or search.internal_lm_share == 0:
+            return self._lm
+        return DensityRatio(self._lm, self.model.decoder, search.internal_lm_share)
 
     def _load_lm(self) -> None:
         if self._lm_folder is not None:

@@ -24,7 +24,7 @@ LAYERS = (
     ("hybrid", "deferred", "formats"),
     ("encoder", "metrics", "manifest"),
     ("ctc", "decoder", "lm"),
-    ("model",),
+    ("model", "internal_lm"),
     ("search",),
     ("checkpoint",),
     ("transcribe",),

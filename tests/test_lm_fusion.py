@@ -188,27 +188,35 @@ def test_info_shows_it(command: Command, folder: Path) -> None:
 # --- The promises
 
 
-def fused_babbler(weight: float = 0.7, policy: PolicyConfig | None = None) -> Engine:
+INTERNAL = pytest.mark.parametrize("internal", [0.0, 0.5])  # of the speller's own language model, taken off
+
+
+def fused_babbler(weight: float = 0.7, policy: PolicyConfig | None = None, internal: float = 0.0) -> Engine:
     recogniser = babbler()
+    torch.nn.init.normal_(recogniser.model.decoder.mean_context, generator=torch.Generator().manual_seed(3))
     lm = opinionated_lm(len(recogniser.tokenizer))
     fused = Recogniser(recogniser.model, recogniser.tokenizer, recogniser.device, "float32", Path(), lm)
-    search = SearchConfig(beam_size=3, candidates=8, max_tokens_per_second=5, lm_weight=weight)
+    search = SearchConfig(
+        beam_size=3, candidates=8, max_tokens_per_second=5, lm_weight=weight, internal_lm_share=internal
+    )
     return Engine(fused, StreamConfig(policy=policy or PolicyConfig("ctc", 120), final=search))
 
 
-def test_however_the_audio_is_cut_the_events_are_the_same(clips: list[Tensor]) -> None:
-    engine = fused_babbler()
+@INTERNAL
+def test_however_the_audio_is_cut_the_events_are_the_same(clips: list[Tensor], internal: float) -> None:
+    engine = fused_babbler(internal=internal)
     waveform = torch.cat([clips[0][:30_000], torch.zeros(20_000), clips[1][:20_123]])
     whole = listen(engine, [waveform])
     assert all(final.text for final in finals(whole))
-    assert finals(whole) != finals(listen(fused_babbler(weight=0.0), [waveform]))
+    assert finals(whole) != finals(listen(fused_babbler(weight=0.7 if internal else 0.0), [waveform]))
     for samples in (160, 5_120):
         assert listen(engine, waveform.split(samples)) == whole
 
 
-def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor]) -> None:
+@INTERNAL
+def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], internal: float) -> None:
     """Streams, and whole files."""
-    engine = fused_babbler()
+    engine = fused_babbler(internal=internal)
     streams = [clip[: 24_000 + 3_000 * i] for i, clip in enumerate(clips)]
     alone = [listen(engine, [stream]) for stream in streams]
     _, together = engine.step([engine.start() for _ in streams], streams, [True] * len(streams))
@@ -221,9 +229,11 @@ def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor]) -> 
         assert found.score == pytest.approx(expected.score, abs=1e-4)
 
 
-def test_it_knows_the_committed_words(clips: list[Tensor]) -> None:
-    """After every commit the state is that of all that was committed, told in one go."""
-    engine = fused_babbler(policy=PolicyConfig("ctc", 0))
+@INTERNAL
+@torch.inference_mode()
+def test_it_knows_the_committed_words(clips: list[Tensor], internal: float) -> None:
+    """After every commit the state is that of all that was committed."""
+    engine = fused_babbler(policy=PolicyConfig("ctc", 0), internal=internal)
     lm = engine.recogniser.language_model(engine.final)
     assert lm is not None
     sessions, seen = [engine.start() for _ in clips], set()
@@ -233,7 +243,9 @@ def test_it_knows_the_committed_words(clips: list[Tensor]) -> None:
             if session.utterance is None or not (tokens := session.utterance.committed.tokens):
                 continue
             seen.add(tokens)
-            _, expected = lm(torch.tensor([[SOS, *tokens[:-1]]]), lm.initial_state(1))
+            expected = lm.initial_state(1)
+            for token in (SOS, *tokens[:-1]):
+                _, expected = lm.step(torch.tensor([token]), expected)
             found = session.utterance.committed.lm
             assert found is not None
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

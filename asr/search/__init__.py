@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asr.config import SearchConfig
-from asr.lm import LanguageModel
+from asr.lm import TokenPredictor
 from asr.model import Encoded, Model
 from asr.search.beam import Prefix, beam_search
 from asr.search.greedy import greedy
@@ -13,7 +13,7 @@ __all__ = ["Hypothesis", "Prefix", "beam_search", "greedy", "search"]
 
 
 def search(
-    model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None = None
+    model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None = None
 ) -> list[list[Hypothesis]]:
     """Greedy search where the beam is 1, beam search otherwise; the n-best of each utterance, best first."""
     if config.beam_size == 1:

@@ -16,7 +16,7 @@ from asr.config import SearchConfig
 from asr.ctc import CtcPrefixScorer, CtcState
 from asr.decoder import DecoderState
 from asr.errors import ConfigError
-from asr.lm import LanguageModel, LmState
+from asr.lm import LmState, TokenPredictor
 from asr.model import Encoded, Model
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
@@ -80,7 +80,7 @@ class _Search:
     """What does not change during a search."""
 
     def __init__(
-        self, model: Model, encoded: Encoded, config: SearchConfig, lm: LanguageModel | None, prefix: Prefix | None
+        self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None, prefix: Prefix | None
     ) -> None:
         encoder_out, lengths = encoded
         self.prefix = prefix.widened(encoder_out.shape[1]) if prefix else None
@@ -228,7 +228,7 @@ def beam_search(
     model: Model,
     encoded: Encoded,
     config: SearchConfig,
-    lm: LanguageModel | None = None,
+    lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
 ) -> list[list[Hypothesis]]:
     """Spell a batch by all that the config gives a weight to.

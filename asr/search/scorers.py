@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from asr.lm import LanguageModel, LmState
+from asr.lm import LmState, TokenPredictor
 from asr.tokenizer import EOS
 
 __all__ = ["AttentionScorer", "CoverageScorer", "LengthScorer", "LmScorer", "Scorer", "View"]
@@ -93,7 +93,7 @@ class LmScorer:
     `known` is the state of rows that go on from known tokens.
     """
 
-    def __init__(self, lm: LanguageModel, known: LmState | None = None) -> None:
+    def __init__(self, lm: TokenPredictor, known: LmState | None = None) -> None:
         self.lm, self.known = lm, known
 
     def initial_state(self, rows: int) -> LmState:

@@ -1,0 +1,62 @@
+"""The speller's internal language model, and fusion that takes it off."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_decoder import SCORERS, VALUE, VOCAB, build, encoded
+from test_lm_fusion import opinionated_lm
+
+from asr.config import Scorer
+from asr.internal_lm import DensityRatio
+from asr.lm import LmState
+from asr.tokenizer import EOS, SOS
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_training_remembers_what_there_is_to_be_seen(scorer: Scorer) -> None:
+    """The first batch is all that it knows, without its padding; later ones move it a little; use moves nothing."""
+    decoder, (out, lengths) = build(scorer), encoded()
+    tokens = torch.randint(0, VOCAB, (3, 2))
+    decoder(tokens, out, lengths)
+    assert not decoder.mean_context.any()
+    decoder.train()
+    decoder(tokens, out, lengths)
+    first = decoder.mean_context.clone()
+    if scorer != "multi_head":  # whose heads have values of their own
+        torch.testing.assert_close(first, (out.sum(1) / lengths[:, None]).mean(0))
+    decoder(tokens, out + 100.0, lengths)
+    moved = (decoder.mean_context - first).norm()
+    assert 0 < moved < 0.05 * (decoder.attention.mean_context(decoder.prepare(out + 100.0, lengths)) - first).norm()
+
+
+def test_without_audio_the_speller_does_what_it_does_where_all_audio_is_the_mean() -> None:
+    decoder = build(layers=2)
+    torch.nn.init.normal_(decoder.mean_context)
+    one_frame = decoder.prepare(decoder.mean_context.expand(2, 1, VALUE), torch.tensor([1, 1]))
+    state = decoder.initial_state(one_frame)._replace(context=decoder.mean_context.expand(2, -1))
+    hidden = state.hidden
+    for tokens in (torch.tensor([SOS, SOS]), torch.tensor([4, 5]), torch.tensor([5, 6])):
+        expected, state = decoder.step(tokens, state, one_frame)
+        readout, hidden = decoder.step_unheard(tokens, hidden)
+        torch.testing.assert_close(readout, expected)
+        torch.testing.assert_close(hidden, state.hidden)
+
+
+@torch.inference_mode()
+def test_the_internal_model_is_taken_off_but_for_the_end() -> None:
+    """However rows are reordered, stacked and split on the way."""
+    decoder, lm = build(layers=2), opinionated_lm(VOCAB)
+    torch.nn.init.normal_(decoder.mean_context)
+    fused, share = DensityRatio(lm, decoder, 0.6), 0.6
+    state, known = fused.initial_state(3), lm.initial_state(3)
+    own = torch.zeros(3, 2, 2, decoder.config.hidden_size)
+    for step, tokens in enumerate(torch.tensor([[SOS] * 3, [4, 5, 6], [5, 5, 4]])):
+        scores, state = fused.step(tokens, state)
+        expected, known = lm.step(tokens, known)
+        readout, own = decoder.step_unheard(tokens, own)
+        internal = decoder.logits(readout).log_softmax(-1)
+        internal[:, EOS] = 0.0
+        torch.testing.assert_close(scores, expected - share * internal)
+        rows = torch.tensor([2, 0, 0]) if step else torch.tensor([1, 2, 0])
+        state, known, own = LmState.stack(state.select(rows).split()), known.select(rows), own[rows]
