@@ -42,8 +42,7 @@ class _Steps(NamedTuple):
 class Decoder(nn.Module):
     """Tokens and an attended encoder output to the logits of the next token.
 
-    In training it keeps a running mean of what there is to be seen, so that it can be asked what it makes of the tokens
-    alone: see `step_unheard`.
+    In training it keeps a running mean of what there is to be seen: `InternalLm` puts it in the place of audio.
     """
 
     mean_context: Tensor  # (context_size,)
@@ -102,37 +101,14 @@ class Decoder(nn.Module):
         `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
         """
         cells, attention = deferred or _Steps(self.cells, self.attention)
-        x, hidden = self._recur(cells, x, state.context, state.hidden)
-        context, looked = attention(x, memory, AttentionState(state.alignment))
-        return x, DecoderState(hidden, context, looked.alignment)
-
-    def _recur(
-        self, cells: Iterable[nn.Module | DeferredCell], x: Tensor, context: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """An embedded token and the last context to the output of the cells `(B, hidden_size)`, and their states."""
-        x = torch.cat([x.to(context.dtype), context], dim=-1)
-        states = []
+        x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
+        hidden = []
         for i, cell in enumerate(cells):
-            h, c = cell(x, (hidden[:, i, 0], hidden[:, i, 1]))
-            states.append(torch.stack([h, c], dim=1))
+            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
+            hidden.append(torch.stack([h, c], dim=1))
             x = self.dropout(h)
-        return x, torch.stack(states, dim=1)
-
-    def step_unheard(self, tokens: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one token with the mean context in place of what was said: the speller's internal language model.
-
-        After Meng et al. 2021 ("Internal language model estimation"), with the mean context of Zeineldeen et al. 2021.
-
-        Args:
-            tokens: `(B,)`, the token before the one to predict.
-            hidden: `(B, layers, 2, hidden_size)`, of a `DecoderState`'s kind; zeros before the first token.
-
-        Returns:
-            The readout `(B, hidden_size)` and the next `hidden`.
-        """
-        context = self.mean_context.expand(len(tokens), -1)
-        x, hidden = self._recur(self.cells, self.dropout(self.embedding(tokens)), context, hidden)
-        return self._readout(x, context), hidden
+        context, looked = attention(x, memory, AttentionState(state.alignment))
+        return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
 
     def _deferred(self, memory: Memory) -> _Steps:
         attention = self.attention

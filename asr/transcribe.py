@@ -18,7 +18,7 @@ from asr.audio import SAMPLE_RATE, Source, blocks, source_name
 from asr.config import SearchConfig, require
 from asr.ctc import align
 from asr.errors import DeviceError, SpellstreamError
-from asr.internal_lm import DensityRatio
+from asr.internal_lm import DensityRatio, InternalLm
 from asr.lm import LanguageModel, TokenPredictor
 from asr.model import Model
 from asr.packed import pack
@@ -97,6 +97,7 @@ class Recogniser:
         self.model, self.tokenizer = model, tokenizer
         self.device, self.dtype, self.folder = device, dtype, folder
         self._lm, self._lm_folder = lm, lm_folder
+        self._internal_lm: InternalLm | None = None
 
     @classmethod
     def load(
@@ -138,7 +139,9 @@ class Recogniser:
             self._load_lm()
         if self._lm is None or search.internal_lm_share == 0:
             return self._lm
-        return DensityRatio(self._lm, self.model.decoder, search.internal_lm_share)
+        if self._internal_lm is None:
+            self._internal_lm = pack(InternalLm(self.model.decoder))
+        return DensityRatio(self._lm, self._internal_lm, search.internal_lm_share)
 
     def _load_lm(self) -> None:
         if self._lm_folder is not None:

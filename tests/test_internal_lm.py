@@ -8,7 +8,7 @@ from test_decoder import SCORERS, VALUE, VOCAB, build, encoded
 from test_lm_fusion import opinionated_lm
 
 from asr.config import Scorer
-from asr.internal_lm import DensityRatio
+from asr.internal_lm import DensityRatio, InternalLm
 from asr.lm import LmState
 from asr.tokenizer import EOS, SOS
 
@@ -30,33 +30,33 @@ def test_training_remembers_what_there_is_to_be_seen(scorer: Scorer) -> None:
     assert 0 < moved < 0.05 * (decoder.attention.mean_context(decoder.prepare(out + 100.0, lengths)) - first).norm()
 
 
-def test_without_audio_the_speller_does_what_it_does_where_all_audio_is_the_mean() -> None:
+@torch.no_grad()
+def test_it_says_what_the_speller_says_where_all_audio_is_the_mean() -> None:
     decoder = build(layers=2)
     torch.nn.init.normal_(decoder.mean_context)
     one_frame = decoder.prepare(decoder.mean_context.expand(2, 1, VALUE), torch.tensor([1, 1]))
-    state = decoder.initial_state(one_frame)._replace(context=decoder.mean_context.expand(2, -1))
-    hidden = state.hidden
+    expected = decoder.initial_state(one_frame)._replace(context=decoder.mean_context.expand(2, -1))
+    internal = InternalLm(decoder)
+    state = internal.initial_state(2)
     for tokens in (torch.tensor([SOS, SOS]), torch.tensor([4, 5]), torch.tensor([5, 6])):
-        expected, state = decoder.step(tokens, state, one_frame)
-        readout, hidden = decoder.step_unheard(tokens, hidden)
-        torch.testing.assert_close(readout, expected)
-        torch.testing.assert_close(hidden, state.hidden)
+        readout, expected = decoder.step(tokens, expected, one_frame)
+        found, state = internal.step(tokens, state)
+        torch.testing.assert_close(found, decoder.logits(readout).log_softmax(-1))
 
 
 @torch.inference_mode()
 def test_the_internal_model_is_taken_off_but_for_the_end() -> None:
     """However rows are reordered, stacked and split on the way."""
-    decoder, lm = build(layers=2), opinionated_lm(VOCAB)
+    decoder, lm, share = build(layers=2), opinionated_lm(VOCAB), 0.6
     torch.nn.init.normal_(decoder.mean_context)
-    fused, share = DensityRatio(lm, decoder, 0.6), 0.6
-    state, known = fused.initial_state(3), lm.initial_state(3)
-    own = torch.zeros(3, 2, 2, decoder.config.hidden_size)
+    internal = InternalLm(decoder)
+    fused = DensityRatio(lm, internal, share)
+    state, known, own = (model.initial_state(3) for model in (fused, lm, internal))
     for step, tokens in enumerate(torch.tensor([[SOS] * 3, [4, 5, 6], [5, 5, 4]])):
         scores, state = fused.step(tokens, state)
         expected, known = lm.step(tokens, known)
-        readout, own = decoder.step_unheard(tokens, own)
-        internal = decoder.logits(readout).log_softmax(-1)
-        internal[:, EOS] = 0.0
-        torch.testing.assert_close(scores, expected - share * internal)
+        taken, own = internal.step(tokens, own)
+        taken[:, EOS] = 0.0
+        torch.testing.assert_close(scores, expected - share * taken)
         rows = torch.tensor([2, 0, 0]) if step else torch.tensor([1, 2, 0])
-        state, known, own = LmState.stack(state.select(rows).split()), known.select(rows), own[rows]
+        state, known, own = LmState.stack(state.select(rows).split()), known.select(rows), own.select(rows)

@@ -11,6 +11,7 @@ from torch import nn
 
 import asr
 from asr.config import DecoderConfig, EncoderConfig, LmConfig, ModelConfig
+from asr.internal_lm import DensityRatio
 from asr.lm import LanguageModel
 from asr.model import Model
 from asr.packed import available, pack
@@ -110,7 +111,9 @@ def test_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_model_that_is_loaded_for_a_cpu_is_packed() -> None:
     shipped = asr.load(device="cpu")
     lm = shipped.language_model(shipped.model.config.search)
-    assert lm is not None
+    assert isinstance(lm, DensityRatio)
+    assert isinstance(lm.lm, LanguageModel)
     assert packed_parts(shipped.model) > 8
-    assert packed_parts(lm) == 2
+    assert packed_parts(lm.lm) == 2
+    assert packed_parts(lm.internal) == 3
     assert packed_parts(asr.load(device="cpu", dtype="bfloat16").model) == 0

@@ -24,7 +24,7 @@ stages=$(choose_stages "prepare start contexts all streams longer last further s
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
 shipped="$here/../../asr/pretrained/default"
-search="ctc_weight=0.3 lm_weight=0.45 length_bonus=1.2" # what dev chose for the recogniser and the language model together
+search="ctc_weight=0.3 lm_weight=0.7 internal_lm_share=0.57 length_bonus=0.4" # what dev chose for the recogniser and the language model together
 
 for stage in $stages; do
     echo "== $stage"
