@@ -66,10 +66,10 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def _remember(self, memory: Memory) -> None:
-        """Let a batch count in the mean context; the first one is all of it."""
-        seen = self.attention.mean_context(memory).to(self.mean_context.dtype)
-        moved = self.mean_context.lerp(seen, _MEAN_PACE)
-        self.mean_context.copy_(torch.where(self.mean_context.any(), moved, seen))
+        """Let a batch count in the mean context; the first one is all of it, and what is not finite does not count."""
+        mean, seen = self.mean_context, self.attention.mean_context(memory).to(self.mean_context.dtype)
+        moved = torch.where(mean.any(), mean.lerp(seen, _MEAN_PACE), seen)
+        mean.copy_(torch.where(seen.isfinite().all(), moved, mean))
 
     def initial_state(self, memory: Memory) -> DecoderState:
         batch, zeros = memory.keys.shape[0], memory.keys.new_zeros

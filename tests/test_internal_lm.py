@@ -30,6 +30,17 @@ def test_training_remembers_what_there_is_to_be_seen(scorer: Scorer) -> None:
     assert 0 < moved < 0.05 * (decoder.attention.mean_context(decoder.prepare(out + 100.0, lengths)) - first).norm()
 
 
+def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
+    """Its step is left out, and the mean of all others must not be lost with it."""
+    decoder, (out, lengths) = build().train(), encoded()
+    tokens = torch.randint(0, VOCAB, (3, 2))
+    decoder(tokens, out, lengths)
+    before = decoder.mean_context.clone()
+    for bad in (torch.nan, torch.inf):
+        decoder(tokens, out * bad, lengths)
+        torch.testing.assert_close(decoder.mean_context, before)
+
+
 @torch.no_grad()
 def test_it_says_what_the_speller_says_where_all_audio_is_the_mean() -> None:
     decoder = build(layers=2)

@@ -203,12 +203,13 @@ def test_a_step_that_is_not_finite_is_left_out(run: Callable[..., Path], witness
         witness.kill_at(None)
         run(config=no_statistics)
     changed = {
-        step: any(
+        step: sum(
             not torch.equal(a, b) for a, b in zip(witness.entering[step], witness.entering[step + 1], strict=True)
         )
         for step in range(9)
     }
-    assert [step for step, moved in changed.items() if not moved] == [5, 7]
+    # The mean context, which is no weight, moves with what was heard.
+    assert [step for step, moved in changed.items() if moved <= 1] == [5, 7]
     assert all(torch.isfinite(w).all() for w in witness.final)
     assert logged[-1] == (9, 2.0)
 
