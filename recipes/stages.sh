@@ -1,6 +1,11 @@
 # shellcheck shell=bash
 # For recipes that are run in stages; to be sourced.
 
+# What the head of a recipe says, up to its `set` line.
+show_help() {
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+}
+
 # The stages to run: those that are asked for, or all of them. One that there is not ends the recipe before it begins.
 #   stages=$(choose_stages "ALL OF THEM" [STAGE ...]) || exit
 choose_stages() {
@@ -13,4 +18,22 @@ choose_stages() {
         fi
     done
     echo "${*:-$all}"
+}
+
+# A recipe on speech that is there: sets $speech, $work and $stages, and $shipped, the folder of the model that comes along.
+#   begin "ALL STAGES" SPEECH WORK [STAGE ...]
+# shellcheck disable=SC2034 # the recipe reads them
+begin() {
+    local all=$1 usage="usage: run.sh SPEECH WORK [STAGE ...]"
+    shift
+    if [[ ${1:-} == --help ]]; then
+        show_help
+        exit 0
+    fi
+    speech=$(cd "${1:?$usage}" && pwd)
+    mkdir -p "${2:?$usage}"
+    work=$(cd "$2" && pwd)
+    shift 2
+    stages=$(choose_stages "$all" "$@") || exit
+    shipped="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/asr/pretrained/default"
 }

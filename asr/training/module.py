@@ -49,11 +49,9 @@ def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: fl
     targets = torch.cat([batch.tokens, batch.tokens.new_full((rows, 1), BLANK)], dim=1)
     targets = targets.masked_fill(places == batch.token_lengths[:, None], EOS)
     logits, _ = model.decoder(inputs, encoder_out, lengths, sampling_rate)
-    flat = logits.float().flatten(0, 1), targets.flatten()
-    attention = torch.nn.functional.cross_entropy(*flat, ignore_index=BLANK, label_smoothing=label_smoothing)
-    with torch.no_grad():
-        plain = torch.nn.functional.cross_entropy(*flat, ignore_index=BLANK) if label_smoothing else attention.detach()
-    real = targets != BLANK
+    log_probs, real = logits.float().log_softmax(-1), targets != BLANK
+    plain = torch.nn.functional.nll_loss(log_probs.flatten(0, 1), targets.flatten(), ignore_index=BLANK)
+    even = -(log_probs.mean(-1) * real).sum() / real.sum()
     accuracy = ((logits.argmax(-1) == targets) & real).sum() / real.sum()
     ctc = torch.nn.functional.ctc_loss(
         model.ctc_log_probs(encoder_out).transpose(0, 1),
@@ -64,7 +62,8 @@ def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: fl
         reduction="sum",
         zero_infinity=True,
     )
-    return Losses(attention, ctc / batch.token_lengths.sum(), plain, accuracy)
+    attention = (1 - label_smoothing) * plain + label_smoothing * even
+    return Losses(attention, ctc / batch.token_lengths.sum(), plain.detach(), accuracy)
 
 
 def _told(losses: Losses) -> dict[str, Tensor]:

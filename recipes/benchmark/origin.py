@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asr.errors import SpellstreamError
+from recipes.status import status
 
 if TYPE_CHECKING:
     import torch
@@ -60,16 +60,15 @@ class Report(NamedTuple):
 
 def report(benchmark: Callable[[], Report], as_json: bool) -> int:
     """Run a benchmark and print what it finds; the exit status."""
-    try:
+
+    def work() -> None:
         found = benchmark()
-    except SpellstreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if as_json:
-        print(json.dumps(found.data, indent=2))
-    else:
-        show(found.table, found.facts)
-    return 0
+        if as_json:
+            print(json.dumps(found.data, indent=2))
+        else:
+            show(found.table, found.facts)
+
+    return status("error", work)
 
 
 def show(table: Table, facts: Mapping[str, str]) -> None:

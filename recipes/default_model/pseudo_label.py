@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr import manifest, metrics
-from asr.errors import DataError, SpellstreamError
+from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.rows import absolute
+from recipes.status import status
 
 __all__ = ["Heard", "main", "rank"]
 
@@ -53,12 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         command.add_argument("manifest", type=Path)
         command.add_argument("rows", type=Path, help="by `spellstream transcribe MANIFEST --output ROWS.jsonl`")
     options = parser.parse_args(arguments)
-    try:
-        options.run(options, rank(manifest.read(options.manifest), options.rows))
-    except SpellstreamError as error:
-        print(f"pseudo_label: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status("pseudo_label", lambda: options.run(options, rank(manifest.read(options.manifest), options.rows)))
 
 
 def rank(utterances: Sequence[Utterance], rows: Path) -> list[Heard]:

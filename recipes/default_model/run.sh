@@ -9,21 +9,11 @@
 # goes on where it was when it is started again. DEVICE (auto, cpu, cuda) and MINUTES (limit of each training run) may be set.
 set -euo pipefail
 
-if [[ ${1:-} == --help ]]; then
-    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
-    exit 0
-fi
-usage="usage: run.sh SPEECH WORK [STAGE ...]"
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../stages.sh"
-speech=$(cd "${1:?$usage}" && pwd)
-mkdir -p "${2:?$usage}"
-work=$(cd "$2" && pwd)
-shift 2
-stages=$(choose_stages "prepare start contexts all streams longer last further settled lm install evaluate" "$@") || exit
+begin "prepare start contexts all streams longer last further settled lm install evaluate" "$@"
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
-shipped="$here/../../asr/pretrained/default"
 search="ctc_weight=0.3 lm_weight=0.7 internal_lm_share=0.57 length_bonus=0.4" # what dev chose for the recogniser and the language model together
 
 for stage in $stages; do

@@ -13,9 +13,10 @@ from pathlib import Path
 import soundfile
 
 from asr import manifest
-from asr.errors import DataError, SpellstreamError
+from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.training.corpora import Candidate, Kind, Problem, read
+from recipes.status import status
 
 __all__ = ["main"]
 
@@ -26,12 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("part", type=Path, help="folder with speaker/chapter/*.trans.txt")
     parser.add_argument("--output", type=Path, required=True, help="the manifest")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         manifest.write(options.output, [_utterance(found) for found in read(options.part, Kind.librispeech)])
-    except SpellstreamError as error:
-        print(f"manifest: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return status("manifest", work)
 
 
 def _utterance(found: Candidate | Problem) -> Utterance:

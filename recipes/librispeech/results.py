@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.errors import DataError, SpellstreamError
+from asr.errors import DataError
 from asr.formats import write_atomically
+from recipes.status import status
 
 __all__ = ["main", "markdown"]
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--command", default="", help="what made it all, to be quoted")
     parser.add_argument("--output", type=Path, required=True, help="the table")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         facts = {
             "command": f"`{options.command}`",
             "trained on": ", ".join(map(_hours, options.data)),
@@ -38,10 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         }
         scores = {path.stem: _read(path) for path in sorted(options.scores, key=lambda path: path.stem)}
         write_atomically(options.output, markdown(scores, facts))
-    except SpellstreamError as error:
-        print(f"results: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return status("results", work)
 
 
 def markdown(scores: dict[str, dict[str, Any]], facts: dict[str, str]) -> str:

@@ -33,7 +33,7 @@ while [[ ${1:-} == --* ]]; do
             shift 2
             ;;
         --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+            show_help
             exit 0
             ;;
         *)

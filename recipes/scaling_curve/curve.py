@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr import manifest
-from asr.errors import DataError, SpellstreamError
+from asr.errors import DataError
 from asr.manifest import Utterance
+from recipes.status import status
 
 __all__ = ["Law", "fit", "main", "subset", "table"]
 
@@ -50,12 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     fitting.add_argument("scores", nargs="+", metavar="HOURS=FILE", help="by `spellstream evaluate --json`")
     fitting.set_defaults(run=_fit)
     options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except SpellstreamError as error:
-        print(f"curve: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status("curve", lambda: options.run(options))
 
 
 def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:

@@ -7,20 +7,10 @@
 # dev is kept. A stage that was killed goes on where it was. DEVICE (auto, cpu, cuda) and HOURS ("2 4 8 16") may be set.
 set -euo pipefail
 
-if [[ ${1:-} == --help ]]; then
-    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
-    exit 0
-fi
-usage="usage: run.sh SPEECH WORK [STAGE ...]"
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../stages.sh"
-speech=$(cd "${1:?$usage}" && pwd)
-mkdir -p "${2:?$usage}"
-work=$(cd "$2" && pwd)
-shift 2
-stages=$(choose_stages "prepare train evaluate fit" "$@") || exit
+begin "prepare train evaluate fit" "$@"
 hours=${HOURS:-2 4 8 16}
-shipped="$here/../../asr/pretrained/default"
 
 for stage in $stages; do
     echo "== $stage"

@@ -1,0 +1,20 @@
+"""How a recipe's program ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from asr.errors import SpellstreamError
+
+__all__ = ["status"]
+
+
+def status(program: str, work: Callable[[], None]) -> int:
+    """Do the work; the exit status. What is wrong with its input is one line on standard error."""
+    try:
+        work()
+    except SpellstreamError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
