@@ -2,7 +2,8 @@
 
 A scorer is made ready once for a batch of utterances (`prepare`), then asked at every output token (`forward`). What
 it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam
-search can reorder it like any other tensor.
+search can reorder it like any other tensor. The rows of queries and states are hypotheses, N = B * K: the K beams of
+each utterance one after the other. All of them look at one copy of what their utterance holds.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class Memory:
     values: Tensor  # (B, T, value_size)
     inside: Tensor  # (B, T) bool: frames that are real
 
-    def repeat(self, times: int) -> Memory:
-        """Each row `times` times in a row, for the beams of an utterance."""
-        return Memory(*(x.repeat_interleave(times, dim=0) for x in (self.keys, self.values, self.inside)))
+    def rows(self, x: Tensor) -> Tensor:
+        """Hypotheses `(N, ...)` as `(B, K, ...)`."""
+        return x.view(len(self.keys), -1, *x.shape[1:])
 
 
 class AttentionState(NamedTuple):
     """What attention carries from token to token."""
 
-    alignment: Tensor  # (B, heads, T): the weights of the step before; before the first step they are zero
+    alignment: Tensor  # (N, heads, T): the weights of the step before; before the first step they are zero
 
 
 class Attention(nn.Module, ABC):
@@ -56,22 +57,23 @@ class Attention(nn.Module, ABC):
         inside = torch.arange(encoder_out.shape[1], device=encoder_out.device) < lengths[:, None]
         return Memory(self.to_key(encoder_out), self._values(encoder_out), inside)
 
-    def initial_state(self, memory: Memory) -> AttentionState:
+    def initial_state(self, memory: Memory, beams: int = 1) -> AttentionState:
         batch, frames = memory.inside.shape
-        return AttentionState(memory.keys.new_zeros(batch, self.heads, frames))
+        return AttentionState(memory.keys.new_zeros(batch * beams, self.heads, frames))
 
     def forward(self, query: Tensor, memory: Memory, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """Look once: query `(B, query_size)` to context `(B, context_size)` and the next state."""
-        scores = self._scores(self.to_query(query), memory, state.alignment)  # (B, heads, T)
+        """Look once: query `(N, query_size)` to context `(N, context_size)` and the next state."""
+        scores = self._scores(self.to_query(query), memory, state.alignment)  # (N, heads, T)
         allowed = self.allowed(memory, state)
         # The lowest finite value and not -inf: an utterance without any frame then gives even weights, not NaN.
         scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min)
         alignment = scores.softmax(dim=-1).to(memory.values.dtype)
-        return self._context(alignment, memory.values), AttentionState(alignment)
+        return self._context(alignment, memory), AttentionState(alignment)
 
     def allowed(self, memory: Memory, state: AttentionState) -> Tensor:
-        """`(B, 1, T)`: the frames that may be seen."""
-        inside = memory.inside[:, None]
+        """`(N, 1, T)`: the frames that may be seen."""
+        beams = len(state.alignment) // len(memory.inside)
+        inside = memory.inside.repeat_interleave(beams, dim=0)[:, None]
         width = self.config.window_frames
         return inside if width is None else inside & self._window(state.alignment, width)
 
@@ -79,21 +81,22 @@ class Attention(nn.Module, ABC):
         """`(context_size,)`: what a look at all real frames of a batch alike would see."""
         even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
         alignment = even[:, None].expand(-1, self.heads, -1).to(memory.values.dtype)
-        return self._context(alignment, memory.values).mean(dim=0)
+        return self._context(alignment, memory).mean(dim=0)
 
     @abstractmethod
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """Scores `(B, heads, T)` of a projected query `(B, size)`; `previous` is `(B, heads, T)`."""
+        """Scores `(N, heads, T)` of a projected query `(N, size)`; `previous` is `(N, heads, T)`."""
 
     def _values(self, encoder_out: Tensor) -> Tensor:
         return encoder_out
 
-    def _context(self, alignment: Tensor, values: Tensor) -> Tensor:
-        return torch.bmm(alignment, values).flatten(1)
+    def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
+        """Values summed by an alignment `(N, heads, T)`: `(N, context_size)`."""
+        return torch.bmm(memory.rows(alignment[:, 0]), memory.values).flatten(0, 1)
 
     @staticmethod
     def _window(previous: Tensor, width: int) -> Tensor:
-        """`(B, 1, T)`: within `width` frames of the last peak; before the first token, the start is the peak."""
+        """`(N, 1, T)`: within `width` frames of the last peak; before the first token, the start is the peak."""
         peak = previous.mean(dim=1).argmax(dim=-1)
         distance = torch.arange(previous.shape[-1], device=previous.device) - peak[:, None]
         return (distance.abs() <= width)[:, None]
@@ -107,8 +110,15 @@ class AdditiveAttention(Attention):
         self.to_score = nn.Linear(config.size, 1, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        scores: Tensor = self.to_score(torch.tanh(memory.keys + query[:, None]))
-        return scores.transpose(1, 2)
+        return self._scored(memory.keys[:, None] + memory.rows(query)[:, :, None])
+
+    def _scored(self, x: Tensor) -> Tensor:
+        """Scores v · tanh(x) of `(B, K, T, size)` as `(N, 1, T)`, less what is the same in all; `x` is used up.
+
+        tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid much the faster on a CPU. Softmax does not see the 1.
+        """
+        scores: Tensor = self.to_score(x.mul_(2).sigmoid_())
+        return 2 * scores.flatten(0, 1).transpose(1, 2)
 
 
 class LocationAwareAttention(AdditiveAttention):
@@ -120,9 +130,9 @@ class LocationAwareAttention(AdditiveAttention):
         self.to_location = nn.Linear(config.location_channels, config.size, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        location = self.to_location(self.filters(previous).transpose(1, 2))
-        scores: Tensor = self.to_score(torch.tanh(memory.keys + query[:, None] + location))
-        return scores.transpose(1, 2)
+        x = memory.rows(self.to_location(self.filters(previous).transpose(1, 2)))
+        # In place: for many beams this is the search's largest tensor by far.
+        return self._scored(x.add_(memory.keys[:, None]).add_(memory.rows(query)[:, :, None]))
 
 
 class DotAttention(Attention):
@@ -131,7 +141,8 @@ class DotAttention(Attention):
     scale = 1.0
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        return torch.bmm(query[:, None] * self.scale, memory.keys.transpose(1, 2))
+        scores = torch.bmm(memory.rows(query * self.scale), memory.keys.transpose(1, 2))
+        return scores.flatten(0, 1)[:, None]
 
 
 class ScaledDotAttention(DotAttention):
@@ -152,17 +163,18 @@ class MultiHeadAttention(Attention):
         self.to_context = nn.Linear(config.size, value_size)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        query = query.unflatten(-1, (self.heads, -1))
+        query = memory.rows(query).unflatten(-1, (self.heads, -1))
         keys = memory.keys.unflatten(-1, (self.heads, -1))
-        return torch.einsum("bhd,bthd->bht", query, keys) / math.sqrt(query.shape[-1])
+        return torch.einsum("bkhd,bthd->bkht", query, keys).flatten(0, 1) / math.sqrt(query.shape[-1])
 
     def _values(self, encoder_out: Tensor) -> Tensor:
         values: Tensor = self.to_value(encoder_out)
         return values
 
-    def _context(self, alignment: Tensor, values: Tensor) -> Tensor:
-        attended = torch.einsum("bht,bthd->bhd", alignment, values.unflatten(-1, (self.heads, -1)))
-        context: Tensor = self.to_context(attended.flatten(1))
+    def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
+        values = memory.values.unflatten(-1, (self.heads, -1))
+        attended = torch.einsum("bkht,bthd->bkhd", memory.rows(alignment), values)
+        context: Tensor = self.to_context(attended.flatten(2).flatten(0, 1))
         return context
 
 

@@ -43,6 +43,7 @@ class CtcPrefixScorer:
         ended = torch.full_like(log_probs[:1, :1], _LOG_ZERO)
         ended[..., BLANK] = 0.0
         self.log_probs = torch.where(inside[..., None], log_probs, ended).double().transpose(1, 2).contiguous()
+        self.probs = self.log_probs.exp()
         self.beams = beams
         self.rows = torch.arange(batch, device=log_probs.device).repeat_interleave(beams)
 
@@ -52,7 +53,7 @@ class CtcPrefixScorer:
         ends = torch.stack([torch.full_like(blank, _LOG_ZERO), blank], dim=1)
         return CtcState(ends[self.rows], torch.zeros_like(blank[:, 0])[self.rows])
 
-    def step(self, state: CtcState, last: Tensor, candidates: Tensor, eos: int) -> tuple[Tensor, Tensor]:
+    def step(self, state: CtcState, last: Tensor, candidates: Tensor, eos: int) -> Tensor:
         """Scores of each candidate as the next token.
 
         Args:
@@ -62,31 +63,49 @@ class CtcPrefixScorer:
             eos: the token that ends a sentence.
 
         Returns:
-            increments `(N, C)` float32: the log-probability of the longer prefix less that of `state`, and the forward
-            variables `(N, C, 2, T)` from which `advance` picks.
+            `(N, C)` float32: the log-probability of the longer prefix less that of `state`.
         """
-        x = self.log_probs[self.rows[:, None], candidates]  # (N, C, T)
-        before = torch.cat([torch.full_like(state.ends[..., :1], _LOG_ZERO), state.ends[..., :-1]], dim=-1)
+        either, after_blank = self._entries(state)
+        # The logsumexp over frames of either + x, as a product of probabilities: exp is what would take the time.
+        peak = either.amax(dim=-1, keepdim=True)
+        x = self.probs[self.rows[:, None], candidates]  # (N, C, T)
+        prefix = torch.bmm(x, (either - peak).exp()[..., None])[..., 0].log() + peak
+        # A repeated token is a new one only after a blank.
+        again = (self.probs[self.rows, last] * (after_blank - peak).exp()).sum(dim=-1, keepdim=True).log() + peak
+        prefix = torch.where(candidates == last[:, None], again, prefix)
+        complete = torch.logaddexp(state.ends[:, 0, -1], state.ends[:, 1, -1])[:, None]
+        total = torch.where(candidates == eos, complete, prefix).clamp(min=_LOG_ZERO)
+        return (total - state.score[:, None]).float()
+
+    def advance(self, state: CtcState, last: Tensor, parents: Tensor, tokens: Tensor, increments: Tensor) -> CtcState:
+        """The state of N new hypotheses, each of its own utterance's prefixes with one more token.
+
+        Args:
+            state: of the prefixes, with their `last` tokens `(N,)`.
+            last: as in `step`.
+            parents: `(N,)`, the row of the prefix that each goes on from.
+            tokens: `(N,)`, with which.
+            increments: `(N,)`, what `step` said of them.
+        """
+        either, after_blank = (x.index_select(0, parents) for x in self._entries(state))
+        repeats = (tokens == last[parents])[:, None]
+        token_ends = _scan(self.log_probs[self.rows, tokens], torch.where(repeats, after_blank, either))
+        blank_ends = _scan(self.log_probs[self.rows, BLANK], _delayed(token_ends))
+        return CtcState(torch.stack([token_ends, blank_ends], dim=1), state.score[parents] + increments.double())
+
+    def _entries(self, state: CtcState) -> tuple[Tensor, Tensor]:
+        """Log-probabilities `(N, T)` that the prefix is spelled before frame t: however it ends, and after a blank."""
+        before = _delayed(state.ends)
         # Before the first frame the empty prefix has probability one, and no other has any. A prefix that does not fit
         # into the frames ends nowhere either, but its score says that it is not the empty one.
         empty = (state.ends[:, 0] <= _LOG_ZERO / 2).all(-1) & (state.score > _LOG_ZERO / 2)
         before[:, 1, 0] = torch.where(empty, 0.0, _LOG_ZERO)
-        either = torch.logaddexp(before[:, 0], before[:, 1])[:, None]
-        repeats = (candidates == last[:, None])[..., None]
-        # A repeated token is a new one only after a blank.
-        enter = torch.where(repeats, before[:, None, 1], either)  # (N, C, T)
-        token_ends = _scan(x, enter)
-        shifted = torch.cat([torch.full_like(token_ends[..., :1], _LOG_ZERO), token_ends[..., :-1]], dim=-1)
-        blank = self.log_probs[self.rows, BLANK][:, None].expand_as(x)
-        blank_ends = _scan(blank, shifted)
-        prefix = torch.logsumexp(enter + x, dim=-1)
-        complete = torch.logaddexp(state.ends[:, 0, -1], state.ends[:, 1, -1])[:, None]
-        total = torch.where(candidates == eos, complete, prefix).clamp(min=_LOG_ZERO)
-        return (total - state.score[:, None]).float(), torch.stack([token_ends, blank_ends], dim=2)
+        return torch.logaddexp(before[:, 0], before[:, 1]), before[:, 1]
 
-    def advance(self, state: CtcState, increments: Tensor, ends: Tensor, parents: Tensor, chosen: Tensor) -> CtcState:
-        """The state of new hypotheses: for each, its parent row `(N',)` and which candidate `(N',)` it took."""
-        return CtcState(ends[parents, chosen], state.score[parents] + increments[parents, chosen].double())
+
+def _delayed(ends: Tensor) -> Tensor:
+    """Along the last dimension one frame later, log 0 first."""
+    return torch.cat([torch.full_like(ends[..., :1], _LOG_ZERO), ends[..., :-1]], dim=-1)
 
 
 def _scan(x: Tensor, enter: Tensor) -> Tensor:

@@ -71,24 +71,25 @@ class Decoder(nn.Module):
         moved = torch.where(mean.any(), mean.lerp(seen, _MEAN_PACE), seen)
         mean.copy_(torch.where(seen.isfinite().all(), moved, mean))
 
-    def initial_state(self, memory: Memory) -> DecoderState:
-        batch, zeros = memory.keys.shape[0], memory.keys.new_zeros
+    def initial_state(self, memory: Memory, beams: int = 1) -> DecoderState:
+        """Before the first token, of `beams` hypotheses of each utterance."""
+        alignment, zeros = self.attention.initial_state(memory, beams).alignment, memory.keys.new_zeros
         return DecoderState(
-            hidden=zeros(batch, self.config.layers, 2, self.config.hidden_size),
-            context=zeros(batch, self.attention.context_size),
-            alignment=self.attention.initial_state(memory).alignment,
+            hidden=zeros(len(alignment), self.config.layers, 2, self.config.hidden_size),
+            context=zeros(len(alignment), self.attention.context_size),
+            alignment=alignment,
         )
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
         """Advance by one token.
 
         Args:
-            tokens: `(B,)`, the token before the one to predict.
+            tokens: `(N,)`, the token before the one to predict; N = B * K for K hypotheses of each utterance.
             state: what `initial_state` or the step before returned.
-            memory: what `prepare` returned, with the same B.
+            memory: what `prepare` returned of the B utterances.
 
         Returns:
-            The readout `(B, hidden_size)`, from which `logits` are made, and the next state.
+            The readout `(N, hidden_size)`, from which `logits` are made, and the next state.
         """
         x, state = self._advance(self.dropout(self.embedding(tokens)), state, memory)
         return self._readout(x, state.context), state

@@ -47,10 +47,10 @@ def available() -> bool:
 
 
 def _plain(part: nn.Module) -> bool:
-    """Whether it is of the one kind of LSTM that is packed here; what is no LSTM is."""
-    return not isinstance(part, nn.LSTM) or (
-        part.batch_first and part.bias and not part.bidirectional and not part.proj_size
-    )
+    """Whether it is of the one kind of LSTM that is packed here, or multiplies with a matrix and not with a vector."""
+    if isinstance(part, nn.LSTM):
+        return part.batch_first and part.bias and not part.bidirectional and not part.proj_size
+    return not isinstance(part, nn.Linear) or part.out_features > 1
 
 
 def _fits(weight: Tensor) -> bool:

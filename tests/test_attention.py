@@ -213,15 +213,21 @@ def test_heads_look_at_different_places() -> None:
 
 
 @every_scorer
-def test_memory_repeats_rows_for_the_beams_of_an_utterance(scorer: Scorer) -> None:
-    """Beams of one utterance lie side by side, each with what the utterance alone has."""
+def test_beams_of_an_utterance_share_its_memory(scorer: Scorer) -> None:
+    """Beams of one utterance lie side by side, and each sees what it would see alone, at this token and the next."""
     attention = build(scorer)
     memory = attention.prepare(*encoded())
-    query = queries(3, 1)[0]
-    expected, _ = attention(query, memory, attention.initial_state(memory))
-    beams = memory.repeat(2)
-    found, _ = attention(query.repeat_interleave(2, dim=0), beams, attention.initial_state(beams))
-    torch.testing.assert_close(found, expected.repeat_interleave(2, dim=0), rtol=0, atol=1e-5)
+    firsts, seconds = queries(6, 2).split(3, dim=1)
+    state = attention.initial_state(memory, beams=2)
+    found = []
+    for first, second in zip(firsts, seconds, strict=True):
+        context, state = attention(torch.stack([first, second], dim=1).flatten(0, 1), memory, state)
+        found.append(context)
+    for beam, own in enumerate((firsts, seconds)):
+        alone = attention.initial_state(memory)
+        for query, contexts in zip(own, found, strict=True):
+            expected, alone = attention(query, memory, alone)
+            torch.testing.assert_close(contexts[beam::2], expected, rtol=0, atol=1e-5)
 
 
 @every_scorer

@@ -42,8 +42,8 @@ def follow(scorer: CtcPrefixScorer, prefix: tuple[int, ...], eos: int = EOS) -> 
     """The state of a prefix, and the `last` token to go on from."""
     state, last = scorer.initial_state(), torch.tensor([eos])
     for token in prefix:
-        increments, ends = scorer.step(state, last, torch.tensor([[token]]), eos)
-        state = scorer.advance(state, increments, ends, torch.tensor([0]), torch.tensor([0]))
+        increments = scorer.step(state, last, torch.tensor([[token]]), eos)
+        state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([token]), increments[:, 0])
         last = torch.tensor([token])
     return state, last
 
@@ -71,7 +71,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
             assert_log_close(float(state.score), begins(found, prefix))
             if begins(found, prefix) == 0:
                 continue
-            increments, _ = scorer.step(state, last, candidates, EOS)
+            increments = scorer.step(state, last, candidates, EOS)
             totals = (state.score + increments[0].double()).tolist()
             assert_log_close(totals[0], begins(found, (*prefix, 1)))
             assert_log_close(totals[1], begins(found, (*prefix, 2)))
@@ -84,7 +84,7 @@ def test_a_prefix_goes_on_or_ends() -> None:
     scorer = CtcPrefixScorer(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]), 1)
     for prefix in ((), (1,), (1, 1), (2, 3, 2), (3, 3, 3)):
         state, last = follow(scorer, prefix, eos=4)
-        increments, _ = scorer.step(state, last, torch.tensor([[1, 2, 3, 4]]), 4)
+        increments = scorer.step(state, last, torch.tensor([[1, 2, 3, 4]]), 4)
         assert float(increments.double().logsumexp(-1)) == pytest.approx(0.0, abs=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
     tokens = [5, 5, 7, 19, 4, 4, 4, 11, 6, 12, 5]
     scorer = CtcPrefixScorer(log_probs, torch.tensor([300]), 1)
     state, last = follow(scorer, tuple(tokens))
-    increments, _ = scorer.step(state, last, torch.tensor([[EOS]]), EOS)
+    increments = scorer.step(state, last, torch.tensor([[EOS]]), EOS)
     loss = torch.nn.functional.ctc_loss(
         log_probs.transpose(0, 1).double(),
         torch.tensor([tokens]),
@@ -111,10 +111,10 @@ def test_what_does_not_fit_stays_impossible() -> None:
     state, last = follow(scorer, (1, 1))  # a repeated token needs a blank between, so three frames
     assert float(state.score) < NEVER
     for _ in range(3):
-        increments, ends = scorer.step(state, last, torch.tensor([[1, 2, EOS]]), EOS)
+        increments = scorer.step(state, last, torch.tensor([[1, 2, EOS]]), EOS)
         assert increments.isfinite().all()
         assert ((state.score + increments[0].double()) < NEVER).all()
-        state = scorer.advance(state, increments, ends, torch.tensor([0]), torch.tensor([1]))
+        state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([2]), increments[:, 1])
         last = torch.tensor([2])
 
 
@@ -128,17 +128,18 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
     together = []
     parents, chosen = torch.arange(6), torch.tensor([0, 1] * 3)
     for _ in range(3):
-        increments, ends = scorer.step(state, last, candidates, EOS)
+        increments = scorer.step(state, last, candidates, EOS)
         together.append((state.score[:, None] + increments.double()).clone())
-        state = scorer.advance(state, increments, ends, parents, chosen)
-        last = candidates[parents, chosen]
+        tokens = candidates[parents, chosen]
+        state = scorer.advance(state, last, parents, tokens, increments[parents, chosen])
+        last = tokens
     for row, length in enumerate(lengths):
         alone = CtcPrefixScorer(log_probs[row : row + 1, :length], torch.tensor([length]), 1)
         for beam, token in enumerate((1, 2)):
             for step, totals in enumerate(together):
                 prefix = (token,) * step
                 own, own_last = follow(alone, prefix)
-                increments, _ = alone.step(own, own_last, candidates[:1], EOS)
+                increments = alone.step(own, own_last, candidates[:1], EOS)
                 expected = (own.score[:, None] + increments.double())[0]
                 found = totals[row * beams + beam]
                 torch.testing.assert_close(found.clamp(min=NEVER), expected.clamp(min=NEVER), rtol=0, atol=1e-4)
@@ -147,17 +148,18 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
 def test_states_are_reordered_with_their_hypotheses() -> None:
     """`advance` takes parents in any order and `select` any rows: the scores that follow are the parents'."""
     scorer = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 2)
-    increments, ends = scorer.step(
-        scorer.initial_state(), torch.tensor([EOS, EOS]), torch.tensor([[1, 2], [1, 2]]), EOS
+    increments = scorer.step(scorer.initial_state(), torch.tensor([EOS, EOS]), torch.tensor([[1, 2], [1, 2]]), EOS)
+    parents, tokens = torch.tensor([1, 0]), torch.tensor([2, 1])
+    state = scorer.advance(
+        scorer.initial_state(), torch.tensor([EOS, EOS]), parents, tokens, increments[parents, tokens - 1]
     )
-    state = scorer.advance(scorer.initial_state(), increments, ends, torch.tensor([1, 0]), torch.tensor([1, 0]))
     swapped = state.select(torch.tensor([1, 0]))
     for rows, tokens in ((state, (2, 1)), (swapped, (1, 2))):
-        found, _ = scorer.step(rows, torch.tensor(tokens), torch.tensor([[1, 2, EOS]] * 2), EOS)
+        found = scorer.step(rows, torch.tensor(tokens), torch.tensor([[1, 2, EOS]] * 2), EOS)
         for row, token in enumerate(tokens):
             alone = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 1)
             own, last = follow(alone, (token,))
-            expected, _ = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
+            expected = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
             torch.testing.assert_close(found[row], expected[0], rtol=0, atol=1e-5)
 
 

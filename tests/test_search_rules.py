@@ -31,7 +31,8 @@ class Rigged(nn.Module):
         self.prepare, self.initial_state = model.decoder.prepare, model.decoder.initial_state
 
     def step(self, tokens: Tensor, state: object, memory: Memory) -> tuple[Tensor, object]:
-        return self.tables[memory.values[:, 0, 0].long(), tokens], state
+        rows = memory.values[:, 0, 0].long().repeat_interleave(len(tokens) // len(memory.values))
+        return self.tables[rows, tokens], state
 
     def logits(self, readout: Tensor) -> Tensor:
         return readout

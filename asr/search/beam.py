@@ -87,7 +87,7 @@ class _Search:
         self.model, self.config = model, config
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
         self.device = encoder_out.device
-        self.memory = model.decoder.prepare(encoder_out, lengths).repeat(self.beam)
+        self.memory = model.decoder.prepare(encoder_out, lengths)
         first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
         self.empty = lengths == 0
@@ -127,7 +127,7 @@ class _Search:
         scores[:, 0] = 0.0  # all beams are alike at the start: one of them is enough
         scores[self.empty] = -math.inf
         last = torch.full((rows,), SOS, device=self.device)
-        decoder = self.model.decoder.initial_state(self.memory)
+        decoder = self.model.decoder.initial_state(self.memory, self.beam)
         if self.prefix:
             origin = torch.arange(rows, device=self.device) // self.beam
             last, decoder = self.prefix.last[origin], self.prefix.decoder.select(origin)
@@ -164,9 +164,9 @@ class _Search:
         added, candidates = added.topk(self.candidates, dim=1)
         added = torch.cat([added, ending[:, None]], dim=1)
         candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], EOS)], dim=1)
-        ctc_added = ctc_ends = None
+        ctc_added = None
         if self.ctc is not None and beams.ctc is not None:
-            ctc_added, ctc_ends = self.ctc.step(beams.ctc, beams.last, candidates, EOS)
+            ctc_added = self.ctc.step(beams.ctc, beams.last, candidates, EOS)
             added = added + self.config.ctc_weight * ctc_added
         totals = (beams.scores.view(-1, 1) + added).view(self.batch, self.beam, -1)
         finished = self._finish(totals, beams, finished)
@@ -176,8 +176,8 @@ class _Search:
         parents, chosen = parents.flatten(), (places % self.candidates).flatten()
         last = candidates[parents, chosen]
         ctc = None
-        if self.ctc is not None and beams.ctc is not None and ctc_added is not None and ctc_ends is not None:
-            ctc = self.ctc.advance(beams.ctc, ctc_added, ctc_ends, parents, chosen)
+        if self.ctc is not None and beams.ctc is not None and ctc_added is not None:
+            ctc = self.ctc.advance(beams.ctc, beams.last, parents, last, ctc_added[parents, chosen])
         repeats, looping = beams.repeats.select(parents).add(last, self.config.max_repeats)
         tokens, token_scores = beams.tokens.index_select(0, parents), beams.token_scores.index_select(0, parents)
         tokens[:, step], token_scores[:, step] = last, log_probs[parents, last]
