@@ -107,13 +107,16 @@ class PyramidLayer(nn.Module):
         y = self._finish(x, ahead, behind, lengths)
         return mask_beyond(y, lengths), lengths
 
-    def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
-        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
+    def step(self, x: Tensor, state: LayerState, window: Window | None, final: bool) -> tuple[Tensor, LayerState]:
+        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left.
+
+        Without a `window`, which takes `final`, the backward direction runs over all that has not been given out.
+        """
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
-        chunk, right = window if self.backward_lstm is not None else Window(1, 0)
         ready = pending.shape[1]
+        chunk, right = (window or Window(max(1, ready), 0)) if self.backward_lstm is not None else Window(1, 0)
         if not final:
             ready = max(0, (ready - right) // chunk * chunk)
         unjoined, hidden = x[:, whole:].clone(), state.hidden
@@ -211,22 +214,24 @@ class Encoder(nn.Module):
         Args:
             features: `(B, t, n_mels)`, any t, none included.
             state: what `initial_state` or the step before returned.
-            context: bounded, and the same at every step of a stream.
-            final: no more features will come; everything that is still held back is given out.
+            context: bounded, and the same at every step of a stream; at the last it may be full as well.
+            final: no more features will come; everything that is still held back is given out. To see what that would
+                be, at any moment of a stream, make such a step and go on from the state before it.
 
         Returns:
             The encoder_out frames `(B, t', output_size)` that are now known for good, and the next state.
 
         Raises:
-            ConfigError: if the context is not bounded.
+            ConfigError: if the context is not bounded, and the step not the last.
         """
-        windows = self._windows(context)
+        whole = final and context.chunk_ms is None
+        windows = [None] * len(self.layers) if whole else self._windows(context)
         x, layer_states, hybrid_states = features, [], []
         for layer, layer_state, window in zip(self._pyramid(), state.layers, windows, strict=True):
             x, layer_state = layer.step(x, layer_state, window, final)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
-            x, block_state = block.step(x, block_state, windows[-1].chunk, final)
+            x, block_state = block.step(x, block_state, windows[-1].chunk if windows[-1] else None, final)
             hybrid_states.append(block_state)
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 

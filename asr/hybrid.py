@@ -77,14 +77,14 @@ class HybridBlock(nn.Module):
         frames = torch.arange(y.shape[1], device=y.device)
         return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
-    def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
-        """The chunks that are whole with `x` `(B, t, size)`; with `final` all frames that are left."""
+    def step(self, x: Tensor, state: HybridState, chunk: int | None, final: bool) -> tuple[Tensor, HybridState]:
+        """The chunks that are whole with `x` `(B, t, size)`; with `final`, or no chunks, all frames that are left."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
             y, hidden = self.lstm(self.lstm_norm(x), hidden)
             kept = torch.cat([kept, x + y], dim=1)
         end = state.first + kept.shape[1]
-        ready = (end if final else end // chunk * chunk) - state.first
+        ready = (end if final or chunk is None else end // chunk * chunk) - state.first
         if ready == state.done:
             return x[:, :0], HybridState(hidden, kept, state.done, state.first)
         everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)

@@ -54,9 +54,10 @@ def listen(
     speech_threshold: opt.SpeechThreshold = 0.5,
     max_seconds: opt.MaxSeconds = 20.0,
     policy: opt.Policy = opt.PolicyName.ctc,
-    margin_ms: opt.MarginMs = 480,
+    margin_ms: opt.MarginMs = 640,
     chunk_ms: opt.ChunkMs = None,
     lookahead_ms: opt.LookaheadMs = None,
+    overlap_ms: opt.OverlapMs = 1200,
     save: opt.Save = None,
     output: opt.Output = None,
     format_name: opt.TranscriptFormat = None,
@@ -79,7 +80,7 @@ def listen(
     stream = opt.SourceOptions(input_device, reconnect, file, speed, stdin, sample_rate, channels, sample_format)
     stream.check()
     outputs.check(file)
-    config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms)
+    config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms, overlap_ms)
 
     from streaming.display import Tally
 

@@ -6,6 +6,7 @@ returns. The microphone is an engine with one session.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -40,17 +41,21 @@ _KEEP_SECONDS = 1.2
 class StreamConfig:
     """How streams are run. `context` and `final` are the model's own where None.
 
-    `alternatives` is how many a finished segment has, itself included; they differ after what had been committed.
+    `overlap_ms`: so much audio before a new chunk, rounded up to whole chunks, is encoded anew with it, so that all but
+    the latest words have been heard with what came after them, at no delay. `alternatives` is how many a finished
+    segment has, itself included; they differ after what had been committed.
     """
 
     context: Context | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    partial_beam_size: int = 6
+    overlap_ms: int = 1200
+    partial_beam_size: int = 12
     final: SearchConfig | None = None
     alternatives: int = 1
 
     def __post_init__(self) -> None:
+        require(0 <= self.overlap_ms <= 10_000, "overlap_ms", self.overlap_ms, "in 0..10000")
         require(self.alternatives >= 1, "alternatives", self.alternatives, "at least 1")
         require(1 <= self.partial_beam_size <= 256, "partial_beam_size", self.partial_beam_size, "in 1..256")
 
@@ -81,7 +86,10 @@ class Engine:
         self.frame_samples = settings.frame_seconds * SAMPLE_RATE
         chunk_ms, features = self.model.encoder.chunk_ms(self.context), settings.features
         frontend_ms = 1000 * (features.n_fft - features.hop_length) / SAMPLE_RATE
-        self.latency_ms = chunk_ms + self.model.encoder.lookahead_ms(self.context) + frontend_ms
+        lookahead_ms = self.model.encoder.lookahead_ms(self.context)
+        self.lookahead_frames = math.ceil(lookahead_ms / self.model.encoder.frame_ms)
+        self.overlap_chunks = math.ceil(self.config.overlap_ms / chunk_ms)
+        self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
         # The first chunk waits until it has all that it depends on, so that every chunk gives its own frames: otherwise
         # they would be held back, for the sake of a few samples, until the next is there.
         self.chunk_samples, self.first_samples = (round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, self.latency_ms))
@@ -157,7 +165,8 @@ class Engine:
         for i in rows:
             utterance = now[i].opened
             if (samples := self._due(utterance)) is not None:
-                waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape)
+                recent = (x.shape[1] for x in utterance.recent)
+                waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape, -1, *recent)
                 due.setdefault((utterance.ended, samples, waiting), []).append(i)
         return [i for (ended, samples, _), group in due.items() for i in self._encode_alike(now, group, samples, ended)]
 
@@ -173,20 +182,48 @@ class Engine:
         waveform = self._placed(torch.stack([u.unencoded[:samples] for u in utterances]))
         state = FeatureState(torch.cat([u.features.pending for u in utterances]))
         features, state = self.model.features.step(waveform, state)
+        recent = [torch.cat(parts) for parts in zip(*(u.recent for u in utterances), strict=True)]
+        recent.append(features.to(self.model.dtype))
         encoder = EncoderState.stack([u.encoder for u in utterances])
-        out, encoder = self.model.encoder.step(features.to(self.model.dtype), encoder, self.context, ended)
-        parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, strict=True)
-        for i, utterance, pending, encoder_state, frames in parts:
+        out, encoder, settled, recent = self._encode_anew(recent, encoder, ended)
+        kept = list(zip(*(x.split(1) for x in recent), strict=True)) or [()] * len(rows)
+        parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, kept, strict=True)
+        for i, utterance, pending, encoder_state, frames, latest in parts:
+            ahead = utterance.settled - utterance.released  # below 0 where settled frames to come are released already
             grown = replace(
                 utterance,
                 begun=True,
                 unencoded=utterance.unencoded[samples:].clone(),
                 features=FeatureState(pending),
+                recent=latest,
                 encoder=encoder_state,
-                encoder_out=torch.cat([utterance.encoder_out, frames]),
+                encoder_out=torch.cat([utterance.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
+                settled=utterance.settled + settled,
             )
             now[i] = replace(now[i], utterance=grown)
         return rows if out.shape[1] else []
+
+    def _encode_anew(
+        self, recent: list[Tensor], state: EncoderState, ended: bool
+    ) -> tuple[Tensor, EncoderState, int, list[Tensor]]:
+        """Encode the features `recent`, a chunk's each, that came after `state`.
+
+        Returns:
+            Frames from `state` on, all that are to be seen; the next state; how many frames lie before that, which are
+            not encoded again; and the features after it.
+        """
+        encoder, features = self.model.encoder, torch.cat(recent, dim=1)
+        if not self.overlap_chunks:
+            out, state = encoder.step(features, state, self.context, ended)
+            return out, state, out.shape[1], []
+        out, last = encoder.step(features, state, Context.full(), final=True)
+        if ended:
+            return out, last, out.shape[1], []
+        out = out[:, : out.shape[1] - self.lookahead_frames]
+        if len(recent) <= self.overlap_chunks:
+            return out, state, 0, recent
+        first, state = encoder.step(recent[0], state, self.context)
+        return out, state, first.shape[1], recent[1:]
 
     def _show(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search on from what is committed, commit what is sure, and give out what is heard so far."""

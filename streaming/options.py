@@ -110,6 +110,15 @@ LookaheadMs = Annotated[
         min=0, help="What each layer sees beyond it; the model's own if not given.", rich_help_panel=_SEGMENTS
     ),
 ]
+OverlapMs = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=10_000,
+        help="So much before a chunk is encoded anew with it: more is better and costs more, at no delay.",
+        rich_help_panel=_SEGMENTS,
+    ),
+]
 
 # --- what to show and keep --------------------------------------------------------------------------------------------
 
@@ -232,9 +241,14 @@ class Outputs:
 
 
 def stream_config(
-    min_silence_ms: int, speech_threshold: float, max_seconds: float, policy: PolicyName, margin_ms: int
+    min_silence_ms: int,
+    speech_threshold: float,
+    max_seconds: float,
+    policy: PolicyName,
+    margin_ms: int,
+    overlap_ms: int,
 ) -> StreamConfig:
-    """Endpoint rules and commit policy."""
+    """Endpoint rules, commit policy, and how much is encoded anew."""
     from streaming.endpoint import EndpointConfig
     from streaming.engine import StreamConfig
     from streaming.policy import PolicyConfig
@@ -246,7 +260,7 @@ def stream_config(
             min_silence_ms=min_silence_ms,
             max_seconds=max_seconds,
         )
-        return StreamConfig(endpoint=endpoint, policy=PolicyConfig(policy.value, margin_ms))
+        return StreamConfig(endpoint=endpoint, policy=PolicyConfig(policy.value, margin_ms), overlap_ms=overlap_ms)
 
 
 def engine(

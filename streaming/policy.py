@@ -30,7 +30,7 @@ class PolicyConfig:
     """When a word is committed; `margin_ms` is its distance from the right edge."""
 
     kind: Literal["attention", "ctc", "agreement"] = "ctc"
-    margin_ms: int = 480
+    margin_ms: int = 640
 
     def __post_init__(self) -> None:
         choices(self, "kind")

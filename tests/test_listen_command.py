@@ -26,7 +26,7 @@ from asr.audio import load
 from asr.cli import app
 from asr.config import SearchConfig
 from asr.errors import DependencyError
-from streaming import EndpointConfig, Final, PolicyConfig
+from streaming import EndpointConfig, Final, PolicyConfig, StreamConfig
 from streaming import cli as commands
 from streaming.devices import Device
 from streaming.options import SourceOptions
@@ -233,6 +233,7 @@ def test_defaults_are_those_of_the_configs() -> None:
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)
     assert (given["policy"].value, given["margin_ms"]) == (PolicyConfig().kind, PolicyConfig().margin_ms)
+    assert given["overlap_ms"] == StreamConfig().overlap_ms
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

@@ -219,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--margin-ms", type=int, default=PolicyConfig().margin_ms, help="a word's distance from the edge")
     add("--chunk-ms", type=int, help="the encoder's chunk; the model's own if left out")
     add("--lookahead-ms", type=int, help="how far it looks beyond; the model's own if left out")
+    add("--overlap-ms", type=int, default=StreamConfig().overlap_ms, help="audio before a chunk that is encoded anew")
     add("--sessions", type=int, nargs="*", help="live streams at once (1 4 16; with CUDA 1 64 512 2048)")
     add("--session-seconds", type=float, default=40.0, help="how long to step them")
     add("--memory-minutes", type=float, default=60.0, help="length of the stream that memory is measured over; 0: none")
@@ -241,7 +242,10 @@ def _benchmark(
     context: Context = replace(own, **{name: value for name, value in given.items() if value is not None})
     kinds = list(POLICIES if options.compare_policies else ())
     kinds = [options.policy, *(kind for kind in kinds if kind != options.policy)]
-    configs = [StreamConfig(context=context, policy=PolicyConfig(kind, options.margin_ms)) for kind in kinds]
+    configs = [
+        StreamConfig(context=context, policy=PolicyConfig(kind, options.margin_ms), overlap_ms=options.overlap_ms)
+        for kind in kinds
+    ]
     engines = [Engine(recogniser, config) for config in configs]
     loaded = ((utterance, audio.load(utterance.audio)) for utterance in chosen)
     clips = [(u, waveform, reference_words(recogniser, u, waveform)) for u, waveform in loaded]

@@ -134,9 +134,10 @@ def serve(
     speech_threshold: opt.SpeechThreshold = 0.5,
     max_seconds: opt.MaxSeconds = 20.0,
     policy: opt.Policy = opt.PolicyName.ctc,
-    margin_ms: opt.MarginMs = 480,
+    margin_ms: opt.MarginMs = 640,
     chunk_ms: opt.ChunkMs = None,
     lookahead_ms: opt.LookaheadMs = None,
+    overlap_ms: opt.OverlapMs = 1200,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
@@ -180,7 +181,7 @@ def serve(
             grace_seconds=grace_seconds,
             limits=limits,
             stream=replace(
-                opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms),
+                opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms, overlap_ms),
                 alternatives=alternatives,
             ),
         )
