@@ -21,14 +21,14 @@ _MEAN_PACE = 0.01  # of the running mean of contexts: what a batch counts
 
 
 class DecoderState(NamedTuple):
-    """What the speller carries from token to token; every tensor's first dimension is the batch."""
+    """What the speller carries from token to token; every tensor's first dimension is that of hypotheses."""
 
-    hidden: Tensor  # (B, layers, 2, H): each layer's h and c
-    context: Tensor  # (B, context_size): what attention saw last
-    alignment: Tensor  # (B, heads, T): where it saw it
+    hidden: Tensor  # (N, layers, 2, H): each layer's h and c
+    context: Tensor  # (N, context_size): what attention saw last
+    alignment: Tensor  # (N, heads, T): where it saw it
 
     def select(self, rows: Tensor) -> DecoderState:
-        """The state of the given rows `(B',)`, as a beam search reorders them."""
+        """The state of the given rows `(N',)`, as a beam search reorders them."""
         return DecoderState(*(x.index_select(0, rows) for x in self))
 
 
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
     def _advance(
         self, x: Tensor, state: DecoderState, memory: Memory, deferred: _Steps | None = None
     ) -> tuple[Tensor, DecoderState]:
-        """An embedded token `(B, embedding_size)` to the output `(B, hidden_size)` of the cells, and the next state.
+        """An embedded token `(N, embedding_size)` to the output `(N, hidden_size)` of the cells, and the next state.
 
         `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
         """

@@ -110,7 +110,7 @@ class PyramidLayer(nn.Module):
     def step(self, x: Tensor, state: LayerState, window: Window | None, final: bool) -> tuple[Tensor, LayerState]:
         """The output frames that `x` `(B, t, D)` completes; with `final` all that are left.
 
-        Without a `window`, which takes `final`, the backward direction runs over all that has not been given out.
+        A window of None, for which the step must be final, has the backward direction run over all that is left.
         """
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join

@@ -23,7 +23,10 @@ _LSTM_ROWS = 160
 
 
 def pack(module: M) -> M:
-    """Replace the linear layers, LSTMs and LSTM cells in a module, which is for inference in float32 from then on."""
+    """Replace linear layers of several outputs, LSTMs and LSTM cells in a module.
+
+    It is for inference in float32 from then on.
+    """
     if not available():
         return module
     for name, child in module.named_children():
@@ -47,7 +50,7 @@ def available() -> bool:
 
 
 def _plain(part: nn.Module) -> bool:
-    """Whether it is of the one kind of LSTM that is packed here, or multiplies with a matrix and not with a vector."""
+    """Whether packing it is worth it and done here: no LSTM of the rarer kinds, no product with a mere vector."""
     if isinstance(part, nn.LSTM):
         return part.batch_first and part.bias and not part.bidirectional and not part.proj_size
     return not isinstance(part, nn.Linear) or part.out_features > 1

@@ -88,7 +88,11 @@ class Engine:
         frontend_ms = 1000 * (features.n_fft - features.hop_length) / SAMPLE_RATE
         lookahead_ms = self.model.encoder.lookahead_ms(self.context)
         self.lookahead_frames = math.ceil(lookahead_ms / self.model.encoder.frame_ms)
-        self.overlap_chunks = math.ceil(self.config.overlap_ms / chunk_ms)
+        self.lookahead_features = round(lookahead_ms * SAMPLE_RATE / (1000 * features.hop_length))
+        # Where no frame depends on a later one, there is nothing to be made anew.
+        looks_ahead = settings.encoder.bidirectional or settings.encoder.hybrid.layers > 0
+        chunks = math.ceil(self.config.overlap_ms / chunk_ms) if looks_ahead else 0
+        self.overlap_frames = round(chunks * chunk_ms / self.model.encoder.frame_ms)
         self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
         # The first chunk waits until it has all that it depends on, so that every chunk gives its own frames: otherwise
         # they would be held back, for the sake of a few samples, until the next is there.
@@ -165,8 +169,7 @@ class Engine:
         for i in rows:
             utterance = now[i].opened
             if (samples := self._due(utterance)) is not None:
-                recent = (x.shape[1] for x in utterance.recent)
-                waiting = (utterance.features.pending.shape[1], *utterance.encoder.shape, -1, *recent)
+                waiting = (utterance.features.pending.shape[1], utterance.recent.shape[1], *utterance.encoder.shape)
                 due.setdefault((utterance.ended, samples, waiting), []).append(i)
         return [i for (ended, samples, _), group in due.items() for i in self._encode_alike(now, group, samples, ended)]
 
@@ -182,12 +185,10 @@ class Engine:
         waveform = self._placed(torch.stack([u.unencoded[:samples] for u in utterances]))
         state = FeatureState(torch.cat([u.features.pending for u in utterances]))
         features, state = self.model.features.step(waveform, state)
-        recent = [torch.cat(parts) for parts in zip(*(u.recent for u in utterances), strict=True)]
-        recent.append(features.to(self.model.dtype))
+        recent = torch.cat([torch.cat([u.recent for u in utterances]), features.to(self.model.dtype)], dim=1)
         encoder = EncoderState.stack([u.encoder for u in utterances])
-        out, encoder, settled, recent = self._encode_anew(recent, encoder, ended)
-        kept = list(zip(*(x.split(1) for x in recent), strict=True)) or [()] * len(rows)
-        parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, kept, strict=True)
+        out, encoder, settled, recent = self._encode_anew(recent, encoder, utterances[0].settled == 0, ended)
+        parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, recent.split(1), strict=True)
         for i, utterance, pending, encoder_state, frames, latest in parts:
             ahead = utterance.settled - utterance.released  # below 0 where settled frames to come are released already
             grown = replace(
@@ -195,8 +196,8 @@ class Engine:
                 begun=True,
                 unencoded=utterance.unencoded[samples:].clone(),
                 features=FeatureState(pending),
-                recent=latest,
                 encoder=encoder_state,
+                recent=latest.clone(),  # of its own: the others' need not live as long
                 encoder_out=torch.cat([utterance.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
                 settled=utterance.settled + settled,
             )
@@ -204,26 +205,29 @@ class Engine:
         return rows if out.shape[1] else []
 
     def _encode_anew(
-        self, recent: list[Tensor], state: EncoderState, ended: bool
-    ) -> tuple[Tensor, EncoderState, int, list[Tensor]]:
-        """Encode the features `recent`, a chunk's each, that came after `state`.
+        self, features: Tensor, state: EncoderState, fresh: bool, ended: bool
+    ) -> tuple[Tensor, EncoderState, int, Tensor]:
+        """Encode all `features` `(B, t, n_mels)` that came after a state; `fresh` if that is of the utterance's start.
 
         Returns:
-            Frames from `state` on, all that are to be seen; the next state; how many frames lie before that, which are
-            not encoded again; and the features after it.
+            The frames from that state on, all that are to be seen; the next state; how many of the frames lie before it
+            and so have settled; and the features after it.
         """
-        encoder, features = self.model.encoder, torch.cat(recent, dim=1)
-        if not self.overlap_chunks:
+        encoder = self.model.encoder
+        if not self.overlap_frames:
             out, state = encoder.step(features, state, self.context, ended)
-            return out, state, out.shape[1], []
+            return out, state, out.shape[1], features[:, :0]
         out, last = encoder.step(features, state, Context.full(), final=True)
         if ended:
-            return out, last, out.shape[1], []
+            return out, last, out.shape[1], features[:, :0]
         out = out[:, : out.shape[1] - self.lookahead_frames]
-        if len(recent) <= self.overlap_chunks:
-            return out, state, 0, recent
-        first, state = encoder.step(recent[0], state, self.context)
-        return out, state, first.shape[1], recent[1:]
+        settled = out.shape[1] - self.overlap_frames
+        if settled <= 0:
+            return out, state, 0, features
+        # A state that has begun holds its lookahead already.
+        taken = settled * encoder.config.reduction + (self.lookahead_features if fresh else 0)
+        first, state = encoder.step(features[:, :taken], state, self.context)
+        return out, state, first.shape[1], features[:, taken:]
 
     def _show(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search on from what is committed, commit what is sure, and give out what is heard so far."""
@@ -359,7 +363,8 @@ class Engine:
             lm = self.lm.initial_state(1) if self.lm else None
             committed = Committed((), (), 0.0, model.decoder.initial_state(memory), 0, lm)
             features, encoder = model.features.initial_state(1), model.encoder.initial_state(1)
-            return Utterance(0, 0, torch.zeros(0), features, encoder, encoder_out, committed)
+            recent = encoder_out.new_zeros(1, 0, model.config.features.n_mels)
+            return Utterance(0, 0, torch.zeros(0), features, encoder, recent, encoder_out, committed)
 
     def _placed(self, waveform: Tensor) -> Tensor:
         """Samples on the model's device, copied while the host goes on where that is a GPU."""

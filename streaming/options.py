@@ -107,7 +107,7 @@ ChunkMs = Annotated[
 LookaheadMs = Annotated[
     int | None,
     typer.Option(
-        min=0, help="What each layer sees beyond it; the model's own if not given.", rich_help_panel=_SEGMENTS
+        min=0, help="What the encoder sees beyond it; the model's own if not given.", rich_help_panel=_SEGMENTS
     ),
 ]
 OverlapMs = Annotated[

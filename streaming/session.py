@@ -59,9 +59,9 @@ class Utterance:
     unencoded: Tensor  # (samples,), not yet a whole chunk
     features: FeatureState
     encoder: EncoderState  # after the settled frames
+    recent: Tensor  # features after that state, (1, t, n_mels)
     encoder_out: Tensor  # (T, D), what is kept of it: frames well behind the committed words are released
     committed: Committed
-    recent: tuple[Tensor, ...] = ()  # features after that state, (1, t, n_mels) of each chunk
     settled: int = 0  # frames, from the utterance's start; those after them will be encoded anew
     released: int = 0  # frames
     begun: bool = False  # the encoder has been given its first chunk

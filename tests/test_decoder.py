@@ -135,7 +135,7 @@ def test_scheduled_sampling_feeds_the_models_own_words() -> None:
     assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 4e-2)])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autocast: bool, tolerance: float) -> None:
     """Training sums the gradients of the cells' weights in one product; it must be the sum that autograd makes."""

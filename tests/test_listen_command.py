@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from streaming import EndpointConfig, Final, PolicyConfig, StreamConfig
 from streaming import cli as commands
 from streaming.devices import Device
 from streaming.options import SourceOptions
+from streaming.server.cli import serve
 
 RUN = "import sys; from asr.cli import app, main; from streaming.cli import register; register(app); sys.exit(main())"
 
@@ -227,9 +228,10 @@ def test_help(command: Command, repository_root: Path) -> None:
     assert done.stdout.endswith("False\n")
 
 
-def test_defaults_are_those_of_the_configs() -> None:
+@pytest.mark.parametrize("command", [commands.listen, serve])
+def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None:
     """They are written down twice, as help should not wait for torch."""
-    given = {name: one.default for name, one in inspect.signature(commands.listen).parameters.items()}
+    given = {name: one.default for name, one in inspect.signature(command).parameters.items()}
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)
     assert (given["policy"].value, given["margin_ms"]) == (PolicyConfig().kind, PolicyConfig().margin_ms)

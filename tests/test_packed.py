@@ -96,6 +96,12 @@ def test_only_what_float16_holds_exactly_is_packed(pair: tuple[Model, Model]) ->
     assert packed_parts(pair[1]) > 8
 
 
+def test_a_product_with_a_vector_is_left_alone() -> None:
+    """Packed, the attention's scores of many hypotheses took three times as long."""
+    one, two = nn.Linear(8, 1).half().float(), nn.Linear(8, 2).half().float()
+    assert [type(part) is nn.Linear for part in pack(nn.Sequential(one, two))] == [True, False]
+
+
 def test_an_lstm_of_another_kind_is_left_alone() -> None:
     """A bidirectional one used to lose its backward direction."""
     parts = nn.Sequential(nn.LSTM(3, 4, batch_first=True, bidirectional=True), nn.LSTM(3, 4), nn.LSTM(3, 4, bias=False))

@@ -35,6 +35,7 @@ FRESH = Utterance(
     NOTHING,
     FeatureState(torch.zeros(1, 0)),
     EncoderState(()),
+    torch.zeros(1, 0, 3),
     torch.zeros(0, 4),
     Committed((), (), 0.0, DecoderState(NOTHING, NOTHING, NOTHING), 0),
 )
