@@ -78,7 +78,11 @@ def test_what_cannot_be_averaged_is_one_line(tmp_path: Path, run: Callable[..., 
     with pytest.raises(CheckpointError, match="1 models are there, 3 were asked for"):
         average.choose(first.parent, best=3)
     other = checkpoint.load(first)
-    other.model.config = dataclasses.replace(other.model.config, search=dataclasses.replace(RUN.search, beam_size=2))
+    config = dataclasses.replace(other.model.config, search=dataclasses.replace(RUN.search, beam_size=2))
+    other.model.config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, dropout=0.3))
+    checkpoint.save(tmp_path / "other", other.model, other.tokenizer)
+    average.average([first, tmp_path / "other"], tmp_path / "mean")  # the same weights
+    other.model.config = dataclasses.replace(config, attention=dataclasses.replace(config.attention, window_frames=9))
     checkpoint.save(tmp_path / "other", other.model, other.tokenizer)
     with pytest.raises(CheckpointError, match="other: another kind of model"):
         average.average([first, tmp_path / "other"], tmp_path / "mean")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asr import checkpoint
+from asr.config import Context, ModelConfig, SearchConfig
 from asr.errors import CheckpointError
 
 __all__ = ["MEASUREMENTS", "MODELS", "average", "choose", "folder_of", "kept", "measurements"]
@@ -69,7 +71,8 @@ def average(folders: Sequence[Path], output: Path) -> None:
     """Write the mean of some models' weights as a model.
 
     Args:
-        folders: of models that are alike; what is no weight is taken from the last.
+        folders: of models that are alike, but for dropout and how they are searched; what is no weight is taken from
+            the last. One that is named several times counts as often.
         output: the new model's folder.
 
     Raises:
@@ -80,7 +83,7 @@ def average(folders: Sequence[Path], output: Path) -> None:
     newest = first
     for folder in folders:
         newest = checkpoint.load(folder)
-        if newest.model.config != first.model.config or newest.tokenizer.model != first.tokenizer.model:
+        if _kind(newest.model.config) != _kind(first.model.config) or newest.tokenizer.model != first.tokenizer.model:
             raise CheckpointError(f"{folder}: another kind of model than {folders[0]}, or another tokenizer")
         for name, weight in newest.model.state_dict().items():
             total[name] += weight
@@ -89,3 +92,14 @@ def average(folders: Sequence[Path], output: Path) -> None:
     newest.model.load_state_dict({name: mean[name] if w.is_floating_point() else w for name, w in state.items()})
     checkpoint.save(output, newest.model, newest.tokenizer, torch.float16)
     checkpoint.copy_lm(newest.folder, output)
+
+
+def _kind(config: ModelConfig) -> ModelConfig:
+    """What of a config its weights depend on."""
+    return replace(
+        config,
+        encoder=replace(config.encoder, dropout=0.0),
+        decoder=replace(config.decoder, dropout=0.0),
+        search=SearchConfig(),
+        streaming=Context(),
+    )
