@@ -49,8 +49,8 @@ class StreamConfig:
     context: Context | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    overlap_ms: int = 1200
-    partial_beam_size: int = 12
+    overlap_ms: int = 600
+    partial_beam_size: int = 8
     final: SearchConfig | None = None
     alternatives: int = 1
 

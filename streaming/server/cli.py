@@ -137,7 +137,7 @@ def serve(
     margin_ms: opt.MarginMs = 640,
     chunk_ms: opt.ChunkMs = None,
     lookahead_ms: opt.LookaheadMs = None,
-    overlap_ms: opt.OverlapMs = 1200,
+    overlap_ms: opt.OverlapMs = 600,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
