@@ -13,56 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from babbler import CONTEXTS, babbler, every_kind
 from torch import Tensor
 
 import asr
 from asr import audio
-from asr.config import AttentionConfig, Context, DecoderConfig, EncoderConfig, HybridConfig, ModelConfig, SearchConfig
+from asr.config import Context
 from asr.errors import AudioError, ConfigError
-from asr.model import Model
-from asr.tokenizer import EOS, Tokenizer
-from asr.transcribe import Recogniser
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event, Final, Partial
 from streaming.policy import PolicyConfig
-from streaming.session import Session, Utterance
-
-SENTENCES = [
-    "the cat sat on the mat",
-    "a dog ran up the hill",
-    "we saw six boats",
-    "quiet jazz played for a vexing hour",
-]
-every_kind = pytest.mark.parametrize(
-    "encoder", [{}, {"hybrid": HybridConfig(layers=1, heads=2, past_frames=8)}], ids=["pyramid", "hybrid"]
-)
-CONTEXTS = [Context(360, 120), Context(480, 0), Context(100, 60), Context.causal()]
-
-
-def babbler(device: str = "cpu", **encoder: Any) -> Recogniser:
-    """An untrained model with weights so large that different audio gives different words, and many of them."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.train(SENTENCES, 60, "char")
-    config = ModelConfig(
-        vocab_size=len(tokenizer),
-        encoder=EncoderConfig(**{"joins": (3, 2), "hidden_size": 24, **encoder}),
-        attention=AttentionConfig(size=16, location_channels=3, location_width=11),
-        decoder=DecoderConfig(hidden_size=32, embedding_size=16),
-        search=SearchConfig(beam_size=3, candidates=8, max_tokens_per_second=5),
-    )
-    model = Model(config).eval()
-    starts = torch.tensor(tokenizer.word_starts)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.5)
-        model.features.mean.fill_(-8.0)
-        model.features.std.fill_(4.0)
-        model.decoder.to_logits.bias[starts] += 1.5
-        model.decoder.to_logits.bias[EOS] -= 4.0
-        model.ctc.bias[starts] += 1.5
-        model.ctc.bias[0] += 1.0
-    return Recogniser(model.to(device), tokenizer, torch.device(device), "float32", Path(), None)
+from streaming.session import Session
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,74 +153,6 @@ def test_encoder_out_is_that_of_the_whole_utterance(clips: list[Tensor], context
     known = len(utterance.encoder_out)
     torch.testing.assert_close(utterance.encoder_out, encoded[:known], atol=1e-4, rtol=1e-4)
     assert known * 60 >= len(heard) / 16 - engine.latency_ms - 32
-
-
-def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[Utterance, Tensor]:
-    """An utterance, and what was heard of it; early on, frames were released, as behind committed words."""
-    session = engine.start()
-    for chunk in waveform.split(700):
-        (session,), _ = engine.step([session], [chunk])
-        if (now := session.utterance) is not None and len(now.encoder_out) > 20 and not now.released:
-            released = dataclasses.replace(now, encoder_out=now.encoder_out[7:], released=7)
-            session = dataclasses.replace(session, utterance=released)
-    utterance = session.opened
-    assert utterance.released == 7
-    return utterance, waveform[utterance.start_samples : session.read_samples - len(utterance.unencoded)]
-
-
-@pytest.mark.parametrize("context", CONTEXTS[:3], ids=str)
-@every_kind
-def test_what_is_encoded_anew_has_heard_what_came_after(
-    clips: list[Tensor], context: Context, encoder: dict[str, Any]
-) -> None:
-    """With an overlap that goes back to the start, frames are those of full context, and come no later.
-
-    Frames that were released, as those behind committed words are, before they have settled, do not come back.
-    """
-    policy = PolicyConfig(margin_ms=100_000)
-    engine = Engine(
-        babbler(**encoder), StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=10_000)
-    )
-    utterance, heard = hear_and_release(engine, clips[0][:64_000])
-    encoded = engine.model.encode(heard[None], torch.tensor([len(heard)])).encoder_out[0]
-    known = utterance.released + len(utterance.encoder_out)
-    assert utterance.settled == 0
-    torch.testing.assert_close(utterance.encoder_out, encoded[utterance.released : known], atol=1e-3, rtol=1e-3)
-    assert known * 60 >= utterance.samples / 16 - engine.latency_ms - 32
-
-
-@pytest.mark.parametrize("overlap_ms", [300, 1200])
-@pytest.mark.parametrize("context", [Context(300, 60), Context(360, 30)], ids=str)
-@every_kind
-def test_frames_settle_once_the_overlap_is_behind_them(
-    clips: list[Tensor], context: Context, encoder: dict[str, Any], overlap_ms: int
-) -> None:
-    """Each chunk is as it was when the overlap after it was full, seen from the state of bounded context before it."""
-    policy = PolicyConfig(margin_ms=100_000)
-    config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
-    engine = Engine(babbler(**encoder), config)
-    utterance, heard = hear_and_release(engine, clips[0][:64_000])
-    chunk, overlap = context.chunk_ms // 10, -(-overlap_ms // context.chunk_ms)  # in features, in chunks
-    lookahead, frames = context.lookahead_ms // 10, chunk // 6
-    features, _ = engine.model.features(heard[None], torch.tensor([len(heard)]))
-    state, taken, expected = engine.model.encoder.initial_state(1), 0, []
-    for n in range(utterance.settled // frames):
-        until = (n + 1 + overlap) * chunk + lookahead
-        out, _ = engine.model.encoder.step(features[:, taken:until], state, Context.full(), final=True)
-        expected.append(out[0, :frames])
-        until = (n + 1) * chunk + lookahead
-        _, state = engine.model.encoder.step(features[:, taken:until], state, context)
-        taken = until
-    found = utterance.encoder_out[: utterance.settled - utterance.released]
-    assert utterance.settled >= 20
-    assert utterance.released + len(utterance.encoder_out) == utterance.settled + overlap * frames
-    assert utterance.recent.shape[1] == overlap * chunk
-    torch.testing.assert_close(found, torch.cat(expected)[utterance.released :], atol=1e-3, rtol=1e-3)
-
-
-def test_where_nothing_depends_on_what_follows_nothing_is_encoded_anew() -> None:
-    assert Engine(babbler(bidirectional=False)).overlap_frames == 0
-    assert Engine(babbler()).overlap_frames == 12  # two chunks of 360 ms
 
 
 @pytest.mark.parametrize("margin_ms", [0, 480])
