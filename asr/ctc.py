@@ -87,11 +87,12 @@ class CtcPrefixScorer:
             tokens: `(N,)`, with which.
             increments: `(N,)`, what `step` said of them.
         """
-        either, after_blank = (x.index_select(0, parents) for x in self._entries(state))
+        before = state.select(parents)
+        either, after_blank = self._entries(before)
         repeats = (tokens == last[parents])[:, None]
         token_ends = _scan(self.log_probs[self.rows, tokens], torch.where(repeats, after_blank, either))
         blank_ends = _scan(self.log_probs[self.rows, BLANK], _delayed(token_ends))
-        return CtcState(torch.stack([token_ends, blank_ends], dim=1), state.score[parents] + increments.double())
+        return CtcState(torch.stack([token_ends, blank_ends], dim=1), before.score + increments.double())
 
     def _entries(self, state: CtcState) -> tuple[Tensor, Tensor]:
         """Log-probabilities `(N, T)` that the prefix is spelled before frame t: however it ends, and after a blank."""
