@@ -52,10 +52,16 @@ WERS = {2: 0.5, 4: 0.2, 6: 0.4, 8: 0.3, 10: 0.6}
 def test_the_last_and_the_best_models_are_kept_and_averaged(
     run: Callable[..., Path], witness: Witness, tmp_path: Path
 ) -> None:
-    """Of five measurements the last and the best two stay; their mean is the mean of their weights."""
+    """Of five measurements the last and the best two stay; their mean is the mean of their weights.
+
+    What else lies in a folder of that name is not the run's: it was once deleted.
+    """
     witness.dev_wer = WERS.__getitem__
+    others = tmp_path / "run" / "models" / "another-project"
+    others.mkdir(parents=True)
     folder = run(changed(validate_every=2, keep_last=1, keep_best=2)).parent
     assert {step: values["wer"] for step, values in average.measurements(folder).items()} == WERS
+    others.rmdir()
     kept = {int(path.name.removeprefix("step-")): path for path in (folder / "models").iterdir()}
     assert sorted(kept) == [4, 8, 10]
     assert average.choose(folder, best=2) == [kept[4], kept[8]]

@@ -40,8 +40,11 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As collections come: a licence, and folders with recordings."""
     folder = tmp_path_factory.mktemp("noise")
-    soundfile.write(folder / "hiss.wav", np.random.default_rng(1).normal(0, 0.1, 4_000), 16_000)
+    (folder / "LICENSE").write_text("free", encoding="utf-8")
+    (folder / "hiss").mkdir()
+    soundfile.write(folder / "hiss" / "white.wav", np.random.default_rng(1).normal(0, 0.1, 4_000), 16_000)
     return folder
 
 
@@ -170,6 +173,26 @@ def test_the_best_so_far_survives_the_kill(run: Callable[..., Path], witness: Wi
     witness.dev_wer = {12: 0.4}.__getitem__
     run(config=dataclasses.replace(RUN, optimiser=dataclasses.replace(RUN.optimiser, max_steps=12)))
     assert weights.read_bytes() != best
+
+
+def test_a_resumed_run_goes_on_at_the_rates_that_are_asked_for(run: Callable[..., Path], witness: Witness) -> None:
+    """The optimiser's and the schedule's saved states once brought back the old rate and decay, and said nothing."""
+    no_statistics = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, normalisation="layer"))
+    witness.kill_at(6)
+    with pytest.raises(KilledError):
+        run(config=no_statistics)
+    witness.kill_at(None)
+    slow = dataclasses.replace(RUN.optimiser, learning_rate=1e-9, weight_decay=0.5)
+    run(config=dataclasses.replace(no_statistics, optimiser=slow))
+    moved = {
+        step: sum(
+            not torch.allclose(a, b, atol=1e-7)
+            for a, b in zip(witness.entering[step], witness.entering[step + 1], strict=True)
+        )
+        for step in (4, 8)
+    }
+    assert moved[4] > 20
+    assert moved[8] <= 1  # the mean context
 
 
 def test_the_best_model_is_the_average_that_was_measured(

@@ -20,7 +20,7 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.formats import write_atomically
 from asr.tokenizer import SOS
-from asr.training.average import MEASUREMENTS, MODELS, folder_of, kept
+from asr.training.average import MEASUREMENTS, folder_of, kept
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import LasModule, Pair
@@ -56,16 +56,16 @@ class Report(Callback):
         if not trainer.is_global_zero:
             return
         wers = {at: values["wer"] for at, values in self.measured.items()}
-        wanted = {folder_of(self._output, at) for at in kept(wers, self._config.keep_last, self._config.keep_best)}
-        folders = [self._output / "last", *({folder_of(self._output, step)} & wanted)]
+        wanted = kept(wers, self._config.keep_last, self._config.keep_best)
+        folders = [self._output / "last", *(folder_of(self._output, at) for at in {step} & wanted)]
         if wer < best:
             folders.append(self._output / "best")
         for folder in folders:
             checkpoint.save(folder, module.model, module.tokenizer, torch.float16)
             if self._config.init:
                 checkpoint.copy_lm(checkpoint.find(self._config.init), folder)
-        for folder in set((self._output / MODELS).glob("*")) - wanted:
-            shutil.rmtree(folder)
+        for at in self.measured.keys() - wanted:
+            shutil.rmtree(folder_of(self._output, at), ignore_errors=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {n.removeprefix("dev/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("dev/")}

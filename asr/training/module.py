@@ -218,12 +218,13 @@ class LasModule(pl.LightningModule):
         checkpoint["joins"] = self.model.config.encoder.joins
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a saved run, and grow it where this module follows on the one that it was of."""
+        """Take over a saved run, at the rates of this config; grow it where this module follows on that of the run."""
         self.skipped, self.skipped_in_a_row = checkpoint["skipped"]
         joins, own = tuple(checkpoint["joins"]), self.model.config.encoder.joins
         if self._grown_from is not None and joins == tuple(self._grown_from):
             groups = [[name for name, _ in group["params"]] for group in self._groups()]
             grow(checkpoint, joins, own, self.state_dict(), groups)
+        self._set_rates(checkpoint)
         expected, found = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(expected.keys() | found.keys()):
             shapes = [tuple(state[name].shape) if name in state else "none" for state in (expected, found)]
@@ -232,6 +233,15 @@ class LasModule(pl.LightningModule):
                     f"the run to resume is of another model: its {name} has shape {shapes[1]}, "
                     f"where the config makes it {shapes[0]}"
                 )
+
+    def _set_rates(self, checkpoint: dict[str, Any]) -> None:
+        """The optimiser and the schedule restore what the run had; the config may say otherwise now."""
+        settings = self.config.optimiser
+        (optimiser,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        rate = settings.learning_rate * settings.scale(schedule["last_epoch"])
+        for group, decay in zip(optimiser["param_groups"], (settings.weight_decay, 0.0), strict=True):
+            group.update(lr=rate, initial_lr=settings.learning_rate, weight_decay=decay)
+        schedule["base_lrs"] = [settings.learning_rate] * len(optimiser["param_groups"])
 
     def _groups(self) -> list[dict[str, Any]]:
         """Named weights, those that decay first; biases and the like do not."""

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr import checkpoint
 from asr.audio import load
+from asr.batch import SUFFIXES
 from asr.config import ModelConfig, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError
 from asr.features import LogMel
@@ -283,10 +284,10 @@ def _set_statistics(features: LogMel, data: Sequence[Path], corpus: Corpus) -> N
 def _noise(folder: Path | None) -> Tensor | None:
     if folder is None:
         return None
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-    except OSError as error:
-        raise DataError(f"{folder}: not a folder of noise: {error.strerror}") from None
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder of noise")
+    # Collections have folders, and a licence in each.
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise DataError(f"{folder}: no file of noise is there")
+        raise DataError(f"{folder}: no audio file is there")
     return torch.cat([load(path) for path in paths])
