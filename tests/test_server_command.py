@@ -180,3 +180,46 @@ def test_streams_that_do_not_finish_are_cut_off_when_time_is_up(model: Path, mon
             assert asyncio.run(asyncio.wait_for(cut_off(made), 15)) == 1012
         finally:
             hanging.set()
+
+
+_HANGS = """
+import sys, threading
+from asr.cli import main
+from streaming.engine import Engine
+from streaming.server import service
+
+step, trials = Engine.step, iter([True])
+Engine.step = lambda *arguments: step(*arguments) if next(trials, False) else threading.Event().wait()
+service._MAX_TURN_SECONDS = float(sys.argv[1])
+sys.exit(main(["serve", "--port", "0", "--grace-seconds", "0.5", "--device", "cpu", "--model", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_server_whose_engine_hangs_ends_and_says_so(model: Path, repository_root: Path, by_itself: bool) -> None:
+    """It was taken for idle, let everybody in, and at a signal waited for the engine's thread for ever."""
+    command = [sys.executable, "-c", _HANGS, "1.0" if by_itself else "60.0", str(model)]
+    with subprocess.Popen(command, cwd=repository_root, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        port = int(process.stderr.readline().split("http://127.0.0.1:")[1].split("/")[0])
+        asyncio.run(wait_until_ready(port))
+
+        async def talk() -> None:
+            async with connect(f"ws://127.0.0.1:{port}") as websocket:
+                await websocket.send(b"\0" * 64_000)
+                if not by_itself:
+                    await asyncio.sleep(0.5)
+                    process.terminate()
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        await websocket.recv()
+
+        asyncio.run(talk())
+        said = process.stderr.read()
+        status = process.wait()
+        watchdog.cancel()
+    assert status == 1
+    assert said.endswith("spellstream: the engine hangs: the server ends without it\n")
+    assert ("the engine has failed for good" in said) == by_itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -210,8 +211,14 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
         engine = make_engine()
         address = f"[{config.host}]" if ":" in config.host else config.host
         say(f"http://{address}:{listener.getsockname()[1]}/ui; WebSocket at /, OpenAI API at /v1; Ctrl-C stops")
-        server = Server(create_app(config, engine), config)
+        app = create_app(config, engine)
+        server = Server(app, config)
         server.run([listener])
+    if app.state.service.at_work_seconds:
+        # The engine hangs. Before it exits, Python would wait for that thread for ever.
+        with suppress(OSError):
+            say("the engine hangs: the server ends without it")
+        os._exit(1)
     if server.failed:
         raise SpellstreamError("the server has ended for a fault of its own: see its log")
 

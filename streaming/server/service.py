@@ -21,7 +21,7 @@ from streaming.engine import Engine
 from streaming.events import Final
 from streaming.server.config import ServerConfig
 from streaming.server.engine_side import EngineSide
-from streaming.server.load import MAX_USE, Load, Turn, warm_up
+from streaming.server.load import MAX_USE, WINDOW_SECONDS, Load, Turn, warm_up
 from streaming.server.logs import note
 from streaming.server.metrics import Metrics
 from streaming.server.stream import LimitError, Status, Stream
@@ -30,6 +30,8 @@ __all__ = ["LimitError", "OverloadError", "Service", "Stream"]
 
 T = TypeVar("T")
 _MAX_FAULTS = 3
+_MAX_TURN_SECONDS = 60.0  # nothing that the engine's thread does takes so long: it hangs
+_LAST_TURN_SECONDS = 3.0  # that a stop waits for what the thread is at
 _GRACE_SHARE = 0.7  # of the time that a server has to stop; in the rest, clients are told
 _LOG = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Service:
         self._idle.set()
         self._load = Load()
         self._turn_started = self._draining_since = 0.0
+        self._at_work_since: float | None = None  # what the thread is at; set by the thread itself
         self._talks = 0
         self._failed_turns = self._failed_trials = 0  # in a row, each of its kind
         self._worker: asyncio.Task[None] | None = None
@@ -79,7 +82,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Step the streams while this is open."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, warm_up, self.engine)
+        await self._in_thread(warm_up, self.engine)
         self._worker = asyncio.create_task(self._work(), name="spellstream-worker")
         try:
             yield
@@ -87,9 +90,12 @@ class Service:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):
                 await self._worker
-            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)  # to wait would be for ever, if the thread hangs
             for future, _ in self._jobs:
                 future.cancel()
+            until = time.monotonic() + _LAST_TURN_SECONDS
+            while self.at_work_seconds and time.monotonic() < until:
+                await asyncio.sleep(0.01)
 
     async def drain(self) -> None:
         """Take nothing new, tell all streams to finish, and wait until they have, and their clients know."""
@@ -131,6 +137,8 @@ class Service:
             return stopping
         if len(self._streams) >= self.limits.max_sessions:
             return OverloadError(f"{len(self._streams)} streams are open, and that is all there may be", "sessions")
+        if self.at_work_seconds > WINDOW_SECONDS:  # what was measured is of the time before
+            return OverloadError("the server is busy: it has been at one step for long", "load")
         share = self.limits.load_share
         bound = share * self.engine.chunk_samples / SAMPLE_RATE
         # Whoever lets words come later than a chunk lets the engine fall behind by as much.
@@ -225,8 +233,14 @@ class Service:
     @property
     def healthy(self) -> bool:
         """Whether streams are being stepped; otherwise only a new start will help."""
-        faults = max(self._failed_turns, self._failed_trials)
-        return self._worker is not None and not self._worker.done() and faults < _MAX_FAULTS
+        faults, hanging = max(self._failed_turns, self._failed_trials), self.at_work_seconds > _MAX_TURN_SECONDS
+        return self._worker is not None and not self._worker.done() and faults < _MAX_FAULTS and not hanging
+
+    @property
+    def at_work_seconds(self) -> float:
+        """For how long the engine's thread has been at one thing; 0 when it is idle."""
+        since = self._at_work_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def update_metrics(self) -> None:
         """Bring up to date what is not counted as it happens."""
@@ -234,6 +248,18 @@ class Service:
         self.metrics.real_time_factor.set(self._load.real_time_factor(time.monotonic()))
 
     # --- the worker ---------------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in the engine's thread."""
+
+        def timed() -> T:
+            self._at_work_since = time.monotonic()
+            try:
+                return function(*args)
+            finally:
+                self._at_work_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
     async def _work(self) -> None:
         try:
@@ -260,9 +286,8 @@ class Service:
         if not (orders or dropped or self._engine_side.busy):
             return False
         before, self._turn_started = self._turn_started, time.monotonic()
-        loop = asyncio.get_running_loop()
         try:
-            statuses = await loop.run_in_executor(self._thread, self._engine_side.turn, orders, dropped)
+            statuses = await self._in_thread(self._engine_side.turn, orders, dropped)
         except Exception:
             self._start_afresh()
             return True
@@ -310,7 +335,7 @@ class Service:
         if future.cancelled():
             return
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
+            result = await self._in_thread(function)
         except Exception as error:
             if not future.done():
                 future.set_exception(error)
@@ -329,7 +354,7 @@ class Service:
         is it left to the turns to tell: where all clients upload, there are none.
         """
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, warm_up, self.engine)
+            await self._in_thread(warm_up, self.engine)
         except Exception:
             _LOG.exception("a file failed, and so did a trial of the engine after it")
             self._failed_trials += 1
