@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -29,6 +30,7 @@ __all__ = ["Chunk", "chunk_frames", "duration_seconds", "file_chunks"]
 # However many channels there are, no more than this is decoded at a time: 16 MiB of float32.
 _MAX_CHUNK_VALUES = 1 << 22
 _PROBE_BYTES = 4096
+_STALL_SECONDS = 60.0  # in which ffmpeg has to come up with a chunk
 # libsndfile reports this or more where the header leaves the length open, as a flac written to a pipe does.
 _UNKNOWN_FRAMES = 1 << 60
 # Headers written before the length was known hold a placeholder near 2 or 4 GiB.
@@ -219,14 +221,13 @@ def _ffmpeg_chunks(path: str, name: str, block_seconds: float) -> Generator[Chun
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as child,
     ):
         try:
-            stdout = cast(IO[bytes], child.stdout)
             rate, frames_read = 1, 0
-            if len(header := stdout.read(_AU_HEADER.size)) == _AU_HEADER.size:
+            if len(header := _read(child, _AU_HEADER.size, name)) == _AU_HEADER.size:
                 _, header_bytes, _, _, rate, channels = _AU_HEADER.unpack(header)
-                stdout.read(header_bytes - _AU_HEADER.size)
+                _read(child, header_bytes - _AU_HEADER.size, name)
                 frame_bytes = 4 * channels
                 chunk_bytes = frame_bytes * chunk_frames(rate, channels, block_seconds)
-                while data := stdout.read(chunk_bytes):
+                while data := _read(child, chunk_bytes, name):
                     values = np.frombuffer(data[: len(data) // frame_bytes * frame_bytes], dtype=">f4")
                     frames_read += len(values) // channels
                     yield Chunk(rate, values.reshape(-1, channels))
@@ -238,6 +239,26 @@ def _ffmpeg_chunks(path: str, name: str, block_seconds: float) -> Generator[Chun
                 raise AudioError(name, reason)
         finally:
             child.kill()  # nothing, if it has ended
+
+
+def _read(child: subprocess.Popen[bytes], count: int, name: str) -> bytes:
+    """The next bytes that ffmpeg writes, fewer at the end. One that hangs is not waited for: there are such files."""
+    hung = threading.Event()
+
+    def give_up() -> None:
+        hung.set()
+        child.kill()
+
+    watchdog = threading.Timer(_STALL_SECONDS, give_up)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        data = cast(IO[bytes], child.stdout).read(count)
+    finally:
+        watchdog.cancel()
+    if hung.is_set():
+        raise AudioError(name, f"ffmpeg came to nothing in {_STALL_SECONDS:g} s of reading it")
+    return data
 
 
 def _last_message(messages: IO[bytes], path: str) -> str:

@@ -325,8 +325,11 @@ class Engine:
                 content = "" if transcript is None else render(transcript, "json")
                 rows[path] = _row(path, content, "" if content else reason)
         except Exception as error:  # memory that runs out, say: the others are not to suffer from it
-            left = (path for path in paths if path not in rows)
-            rows |= {path: _row(path, reason=f"{type(error).__name__}: {_last_line(error)}") for path in left}
+            if len(paths) == 1:
+                return [_row(paths[0], reason=f"{type(error).__name__}: {_last_line(error)}")]
+            for path in paths:
+                if path not in rows:
+                    (rows[path],) = self._transcribe([path])
         return list(rows.values())
 
 

@@ -204,7 +204,12 @@ def load(
             ctc_weight=own.ctc_weight if ctc_weight is None else ctc_weight,
             lm_weight=own.lm_weight if lm_weight is None else lm_weight,
         )
-    if lm is not None and lm_weight is None and search.lm_weight == 0:
+    if search.beam_size == 1:
+        for option, given in (("--lm", lm), ("--lm-weight", lm_weight), ("--ctc-weight", ctc_weight)):
+            if given:
+                raise typer.BadParameter("greedy search, a beam of 1, takes no account of it", param_hint=option)
+        search = replace(search, lm_weight=0.0, ctc_weight=0.0, length_bonus=0.0)
+    elif lm is not None and lm_weight is None and search.lm_weight == 0:
         raise typer.BadParameter(f"the model {model} gives it no weight: add --lm-weight", param_hint="--lm")
     with usage("--lm-weight"):
         recogniser.language_model(search)  # what is wrong with it is told before any work is done

@@ -116,7 +116,8 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
                         show(event)
         finally:
             if tally.audio_seconds:
-                say(tally.summary(listener.compute_seconds, source.dropped_seconds))
+                overflows = getattr(source, "overflows", 0)
+                say(tally.summary(listener.compute_seconds, source.dropped_seconds, overflows))
 
 
 def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:

@@ -79,14 +79,17 @@ class Tally:
         live = self._heard_at - self._started >= _PACED * self.audio_seconds
         return statistics.median(self._latencies) if live and self._latencies else None
 
-    def summary(self, compute_seconds: float, dropped_seconds: float) -> str:
-        """All of it in one line."""
+    def summary(self, compute_seconds: float, dropped_seconds: float, overflows: int = 0) -> str:
+        """All of it in one line; `overflows` is how often the sound system dropped audio, nobody knows how much."""
         parts = [f"{_duration(self.audio_seconds)} heard", "1 word" if self.words == 1 else f"{self.words} words"]
         if (latency := self.latency_seconds) is not None:
             parts.append(f"median latency {latency:.2f} s")
         if self.audio_seconds:
             parts.append(f"{compute_seconds / self.audio_seconds:.3f} s of computing per second of audio")
-        parts.append(f"{dropped_seconds:.1f} s dropped" if dropped_seconds else "nothing dropped")
+        if dropped_seconds or not overflows:
+            parts.append(f"{dropped_seconds:.1f} s dropped" if dropped_seconds else "nothing dropped")
+        if overflows:
+            parts.append(f"{overflows} gaps left by the sound system")
         return ", ".join(parts)
 
 

@@ -107,7 +107,7 @@ class Listener:
         self._heard = heard or (lambda chunk: None)
         self._notify = notify or _LOG.warning
         self._session = engine.start()
-        self._told_seconds = 0.0
+        self._told_seconds, self._told_overflows = 0.0, 0
         self._tell_after = -1.0
 
     def __iter__(self) -> Generator[Event, None, None]:
@@ -137,9 +137,14 @@ class Listener:
         return events
 
     def _tell_dropped(self, now: bool = False) -> None:
-        dropped = self.source.dropped_seconds
-        if dropped > self._told_seconds and (now or time.monotonic() >= self._tell_after):
-            lost = dropped - self._told_seconds
+        lost = self.source.dropped_seconds - self._told_seconds
+        gaps = getattr(self.source, "overflows", 0) - self._told_overflows
+        if (lost <= 0 and not gaps) or not (now or time.monotonic() >= self._tell_after):
+            return
+        if lost > 0:
             self._notify(f"{self.source.name}: {lost:.1f} s of audio dropped, as the recogniser is late")
-            self._told_seconds = dropped
-            self._tell_after = time.monotonic() + _TELL_AGAIN_SECONDS
+        if gaps:
+            times = "once" if gaps == 1 else f"{gaps} times"
+            self._notify(f"{self.source.name}: the sound system dropped audio {times} before it got here")
+        self._told_seconds, self._told_overflows = self._told_seconds + lost, self._told_overflows + gaps
+        self._tell_after = time.monotonic() + _TELL_AGAIN_SECONDS

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import WAV, Pipe, reason, tone, write
 
+from asr import audio_file
 from asr.audio import SAMPLE_RATE, blocks, load
 from asr.audio_file import duration_seconds
 from asr.errors import AudioError
@@ -182,6 +183,18 @@ def test_what_ffmpeg_cannot_read(video: Path, tmp_path: Path) -> None:
     assert reason(silent) == f"{silent}: has no audio track"
     os.truncate(video, video.stat().st_size // 2)
     assert "is damaged or cut short" in reason(video)
+
+
+@needs_ffmpeg  # to make the video
+def test_an_ffmpeg_that_hangs_is_not_waited_for(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server reads uploads one after the other, and one such file once ended that for good."""
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(audio_file, "_STALL_SECONDS", 0.2)
+    assert reason(video) == f"{video}: ffmpeg came to nothing in 0.2 s of reading it"
 
 
 @needs_ffmpeg

@@ -89,6 +89,10 @@ def test_version(command: Command) -> None:
         (["transcribe", "a.wav", "--nbest", "3"], "--nbest: alternatives are shown in json alone"),
         (["transcribe", "a.wav", "--no-such-option"], "--no-such-option"),
         (["transcrib", "a.wav"], "No such command 'transcrib'"),
+        (
+            ["transcribe", "a.wav", "--beam-size", "1", "--lm-weight", "0.5"],
+            "greedy search, a beam of 1, takes no account",
+        ),
         (["evaluate", "test.jsonl", "--limit", "0"], "--limit"),
         (["train", "--config", "a.toml"], "Missing option"),
         (

@@ -105,6 +105,23 @@ def test_what_is_wrong_with_one_file_is_not_the_end_of_all(
     assert reasons(rows) == {"/a.wav": "MemoryError: for 8 GB", "/b.wav": "MemoryError: for 8 GB"}
 
 
+def test_files_that_fit_one_by_one_are_not_lost_with_their_batch(
+    engine: cluster.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that ran out once made errors of up to 128 files that had not even been looked at."""
+    together = Stub.transcribe_many
+
+    def cramped(stub: Stub, sources: Any, **options: Any) -> Any:
+        for number, outcome in enumerate(together(stub, sources, **options)):
+            if number == 1:
+                raise MemoryError("no room")
+            yield outcome
+
+    monkeypatch.setattr(Stub, "transcribe_many", cramped)
+    rows = engine({"task": 0, "paths": [b"/a.wav", b"/b.wav", b"/c.wav"]})
+    assert reasons(rows) == {"/a.wav": "", "/b.wav": "", "/c.wav": ""}
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [

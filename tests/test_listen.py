@@ -22,6 +22,7 @@ from asr.errors import AudioError, CheckpointError, SourceError
 from asr.transcribe import Recogniser
 from streaming import Engine, Event, Final, Partial
 from streaming.audio_source import BaseSource
+from streaming.display import Tally
 
 CHUNK_SAMPLES = 1_600
 
@@ -168,6 +169,18 @@ def test_dropped_audio_is_told(
         "the replay: 0.5 s of audio dropped, as the recogniser is late",
         "the replay: 3.5 s of audio dropped, as the recogniser is late",
     ]
+
+
+def test_what_the_sound_system_dropped_is_told(recogniser: Recogniser, caplog: pytest.LogCaptureFixture) -> None:
+    """It was counted and never shown, and `listen` said that nothing was dropped."""
+    source = Replay(torch.zeros(10 * CHUNK_SAMPLES), lambda chunk: setattr(source, "overflows", chunk // 3))
+    list(streaming.listen(source, model=recogniser))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the replay: the sound system dropped audio once before it got here",
+        "the replay: the sound system dropped audio 2 times before it got here",
+    ]
+    assert Tally().summary(0, 0, 3).endswith(", 3 gaps left by the sound system")
+    assert Tally().summary(0, 0).endswith(", nothing dropped")
 
 
 # --- asyncio ----------------------------------------------------------------------------------------------------------

@@ -185,6 +185,19 @@ def test_what_has_no_meaning_is_refused_in_one_line(server: Running, message: st
     asyncio.run(main())
 
 
+def test_a_model_in_a_folder_goes_by_its_name(engine: Engine) -> None:
+    """Clients were told the server's path, and that name which /v1/models gives was refused."""
+
+    async def main(url: str) -> list[Any]:
+        async with connect(url) as socket:
+            await socket.send('{"config": {"model": "mine"}}')
+            await socket.send('{"config": {"model": "yours"}}')
+            return [json.loads(await socket.recv())]
+
+    with running(ServerConfig(model="/srv/models/mine", limits=PATIENT), engine) as made:
+        assert asyncio.run(main(made.ws_url)) == [{"error": "the model is mine: there is no 'yours'"}]
+
+
 def test_a_setting_of_some_other_server_is_ignored(server: Running) -> None:
     """vosk-server ignores what it does not know, so its clients send it: once this was refused."""
 

@@ -170,7 +170,7 @@ class _Client:
         raise LimitError(f"nothing came for {seconds:g} s", "idle_seconds")
 
     def _configure(self, given: object) -> None:
-        config = self._config.updated(given, self._service.config.model)
+        config = self._config.updated(given, self._service.config.model_name)
         if self._stream is not None and config.sample_rate != self._stream.sample_rate:
             raise ProtocolError(f"sample_rate is {self._stream.sample_rate}: it cannot change while audio comes")
         self._config = config
