@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with `model.safetensors`, `config.json`, `tokenizer.model` and a model card.
+"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.model`; one that ships has a model card.
 
 A language model, `lm.safetensors` and `lm.json`, may lie beside them or in a folder of its own. Nothing in it is ever
 unpickled: a checkpoint is data.

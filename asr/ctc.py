@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BLANK", "CtcPrefixScorer", "CtcState", "align", "collapse"]
+__all__ = ["BLANK", "CtcPrefixScorer", "CtcState", "align"]
 
 BLANK = 0
 _LOG_ZERO = -1e10
@@ -114,11 +114,6 @@ def _scan(x: Tensor, enter: Tensor) -> Tensor:
     total = x.cumsum(-1)
     before = total - x  # the sum up to t - 1, exactly as the recursion has it
     return (total + torch.logcumsumexp(enter - before, dim=-1)).clamp(min=_LOG_ZERO)
-
-
-def collapse(tokens: list[int]) -> list[int]:
-    """A frame-by-frame CTC path as tokens: repeats joined, blanks dropped."""
-    return [t for i, t in enumerate(tokens) if t != BLANK and (i == 0 or t != tokens[i - 1])]
 
 
 def align(log_probs: Tensor, tokens: list[int]) -> list[tuple[int, int]] | None:

@@ -166,10 +166,6 @@ class SpeechDetector:
         probability, self._state = self._detector.step(padded[None], self._state)
         return float(probability)
 
-    def reset(self) -> None:
-        """Forget the stream, ready for another."""
-        self._state = VoiceState.start(1, torch.device("cpu"))
-
 
 def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
     """Cut a source into spans of speech; how it comes cut into blocks does not matter.

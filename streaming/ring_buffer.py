@@ -68,7 +68,6 @@ class RingBuffer:
         self._announced = 0  # samples since the start that have been or are being written
         self._written = 0  # samples since the start that are all there
         self._reader = _Reader()
-        self._taken = 0  # dropped samples that `take_dropped` has told of
         self._closed = False
         self._news = Signal()
 
@@ -125,11 +124,6 @@ class RingBuffer:
     @property
     def dropped_seconds(self) -> float:
         return self.dropped_samples / self.sample_rate
-
-    def take_dropped(self) -> int:
-        """How many samples were dropped since this was last asked."""
-        before, self._taken = self._taken, self.dropped_samples
-        return self._taken - before
 
     def _copy(self, max_samples: int | None) -> NDArray[np.float32]:
         reader, capacity = self._reader, len(self._ring)

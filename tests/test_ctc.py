@@ -11,11 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.ctc import BLANK, CtcPrefixScorer, CtcState, align, collapse
+from asr.ctc import BLANK, CtcPrefixScorer, CtcState, align
 
 VOCAB = 4
 EOS = 3  # in these tests; CTC itself never says it
 NEVER = -1e9  # whatever is lower is impossible
+
+
+def collapse(tokens: list[int]) -> list[int]:
+    """A frame-by-frame CTC path as tokens: repeats joined, blanks dropped."""
+    return [t for i, t in enumerate(tokens) if t != BLANK and (i == 0 or t != tokens[i - 1])]
 
 
 def random_log_probs(frames: int, seed: int = 0, rows: int = 1, vocab: int = VOCAB) -> Tensor:

@@ -77,7 +77,7 @@ def test_the_other_server_answers_each_message(engine: Engine) -> None:
                 port = listening.sockets[0].getsockname()[1]
                 tried: list[Held] = []
                 most = await serve.capacity(peer(f"ws://127.0.0.1:{port}"), SPEECH, 0.5, 1, tried)
-                assert most == (1 if tried[0].keeps_up(100) else 0)
+                assert most in (1, 2) if tried[0].keeps_up(100) else most == 0
                 return tried[0]
 
     held = asyncio.run(main())

@@ -98,10 +98,6 @@ class Corpus(Dataset[Item]):
         begins = np.cumsum([0, *(len(t) for t in tokens)])
         return Corpus(entries, dict(left_out), np.concatenate([np.zeros(0, np.int32), *tokens]), begins)
 
-    @property
-    def hours(self) -> float:
-        return sum(entry.seconds for entry in self.entries) / 3600
-
     def __len__(self) -> int:
         return len(self.entries)
 

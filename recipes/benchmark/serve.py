@@ -190,10 +190,9 @@ async def hold(peer: Peer, speech: Speech, seconds: float, most: int, knock: boo
     return Held(peer.name, held, *ms, taken / seconds, memory / 2**20, crowd.refused, len(crowd.failed))
 
 
-async def capacity(peer: Peer, speech: Speech, seconds: float, most: int, tried: list[Held]) -> int:
-    """The greatest number of streams, up to `most`, with which a server keeps up; by bisection."""
-    low, high = 0, most + 1
-    streams = most
+async def capacity(peer: Peer, speech: Speech, seconds: float, streams: int, tried: list[Held]) -> int:
+    """The greatest number of streams, up to twice those to begin with, with which a server keeps up; by bisection."""
+    low, high = 0, 2 * streams + 1
     while high - low > max(1, low // 8):
         tried.append(await hold(peer, speech, seconds, streams))
         print(f"{peer.name}: {streams} streams, p95 {tried[-1].p95_ms:.0f} ms", file=sys.stderr)
