@@ -188,16 +188,14 @@ def _sndfile_chunks(sound: Any, name: str, block_seconds: float) -> Generator[Ch
     sound.seekable = lambda: False
     rate = sound.samplerate
     total = sound.frames / rate if sound.frames < _UNKNOWN_FRAMES else None
-    if declared := _DECLARED_BYTES.search(sound.extra_info):
-        wanted, present = int(declared[1]), int(declared[2])
-        # libsndfile quietly trusts the file's length over its header's.
-        if total and wanted < _PLACEHOLDER_BYTES and total * (wanted / max(present, 1) - 1) > _SLOPPY_SECONDS:
-            raise _cut_short(name, total, total * wanted / present)
     frames, frames_read = chunk_frames(rate, sound.channels, block_seconds), 0
     while True:
+        values = np.empty((frames, sound.channels), np.float32)
         try:
-            values = sound.read(frames, dtype="float32", always_2d=True)
+            values = sound.read(out=values)
         except soundfile.LibsndfileError:
+            if 0 < (good := sound.tell() - frames_read) <= frames:
+                yield Chunk(rate, values[:good])
             raise _cut_short(name, max(sound.tell(), frames_read) / rate, total) from None
         if len(values) == 0:
             break
@@ -205,6 +203,11 @@ def _sndfile_chunks(sound: Any, name: str, block_seconds: float) -> Generator[Ch
         yield Chunk(rate, values)
     if total is not None and frames_read < sound.frames and sound.format not in _ESTIMATED_FORMATS:
         raise _cut_short(name, frames_read / rate, total)
+    if declared := _DECLARED_BYTES.search(sound.extra_info):
+        wanted, present = int(declared[1]), int(declared[2])
+        # libsndfile quietly trusts the file's length over its header's.
+        if total and wanted < _PLACEHOLDER_BYTES and total * (wanted / max(present, 1) - 1) > _SLOPPY_SECONDS:
+            raise _cut_short(name, total, total * wanted / present)
 
 
 def _ffmpeg_chunks(path: str, name: str, block_seconds: float) -> Generator[Chunk, None, None]:

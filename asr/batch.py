@@ -136,7 +136,13 @@ class Transcriber(Protocol):
     """What turns sources into transcripts: a `Recogniser`, or many of them on a cluster."""
 
     def transcribe_many(
-        self, sources: Iterable[str], *, search: SearchConfig, word_timestamps: bool, batch_size: int
+        self,
+        sources: Iterable[str],
+        *,
+        search: SearchConfig,
+        word_timestamps: bool,
+        batch_size: int,
+        keep_damaged: bool,
     ) -> Iterator[Outcome]:
         """As `Recogniser.transcribe_many`."""
 
@@ -238,12 +244,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Options:
-    """How to transcribe; `resume` skips sources whose transcripts the sink holds."""
+    """How to transcribe; `resume` skips what the sink holds, `keep_damaged` is that of `transcribe_many`."""
 
     search: SearchConfig
     word_timestamps: bool
     batch_size: int
     resume: bool = False
+    keep_damaged: bool = False
 
 
 def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Tally:
@@ -274,6 +281,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
         search=options.search,
         word_timestamps=options.word_timestamps,
         batch_size=options.batch_size,
+        keep_damaged=options.keep_damaged,
     )
     try:
         for source, transcript, error in outcomes:
@@ -300,4 +308,4 @@ def _keep(
         sink.write(source, transcript)
     except DataError as unwritten:
         return unwritten
-    return None
+    return error

@@ -138,6 +138,7 @@ def transcribe(
     word_timestamps: opt.WordTimestamps = None,
     nbest: opt.Nbest = 1,
     resume: opt.Resume = False,
+    keep_damaged: opt.KeepDamaged = False,
     quiet: opt.Quiet = False,
     ray: opt.Ray = None,
     engines: opt.Engines = None,
@@ -180,7 +181,7 @@ def transcribe(
             transcriber, search = opened.enter_context(found)
         total = sum(1 for _ in batch.find(sources)) if show or tell else 0
         progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if tell else math.inf))
-        options = batch.Options(search, word_timestamps, batch_size, resume)
+        options = batch.Options(search, word_timestamps, batch_size, resume, keep_damaged)
         tally = batch.run(transcriber, sources, sink, options, progress)
     if tell:
         say(progress.summary())

@@ -113,6 +113,7 @@ class Cluster:
         search: SearchConfig | None = None,
         word_timestamps: bool = True,
         batch_size: int = 16,
+        keep_damaged: bool = False,
     ) -> Iterator[Outcome]:
         """As `Recogniser.transcribe_many`; a source that is named twice is done once.
 
@@ -129,7 +130,13 @@ class Cluster:
             return
         work = list(tasks(list(names), self.engines, batch_size))
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-        made_of = (self.setup, search, word_timestamps, batch_size, attempts)
+        options = {
+            "search": search,
+            "word_timestamps": word_timestamps,
+            "batch_size": batch_size,
+            "keep_damaged": keep_damaged,
+        }
+        made_of = (self.setup, options, attempts)
         _configure_data(self.engines)
         rows = (
             ray.data.from_items(work, override_num_blocks=len(work))
@@ -255,9 +262,9 @@ def _size_bytes(path: str) -> int:
 def _outcome(source: str, row: dict[str, Any]) -> Outcome:
     from asr.transcribe import Outcome
 
-    if row["reason"]:
-        return Outcome(source, None, AudioError(source, row["reason"].decode()))
-    return Outcome(source, replace(read_json(row["transcript"].decode()), source=source), None)
+    error = AudioError(source, row["reason"].decode()) if row["reason"] else None
+    transcript = replace(read_json(row["transcript"].decode()), source=source) if row["transcript"] else None
+    return Outcome(source, transcript, error)
 
 
 class Attempts:
@@ -277,23 +284,16 @@ class Attempts:
 
 
 class Engine:
-    """A recogniser in a process of its own, called by Ray Data with each task."""
+    """A recogniser in a process of its own, called by Ray Data with each task; `options` are of `transcribe_many`."""
 
-    def __init__(
-        self, setup: Setup, search: SearchConfig | None, word_timestamps: bool, batch_size: int, attempts: Any
-    ) -> None:
+    def __init__(self, setup: Setup, options: dict[str, Any], attempts: Any) -> None:
         import torch
 
         from asr.transcribe import Recogniser
 
         torch.set_num_threads(setup.threads)
         self._recogniser = Recogniser.load(setup.model, device=setup.device, dtype=setup.dtype, lm=setup.lm)
-        self._options: dict[str, Any] = {
-            "search": search,
-            "word_timestamps": word_timestamps,
-            "batch_size": batch_size,
-        }
-        self._attempts = attempts
+        self._options, self._attempts = options, attempts
 
     def __call__(self, task: dict[str, Any]) -> list[dict[str, bytes]]:
         """`{"path", "transcript" or empty, "reason" or empty}` for each of the task's paths."""
@@ -321,9 +321,9 @@ class Engine:
         rows: dict[str, dict[str, bytes]] = {}
         try:
             for path, transcript, error in self._recogniser.transcribe_many(paths, **self._options):
-                reason = error.reason if isinstance(error, AudioError) else str(error or "no transcript")
                 content = "" if transcript is None else render(transcript, "json")
-                rows[path] = _row(path, content, "" if content else reason)
+                reason = error.reason if isinstance(error, AudioError) else str(error or "")
+                rows[path] = _row(path, content, reason or ("" if content else "no transcript"))
         except Exception as error:  # memory that runs out, say: the others are not to suffer from it
             if len(paths) == 1:
                 return [_row(paths[0], reason=f"{type(error).__name__}: {_last_line(error)}")]

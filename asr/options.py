@@ -85,6 +85,10 @@ Output = Annotated[
     typer.Option(metavar="FILE", help="Write a row for each source to FILE.jsonl, or to parts in FILE.parquet."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what the output holds already.")]
+KeepDamaged = Annotated[
+    bool,
+    typer.Option("--keep-damaged", help="Write what was said before a file breaks off; it still counts as failed."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 _CLUSTER = "Cluster"

@@ -17,7 +17,7 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE, Source, blocks, source_name
 from asr.config import SearchConfig, require
 from asr.ctc import align
-from asr.errors import DeviceError, SpellstreamError
+from asr.errors import AudioError, DeviceError, SpellstreamError
 from asr.internal_lm import DensityRatio, InternalLm
 from asr.lm import LanguageModel, TokenPredictor
 from asr.model import Model
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
     source: Any
     transcript: Transcript | None
-    error: SpellstreamError | None
+    error: SpellstreamError | None  # with a transcript: what was wrong after that, where the damaged are kept
 
 
 @dataclass
@@ -48,17 +48,20 @@ class _Job:
     """A source that is being worked on."""
 
     source: Any
+    keep_damaged: bool = False
     segments: list[Segment] = field(default_factory=list)
     pending: int = 0  # spans that are read but not decoded
     samples: int = 0
     error: SpellstreamError | None = None
+    damage: AudioError | None = None  # ended it early, and what came before is kept
     complete: bool = False  # all of it is read
 
     def outcome(self) -> Outcome:
         if self.error is not None:
             return Outcome(self.source, None, self.error)
         segments = tuple(sorted(self.segments, key=lambda s: s.start_seconds))
-        return Outcome(self.source, Transcript(source_name(self.source), self.samples / SAMPLE_RATE, segments), None)
+        transcript = Transcript(source_name(self.source), self.samples / SAMPLE_RATE, segments)
+        return Outcome(self.source, transcript, self.damage)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -185,13 +188,16 @@ class Recogniser:
         segment: SegmentConfig | None = None,
         word_timestamps: bool = True,
         batch_size: int = 16,
+        keep_damaged: bool = False,
     ) -> Iterator[Outcome]:
         """Transcribe many sources in flat memory, batched together by length.
 
         Each is yielded as soon as it is done, which is not their order. One that cannot be read yields an Outcome with
-        its error and does not stop the others. Arguments are those of `transcribe`.
+        its error and does not stop the others; with `keep_damaged`, also with what was said before the damage. The
+        other arguments are those of `transcribe`.
         """
-        return self._run(((s, blocks(s)) for s in sources), search, segment, word_timestamps, batch_size)
+        readers = ((s, blocks(s)) for s in sources)
+        return self._run(readers, search, segment, word_timestamps, batch_size, keep_damaged)
 
     def _run(
         self,
@@ -200,12 +206,13 @@ class Recogniser:
         segment: SegmentConfig | None,
         word_timestamps: bool,
         batch_size: int,
+        keep_damaged: bool = False,
     ) -> Iterator[Outcome]:
         require(batch_size > 0, "batch_size", batch_size, "positive")
         config = search or self.model.config.search
         waiting: list[tuple[_Job, Span]] = []
         for source, read in readers:
-            job = _Job(source)
+            job = _Job(source, keep_damaged)
             try:
                 for span in split(_counted(read, job), segment):
                     job.pending += 1
@@ -291,6 +298,11 @@ class Recogniser:
 def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]:
     """Pass blocks on and note how long the source is; the reader is closed however this ends."""
     with contextlib.closing(read):
-        for block in read:
-            job.samples += len(block)
-            yield block
+        try:
+            for block in read:
+                job.samples += len(block)
+                yield block
+        except AudioError as error:
+            if not (job.keep_damaged and job.samples):
+                raise
+            job.damage = error

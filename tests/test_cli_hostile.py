@@ -139,6 +139,27 @@ def test_a_bad_file_is_one_line_and_the_rest_is_done(kind: str, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["good.wav.txt"]
 
 
+@pytest.mark.parametrize("kind", ["truncated wav", "truncated flac"])
+def test_what_was_said_before_the_damage_is_kept_if_asked_for(kind: str, tmp_path: Path, command: Command) -> None:
+    """A recorder that crashed in the last second of eight hours left no text at all."""
+    if kind == "truncated wav":
+        bad = tmp_path / "a.wav"
+        soundfile.write(bad, noise(3.0), SECOND)
+        bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    else:
+        bad = tmp_path / "a.flac"
+        truncated_flac(bad)
+    assert command("transcribe", bad, "--format", "json")[:2] == (1, "")
+    status, out, err = command("transcribe", bad, "--format", "json", "--keep-damaged")
+    assert status == 1
+    assert 1.0 < json.loads(out)["duration_seconds"] < 2.0
+    assert err.startswith(f"spellstream: {bad}: is damaged or cut short")
+    assert err.count("\n") == 1
+    rows = tmp_path / "rows.jsonl"
+    command("transcribe", bad, "--output", rows, "--keep-damaged")
+    assert [json.loads(line)["error"] for line in rows.read_text(encoding="utf-8").splitlines()] == [None]
+
+
 def test_an_unreadable_file(tmp_path: Path, good: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = tmp_path / "closed.wav"
     shutil.copy(good, bad)

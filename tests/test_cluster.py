@@ -60,7 +60,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> cluster.Engine:
     handle = types.SimpleNamespace(begin=remote(counts.begin), end=remote(counts.end))
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lambda value: value))
     monkeypatch.setattr(Recogniser, "load", lambda *_, **__: Stub())
-    return cluster.Engine(cluster.Setup("m", "cpu", "float32", None, 1), None, False, 2, handle)
+    return cluster.Engine(cluster.Setup("m", "cpu", "float32", None, 1), {}, handle)
 
 
 def reasons(rows: list[dict[str, bytes]]) -> dict[str, str]:
