@@ -345,3 +345,25 @@ def test_a_run_from_a_model_can_take_another_dropout(run: Callable[..., Path], m
     assert (second.model.config.encoder.dropout, second.model.config.decoder.dropout) == (0.4, 0.4)
     with pytest.raises(ConfigError, match=r"dropout is 0\.4: it must be left out without init"):
         dataclasses.replace(RUN, dropout=0.4)
+
+
+def test_a_run_from_a_model_can_take_finer_frames_and_more_layers(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It begins with what the model knows, new layers aside, and is resumed as any run."""
+    first = run()
+    finer = dataclasses.replace(RUN, init=str(first), joins=(1, 2, 1))
+    witness.kill_at(6)
+    with pytest.raises(KilledError):
+        run("second", finer)
+    began, old = witness.entering[0], checkpoint.load(first).model
+    known = {tuple(w.shape): w for w in old.encoder.layers[1].state_dict().values()}
+    assert sum(any(w.equal(one) for one in began) for w in known.values()) == len(known)
+    witness.kill_at(None)
+    second = checkpoint.load(run("second", finer)).model.config
+    assert second == dataclasses.replace(
+        old.config, encoder=dataclasses.replace(old.config.encoder, joins=(1, 2, 1)), streaming=finer.streaming
+    )
+    assert second.frame_seconds == old.config.frame_seconds / 2
+    with pytest.raises(ConfigError, match=r"joins is \(4,\): it must be for no fewer layers than \(2, 2\)"):
+        run("third", dataclasses.replace(RUN, init=str(first), joins=(4,)))

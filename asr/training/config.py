@@ -179,6 +179,7 @@ class TrainConfig:
     seed: int = 1
     init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
     dropout: float | None = None  # of the encoder and the decoder of `init`, in place of what it had
+    joins: tuple[int, ...] | None = None  # of the encoder of `init`, likewise: coarser or finer frames, layers on top
 
     def __post_init__(self) -> None:
         require(0 <= self.ctc_weight <= 1, "ctc_weight", self.ctc_weight, "in [0, 1]")
@@ -188,9 +189,10 @@ class TrainConfig:
         require(0 <= self.sampling_rate < 1, "sampling_rate", self.sampling_rate, "in [0, 1)")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-            require(
-                self.init is not None, "dropout", self.dropout, "left out without init: [encoder] and [decoder] say it"
-            )
+        for name in ("dropout", "joins"):
+            value = getattr(self, name)
+            without = value is None or self.init is not None
+            require(without, name, value, "left out without init: [encoder] and [decoder] say it")
         for name in ("chunk_ms", "lookahead_ms"):
             values = getattr(self, name)
             require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["grow"]
+__all__ = ["carried_over", "grow"]
 
 _WEIGHTS = ("state_dict", "current_model_state")  # in a run that averages, the second holds the trained weights
 
@@ -39,26 +39,42 @@ def grow(
         fresh: the state of a new module with that encoder: names, and the first weights of new layers.
         groups: names of the new module's weights in the order of its optimiser's groups.
     """
-    changed = {
-        f"model.encoder.layers.{i}.{direction}_lstm.weight_ih_l0": (old, new)
-        for i, (old, new) in enumerate(zip(joins, new_joins, strict=False))
-        if old != new
-        for direction in ("forward", "backward")
-    }
     for key in _WEIGHTS:
         if key in saved:
-            weights = {name: saved[key].get(name, first) for name, first in fresh.items()}
-            for name in changed.keys() & weights.keys():
-                weights[name] = _resampled(weights[name], *changed[name])
-            saved[key] = weights
+            saved[key] = carried_over(saved[key], joins, new_joins, fresh, "model.")
     (optimiser,) = saved["optimizer_states"]
     before = {name: i for i, name in enumerate(chain(*(group["param_names"] for group in optimiser["param_groups"])))}
     after = {name: i for i, name in enumerate(chain(*groups))}
-    kept = (before.keys() & after.keys()) - changed.keys()
+    kept = (before.keys() & after.keys()) - _changed(joins, new_joins, "model.").keys()
     known = optimiser["state"]
     optimiser["state"] = {after[name]: known[before[name]] for name in sorted(kept) if before[name] in known}
     for group, names in zip(optimiser["param_groups"], groups, strict=True):
         group["param_names"], group["params"] = list(names), [after[name] for name in names]
+
+
+def carried_over(
+    weights: Mapping[str, Tensor],
+    joins: Sequence[int],
+    new_joins: Sequence[int],
+    fresh: Mapping[str, Tensor],
+    prefix: str = "",
+) -> dict[str, Tensor]:
+    """The weights of one encoder's model as those of another's; arguments as in `grow`, `prefix` before all names."""
+    grown = {name: weights.get(name, first) for name, first in fresh.items()}
+    for name, (old, new) in _changed(joins, new_joins, prefix).items():
+        if name in grown:
+            grown[name] = _resampled(grown[name], old, new)
+    return grown
+
+
+def _changed(joins: Sequence[int], new_joins: Sequence[int], prefix: str) -> dict[str, tuple[int, int]]:
+    """The input weights of layers that join another number of frames, with these numbers."""
+    return {
+        f"{prefix}encoder.layers.{i}.{direction}_lstm.weight_ih_l0": (old, new)
+        for i, (old, new) in enumerate(zip(joins, new_joins, strict=False))
+        if old != new
+        for direction in ("forward", "backward")
+    }
 
 
 def _resampled(weight: Tensor, old: int, new: int) -> Tensor:

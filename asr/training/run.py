@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from asr import checkpoint
 from asr.audio import load
 from asr.batch import SUFFIXES
-from asr.config import ModelConfig, to_dict
+from asr.config import ModelConfig, require, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError
 from asr.features import LogMel
 from asr.formats import write_atomically
@@ -35,6 +35,7 @@ from asr.tokenizer import Tokenizer
 from asr.training.callbacks import Bar, Report, Samples, Saver, Throughput
 from asr.training.config import DataConfig, Stage, TrainConfig
 from asr.training.data import Corpus, LasData
+from asr.training.growth import carried_over
 from asr.training.interrupts import heeding_interrupts
 from asr.training.module import LasModule
 from asr.training.statistics import feature_statistics, measure_features
@@ -110,7 +111,7 @@ def train(
     torch.manual_seed(config.seed)
     # What cannot be used is told before the run's folder is made.
     corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), _noise(noise)
-    start = checkpoint.load(config.init) if config.init else None
+    start = _start(config)
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
     if last.exists() and not zipfile.is_zipfile(last):
@@ -207,6 +208,21 @@ def _stages_left(config: TrainConfig, last: Path) -> Iterator[tuple[int, Stage]]
     for number, stage in enumerate(stages):
         if done < stage.until_step or number == len(stages) - 1:
             yield number, stage
+
+
+def _start(config: TrainConfig) -> checkpoint.Checkpoint | None:
+    """The checkpoint to start from, if any, with the frames and layers that are asked for."""
+    if config.init is None:
+        return None
+    start = checkpoint.load(config.init)
+    own, joins = start.model.config, config.joins or start.model.config.encoder.joins
+    if joins == own.encoder.joins:
+        return start
+    require(len(joins) >= len(own.encoder.joins), "joins", joins, f"for no fewer layers than {own.encoder.joins}")
+    torch.manual_seed(config.seed)  # for new layers
+    model = Model(dataclasses.replace(own, encoder=dataclasses.replace(own.encoder, joins=joins)))
+    model.load_state_dict(carried_over(start.model.state_dict(), own.encoder.joins, joins, model.state_dict()))
+    return start._replace(model=model)
 
 
 def _model(config: TrainConfig, stage: Stage, tokenizer: Tokenizer, start: checkpoint.Checkpoint | None) -> Model:

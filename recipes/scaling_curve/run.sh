@@ -35,8 +35,7 @@ for stage in $stages; do
             ;;
         evaluate)
             for size in $hours; do
-                spellstream evaluate "$speech/dev.jsonl" --model "$work/run-${size}h/best" --lm "$shipped" --lm-weight 0.45 \
-                    --ctc-weight 0.3 --json "$work/${size}h.json"
+                spellstream evaluate "$speech/dev.jsonl" --model "$work/run-${size}h/best" --json "$work/${size}h.json"
             done
             ;;
         fit)
