@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from asr import metrics
 from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.transcript import Segment, Word
@@ -249,6 +250,23 @@ def test_the_streaming_table_has_a_column_for_each_policy() -> None:
     assert "200 / 290 / 298; 1024" in text
     assert "60 minutes in one stream: MiB after a tenth / peak / end" in text
     assert "500 / 510 / 505" in text
+
+
+def test_each_of_several_corpora_has_a_row() -> None:
+    console = Console(width=140, record=True, file=sys.stderr)
+    said = ("one two three four", "one two three", "one two")
+    whole, live = (
+        [metrics.score("a", "clean", said[0], said[0], 1.0), metrics.score("b", "noisy", said[0], text, 1.0)]
+        for text in said[1:]
+    )
+    measured = streaming_report.Measured("ctc", scored=live)
+    console.print(streaming_report.table([measured], whole, [], None))
+    rows = {
+        row[1].strip(): row[2].strip() for line in console.export_text().splitlines() if len(row := line.split("│")) > 2
+    }
+    assert rows["WER %, stream"] == "25.0"
+    assert rows["WER %, stream / whole file, clean"] == "0.0 / 0.0"
+    assert rows["WER %, stream / whole file, noisy"] == "50.0 / 25.0"
 
 
 def test_streaming_numbers_are_plain_data() -> None:

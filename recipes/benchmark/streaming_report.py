@@ -55,8 +55,13 @@ def quantiles(seconds: Sequence[float], *percents: float) -> list[float]:
     return [float(q) for q in np.percentile(seconds, percents)] if seconds else [float("nan")] * len(percents)
 
 
+def wers(scored: Sequence[Scored]) -> dict[str, float]:
+    """Of each corpus, and at last of everything, as "total"."""
+    return {summary.name: summary.words.rate for summary in metrics.summarise(scored)}
+
+
 def wer(scored: Sequence[Scored]) -> float:
-    return metrics.summarise(scored)[-1].words.rate
+    return wers(scored)["total"]
 
 
 def table(
@@ -82,6 +87,11 @@ def table(
     ]
     for name, value in rows:
         made.add_row(name, *(value(one) for one in measured))
+    by_corpus = wers(files)
+    for corpus in by_corpus if len(by_corpus) > 2 else ():  # with a single one, the total says it
+        if corpus != "total":
+            heard = (f"{100 * wers(one.scored)[corpus]:.1f} / {100 * by_corpus[corpus]:.1f}" for one in measured)
+            made.add_row(f"WER %, stream / whole file, {corpus}", *heard)
     for step in steps:
         name = f"a step of {step.sessions} streams, p50 / p95 / p99 ms; peak MiB"
         made.add_row(name, f"{_ms(step.seconds, 50, 95, 99)}; {_mib(step.peak_bytes)}")
@@ -119,6 +129,7 @@ def to_json(
     return {
         "origin": facts,
         "whole_file_wer": wer(files),
+        "whole_file_wers": wers(files),
         "policies": [
             {
                 "name": m.name,
@@ -130,6 +141,7 @@ def to_json(
                 "partial_words_changed": m.changed / max(1, m.shown),
                 "chunk_compute_seconds": times(m.chunks),
                 "wer": wer(m.scored),
+                "wers": wers(m.scored),
             }
             for m in measured
         ],
