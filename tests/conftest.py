@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # nothing from a second thread, and on a busy machine the threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell's job in the background inherits that Ctrl-C is ignored: tests of what it does would find that it does nothing.
+# A job that a shell runs in the background is born deaf to Ctrl-C, and tests would find that it does nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
