@@ -47,7 +47,7 @@ def listen(
     sample_format: opt.SampleFormatOption = None,
     model: shared.ModelName = "default",
     device: shared.Device = shared.DeviceName.auto,
-    threads: shared.Threads = None,
+    threads: opt.Threads = 1,
     lm: shared.Lm = None,
     lm_weight: shared.LmWeight = None,
     min_silence_ms: opt.MinSilenceMs = 800,

@@ -57,6 +57,14 @@ InputDevice = Annotated[
         rich_help_panel=_SOURCE,
     ),
 ]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Of the CPU. A stream is no faster with more, and waits for each of them on a busy machine.",
+        rich_help_panel="Model",
+    ),
+]
 Reconnect = Annotated[
     bool, typer.Option("--reconnect", help="Wait for a microphone that has gone away.", rich_help_panel=_SOURCE)
 ]

@@ -87,6 +87,17 @@ def test_plain_lines_in_a_pipe(command: Command, model: Path, talk: Path, expect
     assert numbers == [str(n) for n in range(1, len(numbers) + 1)]
 
 
+def test_one_thread_unless_told_otherwise(
+    command: Command, model: Path, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one on each core, a core that was busy held up every step, and most of what was said was dropped."""
+    for options, expected in (((), 1), (("--threads", 3), 3)):
+        chosen: list[int] = []  # the voice detector's, for a moment of its own, come later
+        monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+        command("listen", "--file", talk, "--speed", 0, "--model", model, *options)
+        assert chosen[0] == expected
+
+
 def test_json_lines(command: Command, model: Path, talk: Path, expected: list[str]) -> None:
     status, out, _ = command("listen", "--file", talk, "--speed", 0, "--model", model, "--partials")
     lines = [json.loads(line) for line in out.splitlines()]
