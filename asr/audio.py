@@ -68,7 +68,7 @@ class Resampler:
 
 
 def blocks(
-    source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0
+    source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0, keep_damaged: bool = False
 ) -> Generator[torch.Tensor, None, None]:
     """Read a source from start to end in flat memory.
 
@@ -78,6 +78,7 @@ def blocks(
             int8, int16, int32 or uint8, which are scaled to [-1, 1]. Channels are averaged.
         sample_rate: of an array, in Hz; files bring their own.
         block_seconds: about how much to read at a time; less where there are many channels.
+        keep_damaged: where a file is cut short, yield all that there is before the error.
 
     Yields:
         16 kHz mono float32 tensors `(samples,)`, none empty. Floats beyond ±1 are left as they are.
@@ -93,7 +94,7 @@ def blocks(
     elif sample_rate is not None:
         raise AudioError(name, "brings its own sample rate: sample_rate is for arrays only")
     else:
-        chunks = file_chunks(source, name, block_seconds)
+        chunks = file_chunks(source, name, block_seconds, keep_damaged)
 
     resampler: Resampler | None = None
     samples_in = samples_out = 0

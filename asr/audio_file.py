@@ -68,7 +68,7 @@ class Chunk(NamedTuple):
 
 
 def file_chunks(
-    source: str | os.PathLike[str] | BinaryIO, name: str, block_seconds: float
+    source: str | os.PathLike[str] | BinaryIO, name: str, block_seconds: float, keep_damaged: bool = False
 ) -> Generator[Chunk, None, None]:
     """Decode a file with libsndfile, or else with ffmpeg.
 
@@ -76,6 +76,7 @@ def file_chunks(
         source: a path, "-" for standard input, or a binary file object.
         name: what an error should name.
         block_seconds: about how much to decode at a time; less where there are many channels.
+        keep_damaged: also decode a file of which the header shows at once that it is cut short, before the error.
 
     Raises:
         AudioError: missing, not readable, not audio, empty or cut short.
@@ -93,7 +94,7 @@ def file_chunks(
                 yield from _ffmpeg_chunks(path, name, block_seconds)
         else:
             with sound:
-                yield from _sndfile_chunks(sound, name, block_seconds)
+                yield from _sndfile_chunks(sound, name, block_seconds, keep_damaged)
 
 
 def duration_seconds(source: str | os.PathLike[str] | BinaryIO) -> float | None:
@@ -181,13 +182,16 @@ def _cut_short(name: str, read_seconds: float, total_seconds: float | None) -> A
     return AudioError(name, f"is damaged or cut short: {read_seconds:.2f} s{total} could be read")
 
 
-def _sndfile_chunks(sound: Any, name: str, block_seconds: float) -> Generator[Chunk, None, None]:
+def _sndfile_chunks(sound: Any, name: str, block_seconds: float, keep_damaged: bool) -> Generator[Chunk, None, None]:
     import soundfile
 
     # soundfile seeks after each read where it can, and that fails at the end of a flac of unknown length.
     sound.seekable = lambda: False
     rate = sound.samplerate
     total = sound.frames / rate if sound.frames < _UNKNOWN_FRAMES else None
+    shorter = None if total is None else _shorter_than_declared(sound, name, total)
+    if shorter and not keep_damaged:
+        raise shorter
     frames, frames_read = chunk_frames(rate, sound.channels, block_seconds), 0
     while True:
         values = np.empty((frames, sound.channels), np.float32)
@@ -203,11 +207,17 @@ def _sndfile_chunks(sound: Any, name: str, block_seconds: float) -> Generator[Ch
         yield Chunk(rate, values)
     if total is not None and frames_read < sound.frames and sound.format not in _ESTIMATED_FORMATS:
         raise _cut_short(name, frames_read / rate, total)
+    if shorter:
+        raise shorter
+
+
+def _shorter_than_declared(sound: Any, name: str, total: float) -> AudioError | None:
+    """The error that the file is shorter than its header says; libsndfile quietly trusts the file's length."""
     if declared := _DECLARED_BYTES.search(sound.extra_info):
         wanted, present = int(declared[1]), int(declared[2])
-        # libsndfile quietly trusts the file's length over its header's.
         if total and wanted < _PLACEHOLDER_BYTES and total * (wanted / max(present, 1) - 1) > _SLOPPY_SECONDS:
-            raise _cut_short(name, total, total * wanted / present)
+            return _cut_short(name, total, total * wanted / present)
+    return None
 
 
 def _ffmpeg_chunks(path: str, name: str, block_seconds: float) -> Generator[Chunk, None, None]:

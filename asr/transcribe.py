@@ -196,7 +196,7 @@ class Recogniser:
         its error and does not stop the others; with `keep_damaged`, also with what was said before the damage. The
         other arguments are those of `transcribe`.
         """
-        readers = ((s, blocks(s)) for s in sources)
+        readers = ((s, blocks(s, keep_damaged=keep_damaged)) for s in sources)
         return self._run(readers, search, segment, word_timestamps, batch_size, keep_damaged)
 
     def _run(

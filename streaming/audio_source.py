@@ -76,6 +76,16 @@ class BaseSource(ABC):
     def dropped_seconds(self) -> float:
         return 0.0
 
+    @property
+    def lost_seconds(self) -> float:
+        """For how long there was nothing to listen to, all in all; what was said meanwhile is in no chunk."""
+        return 0.0
+
+    @property
+    def overflows(self) -> int:
+        """How often the system dropped audio before it got here."""
+        return 0
+
     def __iter__(self) -> Iterator[torch.Tensor]:
         with contextlib.closing(self._chunks()) as chunks:
             for chunk in chunks:

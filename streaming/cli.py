@@ -104,7 +104,7 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
         def heard(chunk: Tensor) -> None:
             if recorder is not None:
                 recorder.write(chunk)
-            tally.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + getattr(source, "lost_seconds", 0.0))
+            tally.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + source.lost_seconds)
 
         listener = Listener(engine, source, heard=heard, notify=say)
         say(f"listening to {source.name}; Ctrl-C ends")
@@ -116,8 +116,7 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
                         show(event)
         finally:
             if tally.audio_seconds:
-                overflows = getattr(source, "overflows", 0)
-                say(tally.summary(listener.compute_seconds, source.dropped_seconds, overflows))
+                say(tally.summary(listener.compute_seconds, source.dropped_seconds, source.overflows))
 
 
 def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:

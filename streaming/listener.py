@@ -137,8 +137,9 @@ class Listener:
         return events
 
     def _tell_dropped(self, now: bool = False) -> None:
+        """Tell of what has been lost since it was last told, unless that was a moment ago."""
         lost = self.source.dropped_seconds - self._told_seconds
-        gaps = getattr(self.source, "overflows", 0) - self._told_overflows
+        gaps = getattr(self.source, "overflows", 0) - self._told_overflows  # not every source of others' has them
         if (lost <= 0 and not gaps) or not (now or time.monotonic() >= self._tell_after):
             return
         if lost > 0:

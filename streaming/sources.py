@@ -88,12 +88,10 @@ class Microphone(BaseSource):
 
     @property
     def lost_seconds(self) -> float:
-        """For how long the device was away, all in all; what was said meanwhile is in no chunk."""
         return self._lost_seconds
 
     @property
     def overflows(self) -> int:
-        """How often the system dropped audio before it got here."""
         return self._overflows_before + self._capture.overflows
 
     def stop(self) -> None:

@@ -113,6 +113,18 @@ def test_a_file_cut_short_says_how_much_is_there(tmp_path: Path, name: str) -> N
     assert message.endswith(" s of 5.00 s could be read")
 
 
+def test_a_header_that_tells_it_is_believed_at_once_unless_the_damaged_are_kept(tmp_path: Path) -> None:
+    """Hours are not decoded for nothing."""
+    path = write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(AudioError, match="cut short"):
+        next(blocks(path, block_seconds=0.5))
+    heard = []
+    with pytest.raises(AudioError, match="cut short"):
+        heard.extend(blocks(path, block_seconds=0.5, keep_damaged=True))
+    assert sum(map(len, heard)) == pytest.approx(40_000, abs=100)
+
+
 @pytest.mark.parametrize("name", ["a.ogg", "a.mp3"])
 def test_where_the_length_is_an_estimate_the_rest_is_read(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))

@@ -33,12 +33,16 @@ class Replay(BaseSource):
     def __init__(self, waveform: torch.Tensor, before: Callable[[int], None] = lambda chunk: None) -> None:
         super().__init__("the replay")
         self.closed = False
-        self.lost = 0.0
+        self.lost, self.gaps = 0.0, 0
         self._waveform, self._before = waveform, before
 
     @property
     def dropped_seconds(self) -> float:
         return self.lost
+
+    @property
+    def overflows(self) -> int:
+        return self.gaps
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         for i, chunk in enumerate(self._waveform.split(CHUNK_SAMPLES)):
@@ -173,7 +177,7 @@ def test_dropped_audio_is_told(
 
 def test_what_the_sound_system_dropped_is_told(recogniser: Recogniser, caplog: pytest.LogCaptureFixture) -> None:
     """It was counted and never shown, and `listen` said that nothing was dropped."""
-    source = Replay(torch.zeros(10 * CHUNK_SAMPLES), lambda chunk: setattr(source, "overflows", chunk // 3))
+    source = Replay(torch.zeros(10 * CHUNK_SAMPLES), lambda chunk: setattr(source, "gaps", chunk // 3))
     list(streaming.listen(source, model=recogniser))
     assert [record.getMessage() for record in caplog.records] == [
         "the replay: the sound system dropped audio once before it got here",

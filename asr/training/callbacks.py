@@ -57,7 +57,9 @@ class Report(Callback):
             return
         wers = {at: values["wer"] for at, values in self.measured.items()}
         wanted = kept(wers, self._config.keep_last, self._config.keep_best)
-        folders = [self._output / "last", *(folder_of(self._output, at) for at in {step} & wanted)]
+        folders = [self._output / "last"]
+        if step in wanted:
+            folders.append(folder_of(self._output, step))
         if wer < best:
             folders.append(self._output / "best")
         for folder in folders:
@@ -65,7 +67,8 @@ class Report(Callback):
             if self._config.init:
                 checkpoint.copy_lm(checkpoint.find(self._config.init), folder)
         for at in self.measured.keys() - wanted:
-            shutil.rmtree(folder_of(self._output, at), ignore_errors=True)
+            if (folder := folder_of(self._output, at)).is_dir():
+                shutil.rmtree(folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {n.removeprefix("dev/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("dev/")}

@@ -87,11 +87,11 @@ def table(
     ]
     for name, value in rows:
         made.add_row(name, *(value(one) for one in measured))
-    by_corpus = wers(files)
-    for corpus in by_corpus if len(by_corpus) > 2 else ():  # with a single one, the total says it
-        if corpus != "total":
-            heard = (f"{100 * wers(one.scored)[corpus]:.1f} / {100 * by_corpus[corpus]:.1f}" for one in measured)
-            made.add_row(f"WER %, stream / whole file, {corpus}", *heard)
+    whole, live = wers(files), [wers(one.scored) for one in measured]
+    *corpora, _ = whole
+    for corpus in corpora if len(corpora) > 1 else ():  # with a single one, the total says it
+        heard = (f"{100 * rates[corpus]:.1f} / {100 * whole[corpus]:.1f}" for rates in live)
+        made.add_row(f"WER %, stream / whole file, {corpus}", *heard)
     for step in steps:
         name = f"a step of {step.sessions} streams, p50 / p95 / p99 ms; peak MiB"
         made.add_row(name, f"{_ms(step.seconds, 50, 95, 99)}; {_mib(step.peak_bytes)}")

@@ -188,8 +188,8 @@ def serve(
         )
 
     def make_engine() -> Engine:
-        # Threads of a product wait for each other, and all for one whose core is busy with the network: with one less
-        # than there are cores, two cores held twice as many streams.
+        # Threads of a product wait for each other, and all for one whose core is busy with the network: with as many as
+        # there are cores, fewer streams are held.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return opt.engine(
             model, device, threads or max(1, cores - 1), lm, lm_weight, config.stream, chunk_ms, lookahead_ms
