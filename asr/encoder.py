@@ -5,7 +5,8 @@ own. How far the backward one sees is not a property of the weights but of the `
 utterance, a chunk and a few frames of lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame.
 
 `forward` runs a padded batch at once, the windows of the backward direction folded into the batch. `step` runs the same
-network on frames as they arrive, its state passed in and returned; both give the same output.
+network on frames as they arrive, its state passed in and returned; both give the same output. `preview` sees the whole
+of what has come since a state, and can be asked again when there is more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.features import mask_beyond
 from asr.hybrid import HybridBlock, HybridState
-from asr.lstm import run_lstm
+from asr.lstm import run_lstm, run_noting
 from asr.normalisation import Normalisation
 
 __all__ = ["Encoder", "EncoderState", "LayerState"]
@@ -107,16 +108,13 @@ class PyramidLayer(nn.Module):
         y = self._finish(x, ahead, behind, lengths)
         return mask_beyond(y, lengths), lengths
 
-    def step(self, x: Tensor, state: LayerState, window: Window | None, final: bool) -> tuple[Tensor, LayerState]:
-        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left.
-
-        A window of None, for which the step must be final, has the backward direction run over all that is left.
-        """
+    def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
+        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
         ready = pending.shape[1]
-        chunk, right = (window or Window(max(1, ready), 0)) if self.backward_lstm is not None else Window(1, 0)
+        chunk, right = window if self.backward_lstm is not None else Window(1, 0)
         if not final:
             ready = max(0, (ready - right) // chunk * chunk)
         unjoined, hidden = x[:, whole:].clone(), state.hidden
@@ -128,6 +126,14 @@ class PyramidLayer(nn.Module):
         ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
         y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
+
+    def preview(self, x: Tensor, state: LayerState, noted: int) -> tuple[Tensor, LayerState]:
+        """The output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `noted` of them."""
+        x = self._joined(x)
+        lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        ahead, hidden = run_noting(self.forward_lstm, x, state.hidden, noted)
+        behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
+        return self._finish(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
 
     def initial_state(self, batch_size: int) -> LayerState:
         lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
@@ -214,24 +220,45 @@ class Encoder(nn.Module):
         Args:
             features: `(B, t, n_mels)`, any t, none included.
             state: what `initial_state` or the step before returned.
-            context: bounded, and the same at every step of a stream; at the last it may be full as well.
-            final: no more features will come; everything that is still held back is given out. To see what that would
-                be, at any moment of a stream, make such a step and go on from the state before it.
+            context: bounded, and the same at every step of a stream.
+            final: no more features will come; everything that is still held back is given out.
 
         Returns:
             The encoder_out frames `(B, t', output_size)` that are now known for good, and the next state.
 
         Raises:
-            ConfigError: if the context is not bounded, and the step not the last.
+            ConfigError: if the context is not bounded.
         """
-        whole = final and context.chunk_ms is None
-        windows = [None] * len(self.layers) if whole else self._windows(context)
+        windows = self._windows(context)
         x, layer_states, hybrid_states = features, [], []
         for layer, layer_state, window in zip(self._pyramid(), state.layers, windows, strict=True):
             x, layer_state = layer.step(x, layer_state, window, final)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
-            x, block_state = block.step(x, block_state, windows[-1].chunk if windows[-1] else None, final)
+            x, block_state = block.step(x, block_state, windows[-1].chunk, final)
+            hybrid_states.append(block_state)
+        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+
+    def preview(self, features: Tensor, state: EncoderState, noted: int) -> tuple[Tensor, EncoderState]:
+        """Encode all that has come since a state in full context, as if nothing came after it.
+
+        Args:
+            features: `(B, t, n_mels)`, all of them since the state, any t.
+            state: what `initial_state` or an earlier preview returned.
+            noted: how many frames of the output the next state is to lie behind, fewer than there are.
+
+        Returns:
+            The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state to go on from, with the
+            features after the noted frames: it has seen these as this preview has.
+        """
+        if features.shape[1] == 0:
+            return features.new_zeros(features.shape[0], 0, self.config.output_size), state
+        x, layer_states, hybrid_states = features, [], []
+        for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
+            x, layer_state = layer.preview(x, layer_state, noted * round(self.frame_ms / layer.frame_ms))
+            layer_states.append(layer_state)
+        for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
+            x, block_state = block.preview(x, block_state, noted)
             hybrid_states.append(block_state)
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import HybridConfig
+from asr.lstm import run_noting
 
 __all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
 
@@ -77,25 +78,37 @@ class HybridBlock(nn.Module):
         frames = torch.arange(y.shape[1], device=y.device)
         return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
-    def step(self, x: Tensor, state: HybridState, chunk: int | None, final: bool) -> tuple[Tensor, HybridState]:
-        """The chunks that are whole with `x` `(B, t, size)`; with `final`, or no chunks, all frames that are left."""
+    def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
+        """The chunks that are whole with `x` `(B, t, size)`; with `final` all frames that are left."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
             y, hidden = self.lstm(self.lstm_norm(x), hidden)
             kept = torch.cat([kept, x + y], dim=1)
         end = state.first + kept.shape[1]
-        ready = (end if final or chunk is None else end // chunk * chunk) - state.first
+        ready = (end if final else end // chunk * chunk) - state.first
         if ready == state.done:
             return x[:, :0], HybridState(hidden, kept, state.done, state.first)
-        everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
-        out = kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
+        out = self._attended(kept, state, ready, chunk)
         release = max(0, ready - self.config.past_frames)
         return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
+
+    def preview(self, x: Tensor, state: HybridState, noted: int) -> tuple[Tensor, HybridState]:
+        """All of `x` `(B, t, size)`, t > 0, without chunks, and the state after the first `noted` frames of it."""
+        y, hidden = run_noting(self.lstm, self.lstm_norm(x), state.hidden, noted)
+        kept = torch.cat([state.kept, x + y], dim=1)
+        out, done = self._attended(kept, state, kept.shape[1], None), state.done + noted
+        release = max(0, done - self.config.past_frames)
+        return out, HybridState(hidden, kept[:, release:done].clone(), done - release, state.first + release)
 
     def initial_state(self, batch_size: int) -> HybridState:
         size = self.lstm.hidden_size
         zeros = self.to_output.weight.new_zeros(1, batch_size, size)
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
+
+    def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:
+        """What the frames from `state.done` to `ready` become, all that is kept of a stream being real."""
+        everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+        return kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
 
     def _attend(self, y: Tensor, start: int, stop: int, first: int, chunk: int | None, valid: Tensor) -> Tensor:
         """Self-attention of the frames start..stop over all of `y`, limited to the past and future they may see."""

@@ -88,7 +88,6 @@ class Engine:
         frontend_ms = 1000 * (features.n_fft - features.hop_length) / SAMPLE_RATE
         lookahead_ms = self.model.encoder.lookahead_ms(self.context)
         self.lookahead_frames = math.ceil(lookahead_ms / self.model.encoder.frame_ms)
-        self.lookahead_features = round(lookahead_ms * SAMPLE_RATE / (1000 * features.hop_length))
         # Where no frame depends on a later one, there is nothing to be made anew.
         looks_ahead = settings.encoder.bidirectional or settings.encoder.hybrid.layers > 0
         chunks = math.ceil(self.config.overlap_ms / chunk_ms) if looks_ahead else 0
@@ -187,7 +186,7 @@ class Engine:
         features, state = self.model.features.step(waveform, state)
         recent = torch.cat([torch.cat([u.recent for u in utterances]), features.to(self.model.dtype)], dim=1)
         encoder = EncoderState.stack([u.encoder for u in utterances])
-        out, encoder, settled, recent = self._encode_anew(recent, encoder, utterances[0].settled == 0, ended)
+        out, encoder, settled, recent = self._encode_anew(recent, encoder, ended)
         parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, recent.split(1), strict=True)
         for i, utterance, pending, encoder_state, frames, latest in parts:
             ahead = utterance.settled - utterance.released  # below 0 where settled frames to come are released already
@@ -205,9 +204,9 @@ class Engine:
         return rows if out.shape[1] else []
 
     def _encode_anew(
-        self, features: Tensor, state: EncoderState, fresh: bool, ended: bool
+        self, features: Tensor, state: EncoderState, ended: bool
     ) -> tuple[Tensor, EncoderState, int, Tensor]:
-        """Encode all `features` `(B, t, n_mels)` that came after a state; `fresh` if that is of the utterance's start.
+        """Encode all `features` `(B, t, n_mels)` that came after a state.
 
         Returns:
             The frames from that state on, all that are to be seen; the next state; how many of the frames lie before it
@@ -217,17 +216,13 @@ class Engine:
         if not self.overlap_frames:
             out, state = encoder.step(features, state, self.context, ended)
             return out, state, out.shape[1], features[:, :0]
-        out, last = encoder.step(features, state, Context.full(), final=True)
         if ended:
-            return out, last, out.shape[1], features[:, :0]
-        out = out[:, : out.shape[1] - self.lookahead_frames]
-        settled = out.shape[1] - self.overlap_frames
-        if settled <= 0:
-            return out, state, 0, features
-        # A state that has begun holds its lookahead already.
-        taken = settled * encoder.config.reduction + (self.lookahead_features if fresh else 0)
-        first, state = encoder.step(features[:, :taken], state, self.context)
-        return out, state, first.shape[1], features[:, taken:]
+            out, state = encoder.preview(features, state, 0)
+            return out, state, out.shape[1], features[:, :0]
+        known = max(0, -(-features.shape[1] // encoder.config.reduction) - self.lookahead_frames)
+        settled = max(0, known - self.overlap_frames)
+        out, state = encoder.preview(features, state, settled)
+        return out[:, :known], state, settled, features[:, settled * encoder.config.reduction :]
 
     def _show(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search on from what is committed, commit what is sure, and give out what is heard so far."""

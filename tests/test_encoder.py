@@ -129,6 +129,22 @@ def test_the_last_piece_may_be_the_final_one() -> None:
     torch.testing.assert_close(torch.cat([first, last], dim=1), expected, rtol=0, atol=TOLERANCE)
 
 
+@every_config
+@pytest.mark.parametrize("frames", [1, 83, 120])
+def test_a_preview_is_the_whole_so_far_and_can_be_gone_on_from(config: EncoderConfig, frames: int) -> None:
+    """Whichever frames the state is to lie behind, those after it come out as they did in one piece."""
+    encoder, features = build(config), sequence(frames)
+    expected = whole(encoder, features, None)
+    with torch.inference_mode():
+        for noted in {0, 1, expected.shape[1] - 1} - {expected.shape[1]}:
+            found, state = encoder.preview(features, encoder.initial_state(1), noted)
+            torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+            rest, state = encoder.preview(features[:, noted * config.reduction :], state, 0)
+            torch.testing.assert_close(rest, expected[:, noted:], rtol=0, atol=TOLERANCE)
+            nothing, _ = encoder.preview(features[:, :0], state, 0)
+            assert nothing.shape == (1, 0, config.output_size)
+
+
 @pytest.mark.parametrize("rows", [3, 16])
 @pytest.mark.parametrize(
     "context", [Context.full(), Context(100, 70), Context.causal()], ids=["full", "bounded", "causal"]

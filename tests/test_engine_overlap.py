@@ -64,7 +64,7 @@ def test_what_is_encoded_anew_has_heard_what_came_after(
 def test_frames_settle_once_the_overlap_is_behind_them(
     waveform: Tensor, context: Context, encoder: dict[str, Any], overlap_ms: int
 ) -> None:
-    """Each chunk is as it was when the overlap after it was full, seen from the state of bounded context before it."""
+    """Each chunk is as it was when the overlap after it was full, and the next goes on from how it was seen then."""
     policy = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
     engine = Engine(babbler(**encoder), config)
@@ -72,18 +72,15 @@ def test_frames_settle_once_the_overlap_is_behind_them(
     chunk, overlap = context.chunk_ms // 10, -(-overlap_ms // context.chunk_ms)  # in features, in chunks
     lookahead, frames = context.lookahead_ms // 10, chunk // 6
     features, _ = engine.model.features(heard[None], torch.tensor([len(heard)]))
-    state, taken, expected = engine.model.encoder.initial_state(1), 0, []
+    state, expected = engine.model.encoder.initial_state(1), []
     for n in range(utterance.settled // frames):
         until = (n + 1 + overlap) * chunk + lookahead
-        out, _ = engine.model.encoder.step(features[:, taken:until], state, Context.full(), final=True)
+        out, state = engine.model.encoder.preview(features[:, n * chunk : until], state, frames)
         expected.append(out[0, :frames])
-        until = (n + 1) * chunk + lookahead
-        _, state = engine.model.encoder.step(features[:, taken:until], state, context)
-        taken = until
     found = utterance.encoder_out[: utterance.settled - utterance.released]
     assert utterance.settled >= 20
     assert utterance.released + len(utterance.encoder_out) == utterance.settled + overlap * frames
-    assert utterance.recent.shape[1] == overlap * chunk
+    assert utterance.recent.shape[1] == overlap * chunk + lookahead
     torch.testing.assert_close(found, torch.cat(expected)[utterance.released :], atol=1e-3, rtol=1e-3)
 
 
