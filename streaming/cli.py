@@ -57,7 +57,7 @@ def listen(
     margin_ms: opt.MarginMs = 640,
     chunk_ms: opt.ChunkMs = None,
     lookahead_ms: opt.LookaheadMs = None,
-    overlap_ms: opt.OverlapMs = 600,
+    overlap_ms: opt.OverlapMs = 1200,
     save: opt.Save = None,
     output: opt.Output = None,
     format_name: opt.TranscriptFormat = None,

@@ -49,7 +49,7 @@ class StreamConfig:
     context: Context | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    overlap_ms: int = 600
+    overlap_ms: int = 1200
     partial_beam_size: int = 8
     final: SearchConfig | None = None
     alternatives: int = 1

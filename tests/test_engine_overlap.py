@@ -86,4 +86,4 @@ def test_frames_settle_once_the_overlap_is_behind_them(
 
 def test_where_nothing_depends_on_what_follows_nothing_is_encoded_anew() -> None:
     assert Engine(babbler(bidirectional=False)).overlap_frames == 0
-    assert Engine(babbler()).overlap_frames == 12  # two chunks of 360 ms
+    assert Engine(babbler()).overlap_frames == 24  # four chunks of 360 ms

@@ -138,7 +138,7 @@ def serve(
     margin_ms: opt.MarginMs = 640,
     chunk_ms: opt.ChunkMs = None,
     lookahead_ms: opt.LookaheadMs = None,
-    overlap_ms: opt.OverlapMs = 600,
+    overlap_ms: opt.OverlapMs = 1200,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
