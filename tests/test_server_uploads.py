@@ -60,7 +60,7 @@ def post(server: Running, body: Any, **headers: str) -> tuple[int, dict[str, Any
     """What a request is answered with: status and JSON. An iterator is sent in pieces, its length untold."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=600)
     with contextlib.closing(connection):
-        with contextlib.suppress(BrokenPipeError):  # answered before all was sent
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before all was sent
             connection.request("POST", PATH, body, {"Content-Type": FORM, **headers})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())

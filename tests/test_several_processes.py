@@ -35,7 +35,10 @@ def started(*command: object) -> str:
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """The same utterances, in one process or shared out unevenly between two: the same loss and weights."""
+    """The same utterances, in one process or shared out unevenly between two: the same loss and weights.
+
+    The mean context is no weight but an estimate, which two processes take from the first one's utterances.
+    """
     results = []
     for count in (1, 2):
         output = tmp_path / str(count)
@@ -45,6 +48,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         results.append(load_file(output / "result.safetensors"))
     one, two = results
     assert len(one["losses"]) == 4
+    for result in results:
+        assert result.pop("model.decoder.mean_context").any()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
