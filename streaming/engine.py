@@ -216,7 +216,7 @@ class Engine:
         if not self.overlap_frames:
             out, state = encoder.step(features, state, self.context, ended)
             return out, state, out.shape[1], features[:, :0]
-        if ended:
+        if ended:  # and needs no state to go on from
             out, state = encoder.preview(features, state, 0)
             return out, state, out.shape[1], features[:, :0]
         known = max(0, -(-features.shape[1] // encoder.config.reduction) - self.lookahead_frames)
