@@ -275,6 +275,21 @@ def test_a_corpus_is_prepared_by_one_run_at_a_time(tmp_path: Path, command: Comm
     ]
 
 
+def test_what_lies_beside_a_corpus_is_left_alone(tmp_path: Path) -> None:
+    """`mv mine mine.old` is how people keep what they had, and preparing `mine` anew deleted it."""
+    out = tmp_path / "out"
+    for name in ("out.old", "out.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("mine")
+    with pytest.raises(DataError, match=r"out\.part: is in the way, and no run of prepare left it"):
+        prepare([tones(tmp_path, 1)], out, Settings())
+    (tmp_path / "out.part").rename(tmp_path / "elsewhere")
+    for count in (1, 2):
+        assert prepare([tones(tmp_path, count)], out, Settings()).utterances == count
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["elsewhere", "out", "out.old"]
+    assert all((tmp_path / name / "precious").read_text() == "mine" for name in ("out.old", "elsewhere"))
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_a_full_disk_is_one_line_and_leaves_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that writes audio may stop in the middle without a word."""

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,7 @@ from asr.training.validate import Limits, check_text
 __all__ = ["Report", "Settings", "prepare"]
 
 FORMAT = 1
-_ABOUT, _PROBLEMS, _LOCK = "corpus.json", "problems.jsonl", "lock"
+_ABOUT, _PROBLEMS, _LOCK, _PLAN = "corpus.json", "problems.jsonl", "lock", "plan"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def prepare(
         What became of it. Where no utterance is left, `folder` is not touched; the problems are in `FOLDER.part`.
 
     Raises:
-        DataError: a source cannot be read, `folder` holds something else, is being prepared already, or cannot be
-            written.
+        DataError: a source cannot be read, `folder` or `FOLDER.part` holds something else, is being prepared already,
+            or cannot be written.
         KeyboardInterrupt: after Ctrl-C, with the message that the same call goes on.
     """
     folder = Path(os.path.realpath(folder))
@@ -198,26 +199,31 @@ def _alone(part: Path) -> Iterator[None]:
 
 def _begin(part: Path, plan: str) -> None:
     """Go on with what a run of the same plan left, or start afresh."""
-    with contextlib.suppress(OSError, ValueError):
-        if (part / "plan").read_text(encoding="utf-8") == plan:
-            return
-    for entry in part.iterdir():
+    own = part / _PLAN
+    if own.is_file() and own.read_text(encoding="utf-8", errors="replace") == plan:
+        return
+    entries = [entry for entry in part.iterdir() if entry.name not in (_LOCK, _PLAN)]
+    if entries and not own.is_file():
+        raise DataError(f"{part}: is in the way, and no run of prepare left it: move it, or choose another place")
+    write_atomically(own, "")  # killed from here on, there is nothing to go on from
+    for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != _LOCK:
+        else:
             entry.unlink()
     for name in (shards.AUDIO, shards.ROWS):
-        (part / name).mkdir(parents=True)
-    write_atomically(part / "plan", plan)
+        (part / name).mkdir()
+    write_atomically(own, plan)
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
-    old = folder.with_name(folder.name + ".old")
+    old = None
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.rename(old / folder.name)
     part.rename(folder)
     shutil.rmtree(folder / shards.ROWS)
-    for name in ("plan", _LOCK):
+    for name in (_PLAN, _LOCK):
         (folder / name).unlink()
-    shutil.rmtree(old, ignore_errors=True)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
