@@ -36,6 +36,16 @@ def wrong(source: Path) -> dict[str, str]:
     return {one.id: one.kind for one in read(source) if isinstance(one, Problem)}
 
 
+def test_a_corpus_in_a_relative_folder_can_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its audio was looked for below the prepared folder, and nothing said so before the training."""
+    chapter = tmp_path / "Libri" / "19" / "198"
+    table(chapter / "19-198.trans.txt", "19-198-0000 NORTHANGER ABBEY")
+    tone(chapter / "19-198-0000.flac")
+    monkeypatch.chdir(tmp_path)
+    prepare([Path("Libri")], Path("made/out"), Settings(store="link"))
+    assert len(Corpus.open(tmp_path / "made" / "out").waveform(0)) == 16_000
+
+
 def test_folders_like_librispeech(tmp_path: Path) -> None:
     """Speakers are folders; the corpus is the subset, whether the whole tree or one subset was given."""
     chapter = tmp_path / "LibriSpeech" / "train-clean-5" / "19" / "198"
@@ -60,7 +70,7 @@ def test_folders_like_kaldi(tmp_path: Path) -> None:
     tone(folder / "wav" / "one.wav", 10.0)
     mark = tmp_path / "mark"
     table(folder / "wav.scp", "one wav/one.wav", f"two touch {mark} && cat two.wav |", "three nowhere.wav")
-    table(folder / "text", "a hello", "b  good bye", "c so", "d what", "e gone", "f off", "g x", "h y")
+    table(folder / "text", "a hello", "b  good bye", "c so", "d what", "e gone", "f off", "g x", "h y", "j too")
     segments = (
         "a one 0.5 2.25",
         "b one 3 -1",
@@ -71,13 +81,14 @@ def test_folders_like_kaldi(tmp_path: Path) -> None:
         "h one 1 x",
         "i one 1 2",
     )
-    table(folder / "segments", *segments)
+    table(folder / "segments", *segments, "j\tone\t4\t5")  # once taken for a recording that wav.scp does not know
     table(folder / "utt2spk", "a anna", "b bob")
     prepare([folder], tmp_path / "out", Settings())
     corpus = Corpus.open(tmp_path / "out")
     assert [(e.id, e.text, e.speaker, e.corpus, e.seconds) for e in corpus.entries] == [
         ("a", "hello", "anna", "train", 1.75),
         ("b", "good bye", "bob", "train", 7.0),
+        ("j", "too", None, "train", 1.0),
     ]
     whole, _ = soundfile.read(folder / "wav" / "one.wav", dtype="float32")
     np.testing.assert_array_equal(corpus.waveform(0), whole[8_000:36_000])

@@ -112,6 +112,7 @@ def _manifest(path: Path) -> Iterator[Candidate | Problem]:
 
 
 def _librispeech(folder: Path) -> Iterator[Candidate | Problem]:
+    folder = folder.absolute()
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         chapter = transcripts.parent
         above = chapter.relative_to(folder).parts[:-2]  # what parts of LibriSpeech's tree lie above the speaker
@@ -132,12 +133,11 @@ def _kaldi(folder: Path) -> Iterator[Candidate | Problem]:
     transcribed = set()
     for _, name, text in _table(folder / "text"):
         transcribed.add(name)
-        segment = segments.get(name) if segments is not None else name
-        if segment is None or segment.partition(" ")[0] not in recordings:
-            table = "segments" if segment is None else "wav.scp"
+        recording, *times = (segments.get(name, "") if segments is not None else name).split() or [""]
+        if recording not in recordings:
+            table = "wav.scp" if recording else "segments"
             yield Problem(name, "missing audio", f"{folder / 'text'} names it, but {table} does not")
             continue
-        recording, *times = segment.split()
         command = recordings[recording]
         if command.endswith("|") or command.startswith("|"):
             reason = (
