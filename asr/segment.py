@@ -117,7 +117,8 @@ class Cutter:
 
     def finish(self, total_samples: int) -> tuple[int, int] | None:
         """End of the source, which is `total_samples` long; return the span that was open, if any."""
-        return None if self._start is None else self._close(total_samples)
+        # The last window may be so short that a cut through the middle of a whole one left nothing behind it.
+        return None if self._start is None or self._start >= total_samples else self._close(total_samples)
 
     def _open(self, start: int, window: int) -> None:
         self._start, self._first_window = start, window

@@ -216,6 +216,16 @@ def test_one_sample_at_a_time() -> None:
 
 
 @pytest.mark.usefixtures("loudness")
+def test_a_cut_behind_the_last_sample_leaves_no_empty_span() -> None:
+    """A full span was cut in the middle of a last window that ended before it: the file was lost, and all after it."""
+    volumes = torch.tensor(windows((1.0, 10), (0.0, 20), (0.9, 59), (0.6, 1)))
+    waveform = volumes.repeat_interleave(WINDOW_SAMPLES)[: 200 - WINDOW_SAMPLES]
+    first, second = split([waveform], SHORT)
+    assert torch.equal(first.waveform, waveform[: 13 * WINDOW_SAMPLES])
+    assert torch.equal(second.waveform, waveform[27 * WINDOW_SAMPLES :])
+
+
+@pytest.mark.usefixtures("loudness")
 def test_spans_come_before_the_source_ends() -> None:
     taken = 0
 
