@@ -120,8 +120,8 @@ class Sink(Protocol):
     def holds(self, source: str) -> bool:
         """Whether all that `write` would leave is there already."""
 
-    def write(self, source: str, transcript: Transcript) -> None:
-        """Take one transcript; a DataError concerns this one alone."""
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
+        """Take one transcript, with the reason why it is not whole, if so; a DataError concerns this one alone."""
 
     def fail(self, source: str, error: SpellstreamError) -> None:
         """Take the reason why there is no transcript."""
@@ -161,7 +161,7 @@ class StandardOutput(Sink):
     def holds(self, source: str) -> bool:
         return False
 
-    def write(self, source: str, transcript: Transcript) -> None:
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
         text = render(transcript, self._format)
         if self._several and self._format == "json":
             text = json.dumps(json.loads(text), ensure_ascii=False) + "\n"
@@ -191,7 +191,7 @@ class OutputFolder(Sink):
     def holds(self, source: str) -> bool:
         return all(path.is_file() for path in self.paths(source))
 
-    def write(self, source: str, transcript: Transcript) -> None:
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
         contents = [render(transcript, format_name) for format_name in self._formats]
         for path, content in zip(self.paths(source), contents, strict=True):
             try:
@@ -305,7 +305,7 @@ def _keep(
         if transcript is None:
             sink.fail(source, problem)
             return problem
-        sink.write(source, transcript)
+        sink.write(source, transcript, error)
     except DataError as unwritten:
         return unwritten
     return error

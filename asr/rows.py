@@ -1,8 +1,9 @@
 """Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
 
 A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`,
-which is null, or says why there is no transcript, with null in the others. `source` is the absolute path. What is done
-is known from the rows themselves, so a run that was killed goes on where it was.
+which is null, or says why there is no transcript, with null in the others, or why it is not whole (`keep_damaged`).
+`source` is the absolute path. What is done is known from the rows themselves, so a run that was killed goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -57,29 +58,23 @@ class Rows:
     def holds(self, source: str) -> bool:
         return _valid(absolute(source)) in self._held
 
-    def write(self, source: str, transcript: Transcript) -> None:
-        self._add(json.loads(render(transcript, "json")) | {"source": _valid(absolute(source)), "error": None})
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
+        """A row with the transcript, and the reason why it is not whole, if so."""
+        self._add(source, json.loads(render(transcript, "json")), error)
 
     def fail(self, source: str, error: SpellstreamError) -> None:
         """A row that says why there is no transcript."""
-        reason = _valid(error.reason if isinstance(error, AudioError) else str(error))
-        self._add(
-            {
-                "source": _valid(absolute(source)),
-                "duration_seconds": None,
-                "text": None,
-                "segments": None,
-                "error": reason,
-            }
-        )
+        self._add(source, {"duration_seconds": None, "text": None, "segments": None}, error)
 
     def close(self) -> None:
         self._store.close()
 
-    def _add(self, row: dict[str, Any]) -> None:
-        if row["source"] not in self._held:
-            self._store.append(row)
-            self._held.add(row["source"])
+    def _add(self, source: str, said: dict[str, Any], error: SpellstreamError | None) -> None:
+        name = _valid(absolute(source))
+        reason = None if error is None else _valid(error.reason if isinstance(error, AudioError) else str(error))
+        if name not in self._held:
+            self._store.append(said | {"source": name, "error": reason})
+            self._held.add(name)
 
 
 class _JsonLines:

@@ -16,7 +16,7 @@ from commands import Stub, transcript_of
 
 from asr.batch import Options, OutputFolder, Sink, StandardOutput, find, run
 from asr.config import SearchConfig
-from asr.errors import DataError
+from asr.errors import DataError, SpellstreamError
 from asr.formats import FORMATS, read_json
 from asr.terminal import Progress
 from asr.transcript import Transcript
@@ -259,7 +259,7 @@ def test_ten_thousand_files_run_in_flat_memory(tmp_path: Path) -> None:
         def holds(self, source: str) -> bool:
             return False
 
-        def write(self, source: str, transcript: Transcript) -> None:
+        def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
             self.written += 1
 
     sink = Nowhere()
