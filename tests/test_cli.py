@@ -25,6 +25,7 @@ from asr.cli import PLUGINS, app
 from asr.config import ModelConfig
 from asr.errors import CheckpointError
 from asr.options import DtypeName
+from asr.training import finetuning
 
 COMMANDS = ("transcribe", "evaluate", "prepare", "statistics", "train", "plot", "info")
 
@@ -49,7 +50,9 @@ def test_examples_in_help_are_valid(command: Command) -> None:
     assert len(lines) > 2 * len(root.commands) > 20
     for line in lines:
         name, *arguments = shlex.split(re.split(r"[|>]", line.partition("spellstream ")[2])[0])
-        root.commands[name].make_context(name, arguments)  # raises what is wrong with them
+        given = root.commands[name].make_context(name, arguments).params  # raises what is wrong with them
+        if name == "finetune":
+            finetuning.settings(given["model"], given["settings"] or ())
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])

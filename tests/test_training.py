@@ -20,7 +20,7 @@ from asr.training.config import (
     read_config,
 )
 from asr.training.data import Batch, Item, collate
-from asr.training.module import joint_loss, word_errors
+from asr.training.module import joint_loss
 
 
 def test_a_config_is_read_from_toml(tmp_path: Path) -> None:
@@ -157,6 +157,8 @@ def test_the_learning_rate_rises_holds_and_falls() -> None:
     assert scales[90] == pytest.approx(0.5)
     assert 0 < scales[100] < 0.06
     assert OptimiserConfig(warmup_steps=0, decay_steps=0).scale(0) == 1.0
+    # A run made shorter than its fall falls all along; once it was refused, as an example in finetune's help was.
+    assert OptimiserConfig(warmup_steps=0, decay_steps=200, max_steps=100).scale(50) == 0.5
 
 
 TINY = ModelConfig(
@@ -257,10 +259,3 @@ def test_in_bf16_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
         losses = joint_loss(model, model.encode(batch.waveform, batch.samples), batch, 0.0, 0.5)
     (losses.attention + losses.ctc).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_word_errors_count_words() -> None:
-    assert word_errors("go on and on", "go and on on") == (2, 4)
-    assert word_errors("go on", "") == (2, 2)
-    assert word_errors("go on", "go on") == (0, 2)
-    assert word_errors("", "oh no") == (2, 0)

@@ -107,7 +107,7 @@ class OptimiserConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 500
-    decay_steps: int = 2_000
+    decay_steps: int = 2_000  # all of a shorter run
     max_steps: int = 20_000
     clip_norm: float = 5.0
     ema_decay: float = 0.999
@@ -119,13 +119,13 @@ class OptimiserConfig:
         require(self.max_steps > 0, "optimiser.max_steps", self.max_steps, "positive")
         require(self.clip_norm > 0, "optimiser.clip_norm", self.clip_norm, "positive")
         require(self.max_skipped > 0, "optimiser.max_skipped", self.max_skipped, "positive")
-        require(self.decay_steps <= self.max_steps, "optimiser.decay_steps", self.decay_steps, "at most max_steps")
+        require(self.decay_steps >= 0, "optimiser.decay_steps", self.decay_steps, "at least 0")
         require(0 <= self.ema_decay < 1, "optimiser.ema_decay", self.ema_decay, "in [0, 1)")
 
     def scale(self, step: int) -> float:
         """What the learning rate is multiplied with at a step."""
         rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        fall = min(1.0, max(0.01, (self.max_steps - step) / max(1, self.decay_steps)))
+        fall = min(1.0, max(0.01, (self.max_steps - step) / max(1, min(self.decay_steps, self.max_steps))))
         return rise * fall
 
 
