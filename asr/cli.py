@@ -215,7 +215,8 @@ def evaluate(
 ) -> None:
     """Count the errors in words and characters against what was said.
 
-    Texts are compared in lower case and without punctuation; utterances without a text are left out.
+    Texts are compared in lower case and without punctuation; utterances without one, or with digits or another script
+    in it, are left out and counted.
 
     Examples:
       spellstream evaluate test.jsonl

@@ -153,7 +153,7 @@ def report(evaluation: Evaluation, settings: dict[str, Any], *, title: str, wors
     line(f"{evaluation.audio_seconds:.1f} s of audio in {evaluation.wall_seconds:.1f} s: real-time factor {factor:.4f}")
     line(" · ".join(f"{name} {value}" for name, value in _flat(settings)))
     if evaluation.skipped:
-        line(f"{evaluation.skipped} utterances without a text to compare with were left out")
+        line(f"{evaluation.skipped} utterances were left out: no text, or digits or another script in it")
     for one in metrics.worst(evaluation.scored, worst):
         words = one.words
         line(f"\n{one.id} ({one.corpus}): {words.errors} errors in {words.reference_length} words")

@@ -43,7 +43,7 @@ def test_evaluate(scored: Path, command: Command, stub: StubRecogniser) -> None:
     rows = {line.split()[1]: line.split("│") for line in out.splitlines() if line.startswith("│")}
     assert list(rows) == ["clean", "noisy", "total"]
     assert [cell.strip() for cell in rows["total"][2:5]] == ["3", "0.1", "42.86"]  # 3 of 7 words
-    assert "2 utterances without a text to compare with were left out" in out
+    assert "2 utterances were left out: no text, or digits or another script in it" in out
     assert "real-time factor" in out
     assert "beam_size 8 · " in out
     assert "five (noisy): 2 errors in 2 words\nREF: something else\nHYP: five      again\n" in out

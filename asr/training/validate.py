@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from asr.audio import SAMPLE_RATE, blocks
 from asr.config import require
 from asr.errors import AudioError
-from asr.tokenizer import normalise
+from asr.tokenizer import normalise, plain
 from asr.training.corpora import Candidate, Problem
 
 if TYPE_CHECKING:
@@ -60,22 +59,13 @@ def check_text(candidate: Candidate) -> str | Problem:
     written = candidate.text
     if written is None or not written.strip():
         return Problem(candidate.id, "no text", "it has no text")
-    plain = "".join(map(_plain, written))
-    text = normalise(plain)
+    text = normalise(written)
     if text is not None:
         return text
-    odd = "".join(dict.fromkeys(re.findall(r"[^\x00-\x7f‘’]|[0-9]", plain.lower())))
+    odd = "".join(dict.fromkeys(re.findall(r"[^\x00-\x7f]|[0-9]", plain(written))))
     if not odd:
         return Problem(candidate.id, "no text", f"its text has no word: {_short(written)!r}")
     return Problem(candidate.id, "characters", f"its text has {_short(odd, 12)!r}: {_short(written)!r}")
-
-
-def _plain(letter: str) -> str:
-    """A space for punctuation and spaces that ASCII does not have, nothing for marks that are not seen."""
-    kind = unicodedata.category(letter)
-    if letter.isascii() or letter in "‘’":  # apostrophes
-        return letter
-    return " " if kind[0] in "PZ" else "" if kind == "Cf" else letter
 
 
 def examine(
