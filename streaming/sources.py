@@ -230,8 +230,11 @@ class StandardInput(BaseSource):
         self._open = True
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
-        empty = True
-        while (data := self._read()) is not None:
+        empty, last = True, False
+        while not last:
+            last = self._stopping  # what a pipe holds by then came before, and one read takes it all
+            if (data := self._read()) is None:
+                break
             empty = False
             yield self._resampler.step(self._decode(data))
         if empty and self._delivered == 0 and not self._stopping:
@@ -239,12 +242,10 @@ class StandardInput(BaseSource):
         yield self._resampler.flush()
 
     def _read(self) -> bytes | None:
-        """Wait for some bytes and return them; None at the end."""
-        if self._stopping:
-            return None
+        """Wait for some bytes and return them; None at the end, or after a stop if there are none."""
         try:
             ready, _, _ = select.select([self._input, self._woken], [], [])
-            return None if self._woken in ready else os.read(self._input, _STDIN_BYTES) or None
+            return os.read(self._input, _STDIN_BYTES) or None if self._input in ready else None
         except OSError as error:
             raise AudioError(self.name, error.strerror or str(error)) from error
 

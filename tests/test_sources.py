@@ -350,6 +350,31 @@ def test_standard_input_does_not_wait_for_more(feed: int) -> None:
     source.close()
 
 
+def test_what_is_in_the_pipe_at_a_stop_is_still_delivered(feed: int) -> None:
+    """Up to two seconds of speech were lost at Ctrl-C where the recogniser was behind."""
+    with StandardInput() as source:
+        os.write(feed, b"\0\1" * 30_000)
+        source.stop()
+        assert len(whole(source)) == 30_000
+
+
+def test_a_stop_ends_an_input_that_never_does(feed: int) -> None:
+    def zeros() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(feed, bytes(4096))
+
+    writer = threading.Thread(target=zeros, daemon=True)
+    writer.start()
+    with StandardInput() as source:
+        chunks = iter(source)
+        next(chunks)
+        source.stop()
+        assert sum(map(len, chunks)) <= 2 * 65_536
+    sys.stdin.close()
+    writer.join(10)
+
+
 def test_an_empty_standard_input_is_an_error(feed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(feed)
     with StandardInput() as source, pytest.raises(AudioError, match="standard input: is empty"):
