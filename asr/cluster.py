@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from asr.config import SearchConfig, require
+from asr.config import SearchConfig, require, usable_cores
 from asr.errors import AudioError, ClusterError, DeviceError, SpellstreamError
 from asr.formats import read_json, render
 from asr.rows import absolute
@@ -73,7 +73,7 @@ class Cluster:
         self._resources: dict[str, Any] = {}
 
     def __enter__(self) -> Cluster:
-        cores = max(os.cpu_count() or 1, self.engines * self.setup.threads)
+        cores = max(usable_cores(), self.engines * self.setup.threads)
         _connect(self.address, cores)
         try:
             self._make_room()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ __all__ = [
     "from_dict",
     "require",
     "to_dict",
+    "usable_cores",
 ]
 
 ConfigT = TypeVar("ConfigT")
@@ -39,6 +41,11 @@ def require(condition: bool, name: str, value: object, bound: str) -> None:
     """Raise a ConfigError that names the setting, its value and the bound, unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{name} is {value!r}: it must be {bound}")
+
+
+def usable_cores() -> int:
+    """How many this process may run on: fewer than the machine has, in a container or under a scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from asr.config import (
     ModelConfig,
     SearchConfig,
 )
+from asr.metrics import score
 from asr.model import Model
 from asr.search import search
 from asr.tokenizer import Tokenizer
 from asr.training.data import Batch, Item, collate
-from asr.training.module import joint_loss, word_errors
+from asr.training.module import joint_loss
 
 TEXTS = ("go on", "stop", "no", "go to no", "on top", "spot on", "not so", "too soon")
 LETTERS = " gonstp"
@@ -90,7 +91,7 @@ def errors(model: Model, batch: Batch, tokenizer: Tokenizer, config: SearchConfi
     with torch.inference_mode():
         found = search(model, model.encode(batch.waveform, batch.samples), config)
     pairs = zip(TEXTS, found, strict=True)
-    return sum(word_errors(text, tokenizer.decode(nbest[0].tokens))[0] for text, nbest in pairs)
+    return sum(score("", "", text, tokenizer.decode(nbest[0].tokens), 0.0).words.errors for text, nbest in pairs)
 
 
 def learns_by_heart(attention: AttentionConfig, batch: Batch, tokenizer: Tokenizer, hybrid_layers: int = 0) -> None:

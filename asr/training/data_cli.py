@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr import options as shared
+from asr.config import usable_cores
 from asr.errors import DataError
 from asr.options import extra
 from asr.terminal import Progress, say
@@ -23,11 +23,6 @@ __all__ = ["register"]
 
 _SHOWN = 5  # problems of a kind
 _COLUMNS = ("utterances", "hours", "speakers", "words", "letters", "letters/s", "min", "5%", "50%", "95%", "max")
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Store(str, Enum):
@@ -52,7 +47,7 @@ def prepare(
     ] = Store.copy,
     min_seconds: Annotated[float, typer.Option(help="Leave out what is shorter.")] = 0.2,
     max_seconds: Annotated[float, typer.Option(help="Leave out what is longer.")] = 40.0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = min(8, _cores()),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = min(8, usable_cores()),
     quiet: shared.Quiet = False,
 ) -> None:
     """Check corpora and make them ready to train on.

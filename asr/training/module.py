@@ -13,6 +13,7 @@ from torch import Tensor
 from asr.config import Context
 from asr.errors import CheckpointError, TrainingError
 from asr.features import mask_beyond
+from asr.metrics import score
 from asr.model import Encoded, Model
 from asr.search import search
 from asr.tokenizer import BLANK, EOS, SOS, Tokenizer
@@ -180,7 +181,8 @@ class LasModule(pl.LightningModule):
             Pair(self.tokenizer.decode(tokens), self.tokenizer.decode(nbest[0].tokens))
             for nbest, tokens in zip(found, self._references(batch), strict=True)
         ]
-        self._errors += self._errors.new_tensor([word_errors(*pair) for pair in pairs]).sum(0)
+        words = [score("", "", *pair, duration_seconds=0.0).words for pair in pairs]
+        self._errors += self._errors.new_tensor([(one.errors, one.reference_length) for one in words]).sum(0)
         return {"pairs": pairs}
 
     def _references(self, batch: Batch) -> Iterator[list[int]]:
@@ -255,16 +257,6 @@ class LasModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Wrong words of a hypothesis, and words of the reference."""
-    import jiwer
-
-    words = len(reference.split())
-    if not words:
-        return len(hypothesis.split()), 0
-    return round(float(jiwer.wer(reference, hypothesis)) * words), words
 
 
 def hertz_to_mel(hertz: float) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr import options as shared
+from asr.config import usable_cores
 from asr.errors import ConfigError, SpellstreamError
 from asr.terminal import say
 from streaming import options as opt
@@ -190,10 +191,8 @@ def serve(
     def make_engine() -> Engine:
         # Threads of a product wait for each other, and all for one whose core is busy with the network: with as many as
         # there are cores, fewer streams are held.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return opt.engine(
-            model, device, threads or max(1, cores - 1), lm, lm_weight, config.stream, chunk_ms, lookahead_ms
-        )
+        most = max(1, usable_cores() - 1)
+        return opt.engine(model, device, threads or most, lm, lm_weight, config.stream, chunk_ms, lookahead_ms)
 
     _run(config, make_engine, log_format.value)
 
