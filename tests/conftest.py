@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from commands import Command, StubRecogniser
     from playwright.sync_api import Browser
+    from torch import Tensor
 
     from streaming.engine import Engine
     from tests.browser import Visit
@@ -144,13 +145,26 @@ def repository_root() -> Path:
     return ROOT
 
 
+SPEECH = Path(os.environ.get("SPELLSTREAM_SPEECH") or ROOT.parent / "shared" / "speech")
+
+
 @pytest.fixture(scope="session")
 def speech_dir() -> Path:
     """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; the test is skipped without."""
-    folder = Path(os.environ.get("SPELLSTREAM_SPEECH") or ROOT.parent / "shared" / "speech")
-    if not folder.is_dir():
-        pytest.skip(f"no real speech: {folder} is not a folder (name one in SPELLSTREAM_SPEECH)")
-    return folder
+    if not SPEECH.is_dir():
+        pytest.skip(f"no real speech: {SPEECH} is not a folder (name one in SPELLSTREAM_SPEECH)")
+    return SPEECH
+
+
+@pytest.fixture(scope="session")
+def recordings() -> list[Tensor]:
+    """Eight, for what must hold whoever speaks: real ones or, without, the sample begun at different places."""
+    from asr.audio import load
+
+    if SPEECH.is_dir():
+        return [load(path) for path in sorted((SPEECH / "dev" / "dev-clean").glob("*"))[:8]]
+    sample = load(ROOT / "recipes" / "sample.flac")
+    return [sample.roll(-8_000 * number) for number in range(8)]
 
 
 @pytest.fixture

@@ -40,11 +40,6 @@ def engine() -> Engine:
     return Engine(babbler())
 
 
-@pytest.fixture(scope="module")
-def clips(speech_dir: Path) -> list[Tensor]:
-    return [audio.load(path) for path in sorted((speech_dir / "dev/dev-clean").glob("*"))[:8]]
-
-
 def listen(engine: Engine, chunks: Sequence[Tensor]) -> list[Event]:
     """One stream, its end included."""
     session, heard = engine.start(), []
@@ -85,9 +80,9 @@ def rounded(events: Sequence[Event]) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
-def test_however_the_audio_is_cut_the_events_are_the_same(clips: list[Tensor], kind: Any) -> None:
+def test_however_the_audio_is_cut_the_events_are_the_same(recordings: list[Tensor], kind: Any) -> None:
     engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(kind, 240)))
-    waveform = torch.cat([clips[0][:30_000], torch.zeros(20_000), clips[1][:20_123]])
+    waveform = torch.cat([recordings[0][:30_000], torch.zeros(20_000), recordings[1][:20_123]])
     whole = listen(engine, [waveform])
     assert len(finals(whole)) == 2
     assert all(final.text for final in finals(whole))
@@ -101,23 +96,23 @@ def test_however_the_audio_is_cut_the_events_are_the_same(clips: list[Tensor], k
     assert listen(engine, waveform.split(sizes)) == whole
 
 
-def test_even_if_it_comes_sample_by_sample(engine: Engine, clips: list[Tensor]) -> None:
-    waveform = clips[0][4_000:20_001]
+def test_even_if_it_comes_sample_by_sample(engine: Engine, recordings: list[Tensor]) -> None:
+    waveform = recordings[0][4_000:20_001]
     whole = listen(engine, [waveform])
     assert finals(whole)
     assert listen(engine, waveform.split(1)) == whole
 
 
-def test_the_last_chunk_may_be_the_end(engine: Engine, clips: list[Tensor]) -> None:
-    (_,), (events,) = engine.step([engine.start()], [clips[0][:40_000]], [True])
-    assert events == listen(engine, [clips[0][:40_000]])
+def test_the_last_chunk_may_be_the_end(engine: Engine, recordings: list[Tensor]) -> None:
+    (_,), (events,) = engine.step([engine.start()], [recordings[0][:40_000]], [True])
+    assert events == listen(engine, [recordings[0][:40_000]])
 
 
 @every_kind
-def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], encoder: dict[str, Any]) -> None:
+def test_the_size_of_the_batch_never_changes_the_answer(recordings: list[Tensor], encoder: dict[str, Any]) -> None:
     """Sixteen others that begin at other times, hear other things and push other amounts; some end early."""
     engine = Engine(babbler(**encoder))
-    streams = [torch.roll(clips[i % 8], 7_777 * i)[: 16_000 + 1_500 * i] for i in range(17)]
+    streams = [torch.roll(recordings[i % 8], 7_777 * i)[: 16_000 + 1_500 * i] for i in range(17)]
     streams[3], streams[9] = torch.zeros(20_000), 0.1 * torch.randn(20_000)
     sizes = [512 + 331 * i for i in range(17)]
     alone = [listen(engine, s.split(n)) for s, n in zip(streams, sizes, strict=True)]
@@ -139,16 +134,16 @@ def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], enc
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
-def test_encoder_out_is_that_of_the_whole_utterance(clips: list[Tensor], context: Context) -> None:
+def test_encoder_out_is_that_of_the_whole_utterance(recordings: list[Tensor], context: Context) -> None:
     """And comes no later than the latency that the engine states."""
     nothing_committed = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), nothing_committed, overlap_ms=0)
     engine = Engine(babbler(), config)
     session = engine.start()
-    for chunk in clips[0][:48_000].split(700):
+    for chunk in recordings[0][:48_000].split(700):
         (session,), _ = engine.step([session], [chunk])
     utterance = session.opened
-    heard = clips[0][utterance.start_samples : session.read_samples]
+    heard = recordings[0][utterance.start_samples : session.read_samples]
     encoded = engine.model.encode(heard[None], torch.tensor([len(heard)]), context).encoder_out[0]
     known = len(utterance.encoder_out)
     torch.testing.assert_close(utterance.encoder_out, encoded[:known], atol=1e-4, rtol=1e-4)
@@ -158,10 +153,10 @@ def test_encoder_out_is_that_of_the_whole_utterance(clips: list[Tensor], context
 @pytest.mark.parametrize("margin_ms", [0, 480])
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
 @pytest.mark.parametrize("overlap_ms", [0, 1200])
-def test_what_is_committed_never_changes(clips: list[Tensor], kind: Any, margin_ms: int, overlap_ms: int) -> None:
+def test_what_is_committed_never_changes(recordings: list[Tensor], kind: Any, margin_ms: int, overlap_ms: int) -> None:
     endpoint, policy = EndpointConfig(max_seconds=4.0), PolicyConfig(kind, margin_ms)
     config = StreamConfig(policy=policy, endpoint=endpoint, overlap_ms=overlap_ms)
-    events = listen(Engine(babbler(), config), torch.cat(clips[:2])[:160_000].split(5_120))
+    events = listen(Engine(babbler(), config), torch.cat(recordings[:2])[:160_000].split(5_120))
     committed = keeps_its_word(events)
     assert committed >= (3 if kind == "ctc" else 1)  # a babbler hears other words when it hears more, and agrees rarely
     partials = [event for event in events if isinstance(event, Partial)]
@@ -171,8 +166,8 @@ def test_what_is_committed_never_changes(clips: list[Tensor], kind: Any, margin_
     assert times == sorted(times)
 
 
-def test_too_long_an_utterance_is_cut_and_nothing_lost(clips: list[Tensor]) -> None:
-    waveform = torch.cat([clip[8_000:-8_000] for clip in clips[:3]])[:192_000]
+def test_too_long_an_utterance_is_cut_and_nothing_lost(recordings: list[Tensor]) -> None:
+    waveform = torch.cat([clip[8_000:-8_000] for clip in recordings[:3]])[:192_000]
     rules = EndpointConfig(max_seconds=2.0, min_silence_ms=2_000)
     events = listen(Engine(babbler(), StreamConfig(endpoint=rules)), waveform.split(5_120))
     segments = [final.segment for final in finals(events)]
@@ -186,15 +181,15 @@ def test_too_long_an_utterance_is_cut_and_nothing_lost(clips: list[Tensor]) -> N
 
 
 @pytest.mark.parametrize("samples", [30_000, 33_333, 40_961])
-def test_the_last_word_is_not_lost(engine: Engine, clips: list[Tensor], samples: int) -> None:
-    events = listen(engine, clips[0][:samples].split(5_120))
+def test_the_last_word_is_not_lost(engine: Engine, recordings: list[Tensor], samples: int) -> None:
+    events = listen(engine, recordings[0][:samples].split(5_120))
     assert isinstance(events[-1], Final)
     assert events[-1].text
     assert events[-1].segment.end_seconds == events[-1].heard_seconds == samples / 16_000
 
 
-def test_a_session_that_ended_may_go_on(engine: Engine, clips: list[Tensor]) -> None:
-    clip = clips[0][:40_000]
+def test_a_session_that_ended_may_go_on(engine: Engine, recordings: list[Tensor]) -> None:
+    clip = recordings[0][:40_000]
     (session,), _ = engine.step([engine.start()], [clip], [True])
     (_,), (events,) = engine.step([session], [torch.cat([torch.zeros(32_000), clip])], [True])
     assert [len(f.segment.words) > 0 for f in finals(events)] == [True]
@@ -214,24 +209,24 @@ def test_what_is_no_speech_says_nothing(engine: Engine, kind: str, seconds: int)
     assert listen(engine, no_speech(kind, seconds).split(5_120)) == []
 
 
-def test_odd_chunks_are_refused_and_do_no_harm(engine: Engine, clips: list[Tensor]) -> None:
+def test_odd_chunks_are_refused_and_do_no_harm(engine: Engine, recordings: list[Tensor]) -> None:
     sessions = [engine.start(), engine.start()]
     with pytest.raises(AudioError, match=r"stream 1: .*NaN"):
-        engine.step(sessions, [clips[0], torch.full((5,), torch.nan)])
-    (_, after), (events, _) = engine.step(sessions, [clips[0][:40_000], clips[1][:40_000]], [True, False])
-    assert rounded(events) == rounded(listen(engine, [clips[0][:40_000]]))
+        engine.step(sessions, [recordings[0], torch.full((5,), torch.nan)])
+    (_, after), (events, _) = engine.step(sessions, [recordings[0][:40_000], recordings[1][:40_000]], [True, False])
+    assert rounded(events) == rounded(listen(engine, [recordings[0][:40_000]]))
     assert after.read_samples > 0
 
 
-def test_the_callers_buffer_may_be_used_again(engine: Engine, clips: list[Tensor]) -> None:
+def test_the_callers_buffer_may_be_used_again(engine: Engine, recordings: list[Tensor]) -> None:
     session, heard, buffer = engine.start(), [], torch.zeros(700)
-    for chunk in clips[0][:40_000].split(700):
+    for chunk in recordings[0][:40_000].split(700):
         buffer[: len(chunk)] = chunk
         (session,), (events,) = engine.step([session], [buffer[: len(chunk)]])
         buffer.fill_(0.5)
         heard += events
     heard += engine.step([session], [torch.zeros(0)], [True])[1][0]
-    assert heard == listen(engine, [clips[0][:40_000]])
+    assert heard == listen(engine, [recordings[0][:40_000]])
 
 
 def test_settings_are_checked() -> None:
@@ -260,9 +255,11 @@ def kept_bytes(session: Session) -> int:
 
 
 @pytest.mark.parametrize("minutes", [(0.3, 0.8), pytest.param((2, 20), marks=pytest.mark.slow)], ids=str)
-def test_a_session_stays_as_small_as_it_was(clips: list[Tensor], minutes: tuple[float, float]) -> None:
+def test_a_session_stays_as_small_as_it_was(recordings: list[Tensor], minutes: tuple[float, float]) -> None:
     engine = Engine(babbler(), StreamConfig(endpoint=EndpointConfig(max_seconds=5.0)))
-    stream = itertools.cycle(torch.cat([t for clip in clips[:3] for t in (clip, torch.zeros(20_000))]).split(32_000))
+    stream = itertools.cycle(
+        torch.cat([t for clip in recordings[:3] for t in (clip, torch.zeros(20_000))]).split(32_000)
+    )
     session, sizes = engine.start(), []
     while session.heard_seconds < 60 * minutes[1]:
         (session,), _ = engine.step([session], [next(stream)])
@@ -306,11 +303,11 @@ def occupied() -> int:
 
 
 @pytest.mark.gpu
-def test_a_gpu_says_what_the_cpu_says(clips: list[Tensor]) -> None:
+def test_a_gpu_says_what_the_cpu_says(recordings: list[Tensor]) -> None:
     heard = []
     for device in ("cpu", "cuda"):
         engine = Engine(babbler(device))
-        sessions = [engine.start() for _ in clips]
-        _, events = engine.step(sessions, clips, [True] * len(clips))
+        sessions = [engine.start() for _ in recordings]
+        _, events = engine.step(sessions, recordings, [True] * len(recordings))
         heard.append([[final.text for final in finals(found)] for found in events])
     assert heard[0] == heard[1]

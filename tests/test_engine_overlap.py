@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from babbler import CONTEXTS, babbler, every_kind
 from torch import Tensor
 
-from asr import audio
 from asr.config import Context
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
@@ -20,8 +18,8 @@ from streaming.session import Utterance
 
 
 @pytest.fixture(scope="module")
-def waveform(speech_dir: Path) -> Tensor:
-    return audio.load(sorted((speech_dir / "dev/dev-clean").glob("*"))[0])[:64_000]
+def waveform(recordings: list[Tensor]) -> Tensor:
+    return recordings[0][:64_000]
 
 
 def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[Utterance, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from small_model import small_model
 
 import asr
 import streaming
-from asr.audio import load
 from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, SourceError
 from asr.transcribe import Recogniser
@@ -56,23 +54,15 @@ class Replay(BaseSource):
         self.closed = True
 
 
-def short_clips(speech_dir: Path, count: int) -> list[torch.Tensor]:
-    """The shortest recordings of someone who reads clearly."""
-    rows = [json.loads(line) for line in (speech_dir / "dev.jsonl").read_text().splitlines()]
-    rows = sorted((row for row in rows if row["corpus"] == "dev-clean"), key=lambda row: row["duration"])
-    return [load(speech_dir / row["audio"]) for row in rows[:count]]
-
-
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
     return asr.load(str(small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def speech(speech_dir: Path) -> torch.Tensor:
-    """Two sentences and a silence between them; nothing after the last sound."""
-    first, second = short_clips(speech_dir, 2)
-    return torch.cat([first, torch.zeros(24_000), second])
+def speech(recordings: list[torch.Tensor]) -> torch.Tensor:
+    """Two stretches of speech and a silence between them; nothing after the last sound."""
+    return torch.cat([recordings[0][:32_000], torch.zeros(24_000), recordings[1][:32_000]])
 
 
 def finals(events: list[Event]) -> list[str]:

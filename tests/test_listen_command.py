@@ -18,7 +18,7 @@ import soundfile
 import torch
 from commands import Command
 from small_model import small_model
-from test_listen import CHUNK_SAMPLES, Replay, short_clips
+from test_listen import CHUNK_SAMPLES, Replay
 
 import asr
 import streaming
@@ -41,9 +41,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory, speech_dir: Path) -> Path:
-    """Two sentences, a silence after each but the last."""
-    first, second = short_clips(speech_dir, 2)
+def talk(tmp_path_factory: pytest.TempPathFactory, recordings: list[torch.Tensor]) -> Path:
+    """Two stretches of speech and a silence between them."""
+    first, second = (waveform[:32_000] for waveform in recordings[:2])
     path = tmp_path_factory.mktemp("talk") / "talk.wav"
     soundfile.write(path, torch.cat([first, torch.zeros(24_000), second]).numpy(), 16_000, subtype="PCM_16")
     return path

@@ -15,7 +15,7 @@ from test_search import sounds, tiny_model
 from torch import Tensor
 
 import asr
-from asr import audio, checkpoint
+from asr import checkpoint
 from asr.config import LmConfig, SearchConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.lm import LanguageModel, LmState
@@ -40,8 +40,8 @@ def opinionated_lm(vocab_size: int) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def clips(speech_dir: Path) -> list[Tensor]:
-    return [audio.load(path)[:40_000] for path in sorted((speech_dir / "dev/dev-clean").glob("*"))[:4]]
+def clips(recordings: list[Tensor]) -> list[Tensor]:
+    return [waveform[:40_000] for waveform in recordings[:4]]
 
 
 @pytest.fixture
