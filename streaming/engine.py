@@ -308,7 +308,7 @@ class Engine:
         return Encoded(pad_sequence(list(encoder_out), batch_first=True), lengths)
 
     def _search(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[list[Hypothesis]]:
-        prefix = self._prefix(committed, encoded.encoder_out.shape[1])
+        prefix = self._prefix(committed, encoded)
         return beam_search(self.model, encoded, config, self.lm, prefix)
 
     def _trace(
@@ -318,7 +318,7 @@ class Engine:
         longest = max(map(len, tokens))
         padded = torch.tensor([[*t, *[SOS] * (longest - len(t))] for t in tokens], device=self.device)
         memory = self.model.decoder.prepare(*encoded)
-        last, state, *_ = self._prefix(committed, encoded.encoder_out.shape[1])
+        last, state, *_ = self._prefix(committed, encoded)
         traced: list[tuple[Tensor, DecoderState]] = []
         for u in range(longest):
             _, state = self.model.decoder.step(last, state, memory)
@@ -341,12 +341,16 @@ class Engine:
             for row, (h, start, length) in enumerate(zip(found, starts, lengths, strict=True))
         ]
 
-    def _prefix(self, committed: Sequence[Committed], frames: int) -> Prefix:
-        """What searches go on from, their alignments brought to the same number of frames."""
+    def _prefix(self, committed: Sequence[Committed], encoded: Encoded) -> Prefix:
+        """What searches go on from, their alignments brought to the frames that there are."""
+        frames = encoded.encoder_out.shape[1]
         last = torch.tensor([c.tokens[-1] if c.tokens else SOS for c in committed], device=self.device)
         first_frame = torch.tensor([c.end_frame for c in committed], device=self.device)
         rows = [Prefix(last, c.decoder, first_frame, self._word_starts).widened(frames).decoder for c in committed]
         decoder = DecoderState(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        # A cut may leave an utterance fewer frames than it was looked at with; others of the batch must not matter.
+        within = torch.arange(frames, device=self.device) < encoded.encoder_out_lengths[:, None]
+        decoder = decoder._replace(alignment=decoder.alignment * within[:, None])
         return Prefix(last, decoder, first_frame, self._word_starts, _stack_lm(committed))
 
     def _fresh_utterance(self) -> Utterance:

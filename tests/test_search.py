@@ -267,6 +267,22 @@ def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) 
 
 
 @torch.inference_mode()
+def test_where_nothing_is_left_after_a_prefix_nothing_is_found() -> None:
+    """A frame that the known words were heard in was spelled again, and beside a longer utterance one of padding."""
+    model, (waveform, samples) = tiny_model(), sounds(2)
+    samples[0] = samples[1] // 2
+    encoded = model.encode(waveform, samples)
+    state = model.decoder.initial_state(model.decoder.prepare(*encoded))
+    starts = torch.ones(20, dtype=torch.bool)
+    first_frame = torch.stack([encoded.encoder_out_lengths[0], torch.tensor(0)])
+    found = beam_search(
+        model, encoded, SearchConfig(), None, Prefix(torch.tensor([5, SOS]), state, first_frame, starts)
+    )
+    assert found[0] == [Hypothesis([], 0.0, [])]
+    assert found[1][0].tokens == beam_search(model, encoded, SearchConfig())[1][0].tokens
+
+
+@torch.inference_mode()
 def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
     """By attention alone and with a beam of one, so that the whole search has that prefix in its beam throughout."""
     model, (waveform, samples) = tiny_model(), sounds(8)

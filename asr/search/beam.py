@@ -51,7 +51,7 @@ class Prefix(NamedTuple):
     lm: LmState | None = None  # of a language model, likewise after all but the last; without it, it begins afresh
 
     def widened(self, frames: int) -> Prefix:
-        """Alignments padded with zeros to `frames`."""
+        """Alignments cut, or padded with zeros, to `frames`."""
         missing = frames - self.decoder.alignment.shape[-1]
         alignment = torch.nn.functional.pad(self.decoder.alignment, (0, missing))
         return self._replace(decoder=self.decoder._replace(alignment=alignment))
@@ -90,7 +90,7 @@ class _Search:
         self.memory = model.decoder.prepare(encoder_out, lengths)
         first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
-        self.empty = lengths == 0
+        self.empty = lengths <= first_frame  # nothing is left to hear
         weighed: list[tuple[float, Scorer]] = [
             (1 - config.ctc_weight, AttentionScorer()),
             (config.length_bonus, LengthScorer()),
@@ -235,7 +235,7 @@ def beam_search(
 
     Args:
         model: in evaluation mode.
-        encoded: of B utterances; one without any frame gets an empty hypothesis.
+        encoded: of B utterances; one without any frame, or none after its prefix, gets an empty hypothesis.
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
         prefix: go on from here; hypotheses then hold only the tokens after it.
