@@ -111,6 +111,18 @@ def test_a_run_ends_when_patience_does_and_stays_ended(
     assert (entered, sorted(witness.entering)) == (list(range(8)), [])
 
 
+def test_stops_by_the_clock_do_not_wear_out_patience(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each brings a measurement of its own, and a run that was made in slices ended sooner than one that was not."""
+    witness.dev_wer = float
+    patient = changed(validate_every=4, patience=2)
+    for _ in range(3):
+        run(patient, max_seconds=1e-9)
+    run(patient)
+    assert steps(capfd.readouterr().out) == [1, 2, 3, 4, 8, 10]
+
+
 def test_a_run_without_a_finite_step_gives_up(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:

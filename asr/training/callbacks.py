@@ -38,10 +38,11 @@ class Report(Callback):
         output: the run's folder.
         config: the run's settings.
         patience: measurements without a better one after which the run ends; 0 for never.
+        first_step: of this stage of growth; those of an earlier one do not count.
     """
 
-    def __init__(self, output: Path, config: TrainConfig, patience: int) -> None:
-        self._output, self._config, self._patience = output, config, patience
+    def __init__(self, output: Path, config: TrainConfig, patience: int, first_step: int) -> None:
+        self._output, self._config, self._patience, self._first_step = output, config, patience, first_step
         self.measured: dict[int, dict[str, float]] = {}  # by step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -83,7 +84,9 @@ class Report(Callback):
             write_atomically(self._output / MEASUREMENTS, "".join(lines))
 
     def _stop_if_patience_is_over(self, trainer: pl.Trainer) -> None:
-        wers = [self.measured[at]["wer"] for at in sorted(self.measured)]
+        own = [at for at in sorted(self.measured) if at > self._first_step or not self._first_step]
+        # What was measured out of turn, since the time was up, does not bring the end nearer.
+        wers = [self.measured[at]["wer"] for at in own if at % self._config.validate_every == 0]
         if self._patience and wers and len(wers) - 1 - wers.index(min(wers)) >= self._patience:
             trainer.should_stop = True
 

@@ -135,7 +135,7 @@ def train(
             grown_from = config.stages()[number - 1].encoder.joins if number else None
             module = LasModule(model, tokenizer, config, noises, grown_from)
             is_last = stage.until_step == config.optimiser.max_steps
-            report = Report(output, config, config.patience if is_last else 0)
+            report = Report(output, config, config.patience if is_last else 0, stage.first_step)
             saver = Saver(last, config, stage.until_step, deadline, interrupted)
             trainer = build_trainer(config, output, stage.until_step, machine, [report], [saver])
             if measure_first and not last.exists():
