@@ -122,6 +122,12 @@ def test_a_key_may_be_a_subprotocol(engine: Engine) -> None:
         asyncio.run(main(made.ws_url))
 
 
+def test_a_page_of_another_origin_cannot_post(guarded: Running) -> None:
+    """Browsers post a form to anybody and only keep the answer back: any page could use a server without a key."""
+    for origin, status in (("https://friend.example", 400), ("https://foe.example", 403), ("null", 403)):
+        assert authorised(guarded, "POST", "/v1/audio/transcriptions", Origin=origin)[0] == status, origin
+
+
 def test_only_listed_origins_may_read_answers(guarded: Running) -> None:
     for origin, allowed in (("https://friend.example", "https://friend.example"), ("https://foe.example", None)):
         _, headers, _ = ask(guarded, "GET", "/health", Origin=origin)

@@ -17,6 +17,7 @@ from streaming.server.config import ServerConfig
 __all__ = ["BEARER", "Access"]
 
 BEARER = "bearer"  # a browser's WebSocket can set no header: it names this subprotocol, and the key after it
+_READS = ("GET", "HEAD", "OPTIONS")
 _PUBLIC = ("/health", "/ready")  # and the page, which is where a key is asked for
 
 
@@ -24,8 +25,8 @@ class Access:
     """ASGI middleware that lets through who has the key.
 
     It comes as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
-    Browsers let any page open a WebSocket to any server, so one that comes from a page has to come from a page of this
-    server, or of an origin in the CORS list.
+    Browsers let any page open a WebSocket to any server or post a form to it, though not read what it answers. So but
+    for reading, what comes from a page has to come from one of this server, or of an origin in the CORS list.
 
     A page may also point its own name at 127.0.0.1 once it is loaded (DNS rebinding), and is of the same origin then:
     a server that relies on being out of reach, on localhost and without a key, answers to no names but those it knows.
@@ -43,7 +44,7 @@ class Access:
         headers, is_socket = Headers(scope=scope), scope["type"] == "websocket"
         if not _is_asked_for(headers, self._names):
             refusal = problem(403, "the server is not known by this name: see --allow-host")
-        elif is_socket and not self._from_here(headers):
+        elif (is_socket or scope["method"] not in _READS) and not self._from_here(headers):
             refusal = problem(403, "pages of this origin may not use the server: see --cors")
         elif self._key is None or _is_public(scope) or self._has_key(scope, headers):
             return await self._app(scope, receive, send)
