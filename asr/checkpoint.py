@@ -169,7 +169,7 @@ def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.
 def copy_lm(source: Path, folder: Path) -> None:
     """Put the language model of one checkpoint, if it has any, beside another of the same vocabulary."""
     for name in (_LM_CONFIG, _LM_WEIGHTS):
-        if (source / name).exists():
+        if (source / name).exists() and source.resolve() != folder.resolve():
             shutil.copyfile(source / name, folder / name)
 
 

@@ -33,6 +33,8 @@ def settings(model: str, given: Sequence[str] = ()) -> TrainConfig:
 def verdict(measured: Mapping[int, Mapping[str, float]]) -> str:
     """A line that says what a run that began with a model made of it."""
     best = min(measured, key=lambda step: (measured[step]["wer"], step))
+    if 0 not in measured:  # the folder holds a run of `train`, which does not measure what it begins with
+        return f"WER on dev: {100 * measured[best]['wer']:.1f} % after {best} steps"
     before, after = 100 * measured[0]["wer"], 100 * measured[best]["wer"]
     if best == 0:
         return f"WER on dev: {before:.1f} % before; no measurement was better, so best is the model as it was"

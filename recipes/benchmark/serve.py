@@ -118,7 +118,8 @@ async def speak(url: str, speech: Speech, crowd: Crowd) -> bool:
     """One stream at real time until the crowd is stopped; whether it was let in.
 
     Chunks go out when they are due, whatever has been answered, and an answer is as late as it comes after its chunk
-    was due: a server that falls behind cannot make it look better by that.
+    was due: a server that falls behind cannot make it look better by that. `spellstream serve` answers a chunk at most
+    its own length after it came, heard or not: once it is overloaded, its latency says no more than that.
     """
     stream = len(crowd.streams)
     try:

@@ -7,7 +7,7 @@
 #
 #   --config NAME    las_100h (if not given), las_960h, las_960h_streaming or tiny: configs/NAME.toml
 #   --work DIR       takes everything that is made (work)
-#   --corpus DIR     holds LibriSpeech/, or will once it is downloaded (WORK/corpus); a copy of your own is only read
+#   --corpus DIR     holds LibriSpeech/, or will once it is downloaded (WORK/corpus); what is there already is not loaded again
 #   --noise DIR      recordings of background noise to train with
 #   --lm-text FILE   text to train a language model on; without it the stage lm does nothing
 #   --lm-weight N    its weight in the search (0.3)

@@ -41,6 +41,11 @@ class Microphone {
     this.deviceId = track.getSettings().deviceId;
   }
 
+  /** Whether it was lost, perhaps before anybody could be told. */
+  isGone() {
+    return this.media.getAudioTracks().some((track) => track.readyState === "ended");
+  }
+
   /** From now on `onAudio({pcm, level})` gets what is heard: s16le mono at `sampleRate`, and dB below full scale. */
   start(onAudio) {
     this.recorder = new AudioWorkletNode(this.context, "recorder", {

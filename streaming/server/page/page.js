@@ -7,6 +7,7 @@ import { Take, count } from "./takes.js";
 
 const QUIETEST_DBFS = -60;
 const KEY = "spellstream-key";
+const GONE = "The microphone has gone away.";
 const TALK_LABELS = { idle: "Press to talk", starting: "Starting…", talking: "Stop", finishing: "Finishing…" };
 
 const $ = (id) => document.getElementById(id);
@@ -114,7 +115,7 @@ async function start() {
   showProblem(null);
   showDropped(0);
   try {
-    state.microphone = await openMicrophone($("microphone").value, () => end(new Error("The microphone has gone away.")));
+    state.microphone = await openMicrophone($("microphone").value, () => end(new Error(GONE)));
     await showMicrophones(state.microphone.deviceId);
     state.stream = await openStream({
       key: state.key,
@@ -123,6 +124,7 @@ async function start() {
       onFinal: addFinal,
       onEnd: end,
     });
+    if (state.microphone.isGone()) throw new Error(GONE);
     state.ready = true;
     state.spoken ??= spokenTake();
     state.microphone.start(hear);
