@@ -52,6 +52,9 @@ def test_every_variant_is_measured_once(
         assert checkpoint.load(tmp_path / "w" / name).model.config.attention.scorer == name.partition("+")[0]
     assert run.main(arguments) == 0
     assert len(trained) == len(names) + 1
+    # The report told the new settings, above numbers that the old ones had given.
+    assert run.main([*arguments[:-1], "2"]) == 1
+    assert "holds results of another model, other data or settings" in capsys.readouterr().err
 
 
 def test_variants_differ_in_attention_alone_and_only_what_is_new_is_trained(arguments: list[str]) -> None:

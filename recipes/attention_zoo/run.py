@@ -10,6 +10,7 @@ and a picture of each variant's attention. See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import sys
@@ -22,7 +23,7 @@ import torch
 
 from asr import __version__, checkpoint, metrics
 from asr.checkpoint import Checkpoint
-from asr.errors import SpellstreamError
+from asr.errors import DataError, SpellstreamError
 from asr.formats import write_atomically
 from asr.plot import attention_figure
 from asr.terminal import say
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> Path:
     """Encode, train and measure every variant that has no result yet, and write the report.
 
     Raises:
-        SpellstreamError: whatever is wrong with what was given.
+        SpellstreamError: whatever is wrong with what was given, or WORK holds what was made in another way.
     """
     device = resolve_device(options.device)
     settings = Settings(steps=options.steps)
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> Path:
     work: Path = options.work
     report = work / "report"
     report.mkdir(parents=True, exist_ok=True)
+    _claim(work, start, options)
     spoken = zoo.encode(start, options.train, work / "train.safetensors", options.max_seconds, device)
     dev = zoo.encode(start, options.dev, work / "dev.safetensors", None, device)
     shown = _example(dev)
@@ -93,7 +95,8 @@ def run(options: argparse.Namespace) -> Path:
     results = [json.loads((work / f"{variant.name}.json").read_text(encoding="utf-8")) for variant in VARIANTS]
     facts = {
         "command": f"`python -m recipes.attention_zoo.run --train {options.train.name} --dev {options.dev.name} "
-        f"--work {work.name} --model {Path(options.model).name} --steps {settings.steps}`",
+        f"--work {work.name} --model {Path(options.model).name} --steps {settings.steps} "
+        f"--max-seconds {options.max_seconds:g}`",
         "training": f"{len(spoken)} utterances, {sum(one.seconds for one in spoken) / 3600:.2f} h",
         "dev": f"{len(dev)} utterances, {sum(one.seconds for one in dev) / 60:.1f} min",
         "settings": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
@@ -103,6 +106,18 @@ def run(options: argparse.Namespace) -> Path:
     }
     write_atomically(report / "RESULTS.md", _markdown(results, facts, options.max_seconds))
     return report / "RESULTS.md"
+
+
+def _claim(work: Path, start: Checkpoint, options: argparse.Namespace) -> None:
+    """Note in WORK how its results are made; those of another way must not be taken for them."""
+    weights = hashlib.sha256()
+    for weight in start.model.state_dict().values():
+        weights.update(weight.cpu().numpy().tobytes())
+    given = {name: str(getattr(options, name)) for name in ("train", "dev", "steps", "max_seconds")}
+    made, path = json.dumps({**given, "model": weights.hexdigest()}, indent=2) + "\n", work / "made.json"
+    if path.exists() and path.read_text(encoding="utf-8") != made:
+        raise DataError(f"{work}: holds results of another model, other data or settings: choose another --work")
+    write_atomically(path, made)
 
 
 def _one(

@@ -2,20 +2,32 @@
 # Makes the default model from nothing. Each stage can be run alone and again:
 #
 #   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: prepare start contexts all streams longer last further
-#                                                             settled sampled mean synthetic finer lm install evaluate
+#                                                             settled sampled mean synthetic finer voices more blend lm
+#                                                             install evaluate
 #
 # SPEECH holds core.jsonl, dev.jsonl, test.jsonl and noise/ (see the model card for what is in them), and a folder `more` with
 # {kathleen,ljspeech,train-clean-3,common-voice-13,speechocean}.jsonl and books.txt. WORK takes everything that is made: about
-# 8 GB. The stage `synthetic` needs Debian's espeak-ng, flite and festival with its voices. A stage that was killed goes on
+# 10 GB. The stage `synthetic` needs Debian's espeak-ng, flite and festival with its voices. A stage that was killed goes on
 # where it was when it is started again. DEVICE (auto, cpu, cuda) and MINUTES (limit of each training run) may be set.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../stages.sh"
-begin "prepare start contexts all streams longer last further settled sampled mean synthetic finer lm install evaluate" "$@"
+begin "prepare start contexts all streams longer last further settled sampled mean synthetic finer voices more blend lm install evaluate" "$@"
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
 search="beam_size=16 ctc_weight=0.3 lm_weight=0.8 internal_lm_share=0.57 length_bonus=0.6" # what dev chose for the recogniser and the language model together
+
+# The mean of models, each as often as it is named.
+mean() {
+    python - "$@" <<'PYTHON'
+import sys
+from pathlib import Path
+from asr.training.average import average
+output, *models = map(Path, sys.argv[1:])
+average(models, output)
+PYTHON
+}
 
 for stage in $stages; do
     echo "== $stage"
@@ -29,13 +41,15 @@ for stage in $stages; do
                 --output "$work/all"
             spellstream prepare "$speech/more/speechocean.jsonl" --output "$work/speechocean"
             ;;
-        start | contexts | all | streams | longer | last | further | settled | sampled | finer)
+        start | contexts | all | streams | longer | last | further | settled | sampled | finer | voices | more)
             # Configs name the model that they begin with relative to WORK.
             config=$(ls "$here"/*_"$stage".toml)
             case $stage in
                 start | contexts) data="--data start" ;;
                 last | further | settled | sampled) data="--data all --data speechocean" ;;
-                finer) data="--data all --data speechocean --data synthetic" ;;
+                finer) data="--data all --data speechocean --data synthetic-3.7" ;;
+                voices) data="--data all@2 --data speechocean@2 --data synthetic-20" ;;
+                more) data="--data all@4 --data speechocean@4 --data synthetic-20" ;;
                 *) data="--data all" ;;
             esac
             (cd "$work" && spellstream train --config "$config" $data --dev dev --output "run-$stage" \
@@ -43,17 +57,18 @@ for stage in $stages; do
             ;;
         mean)
             # Of two runs, the ninth counting three fifths.
-            python - "$work" <<'PYTHON'
-import sys
-from pathlib import Path
-from asr.training.average import average
-settled, sampled = (Path(sys.argv[1]) / f"run-{name}" / "best" for name in ("settled", "sampled"))
-average([settled, settled, sampled, sampled, sampled], Path(sys.argv[1]) / "mean")
-PYTHON
+            settled=$work/run-settled/best sampled=$work/run-sampled/best
+            mean "$work/mean" "$settled" "$settled" "$sampled" "$sampled" "$sampled"
+            ;;
+        blend)
+            mean "$work/blend" "$work"/run-{voices,more}/best
             ;;
         synthetic)
-            python -m recipes.default_model.synthesise "$speech/more/books.txt" "$work/spoken" --hours 3.7
-            spellstream prepare "$work/spoken/synthetic.jsonl" --output "$work/synthetic"
+            # First for the tenth run, then for those after it: the longer goes on from the shorter.
+            for hours in 3.7 20; do
+                python -m recipes.default_model.synthesise "$speech/more/books.txt" "$work/spoken" --hours "$hours"
+                spellstream prepare "$work/spoken/synthetic.jsonl" --output "$work/synthetic-$hours"
+            done
             ;;
         lm)
             # The few transcripts are heard among the many books; the time is what the rate falls by.
@@ -65,7 +80,7 @@ PYTHON
                 --output "$work/lm" --device "$device" --max-minutes "${MINUTES:-295}"
             ;;
         install)
-            cp "$work"/run-finer/best/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} "$shipped"
+            cp "$work"/blend/{model.safetensors,config.json,tokenizer.model} "$work"/lm/lm.{safetensors,json} "$shipped"
             python - "$shipped/config.json" $search <<'PYTHON'
 import json, sys
 path, *settings = sys.argv[1:]
