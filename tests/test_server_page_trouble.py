@@ -91,6 +91,20 @@ def test_a_microphone_that_goes_away_ends_the_stream(visit: Visit, server: Runni
     assert json.loads(visit.frames[-1]) == {"eof": 1}  # what had been said is still finished
 
 
+def test_a_microphone_that_goes_away_while_it_connects_is_not_listened_to(visit: Visit, server: Running) -> None:
+    """The page said that it listened, until the server had heard nothing for too long."""
+    visit.page.add_init_script(KEEP_MICROPHONE)
+    visit.page.add_init_script(
+        "window.WebSocket = class extends WebSocket "
+        "{ constructor(...given) { super(...given); opened.getTracks()[0].stop(); } }"
+    )
+    page = visit.open(f"{server.url}/ui")
+    page.locator("#talk").click()
+    visit.expect("#problem", "microphone has gone away")
+    visit.expect("#talk", "Press to talk")
+    assert json.loads(visit.frames[-1]) == {"eof": 1}
+
+
 def test_a_busy_server_is_told_and_tried_again(visit: Visit, shipped_engine: Engine) -> None:
     config = ServerConfig(limits=Limits(max_sessions=1))
     with running(config, shipped_engine) as server:

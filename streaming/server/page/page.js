@@ -131,6 +131,7 @@ async function start() {
     setPhase("talking");
   } catch (error) {
     state.microphone?.close();
+    state.stream?.finish();
     state.microphone = state.stream = null;
     setPhase("idle");
     connect(error);
