@@ -283,4 +283,4 @@ def _last_message(messages: IO[bytes], path: str) -> str:
     if "not on whitelist" in text:
         return "is not audio: it looks like a playlist, or a format that is not read"
     lines = text.splitlines() or ["failed without a message"]
-    return "ffmpeg: " + lines[-1].removeprefix(f"file:{path}: ")
+    return "ffmpeg cannot read it: " + lines[-1].removeprefix(f"file:{path}: ")

@@ -188,7 +188,7 @@ def test_ffmpeg_ends_with_its_reader(video: Path) -> None:
 def test_what_ffmpeg_cannot_read(video: Path, tmp_path: Path) -> None:
     noise = tmp_path / "noise.m4a"
     noise.write_bytes(bytes(range(256)) * 20)
-    assert reason(noise) == f"{noise}: ffmpeg: Invalid data found when processing input"
+    assert reason(noise) == f"{noise}: ffmpeg cannot read it: Invalid data found when processing input"
     silent = tmp_path / "silent.mp4"
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=size=32x32:duration=0.2", str(silent)]
     subprocess.run(command, check=True)
