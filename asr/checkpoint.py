@@ -168,8 +168,10 @@ def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.
 
 def copy_lm(source: Path, folder: Path) -> None:
     """Put the language model of one checkpoint, if it has any, beside another of the same vocabulary."""
+    if source.resolve() == folder.resolve():  # as of a run in the folder of the model that it began with
+        return
     for name in (_LM_CONFIG, _LM_WEIGHTS):
-        if (source / name).exists() and source.resolve() != folder.resolve():
+        if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
 

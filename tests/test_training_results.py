@@ -209,6 +209,8 @@ def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
     assert steps(capfd.readouterr().out) == [0, 2, 4]
     measured = average.measurements(tuned.parent)
     assert finetuning.verdict(measured) == "WER on dev: 50.0 % before, 25.0 % after 2 steps"
+    # In the folder of a run of `train`, which does not measure what it begins with, it was a KeyError.
+    assert finetuning.verdict({2: {"wer": 0.25}}) == "WER on dev: 25.0 % after 2 steps"
     weights = [checkpoint.load(folder).model.ctc.weight for folder in (tuned, began)]
     assert not torch.equal(*weights)
     average.average(average.choose(tuned.parent), tmp_path / "mean")

@@ -7,7 +7,7 @@
 #
 # SPEECH holds core.jsonl, dev.jsonl, test.jsonl and noise/ (see the model card for what is in them), and a folder `more` with
 # {kathleen,ljspeech,train-clean-3,common-voice-13,speechocean}.jsonl and books.txt. WORK takes everything that is made: about
-# 10 GB. The stage `synthetic` needs Debian's espeak-ng, flite and festival with its voices. A stage that was killed goes on
+# 11 GB. The stage `synthetic` needs Debian's espeak-ng, flite and festival with its voices. A stage that was killed goes on
 # where it was when it is started again. DEVICE (auto, cpu, cuda) and MINUTES (limit of each training run) may be set.
 set -euo pipefail
 
