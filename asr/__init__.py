@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asr.transcribe import Recogniser
+    from asr.recogniser import Recogniser
 
 __all__ = ["__version__", "load"]
 
@@ -35,6 +35,6 @@ def load(
         CheckpointError: if there is no such model, or it is broken.
         DeviceError: if the device is not there, or the dtype is none of these.
     """
-    from asr.transcribe import Recogniser
+    from asr.recogniser import Recogniser
 
     return Recogniser.load(model, device=device, dtype=dtype, lm=lm)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from asr.config import LmConfig, ModelConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
-from asr.formats import write_atomically
-from asr.lm import LanguageModel
-from asr.model import Model
-from asr.tokenizer import Tokenizer
+from asr.model.las import Model
+from asr.model.lm import LanguageModel
+from asr.output.formats import write_atomically
+from asr.text.tokenizer import Tokenizer
 
 __all__ = ["Checkpoint", "copy_lm", "find", "has_lm", "load", "load_lm", "pretrained", "save", "save_lm"]
 

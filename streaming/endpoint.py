@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from asr.audio import SAMPLE_RATE
+from asr.audio.vad import WINDOW_SAMPLES
 from asr.config import require
-from asr.voice import WINDOW_SAMPLES
 
 __all__ = ["Decision", "EndpointConfig", "EndpointState", "advance"]
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import SAMPLE_RATE
+from asr.audio.vad import WINDOW_SAMPLES, VoiceDetector, VoiceState
 from asr.config import Context, SearchConfig, require
-from asr.decoder import DecoderState
-from asr.encoder import EncoderState
-from asr.features import FeatureState
-from asr.lm import LmState
-from asr.model import Encoded
+from asr.model.decoder import DecoderState
+from asr.model.encoder import EncoderState
+from asr.model.features import FeatureState
+from asr.model.las import Encoded
+from asr.model.lm import LmState
+from asr.recogniser import Recogniser
 from asr.search import Hypothesis, Prefix, beam_search
-from asr.tokenizer import EOS, SOS
-from asr.transcribe import Recogniser
+from asr.text.tokenizer import EOS, SOS
 from asr.transcript import Alternative
-from asr.voice import WINDOW_SAMPLES, VoiceDetector, VoiceState
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
 from streaming.policy import FoundWord, PolicyConfig, committable, found_words

@@ -18,7 +18,7 @@ from torch import Tensor
 import asr
 from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
-from asr.transcribe import Recogniser
+from asr.recogniser import Recogniser
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event
 from streaming.sources import AudioSource, Microphone

@@ -18,9 +18,9 @@ from typing import Literal
 from torch import Tensor
 
 from asr.config import choices, require
-from asr.ctc import align
 from asr.search import Hypothesis
-from asr.tokenizer import Tokenizer
+from asr.search.ctc import align
+from asr.text.tokenizer import Tokenizer
 
 __all__ = ["FoundWord", "PolicyConfig", "committable", "found_words"]
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.decoder import DecoderState
-from asr.encoder import EncoderState
+from asr.audio.vad import WINDOW_SAMPLES, VoiceState
 from asr.errors import AudioError
-from asr.features import FeatureState
-from asr.lm import LmState
+from asr.model.decoder import DecoderState
+from asr.model.encoder import EncoderState
+from asr.model.features import FeatureState
+from asr.model.lm import LmState
 from asr.search import Hypothesis
 from asr.transcript import Segment, Word
-from asr.voice import WINDOW_SAMPLES, VoiceState
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 from streaming.policy import FoundWord
 

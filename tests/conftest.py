@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from commands import Command, StubRecogniser
     from playwright.sync_api import Browser
     from torch import Tensor
 
     from streaming.engine import Engine
-    from tests.browser import Visit
+    from tests.support.browser import Visit
+    from tests.support.commands import Command, StubRecogniser
 
 # Before torch or numpy start their thread pools, here and in the commands that tests run. Models this small gain
 # nothing from a second thread, and on a busy machine the threads wait for each other.
@@ -169,7 +169,7 @@ def recordings() -> list[Tensor]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    from commands import caller
+    from tests.support.commands import caller
 
     return caller(capsys)
 
@@ -177,9 +177,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
     """What every model loads as."""
-    from commands import StubRecogniser
-
     import asr
+    from tests.support.commands import StubRecogniser
 
     recogniser = StubRecogniser()
 
@@ -207,7 +206,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     import soundfile
 
     from asr.audio import SAMPLE_RATE, load
-    from tests.browser import browsing
+    from tests.support.browser import browsing
 
     path = tmp_path_factory.mktemp("microphone") / "heard.wav"
     soundfile.write(path, np.pad(load(ROOT / "recipes/sample.flac").numpy(), (SAMPLE_RATE // 2, 0)), SAMPLE_RATE)
@@ -218,7 +217,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """A page of its own; a script's error, or a breach of the page's policy, fails the test."""
-    from tests.browser import visiting
+    from tests.support.browser import visiting
 
     with visiting(browser) as visitor:
         yield visitor

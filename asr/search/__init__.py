@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asr.config import SearchConfig
-from asr.lm import TokenPredictor
-from asr.model import Encoded, Model
+from asr.model.las import Encoded, Model
+from asr.model.lm import TokenPredictor
 from asr.search.beam import Prefix, beam_search
 from asr.search.greedy import greedy
 from asr.search.hypothesis import Hypothesis

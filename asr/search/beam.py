@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from asr.config import SearchConfig
-from asr.ctc import CtcPrefixScorer, CtcState
-from asr.decoder import DecoderState
 from asr.errors import ConfigError
-from asr.lm import LmState, TokenPredictor
-from asr.model import Encoded, Model
+from asr.model.decoder import DecoderState
+from asr.model.las import Encoded, Model
+from asr.model.lm import LmState, TokenPredictor
+from asr.search.ctc import CtcPrefixScorer, CtcState
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
-from asr.tokenizer import EOS, SOS
+from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search"]
 

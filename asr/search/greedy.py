@@ -7,9 +7,9 @@ import math
 import torch
 
 from asr.config import SearchConfig
-from asr.model import Encoded, Model
+from asr.model.las import Encoded, Model
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
-from asr.tokenizer import EOS, SOS
+from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["greedy"]
 

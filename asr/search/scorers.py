@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from asr.lm import LmState, TokenPredictor
-from asr.tokenizer import EOS
+from asr.model.lm import LmState, TokenPredictor
+from asr.text.tokenizer import EOS
 
 __all__ = ["AttentionScorer", "CoverageScorer", "LengthScorer", "LmScorer", "Scorer", "View"]
 

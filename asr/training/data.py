@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from asr.audio import SAMPLE_RATE, load
 from asr.errors import AudioError, DataError
-from asr.tokenizer import BLANK, Tokenizer
+from asr.text.tokenizer import BLANK, Tokenizer
 from asr.training.config import DataConfig
-from asr.training.manifests import Entry, read_entries
+from asr.training.corpus.manifests import Entry, read_entries
 from asr.training.sampler import BucketSampler
 
 __all__ = ["Batch", "Corpus", "Item", "LasData", "collate"]

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from asr.config import Context
 from asr.errors import CheckpointError, TrainingError
-from asr.features import mask_beyond
-from asr.metrics import score
-from asr.model import Encoded, Model
+from asr.model.features import mask_beyond
+from asr.model.las import Encoded, Model
 from asr.search import search
-from asr.tokenizer import BLANK, EOS, SOS, Tokenizer
+from asr.text.metrics import score
+from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
 from asr.training.augment import degrade, limit_bandwidth, mask_spectrum, perturb_waveform, reverberate
 from asr.training.config import TrainConfig
 from asr.training.data import Batch

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
-from asr.model import Model
-from asr.tokenizer import EOS, Tokenizer
+from asr.model.las import Model
+from asr.text.tokenizer import EOS, Tokenizer
 from asr.training.config import TrainConfig
 from asr.training.data import Batch, Item, collate
 from asr.training.module import LasModule

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr import checkpoint
+from asr.archive.batch import SUFFIXES
 from asr.audio import load
-from asr.batch import SUFFIXES
 from asr.config import ModelConfig, require, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError
-from asr.features import LogMel
-from asr.formats import write_atomically
-from asr.model import Model
+from asr.model.features import LogMel
+from asr.model.las import Model
+from asr.output.formats import write_atomically
 from asr.terminal import say
-from asr.tokenizer import Tokenizer
+from asr.text.tokenizer import Tokenizer
 from asr.training.callbacks import Bar, Report, Samples, Saver, Throughput
 from asr.training.config import DataConfig, Stage, TrainConfig
 from asr.training.data import Corpus, LasData

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from asr.config import FeatureConfig, to_dict
 from asr.errors import DataError
-from asr.features import LogMel
-from asr.formats import write_atomically
+from asr.model.features import LogMel
+from asr.output.formats import write_atomically
+from asr.training.corpus.manifests import Entry
 from asr.training.data import Corpus
-from asr.training.manifests import Entry
 
 __all__ = ["FeatureStatistics", "describe", "feature_statistics", "measure_features", "write_statistics"]
 

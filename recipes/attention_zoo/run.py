@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
-from asr import __version__, checkpoint, metrics
+from asr import __version__, checkpoint
 from asr.checkpoint import Checkpoint
 from asr.errors import DataError, SpellstreamError
-from asr.formats import write_atomically
+from asr.output.formats import write_atomically
 from asr.plot import attention_figure
+from asr.recogniser import resolve_device
 from asr.terminal import say
-from asr.transcribe import resolve_device
+from asr.text import metrics
 from recipes.attention_zoo import zoo
 from recipes.attention_zoo.zoo import VARIANTS, Measured, Settings, Spoken, Variant
 from recipes.benchmark.origin import processor

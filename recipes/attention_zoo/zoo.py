@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr import audio, checkpoint, manifest, metrics
+from asr import audio, checkpoint
+from asr.archive import manifest
 from asr.checkpoint import Checkpoint
 from asr.config import AttentionConfig, DecoderConfig, HybridConfig
 from asr.errors import AudioError, DataError
-from asr.features import mask_beyond
-from asr.model import Encoded, Model
+from asr.model.features import mask_beyond
+from asr.model.las import Encoded, Model
 from asr.search import search
 from asr.terminal import Progress, say
-from asr.tokenizer import BLANK, SOS, normalise
+from asr.text import metrics
+from asr.text.tokenizer import BLANK, SOS, normalise
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 

@@ -30,9 +30,9 @@ import torch
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from asr.archive.manifest import read
 from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
-from asr.manifest import read
 from recipes.benchmark.origin import Report, origin, processor, report
 from recipes.benchmark.whole_file import pick
 
@@ -249,7 +249,17 @@ def table(rows: Sequence[Held], chunk_ms: float) -> Table:
 async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Held], int, int]:
     """Fill our server and hold what it lets in; then the same load, and what it can bear, on the other."""
     ours = ["--model", options.model, "--device", options.device]
-    serve = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--threads", str(options.threads), *ours]
+    serve = [
+        sys.executable,
+        "-m",
+        "asr",
+        "serve",
+        "--port",
+        "0",
+        "--threads",
+        str(options.threads),
+        *ours,
+    ]
     serve += ["--max-sessions", str(options.most), "--max-connections", str(options.most + 100)]
     with started("spellstream serve", serve, "http://127.0.0.1:") as peer:
         await asyncio.sleep(options.settle)

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from asr import metrics
+from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
+from asr.audio.vad import WINDOW_SAMPLES
 from asr.config import Context
-from asr.ctc import align
-from asr.manifest import Utterance, read
-from asr.metrics import Scored
-from asr.tokenizer import normalise
+from asr.search.ctc import align
+from asr.text import metrics
+from asr.text.metrics import Scored
+from asr.text.tokenizer import normalise
 from asr.transcript import Word
-from asr.voice import WINDOW_SAMPLES
 from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json
 from recipes.benchmark.whole_file import pick
@@ -39,7 +39,7 @@ from streaming.events import Event, Final, Partial
 from streaming.policy import PolicyConfig
 
 if TYPE_CHECKING:
-    from asr.transcribe import Recogniser
+    from asr.recogniser import Recogniser
 
 __all__ = ["Shown", "delays", "flicker", "hear_long", "live"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from asr import metrics
-from asr.metrics import Scored
+from asr.text import metrics
+from asr.text.metrics import Scored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

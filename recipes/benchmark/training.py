@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, ModelConfig
 from asr.errors import DependencyError
-from asr.model import Encoded, Model
-from asr.tokenizer import EOS, SOS
+from asr.model.las import Encoded, Model
+from asr.recogniser import resolve_device
+from asr.text.tokenizer import EOS, SOS
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import joint_loss
-from asr.transcribe import resolve_device
 from recipes.benchmark.origin import Report, origin, report
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr import metrics
+from asr.archive.manifest import Utterance, read
 from asr.errors import DataError, DependencyError, SpellstreamError
-from asr.manifest import Utterance, read
-from asr.metrics import Scored, Summary
-from asr.tokenizer import normalise
+from asr.text import metrics
+from asr.text.metrics import Scored, Summary
+from asr.text.tokenizer import normalise
 from recipes.benchmark.origin import Report, origin, report, weights
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
-    from asr.transcribe import Recogniser
+    from asr.recogniser import Recogniser
 
 __all__ = ["Clip", "System", "Tally", "measure", "pick", "table", "to_json"]
 

@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asr import manifest, metrics
+from asr.archive import manifest
+from asr.archive.manifest import Utterance
 from asr.errors import DataError
-from asr.manifest import Utterance
-from asr.rows import absolute
+from asr.output.rows import absolute
+from asr.text import metrics
 from recipes.status import status
 
 __all__ = ["Heard", "main", "rank"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import soundfile
 
-from asr import manifest
+from asr.archive import manifest
+from asr.archive.manifest import Utterance
 from asr.errors import DataError
-from asr.manifest import Utterance
-from asr.training.corpora import Candidate, Kind, Problem, read
+from asr.training.corpus.readers import Candidate, Kind, Problem, read
 from recipes.status import status
 
 __all__ = ["main"]

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asr import manifest
+from asr.archive import manifest
+from asr.archive.manifest import Utterance
 from asr.errors import DataError
-from asr.manifest import Utterance
 from recipes.status import status
 
 __all__ = ["Law", "fit", "main", "subset", "table"]

@@ -13,12 +13,13 @@ from starlette.middleware import Middleware
 
 import asr
 from streaming.engine import Engine
-from streaming.server import openai, page, vosk, wyoming
+from streaming.server import page
 from streaming.server.access import Access
 from streaming.server.answers import add_handlers, problem
 from streaming.server.config import ServerConfig
 from streaming.server.limits import BodyLimit
 from streaming.server.logs import AccessLog
+from streaming.server.protocols import openai, vosk, wyoming
 from streaming.server.service import Service
 
 __all__ = ["create_app"]

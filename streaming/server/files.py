@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, blocks
-from asr.audio_file import duration_seconds
+from asr.audio.decode import duration_seconds
+from asr.audio.segment import SegmentConfig, Span, steps
 from asr.errors import AudioError
-from asr.segment import SegmentConfig, Span, steps
 from asr.transcript import Segment
 from streaming.server.service import Service
 

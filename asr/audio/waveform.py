@@ -1,0 +1,176 @@
+"""Any file, array or stream → 16 kHz mono float32 waveform; the only place that resamples.
+
+Everything is read forwards in blocks, so memory stays flat whatever the length. A source that cannot be read whole is
+an `AudioError`, never a shorter waveform. How files are decoded is the matter of `asr.audio.decode`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Generator
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from asr.audio.decode import Chunk, chunk_frames, file_chunks
+from asr.config import require
+from asr.errors import AudioError
+
+__all__ = ["SAMPLE_RATE", "Resampler", "Source", "blocks", "load", "source_name"]
+
+SAMPLE_RATE = 16_000
+MIN_SAMPLE_RATE = 1_000
+MAX_SAMPLE_RATE = 768_000
+
+Source: TypeAlias = "str | os.PathLike[str] | BinaryIO | NDArray[Any] | torch.Tensor"
+
+
+class Resampler:
+    """One mono stream brought to 16 kHz: the result is the same however the stream is cut.
+
+    Args:
+        sample_rate: the stream's own rate in Hz, 1 kHz to 768 kHz; at 16 kHz samples pass through untouched.
+        source: what an error should name.
+
+    Raises:
+        AudioError: the rate is out of these bounds.
+    """
+
+    def __init__(self, sample_rate: int, source: object = "stream") -> None:
+        if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+            bounds = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+            raise AudioError(source, f"its sample rate is {sample_rate} Hz: it must be {bounds}")
+        self.sample_rate = sample_rate
+        self._stream: Any = None
+        if sample_rate != SAMPLE_RATE:
+            import soxr
+
+            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def step(self, chunk: torch.Tensor) -> torch.Tensor:
+        """Take the next samples, `(samples,)` float32 on the CPU, and return those ready at 16 kHz: maybe none."""
+        if self._stream is None:
+            return chunk
+        return torch.from_numpy(self._stream.resample_chunk(chunk.numpy()))
+
+    def flush(self) -> torch.Tensor:
+        """Return the samples that were still waiting for their right-hand neighbours; then a new stream may start."""
+        nothing = np.zeros(0, dtype=np.float32)
+        if self._stream is None:
+            return torch.from_numpy(nothing)
+        tail = torch.from_numpy(self._stream.resample_chunk(nothing, last=True))
+        self._stream.clear()
+        return tail
+
+
+def blocks(
+    source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0, keep_damaged: bool = False
+) -> Generator[torch.Tensor, None, None]:
+    """Read a source from start to end in flat memory.
+
+    Args:
+        source: a path, "-" for standard input, a binary file object, or an array or tensor: `(samples,)`, or
+            two-dimensional with its shorter side (the first, where both are equal) the channels. Arrays hold floats, or
+            int8, int16, int32 or uint8, which are scaled to [-1, 1]. Channels are averaged.
+        sample_rate: of an array, in Hz; files bring their own.
+        block_seconds: about how much to read at a time; less where there are many channels.
+        keep_damaged: where a file is cut short, yield all that there is before the error.
+
+    Yields:
+        16 kHz mono float32 tensors `(samples,)`, none empty. Floats beyond ±1 are left as they are.
+
+    Raises:
+        AudioError: missing, not readable, not audio, empty, cut short, holds NaN or infinity, or a rate out of bounds.
+        ConfigError: `block_seconds` is not positive.
+    """
+    require(block_seconds > 0, "block_seconds", block_seconds, "positive")
+    name = source_name(source)
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        chunks = _array_chunks(source, sample_rate, name, block_seconds)
+    elif sample_rate is not None:
+        raise AudioError(name, "brings its own sample rate: sample_rate is for arrays only")
+    else:
+        chunks = file_chunks(source, name, block_seconds, keep_damaged)
+
+    resampler: Resampler | None = None
+    samples_in = samples_out = 0
+    with contextlib.closing(chunks):  # an early end of this generator must end ffmpeg too
+        for rate, values in chunks:
+            resampler = resampler or Resampler(rate, name)
+            waveform = _mono(values, name)
+            _check_finite(waveform, samples_in, rate, name)
+            samples_in += len(waveform)
+            if len(block := resampler.step(torch.from_numpy(waveform))):
+                samples_out += len(block)
+                yield block
+    if resampler is not None and len(tail := resampler.flush()):
+        samples_out += len(tail)
+        yield tail
+    if samples_out == 0:
+        raise AudioError(name, "holds no samples")
+
+
+def load(source: Source, *, sample_rate: int | None = None) -> torch.Tensor:
+    """Read a whole source: the concatenation of its `blocks`, `(samples,)`; raises what they raise."""
+    return torch.cat(list(blocks(source, sample_rate=sample_rate)))
+
+
+def source_name(source: object) -> str:
+    """The source as the user would name it."""
+    if isinstance(source, np.ndarray):
+        return "array"
+    if isinstance(source, torch.Tensor):
+        return "tensor"
+    if isinstance(source, (str, os.PathLike)):
+        return "standard input" if source == "-" else os.fsdecode(source)
+    if isinstance(source, io.TextIOBase):
+        raise AudioError(getattr(source, "name", "stream"), "is open as text: open it in binary mode")
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        return name if isinstance(name, str) else "stream"
+    raise AudioError(type(source).__name__, "is not a path, an array, a tensor or a binary file object")
+
+
+def _mono(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Scale to [-1, 1] where the samples are integers and average the channels: `(frames, channels)` → `(frames,)`."""
+    kind = values.dtype
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later, with its place
+        if kind == np.uint8:
+            values = (values.astype(np.float32) - 128) / 128
+        elif kind.kind == "i" and kind.itemsize <= 4:
+            values = values.astype(np.float32) / 2.0 ** (8 * kind.itemsize - 1)
+        elif kind.kind != "f":
+            raise AudioError(name, f"its samples are {kind}: they must be float, int8, int16, int32 or uint8")
+        mono = values[:, 0] if values.shape[1] == 1 else values.mean(axis=1, dtype=np.float32)
+        return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _check_finite(waveform: NDArray[np.float32], samples_before: int, rate: int, name: str) -> None:
+    finite = np.isfinite(waveform)
+    if finite.all():
+        return
+    first, bad = int(finite.argmin()), int(len(finite) - finite.sum())
+    more = f", and {bad - 1} more soon after" if bad > 1 else ""
+    raise AudioError(name, f"the sample at {(samples_before + first) / rate:.3f} s is NaN or infinite{more}")
+
+
+def _array_chunks(
+    source: NDArray[Any] | torch.Tensor, rate: int | None, name: str, block_seconds: float
+) -> Generator[Chunk, None, None]:
+    if rate is None:
+        raise AudioError(name, "needs its sample_rate")
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    if source.ndim not in (1, 2):
+        raise AudioError(name, f"its shape is {tuple(source.shape)}: it must have one or two dimensions")
+    if source.size == 0:
+        return
+    values = source[:, None] if source.ndim == 1 else source if source.shape[1] < source.shape[0] else source.T
+    frames = chunk_frames(rate, values.shape[1], block_seconds)
+    for start in range(0, len(values), frames):
+        yield Chunk(rate, values[start : start + frames].copy())  # the caller may go on to change the array

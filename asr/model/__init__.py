@@ -1,0 +1,1 @@
+"""The recogniser and the language models: modules whose state is passed in and returned."""

@@ -1,0 +1,168 @@
+"""The speller: LSTM cells that are fed the last token and the last context, and look at the encoder at every token.
+
+After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a value: `step` takes one and returns one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import AttentionConfig, DecoderConfig
+from asr.model.attention import Attention, AttentionState, LocationAwareAttention, Memory, build_attention
+from asr.model.fast.decoder_loop import DeferredAttention, DeferredCell
+
+__all__ = ["Decoder", "DecoderState"]
+
+_MEAN_PACE = 0.01  # of the running mean of contexts: what a batch counts
+
+
+class DecoderState(NamedTuple):
+    """What the speller carries from token to token; every tensor's first dimension is that of hypotheses."""
+
+    hidden: Tensor  # (N, layers, 2, H): each layer's h and c
+    context: Tensor  # (N, context_size): what attention saw last
+    alignment: Tensor  # (N, heads, T): where it saw it
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """The state of the given rows `(N',)`, as a beam search reorders them."""
+        return DecoderState(*(x.index_select(0, rows) for x in self))
+
+
+class _Steps(NamedTuple):
+    """What a step runs: the modules themselves, or what stands for them in a loop."""
+
+    cells: Iterable[nn.Module | DeferredCell]
+    attention: Attention | DeferredAttention
+
+
+class Decoder(nn.Module):
+    """Tokens and an attended encoder output to the logits of the next token.
+
+    In training it keeps a running mean of what there is to be seen: `InternalLm` puts it in the place of audio.
+    """
+
+    mean_context: Tensor  # (context_size,)
+
+    def __init__(self, vocab_size: int, encoder_size: int, attention: AttentionConfig, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab_size, config.embedding_size)
+        self.attention = build_attention(config.hidden_size, encoder_size, attention)
+        context_size = self.attention.context_size
+        sizes = [config.embedding_size + context_size] + [config.hidden_size] * (config.layers - 1)
+        self.cells = nn.ModuleList(nn.LSTMCell(size, config.hidden_size) for size in sizes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.to_readout = nn.Linear(config.hidden_size + context_size, config.hidden_size)
+        self.to_logits = nn.Linear(config.hidden_size, vocab_size)
+        self.register_buffer("mean_context", torch.zeros(context_size))
+
+    def prepare(self, encoder_out: Tensor, lengths: Tensor) -> Memory:
+        """Make an encoder_out `(B, T, D)` with its lengths `(B,)` ready for `step`."""
+        return self.attention.prepare(encoder_out, lengths)
+
+    @torch.no_grad()
+    def _remember(self, memory: Memory) -> None:
+        """Let a batch count in the mean context; the first one is all of it, and what is not finite does not count."""
+        mean, seen = self.mean_context, self.attention.mean_context(memory).to(self.mean_context.dtype)
+        moved = torch.where(mean.any(), mean.lerp(seen, _MEAN_PACE), seen)
+        mean.copy_(torch.where(seen.isfinite().all(), moved, mean))
+
+    def initial_state(self, memory: Memory, beams: int = 1) -> DecoderState:
+        """Before the first token, of `beams` hypotheses of each utterance."""
+        alignment, zeros = self.attention.initial_state(memory, beams).alignment, memory.keys.new_zeros
+        return DecoderState(
+            hidden=zeros(len(alignment), self.config.layers, 2, self.config.hidden_size),
+            context=zeros(len(alignment), self.attention.context_size),
+            alignment=alignment,
+        )
+
+    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+        """Advance by one token.
+
+        Args:
+            tokens: `(N,)`, the token before the one to predict; N = B * K for K hypotheses of each utterance.
+            state: what `initial_state` or the step before returned.
+            memory: what `prepare` returned of the B utterances.
+
+        Returns:
+            The readout `(N, hidden_size)`, from which `logits` are made, and the next state.
+        """
+        x, state = self._advance(self.dropout(self.embedding(tokens)), state, memory)
+        return self._readout(x, state.context), state
+
+    def _advance(
+        self, x: Tensor, state: DecoderState, memory: Memory, deferred: _Steps | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """An embedded token `(N, embedding_size)` to the output `(N, hidden_size)` of the cells, and the next state.
+
+        `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
+        """
+        cells, attention = deferred or _Steps(self.cells, self.attention)
+        x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
+        hidden = []
+        for i, cell in enumerate(cells):
+            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
+            hidden.append(torch.stack([h, c], dim=1))
+            x = self.dropout(h)
+        context, looked = attention(x, memory, AttentionState(state.alignment))
+        return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
+
+    def _deferred(self, memory: Memory) -> _Steps:
+        attention = self.attention
+        return _Steps(
+            [DeferredCell(cast(nn.LSTMCell, cell)) for cell in self.cells],
+            DeferredAttention(attention, memory) if isinstance(attention, LocationAwareAttention) else attention,
+        )
+
+    def _readout(self, x: Tensor, context: Tensor) -> Tensor:
+        """Outputs of the cells `(..., hidden_size)` and what was seen `(..., context_size)` to readouts."""
+        return torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
+
+    def logits(self, readout: Tensor) -> Tensor:
+        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training can do all at once."""
+        logits: Tensor = self.to_logits(self.dropout(readout))
+        return logits
+
+    def forward(
+        self, tokens: Tensor, encoder_out: Tensor, lengths: Tensor, sampling_rate: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Logits with the true history (teacher forcing), or now and then with the model's own.
+
+        Args:
+            tokens: `(B, U)`: sos and the tokens, without eos.
+            encoder_out: `(B, T, D)`.
+            lengths: `(B,)`.
+            sampling_rate: probability that an input token is drawn from the model's own last distribution
+                (scheduled sampling, Bengio et al. 2015).
+
+        Returns:
+            logits `(B, U, vocab_size)` and alignments `(B, U, heads, T)`.
+        """
+        memory = self.prepare(encoder_out, lengths)
+        if self.training:
+            self._remember(memory)
+        state = self.initial_state(memory)
+        embedded = self.dropout(self.embedding(tokens))
+        # On a GPU one kernel for a whole cell is worth more.
+        deferred = None if encoder_out.is_cuda else self._deferred(memory)
+        outputs: list[Tensor] = []
+        states: list[DecoderState] = []
+        for u in range(tokens.shape[1]):
+            x = embedded[:, u]
+            if sampling_rate > 0 and u > 0:
+                with torch.no_grad():
+                    logits = self.logits(self._readout(outputs[-1], state.context)).float()
+                    # The largest of Gumbel-noised logits is a sample; unlike multinomial, NaN does not make it fail.
+                    drawn = (logits - torch.rand_like(logits).clamp(min=1e-20).log().neg().log()).argmax(-1)
+                chosen = torch.rand(drawn.shape, device=drawn.device) < sampling_rate
+                x = torch.where(chosen[:, None], self.dropout(self.embedding(drawn)), x)
+            x, state = self._advance(x, state, memory, deferred)
+            outputs.append(x)
+            states.append(state)
+        # Nothing of the loop depends on the readouts: they are made all at once.
+        readouts = self._readout(torch.stack(outputs, dim=1), torch.stack([s.context for s in states], dim=1))
+        return self.logits(readouts), torch.stack([s.alignment for s in states], dim=1)

@@ -1,0 +1,300 @@
+"""The pyramidal LSTM encoder: each layer joins neighbouring frames, so that time shrinks as depth grows.
+
+After Chan et al. 2016, "Listen, Attend and Spell". Every layer has a forward and a backward LSTM with weights of their
+own. How far the backward one sees is not a property of the weights but of the `Context` it is run with: the whole
+utterance, a chunk and a few frames of lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame.
+
+`forward` runs a padded batch at once, the windows of the backward direction folded into the batch. `step` runs the same
+network on frames as they arrive, its state passed in and returned; both give the same output. `preview` sees the whole
+of what has come since a state, and can be asked again when there is more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import Context, EncoderConfig
+from asr.errors import ConfigError
+from asr.model.fast.lstm import run_lstm, run_noting
+from asr.model.features import mask_beyond
+from asr.model.hybrid import HybridBlock, HybridState
+from asr.model.normalisation import Normalisation
+
+__all__ = ["Encoder", "EncoderState", "LayerState"]
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one pyramid layer carries from chunk to chunk."""
+
+    unjoined: Tensor  # (B, n, D), n < join: frames that wait for their neighbours
+    pending: Tensor  # (B, m, join * D): joined frames whose right context is not there yet
+    hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
+
+    @classmethod
+    def stack(cls, states: Sequence[LayerState]) -> LayerState:
+        return cls(
+            torch.cat([s.unjoined for s in states]),
+            torch.cat([s.pending for s in states]),
+            (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1)),
+        )
+
+    def split(self) -> list[LayerState]:
+        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
+        rows = zip(self.unjoined.split(1), self.pending.split(1), hidden, strict=True)
+        return [LayerState(u, p, h) for u, p, h in rows]
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """One value for the whole stack; made by `Encoder.initial_state`."""
+
+    layers: tuple[LayerState, ...]
+    hybrid: tuple[HybridState, ...] = field(default=())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What must be alike in states that are to be stacked: how many frames wait where."""
+        waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
+        return (*waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
+
+    @classmethod
+    def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
+        """The states of several streams, alike in shape, as that of one batch."""
+        layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
+        hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
+        return cls(tuple(layers), tuple(hybrid))
+
+    def split(self) -> list[EncoderState]:
+        """The state of a batch as those of its streams."""
+        layers = list(zip(*(s.split() for s in self.layers), strict=True))
+        hybrid = list(zip(*(s.split() for s in self.hybrid), strict=True)) or [()] * len(layers)
+        return [EncoderState(a, b) for a, b in zip(layers, hybrid, strict=True)]
+
+
+class Window(NamedTuple):
+    """What the backward direction of a layer runs over, in frames of that layer: a chunk, and what lies right of it."""
+
+    chunk: int
+    right: int
+
+
+class PyramidLayer(nn.Module):
+    """Join, LSTM in one or two directions, normalisation, dropout and an optional residual connection."""
+
+    def __init__(self, input_size: int, join: int, frame_ms: float, config: EncoderConfig) -> None:
+        super().__init__()
+        self.join = join
+        self.frame_ms = frame_ms  # of this layer's output
+        size = input_size * join
+        self.forward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True)
+        self.backward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True) if config.bidirectional else None
+        self.normalisation = Normalisation(config.normalisation, config.output_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.residual = config.residual and size == config.output_size
+
+    def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+        """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
+        x = self._joined(x)
+        lengths = (lengths + self.join - 1) // self.join
+        ahead = run_lstm(self.forward_lstm, x)
+        behind = self._backward(x, lengths, x.shape[1], window or Window(x.shape[1], 0))
+        y = self._finish(x, ahead, behind, lengths)
+        return mask_beyond(y, lengths), lengths
+
+    def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
+        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
+        x = torch.cat([state.unjoined, x], dim=1)
+        whole = x.shape[1] if final else x.shape[1] // self.join * self.join
+        pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
+        ready = pending.shape[1]
+        chunk, right = window if self.backward_lstm is not None else Window(1, 0)
+        if not final:
+            ready = max(0, (ready - right) // chunk * chunk)
+        unjoined, hidden = x[:, whole:].clone(), state.hidden
+        if ready == 0:
+            empty = x.new_zeros(x.shape[0], 0, self.normalisation.size)
+            return empty, LayerState(unjoined, pending, hidden)
+        seen = pending[:, : ready + right]
+        lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
+        ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
+        y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
+        return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
+
+    def preview(self, x: Tensor, state: LayerState, noted: int) -> tuple[Tensor, LayerState]:
+        """The output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `noted` of them."""
+        x = self._joined(x)
+        lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        ahead, hidden = run_noting(self.forward_lstm, x, state.hidden, noted)
+        behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
+        return self._finish(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
+        empty = weight.new_zeros(batch_size, 0, lstm.input_size)
+        zeros = weight.new_zeros(1, batch_size, lstm.hidden_size)
+        return LayerState(empty[..., : lstm.input_size // self.join], empty, (zeros, zeros))
+
+    def _joined(self, x: Tensor) -> Tensor:
+        batch, frames, size = x.shape
+        x = nn.functional.pad(x, (0, 0, 0, -frames % self.join))
+        return x.reshape(batch, -1, self.join * size)
+
+    def _backward(self, x: Tensor, lengths: Tensor, frames: int, window: Window) -> Tensor | None:
+        """The backward LSTM over windows of a chunk and what is right of it, for the first `frames` frames of `x`.
+
+        Each window is turned round within its own valid part, so that what follows an utterance's end never reaches
+        its state; the windows of all rows make one batch.
+        """
+        if self.backward_lstm is None:
+            return None
+        (batch, total, _), device = x.shape, x.device
+        chunk, width, windows = window.chunk, window.chunk + window.right, -(-frames // window.chunk)
+        starts = torch.arange(windows, device=device) * chunk
+        valid = (lengths[:, None, None] - starts[:, None]).clamp(0, width)  # (B, windows, 1)
+        offsets = torch.arange(width, device=device)
+        turned = torch.where(offsets < valid, valid - 1 - offsets, offsets)  # (B, windows, width), its own inverse
+        rows = torch.arange(batch, device=device)[:, None, None] * total
+        source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
+        reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
+        y = run_lstm(self.backward_lstm, reversed_x)
+        base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
+        back = (base + turned[..., :chunk]).reshape(-1)
+        y = y.reshape(batch * windows * width, -1).index_select(0, back)
+        return y.view(batch, windows * chunk, -1)[:, :frames]
+
+    def _finish(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None) -> Tensor:
+        y: Tensor = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
+        y = self.dropout(self.normalisation(y, lengths))
+        return x + y if self.residual else y
+
+
+class Encoder(nn.Module):
+    """Features `(B, T, n_mels)` to encoder_out `(B, ceil(T / reduction), output_size)`."""
+
+    def __init__(self, config: EncoderConfig, input_size: int, hop_ms: float) -> None:
+        super().__init__()
+        self.config = config
+        layers, frame_ms = [], hop_ms
+        for i, join in enumerate(config.joins):
+            frame_ms *= join
+            layers.append(PyramidLayer(input_size if i == 0 else config.output_size, join, frame_ms, config))
+        self.layers = nn.ModuleList(layers)
+        self.frame_ms = frame_ms
+        blocks = [HybridBlock(config.output_size, config.hybrid, config.dropout) for _ in range(config.hybrid.layers)]
+        self.hybrid = nn.ModuleList(blocks)
+
+    def forward(self, features: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch.
+
+        Args:
+            features: `(B, T, n_mels)`, zero beyond each row's length.
+            lengths: `(B,)`.
+            context: how far to look ahead; the whole utterance if None.
+
+        Returns:
+            encoder_out `(B, T', output_size)`, zero beyond its lengths, and encoder_out_lengths `(B,)`.
+        """
+        context = context or Context.full()
+        if features.shape[1] == 0:
+            return features.new_zeros(features.shape[0], 0, self.config.output_size), lengths
+        windows = [None] * len(self.layers) if context.chunk_ms is None else self._windows(context)
+        x = features
+        for layer, window in zip(self.layers, windows, strict=True):
+            x, lengths = layer(x, lengths, window)
+        for block in self.hybrid:
+            x = block(x, lengths, window.chunk if window else None)
+        return (mask_beyond(x, lengths) if len(self.hybrid) else x), lengths
+
+    def step(
+        self, features: Tensor, state: EncoderState, context: Context, final: bool = False
+    ) -> tuple[Tensor, EncoderState]:
+        """Run on the next features of a stream.
+
+        Args:
+            features: `(B, t, n_mels)`, any t, none included.
+            state: what `initial_state` or the step before returned.
+            context: bounded, and the same at every step of a stream.
+            final: no more features will come; everything that is still held back is given out.
+
+        Returns:
+            The encoder_out frames `(B, t', output_size)` that are now known for good, and the next state.
+
+        Raises:
+            ConfigError: if the context is not bounded.
+        """
+        windows = self._windows(context)
+        x, layer_states, hybrid_states = features, [], []
+        for layer, layer_state, window in zip(self._pyramid(), state.layers, windows, strict=True):
+            x, layer_state = layer.step(x, layer_state, window, final)
+            layer_states.append(layer_state)
+        for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
+            x, block_state = block.step(x, block_state, windows[-1].chunk, final)
+            hybrid_states.append(block_state)
+        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+
+    def preview(self, features: Tensor, state: EncoderState, noted: int) -> tuple[Tensor, EncoderState]:
+        """Encode all that has come since a state in full context, as if nothing came after it.
+
+        Args:
+            features: `(B, t, n_mels)`, all of them since the state, any t.
+            state: what `initial_state` or an earlier preview returned.
+            noted: how many frames of the output the next state is to lie behind, fewer than there are.
+
+        Returns:
+            The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state to go on from, with the
+            features after the noted frames: it has seen these as this preview has.
+        """
+        if features.shape[1] == 0:
+            return features.new_zeros(features.shape[0], 0, self.config.output_size), state
+        x, layer_states, hybrid_states = features, [], []
+        for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
+            x, layer_state = layer.preview(x, layer_state, noted * round(self.frame_ms / layer.frame_ms))
+            layer_states.append(layer_state)
+        for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
+            x, block_state = block.preview(x, block_state, noted)
+            hybrid_states.append(block_state)
+        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+
+    def initial_state(self, batch_size: int) -> EncoderState:
+        return EncoderState(
+            tuple(layer.initial_state(batch_size) for layer in self._pyramid()),
+            tuple(block.initial_state(batch_size) for block in self._blocks()),
+        )
+
+    def lookahead_ms(self, context: Context) -> float:
+        """How much of the future, beyond the end of its chunk, an output frame depends on."""
+        if context.chunk_ms is None or not self.config.bidirectional:
+            return 0.0
+        return self._windows(context)[0].right * next(self._pyramid()).frame_ms
+
+    def chunk_ms(self, context: Context) -> float:
+        """The length of a bounded context's chunk, which is whole frames of the output."""
+        return self._windows(context)[-1].chunk * self.frame_ms
+
+    def _windows(self, context: Context) -> list[Window]:
+        """Each layer's window. All chunks end together, and only the lowest layer looks beyond their end.
+
+        What a higher layer would need from there is not known before the next chunk of the layer below is whole, so a
+        lookahead of its own would cost a chunk, however short it were.
+        """
+        if context.chunk_ms is None:
+            raise ConfigError("context.chunk_ms is null: only a bounded context can be run in steps")
+        layers = list(self._pyramid())
+        # The small term keeps 60 ms / 59.999999 ms from becoming two frames.
+        chunk = max(1, math.ceil(context.chunk_ms / self.frame_ms - 1e-6))
+        right = math.ceil(context.lookahead_ms / layers[0].frame_ms - 1e-6)
+        sizes = [chunk * round(self.frame_ms / layer.frame_ms) for layer in layers]
+        return [Window(size, right if i == 0 else 0) for i, size in enumerate(sizes)]
+
+    def _pyramid(self) -> Iterator[PyramidLayer]:
+        return (cast(PyramidLayer, layer) for layer in self.layers)
+
+    def _blocks(self) -> Iterator[HybridBlock]:
+        return (cast(HybridBlock, block) for block in self.hybrid)

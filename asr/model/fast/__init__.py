@@ -1,0 +1,1 @@
+"""Fast CPU paths. Plain PyTorch is the reference, and each fast path has a test against it."""

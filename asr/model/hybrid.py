@@ -1,0 +1,132 @@
+"""Recurrent + self-attention hybrid block: an LSTM carries what is long past, attention looks at what is near.
+
+Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a
+bounded context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the
+whole would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import HybridConfig
+from asr.model.fast.lstm import run_noting
+
+__all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
+
+
+def sinusoidal(positions: Tensor, size: int) -> Tensor:
+    """Sine and cosine position codes (Vaswani et al. 2017): `(T,)` to `(T, size)`."""
+    # In float64: after hours of a stream, float32 no longer tells neighbouring positions apart.
+    rates = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float64) / size)
+    angles = positions.to(torch.float64)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :size].float()
+
+
+def rotary(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary position codes (Su et al. 2021): turns pairs of `x` `(B, heads, T, d)` by angles of `positions` `(T,)`.
+
+    Scores between turned queries and keys depend on the difference of their positions alone.
+    """
+    codes = sinusoidal(positions, x.shape[-1]).to(x.dtype)
+    sine, cosine = codes[:, 0::2], codes[:, 1::2]
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class HybridState:
+    """What one block carries from chunk to chunk."""
+
+    hidden: tuple[Tensor, Tensor]  # the LSTM's (1, B, size) twice
+    kept: Tensor  # (B, n, size): frames after the LSTM that attention still needs, as context or as queries
+    done: int  # how many of the kept frames have been given out already (the past)
+    first: int  # position in the stream of the first kept frame
+
+    @classmethod
+    def stack(cls, states: Sequence[HybridState]) -> HybridState:
+        """The states of several streams that are equally far, as that of one batch."""
+        hidden = (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1))
+        return cls(hidden, torch.cat([s.kept for s in states]), states[0].done, states[0].first)
+
+    def split(self) -> list[HybridState]:
+        """The state of a batch as those of its streams."""
+        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
+        rows = zip(hidden, self.kept.split(1), strict=True)
+        return [HybridState(h, k, self.done, self.first) for h, k in rows]
+
+
+class HybridBlock(nn.Module):
+    """`(B, T, size)` to the same shape."""
+
+    def __init__(self, size: int, config: HybridConfig, dropout: float) -> None:
+        super().__init__()
+        self.config = config
+        self.lstm_norm, self.attention_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.lstm = nn.LSTM(size, size, batch_first=True)
+        self.to_query_key_value = nn.Linear(size, 3 * size)
+        self.to_output = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
+        """Run on a padded batch; a frame attends up to the end of its chunk, to all that follow it if that is None."""
+        y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
+        frames = torch.arange(y.shape[1], device=y.device)
+        return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
+
+    def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
+        """The chunks that are whole with `x` `(B, t, size)`; with `final` all frames that are left."""
+        hidden, kept = state.hidden, state.kept
+        if x.shape[1]:
+            y, hidden = self.lstm(self.lstm_norm(x), hidden)
+            kept = torch.cat([kept, x + y], dim=1)
+        end = state.first + kept.shape[1]
+        ready = (end if final else end // chunk * chunk) - state.first
+        if ready == state.done:
+            return x[:, :0], HybridState(hidden, kept, state.done, state.first)
+        out = self._attended(kept, state, ready, chunk)
+        release = max(0, ready - self.config.past_frames)
+        return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
+
+    def preview(self, x: Tensor, state: HybridState, noted: int) -> tuple[Tensor, HybridState]:
+        """All of `x` `(B, t, size)`, t > 0, without chunks, and the state after the first `noted` frames of it."""
+        y, hidden = run_noting(self.lstm, self.lstm_norm(x), state.hidden, noted)
+        kept = torch.cat([state.kept, x + y], dim=1)
+        out, done = self._attended(kept, state, kept.shape[1], None), state.done + noted
+        release = max(0, done - self.config.past_frames)
+        return out, HybridState(hidden, kept[:, release:done].clone(), done - release, state.first + release)
+
+    def initial_state(self, batch_size: int) -> HybridState:
+        size = self.lstm.hidden_size
+        zeros = self.to_output.weight.new_zeros(1, batch_size, size)
+        return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
+
+    def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:
+        """What the frames from `state.done` to `ready` become, all that is kept of a stream being real."""
+        everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+        return kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
+
+    def _attend(self, y: Tensor, start: int, stop: int, first: int, chunk: int | None, valid: Tensor) -> Tensor:
+        """Self-attention of the frames start..stop over all of `y`, limited to the past and future they may see."""
+        (batch, frames, size), heads = y.shape, self.config.heads
+        z = self.attention_norm(y)
+        positions = torch.arange(frames, device=y.device)
+        if self.config.positions == "sinusoidal":
+            z = z + sinusoidal(positions + first, size).to(z.dtype)
+        query, key, value = self.to_query_key_value(z).view(batch, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        if self.config.positions == "rotary":
+            query, key = rotary(query, positions), rotary(key, positions)
+        distance = positions - positions[start:stop, None]  # of the key from the query
+        near = distance >= -self.config.past_frames
+        if chunk is not None:
+            chunks = (positions + first) // chunk
+            near = near & (chunks <= chunks[start:stop, None])
+        # A padded query would otherwise have nothing to look at, and give NaN.
+        mask = (near & valid[:, None, :]) | (distance == 0)
+        attended = nn.functional.scaled_dot_product_attention(query[:, :, start:stop], key, value, mask[:, None])
+        output: Tensor = self.dropout(self.to_output(attended.transpose(1, 2).flatten(2)))
+        return output

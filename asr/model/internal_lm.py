@@ -1,0 +1,88 @@
+"""Fusion that does not count language twice: a language model less the one that the speller has learned by itself.
+
+The speller knows its transcripts' language, and little else. Where that is taken off, a language model of much more
+text can weigh more: McDermott et al. 2019 ("A density ratio approach to language model fusion").
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import LmConfig
+from asr.model.decoder import Decoder
+from asr.model.lm import LmState, TokenPredictor
+from asr.text.tokenizer import EOS
+
+__all__ = ["DensityRatio", "InternalLm"]
+
+
+class InternalLm(nn.Module):
+    """A speller that hears nothing in particular: the mean context stands where attention would look.
+
+    Internal language model estimation (Meng et al. 2021) with the mean context of Zeineldeen et al. 2021. As that is
+    always the same, it is worked into the biases, which halves the work.
+    """
+
+    @torch.no_grad()
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        first, mean = cast(nn.LSTMCell, decoder.cells[0]), decoder.mean_context
+        size, hidden = decoder.config.embedding_size, decoder.config.hidden_size
+        self.embedding, self.to_logits = decoder.embedding, decoder.to_logits
+        cell = nn.LSTMCell(size, hidden, device=mean.device, dtype=mean.dtype)
+        cell.weight_ih.copy_(first.weight_ih[:, :size])
+        cell.weight_hh.copy_(first.weight_hh)
+        cell.bias_ih.copy_(first.bias_ih + first.weight_ih[:, size:] @ mean)
+        cell.bias_hh.copy_(first.bias_hh)
+        self.cells = nn.ModuleList([cell, *decoder.cells[1:]])
+        self.to_readout = nn.Linear(hidden, hidden, device=mean.device, dtype=mean.dtype)
+        self.to_readout.weight.copy_(decoder.to_readout.weight[:, :hidden])
+        self.to_readout.bias.copy_(decoder.to_readout.bias + decoder.to_readout.weight[:, hidden:] @ mean)
+
+    def initial_state(self, rows: int) -> LmState:
+        zeros = self.to_readout.weight.new_zeros(rows, len(self.cells), self.to_readout.out_features)
+        return LmState(zeros, zeros)
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """Log-probabilities `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
+        x, hidden, cells = self.embedding(tokens), [], []
+        for i, cell in enumerate(self.cells):
+            x, c = cell(x, (state.hidden[:, i], state.cell[:, i]))
+            hidden.append(x)
+            cells.append(c)
+        logits: Tensor = self.to_logits(torch.tanh(self.to_readout(x)))
+        return logits.float().log_softmax(-1), LmState(torch.stack(hidden, 1), torch.stack(cells, 1))
+
+
+class DensityRatio:
+    """Scores log p(token) of a language model, less `share` times that of an internal one.
+
+    The end of a sentence is left as the language model has it: a speller without audio knows nothing of it.
+    """
+
+    def __init__(self, lm: TokenPredictor, internal: InternalLm, share: float) -> None:
+        self.lm, self.internal, self.share = lm, internal, share
+
+    @property
+    def config(self) -> LmConfig:
+        return self.lm.config
+
+    def initial_state(self, rows: int) -> LmState:
+        """Those of both as one, of one layer: their values side by side."""
+        return _joined(self.lm.initial_state(rows), self.internal.initial_state(rows))
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        size = self.config.layers * self.config.hidden_size
+        known = LmState(*(x[:, 0, :size].reshape(len(x), self.config.layers, -1) for x in state))
+        own = LmState(*(x[:, 0, size:].reshape(len(x), len(self.internal.cells), -1) for x in state))
+        scores, known = self.lm.step(tokens, known)
+        internal, own = self.internal.step(tokens, own)
+        internal[:, EOS] = 0.0
+        return scores - self.share * internal, _joined(known, own)
+
+
+def _joined(first: LmState, second: LmState) -> LmState:
+    return LmState(*(torch.cat([x.flatten(1), y.flatten(1)], 1)[:, None] for x, y in zip(first, second, strict=True)))

@@ -1,0 +1,56 @@
+"""Listen, Attend and Spell: the modules put together (Chan et al. 2016), with a CTC head on the encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import Context, ModelConfig
+from asr.model.decoder import Decoder
+from asr.model.encoder import Encoder
+from asr.model.features import LogMel
+
+__all__ = ["Encoded", "Model"]
+
+
+class Encoded(NamedTuple):
+    """What the search works on."""
+
+    encoder_out: Tensor  # (B, T, D)
+    encoder_out_lengths: Tensor  # (B,)
+
+
+class Model(nn.Module):
+    """Frontend, encoder, speller and CTC head, built from one config."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.features = LogMel(config.features)
+        self.encoder = Encoder(config.encoder, config.features.n_mels, config.features.hop_ms)
+        size = config.encoder.output_size
+        self.decoder = Decoder(config.vocab_size, size, config.attention, config.decoder)
+        self.ctc = nn.Linear(size, config.vocab_size)
+
+    def encode(self, waveform: Tensor, samples: Tensor, context: Context | None = None) -> Encoded:
+        """Waveforms `(B, N)` with `samples` `(B,)` real ones each, to what the search works on."""
+        features, lengths = self.features(waveform, samples)
+        return Encoded(*self.encoder(features.to(self.dtype), lengths, context))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights; the frontend stays in float32 whatever it is."""
+        return self.ctc.weight.dtype
+
+    def cast(self, dtype: torch.dtype) -> Model:
+        """Bring all but the frontend to `dtype`, in place."""
+        for module in (self.encoder, self.decoder, self.ctc):
+            module.to(dtype)
+        return self
+
+    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
+        """encoder_out `(..., D)` to log-probabilities of tokens and the blank, `(..., vocab_size)`, in float32."""
+        logits: Tensor = self.ctc(encoder_out)
+        return logits.float().log_softmax(dim=-1)

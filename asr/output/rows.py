@@ -1,0 +1,232 @@
+"""Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
+
+A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`,
+which is null, or says why there is no transcript, with null in the others, or why it is not whole (`keep_damaged`).
+`source` is the absolute path. What is done is known from the rows themselves, so a run that was killed goes on where it
+was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.errors import AudioError, ConfigError, DataError, SpellstreamError
+from asr.output.formats import render, write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from asr.transcript import Transcript
+
+__all__ = ["SUFFIXES", "Rows", "absolute", "open_rows"]
+
+SUFFIXES = (".jsonl", ".parquet")
+
+# A part of a data set is written when it has so many segments or its first row is so old: what a kill can cost.
+_PART_SEGMENTS, _PART_SECONDS = 10_000, 60.0
+
+
+def open_rows(path: Path, *, resume: bool) -> Rows:
+    """Where rows go: `NAME.jsonl`, a file, or `NAME.parquet`, a folder of parts.
+
+    With `resume` the rows that are there are kept, other than those with an error.
+
+    Raises:
+        ConfigError: another suffix, or there are rows already and `resume` is not asked for.
+        DataError: what is there is something else, or cannot be read or written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if not resume and path.exists() and (path.is_file() or any(path.iterdir())):
+        raise ConfigError(f"{path} is there already: --resume goes on with it")
+    return Rows(_JsonLines(path) if path.suffix.lower() == ".jsonl" else _Parquet(path))
+
+
+class Rows:
+    """A row for each source, the first that comes; made by `open_rows`."""
+
+    def __init__(self, store: _JsonLines | _Parquet) -> None:
+        self._store, self._held = store, store.held
+
+    def holds(self, source: str) -> bool:
+        return _valid(absolute(source)) in self._held
+
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
+        """A row with the transcript, and the reason why it is not whole, if so."""
+        self._add(source, json.loads(render(transcript, "json")), error)
+
+    def fail(self, source: str, error: SpellstreamError) -> None:
+        """A row that says why there is no transcript."""
+        self._add(source, {"duration_seconds": None, "text": None, "segments": None}, error)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _add(self, source: str, said: dict[str, Any], error: SpellstreamError | None) -> None:
+        name = _valid(absolute(source))
+        reason = None if error is None else _valid(error.reason if isinstance(error, AudioError) else str(error))
+        if name not in self._held:
+            self._store.append(said | {"source": name, "error": reason})
+            self._held.add(name)
+
+
+class _JsonLines:
+    """A line for each row, in the file as soon as it comes; `held` are the sources that are there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.held = path, set[str]()
+        try:
+            if path.exists():
+                self._take_up()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    def _take_up(self) -> None:
+        """Note what is done; rewrite the file without errors, and without a line that a kill has cut short."""
+        dropped = False
+        for line in _lines(self.path):
+            if line is None or line[1]["error"] is not None:
+                dropped = True
+            else:
+                self.held.add(line[1]["source"])
+        if not dropped:
+            return
+        target = Path(os.path.realpath(self.path))
+        temporary = target.with_name(f".{target.name}.tmp")
+        with temporary.open("wb") as file:
+            file.writelines(line[0] for line in _lines(self.path) if line and line[1]["error"] is None)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+    def append(self, row: dict[str, Any]) -> None:
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)  # the next one must not be joined to a part of this
+            raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]] | None]:
+    """Each line with its row; None for a last one that was cut short."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                yield None
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict) or not isinstance(row.get("source"), str) or "error" not in row:
+                raise DataError(f"{path}:{number}: not a row of transcripts; is this another file?")
+            yield line, row
+
+
+class _Parquet:
+    """A folder of parts, as data frames read them; each part appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        self.path, self.held = path, set[str]()
+        self._schema = _schema(pyarrow)
+        self._waiting: list[dict[str, Any]] = []
+        self._segments, self._since = 0, 0.0
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            parts = sorted(path.glob("[!.]*"))
+        except FileExistsError:
+            raise DataError(f"{path}: is a file; a data set is a folder of parts") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be made: {error.strerror or error}") from error
+        self._next = 0
+        for part in parts:
+            number = re.fullmatch(r"part-(\d+)\.parquet", part.name)
+            if number is None:
+                raise DataError(f"{part}: not a part of transcripts; is this another folder?")
+            self._take_up(part)
+            self._next = max(self._next, int(number[1]) + 1)
+
+    def _take_up(self, part: Path) -> None:
+        """Note what is done; rewrite the part without errors."""
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(part) as file:
+                states = file.read(columns=["source", "error"]).to_pylist()
+                failed = [state for state in states if state["error"] is not None]
+                if len(failed) == len(states):
+                    part.unlink()
+                elif failed:
+                    table = file.read()
+                    _write_part(part, table.filter(table["error"].is_null()))
+        except (OSError, KeyError, pyarrow.ArrowException) as error:
+            raise DataError(f"{part}: not a part of transcripts: {' '.join(str(error).split())}") from error
+        self.held.update(state["source"] for state in states if state["error"] is None)
+
+    def append(self, row: dict[str, Any]) -> None:
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting.append(row)
+        self._segments += 1 + len(row["segments"] or ())
+        if self._segments >= _PART_SEGMENTS or time.monotonic() - self._since >= _PART_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits; more may follow."""
+        import pyarrow
+
+        if self._waiting:
+            table = pyarrow.Table.from_pylist(self._waiting, self._schema)
+            _write_part(self.path / f"part-{self._next:05d}.parquet", table)
+            self._next += 1
+            self._waiting, self._segments = [], 0
+
+
+def _write_part(part: Path, table: pyarrow.Table) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(table, content, compression="zstd")
+    write_atomically(part, content.getvalue().to_pybytes())
+
+
+def _schema(arrow: Any) -> pyarrow.Schema:
+    number, text = arrow.float64(), arrow.string()
+    words = arrow.list_(arrow.struct([("text", text), ("start", number), ("end", number), ("confidence", number)]))
+    alternatives = arrow.list_(arrow.struct([("text", text), ("score", number)]))
+    segment = [("start", number), ("end", number), ("text", text), ("score", number)]
+    segments = arrow.list_(arrow.struct([*segment, ("words", words), ("alternatives", alternatives)]))
+    names = [("source", text), ("duration_seconds", number), ("text", text), ("segments", segments), ("error", text)]
+    return arrow.schema(names)
+
+
+def absolute(source: str) -> str:
+    """By its letters alone: following links would give a linked file the name of its target."""
+    return os.path.normpath(Path(source).absolute())
+
+
+def _valid(text: str) -> str:
+    """A file name may hold bytes that are not UTF-8; they are spelt out."""
+    return text.encode("utf-8", errors="backslashreplace").decode()

@@ -1,0 +1,1 @@
+"""The commands that prepare data and train."""

@@ -1,0 +1,152 @@
+"""`spellstream prepare` and `spellstream statistics`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr.commands import options as shared
+from asr.commands.options import extra
+from asr.config import usable_cores
+from asr.errors import DataError
+from asr.terminal import Progress, say
+from asr.training.corpus.readers import Kind
+
+if TYPE_CHECKING:
+    from asr.training.corpus.prepare import Report
+
+__all__ = ["register"]
+
+_SHOWN = 5  # problems of a kind
+_COLUMNS = ("utterances", "hours", "speakers", "words", "letters", "letters/s", "min", "5%", "50%", "95%", "max")
+
+
+class Store(str, Enum):
+    """Where the audio of a prepared corpus lies."""
+
+    copy = "copy"
+    link = "link"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(prepare)
+    app.command()(statistics)
+
+
+def prepare(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Corpora; of equal ids the first is kept.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The prepared corpus; an earlier one there is replaced.")],
+    kind: Annotated[Kind, typer.Option(help="What the sources are.")] = Kind.auto,
+    store: Annotated[
+        Store, typer.Option(help="copy: as 16 kHz WAV, 115 MB an hour, quick to read; link: left where it is.")
+    ] = Store.copy,
+    min_seconds: Annotated[float, typer.Option(help="Leave out what is shorter.")] = 0.2,
+    max_seconds: Annotated[float, typer.Option(help="Leave out what is longer.")] = 40.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = min(8, usable_cores()),
+    quiet: shared.Quiet = False,
+) -> None:
+    """Check corpora and make them ready to train on.
+
+    A SOURCE is a JSON-lines manifest (id, audio, duration, text, speaker), a folder like LibriSpeech
+    (speaker/chapter/*.trans.txt) or Kaldi (wav.scp, text, segments, utt2spk), a table of Common Voice (validated.tsv
+    beside clips), or lhotse's cuts (cuts.jsonl.gz). Every utterance is decoded once. What cannot be learned from is
+    left out, named and counted; DIR/problems.jsonl has it all. If stopped, the same command goes on where it was.
+
+    Exit status: 0 if any utterance is left, 1 if none is.
+
+    Examples:
+      spellstream prepare LibriSpeech/train-clean-100 --output prepared/train --jobs 16
+      spellstream prepare mine.jsonl cv-corpus/en/validated.tsv --output prepared/mine --max-seconds 20
+    """
+    with extra("train"):
+        import lhotse  # noqa: F401 - better missed now than after hours of decoding
+
+        from asr.training.corpus import prepare as preparing
+        from asr.training.corpus.checks import Limits
+
+    with shared.usage("--min-seconds, --max-seconds"):
+        limits = Limits(min_seconds, max_seconds)
+    settings = preparing.Settings(kind, store.value, limits, jobs)
+    with Progress(show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
+
+        def advance(total: int, seconds: float) -> None:
+            progress.total = total
+            progress.advance(seconds)
+
+        report = preparing.prepare(sources, output, settings, advance)
+    _tell(report, output)
+
+
+def _tell(report: Report, output: Path) -> None:
+    """Problems on standard error, a few of each kind; what is there on standard output."""
+    for kind, count in report.counts.items():
+        for problem in [p for p in report.problems if p.kind == kind][:_SHOWN]:
+            say(f"{problem.id}: {kind}: {problem.reason}")
+        if count > _SHOWN:
+            say(f"and {count - _SHOWN} more: {kind}")
+    left_out = f"{len(report.problems)} left out"
+    if report.counts:
+        left_out += f" ({', '.join(f'{count} {kind}' for kind, count in report.counts.items())})"
+    if not report.utterances:
+        raise DataError(f"{output}: no utterance is left: {left_out}; all are in {output}.part/problems.jsonl")
+    found = " were prepared already" if report.found else ""
+    typer.echo(f"{output}: {report.utterances} utterances, {report.seconds / 3600:.2f} h{found}; {left_out}")
+
+
+def statistics(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared corpus.")],
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Tell what a prepared corpus holds, and measure its features.
+
+    Utterances, hours, speakers and lengths of each corpus in it are shown and, with the mean and deviation of the
+    features over a sample, stored in DIR/statistics.json, where training finds them.
+
+    Example:
+      spellstream statistics prepared/train
+    """
+    with extra("train"):
+        from asr.config import FeatureConfig
+        from asr.model.features import LogMel
+        from asr.training import statistics as stats
+        from asr.training.data import Corpus
+
+    corpus = Corpus.open(folder)
+    table = stats.describe(corpus.entries)
+    config = FeatureConfig()
+    chosen = stats.sample(corpus)
+    with Progress(len(chosen), show=not quiet and sys.stderr.isatty(), unit="utterances measured") as progress:
+        measured = stats.measure_features(corpus, LogMel(config), progress.advance)
+    stats.write_statistics(folder, table, config, measured)
+    if as_json:
+        typer.echo((folder / stats.FILE).read_text(encoding="utf-8"), nl=False)
+    else:
+        _show(table, folder.name)
+
+
+def _show(rows: dict[str, dict[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("corpus", *_COLUMNS, "out of alphabet", title=title, caption="min to max: seconds")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in rows.items():
+        cells = [
+            row["utterances"],
+            row["hours"],
+            row["speakers"],
+            row["words"],
+            row["letters"],
+            row["letters_a_second"],
+        ]
+        lengths = [f"{value:.1f}" for value in row["seconds"].values()]
+        odd = " ".join(f"{letter!r}×{count}" for letter, count in row["out_of_alphabet"].items()) or "none"
+        table.add_row(name, *map(str, cells), *lengths, odd)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,132 @@
+"""`spellstream train-lm`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr.commands import options as shared
+from asr.terminal import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from asr.text.tokenizer import Tokenizer
+
+__all__ = ["register"]
+
+Texts = Annotated[
+    list[str],
+    typer.Option(
+        "--text",
+        metavar="FILE[@N]",
+        help="A sentence a line, or JSON lines with a text each; may be given again. @N: read N times in a pass.",
+    ),
+]
+DevText = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Text to measure perplexity on; the last 0.5 % of each text if not given."),
+]
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help="The model, shipped or a checkpoint folder, whose tokens are to be used.")
+]
+TokenizerFile = Annotated[
+    Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.model in place of a model's.")
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run found there goes on.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="The run's settings, TOML.")]
+MaxMinutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="train-lm")(train_lm)
+
+
+def train_lm(
+    text: Texts,
+    output: Output,
+    model: Model = "default",
+    tokenizer: TokenizerFile = None,
+    config: Config = None,
+    dev_text: DevText = None,
+    max_minutes: MaxMinutes = None,
+    device: shared.Device = shared.DeviceName.auto,
+    threads: shared.Threads = None,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Train a language model over a recogniser's tokens, or go on with a run that was stopped.
+
+    DIR gets lm.safetensors and lm.json: name DIR with --lm, or copy the two beside a model.
+
+    Examples:
+      spellstream train-lm --text books.txt --output lm --max-minutes 90
+      spellstream train-lm --text books.txt --text train.jsonl@20 --model run/best --output lm
+      spellstream transcribe talk.wav --lm lm --lm-weight 0.3
+    """
+    with shared.extra("train"):
+        from asr.training.lm import data as data
+        from asr.training.lm import run as training
+        from asr.training.lm.config import LmTrainConfig, read_lm_config
+
+    import torch
+
+    from asr.recogniser import resolve_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = read_lm_config(config) if config else LmTrainConfig()
+    sources = [data.parse_source(name) for name in text]
+    if dev_text is not None:
+        sources.append(data.parse_source(str(dev_text))._replace(times=0))
+    place, spelled = resolve_device(device.value), _tokenizer(model, tokenizer)
+    output.mkdir(parents=True, exist_ok=True)
+    show = not quiet and sys.stderr.isatty()
+    with _bar(show) as bar:
+        reading = bar.add_task("tokenise")
+        sentences = data.tokenise(
+            sources, spelled, output, settings, lambda done, total: bar.update(reading, completed=done, total=total)
+        )
+        bar.remove_task(reading)
+        unspelled = f"; left out, as they cannot be spelled: {sentences.left_out:,}" if sentences.left_out else ""
+        say(f"{sentences.learned_tokens:,} tokens to learn from, {sentences.dev_tokens:,} to measure on{unspelled}")
+        learning = bar.add_task("train", total=1.0)
+        training.train(
+            settings,
+            sentences,
+            spelled,
+            output,
+            device=place,
+            max_minutes=max_minutes,
+            advance=lambda progress, share: bar.update(learning, completed=share, description=f"step {progress.step}"),
+            report=typer.echo,
+        )
+    typer.echo(output)
+
+
+def _tokenizer(model: str, path: Path | None) -> Tokenizer:
+    from asr import checkpoint
+    from asr.text.tokenizer import Tokenizer
+
+    return Tokenizer.load(path or checkpoint.find(model) / "tokenizer.model")
+
+
+def _bar(show: bool) -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>5.1f} %"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=True,
+        disable=not show,
+    )

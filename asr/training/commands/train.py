@@ -1,0 +1,256 @@
+"""`spellstream train`, `finetune`, `average` and `train-tokenizer`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asr.commands import options as shared
+
+__all__ = ["register"]
+
+
+class TokenKind(str, Enum):
+    """What a tokenizer's tokens are."""
+
+    bpe = "bpe"
+    char = "char"
+
+
+_WHERE = "Machine"
+
+Config = Annotated[Path, typer.Option(metavar="FILE", help="The run's settings, TOML.")]
+Data = Annotated[
+    list[str],
+    typer.Option(
+        metavar="DIR[@N]", help="A prepared corpus to learn from; may be given again. @N: N times in a pass, also 0.5."
+    ),
+]
+Dev = Annotated[Path, typer.Option(metavar="DIR", help="A prepared corpus to choose the best model by.")]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run found there goes on.")]
+Noise = Annotated[
+    Path | None, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Recordings of background noise.")
+]
+MaxTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Stop after so long, ready to go on: 2h30m, 90m, 45s.")
+]
+MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="The same in minutes.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="In place of what the config says; may be given again."),
+]
+Device = Annotated[shared.DeviceName, typer.Option(help="auto: a GPU where there is one.", rich_help_panel=_WHERE)]
+Devices = Annotated[int, typer.Option(min=1, help="Devices of each machine to train on.", rich_help_panel=_WHERE)]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines; start with torchrun on each.", rich_help_panel=_WHERE)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(train)
+    app.command()(finetune)
+    app.command()(average)
+    app.command(name="train-tokenizer")(train_tokenizer)
+
+
+def train(
+    config: Config,
+    data: Data,
+    dev: Dev,
+    output: Output,
+    noise: Noise = None,
+    max_time: MaxTime = None,
+    max_minutes: MaxMinutes = None,
+    settings: Settings = None,
+    device: Device = shared.DeviceName.auto,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+) -> None:
+    """Train a model, or go on with a run that was stopped.
+
+    DIR gets best, the model with the fewest errors on dev, last, the one last measured, models, which `average` takes
+    the mean of, measurements.jsonl, tensorboard, and last.ckpt to go on from. Ctrl-C ends the step under way and saves.
+
+    Examples:
+      spellstream train --config las.toml --data prepared/train --dev prepared/dev --output run
+      spellstream train --config las.toml --data librispeech --data mine@3 --dev dev --output run --max-time 8h
+      spellstream train --config las.toml --data train --dev dev --output run --devices 4 --set seed=2
+    """
+    seconds = _seconds(max_time, max_minutes)
+    with shared.extra("train"):
+        import lightning  # noqa: F401 - what is missing is said before anything else
+
+        from asr.training.config import read_config
+
+        read = read_config(config, settings or ())
+        _run(read, data, dev, output, noise, seconds, (device.value, devices, nodes))
+
+
+def finetune(
+    data: Data,
+    dev: Dev,
+    output: Output,
+    model: shared.ModelName = "default",
+    noise: Noise = None,
+    max_time: MaxTime = None,
+    settings: Settings = None,
+    device: Device = shared.DeviceName.auto,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+) -> None:
+    """Train a model further on your own recordings, or go on with a run that was stopped.
+
+    The learning rate is low, the augmentation light, and the end comes when dev says that nothing is gained any more.
+    Dev is measured before the first step, too, and the model as it was is the best until another has fewer errors.
+    Mix in some of what the model knows already (--data), so that it does not forget it.
+
+    Examples:
+      spellstream finetune --data prepared/mine --dev prepared/mine-dev --output mine
+      spellstream finetune --data mine --data librispeech@0.1 --dev mine-dev --output mine --set optimiser.max_steps=500
+      spellstream transcribe talk.wav --model mine/best
+    """
+    seconds = _seconds(max_time, None)
+    with shared.extra("train"):
+        import lightning  # noqa: F401 - what is missing is said before anything else
+
+        from asr.training import average as averages
+        from asr.training import finetune
+
+        config = finetune.settings(model, settings or ())
+        machine = (device.value, devices, nodes)
+        _run(config, data, dev, output, noise, seconds, machine, measure_first=True)
+        _echo(finetune.verdict(averages.measurements(output)))
+
+
+def average(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The new model.")],
+    last: Annotated[int | None, typer.Option(min=1, help="The models of the last so many measurements.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="The so many best; 5, or all there are, by default.")] = None,
+) -> None:
+    """Average the weights of several models of a run, which is often better than each of them.
+
+    Examples:
+      spellstream average run --output run/average
+      spellstream average run --last 3 --output run/average
+    """
+    if last is not None and best is not None:
+        raise typer.BadParameter("give one of --last and --best", param_hint="--last")
+    from asr.training import average as averages
+
+    folders = averages.choose(run, last=last, best=best)
+    averages.average(folders, output)
+    typer.echo(f"{output}: the mean of {', '.join(folder.name for folder in folders)}")
+
+
+def train_tokenizer(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The tokenizer; what was there is replaced.")],
+    vocab_size: Annotated[int, typer.Option(min=5, help="Tokens, the four special ones included.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A prepared corpus; may be given again.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A sentence a line; may be given again.")
+    ] = None,
+    kind: Annotated[TokenKind, typer.Option(help="Byte-pair units, or single characters.")] = TokenKind.bpe,
+) -> None:
+    """Learn a tokenizer, which a config names with `tokenizer = "FILE"`.
+
+    A run that is given none learns one of its own; several runs that are to be compared, or a language model for them,
+    want the same.
+
+    Examples:
+      spellstream train-tokenizer --data prepared/train --vocab-size 1000 --output bpe1000.model
+      spellstream train-tokenizer --text librispeech-lm-norm.txt --vocab-size 10000 --output bpe10k.model
+    """
+    if not data and not text:
+        raise typer.BadParameter("give texts to learn from: --data or --text", param_hint="--data")
+    from asr.output.formats import write_atomically
+    from asr.text.tokenizer import Tokenizer
+
+    sentences = [*_texts(data or []), *_lines(text or [])]
+    tokenizer = Tokenizer.train(sentences, vocab_size, kind.value)
+    write_atomically(output, tokenizer.model)
+    typer.echo(f"{output}: {len(tokenizer)} {kind.value} tokens from {len(sentences)} sentences")
+
+
+def _run(
+    config: Any,
+    data: list[str],
+    dev: Path,
+    output: Path,
+    noise: Path | None,
+    max_seconds: float | None,
+    machine: tuple[str, int, int],
+    measure_first: bool = False,
+) -> None:
+    from asr.training.run import Machine
+    from asr.training.run import train as train_model
+
+    corpora = [_weighted(name) for name in data]
+    best = train_model(
+        config,
+        [folder for folder, _ in corpora],
+        dev,
+        output,
+        weights=[weight for _, weight in corpora],
+        noise=noise,
+        max_seconds=max_seconds,
+        machine=Machine(*machine),
+        measure_first=measure_first,
+    )
+    _echo(best)
+
+
+def _echo(message: object) -> None:
+    """Print, in the first of the processes that train."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only(typer.echo)(message)
+
+
+def _weighted(name: str) -> tuple[Path, float]:
+    """`DIR@N` as a folder and how often it comes in a pass; a folder may have such a name itself."""
+    folder, at, times = name.rpartition("@")
+    if at and not Path(name).exists():
+        try:
+            return Path(folder), float(times)
+        except ValueError:
+            pass
+    return Path(name), 1.0
+
+
+def _seconds(max_time: str | None, max_minutes: float | None) -> float | None:
+    if max_time is None:
+        return None if max_minutes is None else 60 * max_minutes
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", max_time.replace(" ", ""))
+    seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
+    if not seconds:
+        raise typer.BadParameter(f"{max_time!r} is no time: write 2h30m, 90m or 45s", param_hint="--max-time")
+    return seconds
+
+
+def _texts(folders: list[Path]) -> Iterator[str]:
+    if folders:
+        with shared.extra("train"):
+            from asr.training.data import Corpus
+        yield from (entry.text for entry in Corpus.open(folders).entries)
+
+
+def _lines(paths: list[Path]) -> Iterator[str]:
+    """The sentences of text files, normalised; those that cannot be spelled with letters are left out."""
+    from asr.errors import DataError
+    from asr.text.tokenizer import normalise
+
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8") as file:
+                yield from filter(None, map(normalise, file))
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not text in UTF-8: {error}") from None

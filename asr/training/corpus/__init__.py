@@ -1,0 +1,1 @@
+"""Corpora: read, checked and prepared for training."""

@@ -1,0 +1,174 @@
+"""A corpus in shards of some hundred utterances: decoded by several processes, each there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from asr.audio import SAMPLE_RATE
+from asr.errors import DataError
+from asr.output.formats import write_atomically
+from asr.training.corpus.checks import Limits, Linked, Samples, examine, link
+from asr.training.corpus.manifests import Kept
+from asr.training.corpus.readers import Candidate, Problem
+
+__all__ = ["AUDIO", "MAX_UTTERANCES", "ROWS", "Clip", "Store", "kept", "line", "rows", "write"]
+
+AUDIO, ROWS = "audio", "rows"  # folders
+MAX_UTTERANCES = 500  # of a clip; twice as many of the longest stay below the 4 GiB of a WAV file
+_WAV_HEADER_BYTES = 44
+
+Store: TypeAlias = Literal["copy", "link"]
+Found: TypeAlias = "list[Samples | Linked | Problem]"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An audio file and utterances in it, with their normalised texts."""
+
+    path: Path
+    candidates: list[Candidate]
+    texts: list[str]
+
+
+def write(
+    folder: Path,
+    clips: list[Clip],
+    limits: Limits,
+    store: Store,
+    jobs: int,
+    advance: Callable[[int, float], None],
+) -> None:
+    """Examine all clips and write those shards of them that are not in `folder` yet.
+
+    Args:
+        folder: holds folders AUDIO and ROWS.
+        clips: in order.
+        limits: what to let pass.
+        store: write the audio there, or leave it where it is.
+        jobs: processes that decode.
+        advance: called after each utterance with the number in all and its seconds: 0 if left out, or done before.
+
+    Raises:
+        DataError: if the audio cannot be written, or a process was killed.
+        OSError: if anything else cannot be written.
+    """
+    shards: list[list[Clip]] = [[]]
+    for clip in clips:
+        if sum(len(c.texts) for c in shards[-1]) >= MAX_UTTERANCES:
+            shards.append([])
+        shards[-1].append(clip)
+    total = sum(len(clip.texts) for clip in clips)
+    missing = [n for n in range(len(shards)) if not _rows_path(folder, n).exists()]
+    work = functools.partial(_examine, limits=limits, store=store)
+    with contextlib.closing(_in_order(work, [clip for n in missing for clip in shards[n]], jobs)) as found:
+        for number, shard in enumerate(shards):
+            if number in missing:
+                _write_shard(folder, number, shard, found, functools.partial(advance, total))
+            else:
+                for _ in range(sum(len(clip.texts) for clip in shard)):
+                    advance(total, 0.0)
+
+
+def rows(folder: Path) -> Iterator[Kept | Problem]:
+    """What was written, in order."""
+    for path in sorted((folder / ROWS).iterdir()):
+        for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
+            row = json.loads(text)
+            yield Problem(**row) if "reason" in row else Kept(**row)
+
+
+def kept(folder: Path) -> Iterator[Kept]:
+    """Those utterances that can be learned from."""
+    return (row for row in rows(folder) if isinstance(row, Kept))
+
+
+def line(row: Kept | Problem) -> str:
+    """As JSON."""
+    return json.dumps(asdict(row), ensure_ascii=False) + "\n"
+
+
+def _examine(clip: Clip, limits: Limits, store: Store) -> Found:
+    found = examine(clip.path, clip.candidates, clip.texts, limits)
+    return list(found) if store == "copy" else link(clip.path, clip.candidates, found)
+
+
+def _write_shard(
+    folder: Path, number: int, clips: list[Clip], found: Iterator[Found], advance: Callable[[float], None]
+) -> None:
+    """One file of audio, if it is copied, and its rows: once these are there, the shard is done."""
+    import soundfile
+
+    name = f"{AUDIO}/{number:06}.wav"
+    path = folder / name
+    shard: list[Kept | Problem] = []
+    written = 0
+    try:
+        with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV") as wav:
+            for candidate, text, one in _pairs(clips, found):
+                source = str(candidate.audio).encode("utf-8", "backslashreplace").decode()
+                about = (candidate.id, text, candidate.speaker, candidate.corpus, source)
+                if isinstance(one, Problem):
+                    shard.append(one)
+                elif isinstance(one, Linked):
+                    shard.append(Kept(*about, source, *one))
+                else:
+                    wav.write(one)
+                    shard.append(Kept(*about, name, SAMPLE_RATE, 0, written, len(one)))
+                    written += len(one)
+                row = shard[-1]
+                advance(row.samples / row.sample_rate if isinstance(row, Kept) else 0.0)
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{path}: cannot be written: is the disk full? ({error})") from None
+    if path.stat().st_size != _WAV_HEADER_BYTES + 2 * written:
+        raise DataError(f"{path}: could not be written whole: is the disk full?")
+    if not written:
+        path.unlink()
+    # Only now it is known how long the file is.
+    shard = [replace(row, frames=written) if isinstance(row, Kept) and row.audio == name else row for row in shard]
+    write_atomically(_rows_path(folder, number), "".join(map(line, shard)))
+
+
+def _pairs(clips: list[Clip], found: Iterator[Found]) -> Iterator[tuple[Candidate, str, Samples | Linked | Problem]]:
+    for clip in clips:
+        yield from zip(clip.candidates, clip.texts, next(found), strict=True)
+
+
+def _rows_path(folder: Path, number: int) -> Path:
+    return folder / ROWS / f"{number:06}.jsonl"
+
+
+def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -> Generator[Found, None, None]:
+    """`map` over processes that stays only a little ahead of who takes the results, so that memory stays flat."""
+    if jobs == 1:
+        yield from map(function, clips)
+        return
+    waiting: deque[Future[Found]] = deque()
+    pool = ProcessPoolExecutor(jobs, initializer=_begin_process)
+    try:
+        for clip in clips:
+            waiting.append(pool.submit(function, clip))
+            if len(waiting) >= 8 * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise DataError("a process that decoded was killed, maybe for want of memory: try fewer jobs") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_process() -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one sees to it
+    torch.set_num_threads(1)

@@ -1,0 +1,233 @@
+"""Training of the language model that search fuses in: from text to `lm.safetensors`, resumable at any moment.
+
+What a run needs to go on lies in one file of plain data, `last.safetensors`: weights, both moments of Adam, the state
+of the random generator and, in its header, how far the run is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from asr import checkpoint
+from asr.config import from_dict
+from asr.errors import CheckpointError, ConfigError
+from asr.model.lm import LanguageModel
+from asr.text.tokenizer import BLANK, Tokenizer
+from asr.training.interrupts import heeding_interrupts
+from asr.training.lm.config import LmTrainConfig
+from asr.training.lm.data import Batch, Position, Sentences
+
+__all__ = ["Perplexity", "Progress", "measure", "train"]
+
+_LAST = "last.safetensors"
+_CURVE_EVERY = 20  # steps
+
+
+class Perplexity(NamedTuple):
+    """How surprised a model is: of a token and of a word, the end of a sentence counted as one of either."""
+
+    token: float
+    word: float
+
+    def __str__(self) -> str:
+        return f"perplexity of a token {self.token:.2f}, of a word {self.word:.1f}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    passes: float = 0.0
+    seconds: float = 0.0  # of training, those of earlier starts included
+    best: float = math.inf  # perplexity of a word
+
+    def share(self, config: LmTrainConfig, max_seconds: float | None) -> float:
+        """How much of the run is over, 0 to 1."""
+        by_time = self.seconds / max_seconds if max_seconds else 0.0
+        return min(1.0, max(by_time, self.passes / config.passes))
+
+
+def _loss(lm: LanguageModel, batch: Batch, device: torch.device) -> Tensor:
+    """Sum over tokens, in nats."""
+    inputs, targets = (x.to(device, non_blocking=True) for x in batch)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, _ = lm(inputs, lm.initial_state(len(inputs)))
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=BLANK, reduction="sum"
+    )
+
+
+@torch.inference_mode()
+def measure(lm: LanguageModel, sentences: Sentences, tokenizer: Tokenizer, batch_tokens: int) -> Perplexity:
+    """Perplexity on the sentences that are for measuring."""
+    device, starts = lm.bias.device, torch.tensor(tokenizer.word_starts)
+    was_training, nats, tokens, words = lm.training, 0.0, 0, 0
+    lm.eval()
+    for batch in sentences.dev_batches(batch_tokens):
+        nats += float(_loss(lm, batch, device))
+        tokens += int((batch.targets != BLANK).sum())
+        words += int((starts[batch.targets] & (batch.targets != BLANK)).sum())
+    lm.train(was_training)
+    return Perplexity(math.exp(nats / tokens), math.exp(nats / (words + len(sentences.dev))))
+
+
+class _Run:
+    """A model and its optimiser, and the file that they are saved to."""
+
+    def __init__(self, folder: Path, config: LmTrainConfig, vocab_size: int, device: torch.device) -> None:
+        self.path, self.config, self.device = folder / _LAST, config, device
+        torch.manual_seed(config.seed)
+        self.lm = LanguageModel(config.model(vocab_size)).to(device)
+        self.names, parameters = zip(*self.lm.named_parameters(), strict=True)
+        self.optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+
+    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """One step; the mean loss of a token, and the norm of the gradient."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss = _loss(self.lm, batch, self.device) / (batch.targets != BLANK).sum()
+        self.optimiser.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        return loss.detach(), norm
+
+    def save(self, progress: Progress) -> None:
+        tensors = {f"lm.{name}": weight for name, weight in self.lm.state_dict().items()}
+        for name, parameter in zip(self.names, self.lm.parameters(), strict=True):
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        tensors["random"] = torch.get_rng_state()
+        described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
+        part = self.path.with_name(self.path.name + ".part")
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"run": described})
+        part.replace(self.path)
+
+    def load(self) -> Progress:
+        """Go on from the file, if it is there."""
+        if not self.path.exists():
+            return Progress()
+        try:
+            with safe_open(self.path, "pt") as file:
+                described = json.loads(file.metadata()["run"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            saved = from_dict(LmTrainConfig, described["config"])
+        except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path}: damaged; without it the run starts anew ({error})") from None
+        if saved.model(5) != self.config.model(5) or saved.seed != self.config.seed:
+            raise ConfigError(f"{self.path}: the run was of another model or seed; it needs a folder of its own")
+        self.lm.load_state_dict({n.removeprefix("lm."): t for n, t in tensors.items() if n.startswith("lm.")})
+        for name, parameter in zip(self.names, self.lm.parameters(), strict=True):
+            state = {k: tensors[f"optimiser.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimiser.state[parameter] = {k: t.to(self.device) for k, t in state.items()}
+        torch.set_rng_state(tensors["random"])
+        progress = described["progress"]
+        return Progress(**progress | {"position": Position(*progress["position"])})
+
+
+def train(
+    config: LmTrainConfig,
+    sentences: Sentences,
+    tokenizer: Tokenizer,
+    output: Path,
+    *,
+    device: torch.device,
+    max_minutes: float | None = None,
+    advance: Callable[[Progress, float], None] = lambda progress, share: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Perplexity:
+    """Train, or go on with the run in `output`, until all passes are made or the time is up.
+
+    Args:
+        config: the run's settings.
+        sentences: what to learn from and to measure on.
+        tokenizer: that of the sentences.
+        output: the run's folder: `last.safetensors` to resume from, the best model (`lm.safetensors`, `lm.json`) and
+            `tensorboard/`.
+        device: to train on.
+        max_minutes: how long the run may take, earlier starts of it included. The learning rate falls to zero by then.
+        advance: is told after each step how far the run is, and what share of it.
+        report: is given each measurement as a line.
+
+    Returns:
+        The last measurement.
+
+    Raises:
+        CheckpointError, ConfigError: if the run in `output` is damaged or was another one.
+        KeyboardInterrupt: after Ctrl-C, with the run saved.
+    """
+    run = _Run(output, config, len(tokenizer), device)
+    progress = run.load()
+    batches = sentences.batches(progress.position, config)
+    began = time.monotonic() - progress.seconds
+    max_seconds = 60 * max_minutes if max_minutes else None
+    found, measured_step = Perplexity(math.inf, math.inf), -1
+    with _Curves(output / "tensorboard", progress) as curves, heeding_interrupts() as interrupted:
+        while (share := progress.share(config, max_seconds)) < 1 or measured_step != progress.step:
+            if share < 1:
+                batch, position, passes = next(batches)
+                rate = config.rate(progress.step, share)
+                loss, norm = run.step(batch, rate)
+                seconds = time.monotonic() - began
+                progress = dataclasses.replace(
+                    progress, step=progress.step + 1, position=position, passes=passes, seconds=seconds
+                )
+                advance(progress, share)
+                curves.step(progress, batch, loss, norm, rate)
+            if interrupted.is_set():
+                run.save(progress)
+                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command goes on from there")
+            if progress.step % config.validate_every == 0 or progress.share(config, max_seconds) >= 1:
+                found, measured_step = measure(run.lm, sentences, tokenizer, config.batch_tokens), progress.step
+                report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {progress.passes:.3f} passes  {found}")
+                curves.measured(progress, found)
+                if found.word < progress.best:
+                    checkpoint.save_lm(output, run.lm, tokenizer, torch.float16)
+                    progress = dataclasses.replace(progress, best=found.word)
+                run.save(progress)
+            elif progress.step % config.save_every == 0:
+                run.save(progress)
+    return found
+
+
+class _Curves:
+    """What TensorBoard shows; also a context manager."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=progress.step + 1)
+        self._tokens, self._since = 0, time.monotonic()
+
+    def __enter__(self) -> _Curves:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def step(self, progress: Progress, batch: Batch, loss: Tensor, norm: Tensor, rate: float) -> None:
+        self._tokens += int((batch.targets != BLANK).sum())
+        if progress.step % _CURVE_EVERY == 0:
+            now = time.monotonic()
+            speed = self._tokens / (now - self._since)
+            values = {"loss": float(loss), "gradient_norm": float(norm), "rate": rate, "tokens_per_second": speed}
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", value, progress.step)
+            self._tokens, self._since = 0, now
+
+    def measured(self, progress: Progress, found: Perplexity) -> None:
+        for name, value in found._asdict().items():
+            self._writer.add_scalar(f"dev/{name}_perplexity", value, progress.step)

@@ -1,0 +1,191 @@
+"""`spellstream listen` and `spellstream devices`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+
+from asr.commands import options as shared
+from asr.errors import DeviceError
+from asr.terminal import say
+from streaming.commands import options as opt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streaming.commands.display import LiveView, Tally
+    from streaming.commands.writers import TranscriptWriter
+    from streaming.engine import Engine
+    from streaming.sources.base import BaseSource
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(listen)
+    app.command()(devices)
+
+
+def listen(
+    input_device: opt.InputDevice = None,
+    reconnect: opt.Reconnect = False,
+    file: opt.File = None,
+    speed: opt.Speed = None,
+    stdin: opt.Stdin = False,
+    sample_rate: opt.SampleRate = None,
+    channels: opt.Channels = None,
+    sample_format: opt.SampleFormatOption = None,
+    model: shared.ModelName = "default",
+    device: shared.Device = shared.DeviceName.auto,
+    threads: opt.Threads = 1,
+    lm: shared.Lm = None,
+    lm_weight: shared.LmWeight = None,
+    min_silence_ms: opt.MinSilenceMs = 800,
+    speech_threshold: opt.SpeechThreshold = 0.5,
+    max_seconds: opt.MaxSeconds = 20.0,
+    policy: opt.Policy = opt.PolicyName.ctc,
+    margin_ms: opt.MarginMs = 640,
+    chunk_ms: opt.ChunkMs = None,
+    lookahead_ms: opt.LookaheadMs = None,
+    overlap_ms: opt.OverlapMs = 1200,
+    save: opt.Save = None,
+    output: opt.Output = None,
+    format_name: opt.TranscriptFormat = None,
+    partials: opt.Partials = False,
+    level: opt.Level = True,
+) -> None:
+    """Turn speech into text while it is spoken.
+
+    On a terminal, words that may still change are dimmed. In a pipe, each segment is a line as soon as it is finished.
+    Ctrl-C ends it with the last words; a second one at once.
+
+    Examples:
+      spellstream listen
+      spellstream listen --input-device usb --save session.wav
+      spellstream listen --output session.srt
+      spellstream listen --file talk.mp4 --speed 0 > talk.txt
+      arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
+    """
+    outputs = opt.Outputs(save, output, format_name, partials, level)
+    stream = opt.SourceOptions(input_device, reconnect, file, speed, stdin, sample_rate, channels, sample_format)
+    stream.check()
+    outputs.check(file)
+    config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms, overlap_ms)
+
+    from streaming.commands.display import Tally
+
+    tally = Tally()
+    with stream.open() as source:  # before the model is loaded: what is said meanwhile is not lost
+        engine = opt.engine(model, device, threads, lm, lm_weight, config, chunk_ms, lookahead_ms)
+        _run(engine, source, tally, outputs)
+
+
+def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs) -> None:
+    """Listen until the source ends, and write and show what is heard."""
+    from asr.audio import SAMPLE_RATE
+    from streaming.commands.writers import WavWriter
+    from streaming.listener import Listener
+
+    with ExitStack() as files:
+        recorder = files.enter_context(WavWriter(outputs.save)) if outputs.save else None
+        writers = list(_writers(outputs, files))
+        view = _live_view(source, tally, outputs)
+
+        def heard(chunk: Tensor) -> None:
+            if recorder is not None:
+                recorder.write(chunk)
+            tally.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + source.lost_seconds)
+
+        listener = Listener(engine, source, heard=heard, notify=say)
+        say(f"listening to {source.name}; Ctrl-C ends")
+        shows = [tally.show, *(w.show for w in writers), *([view.show] if view else [])]
+        try:
+            with view or nullcontext(), _stopped_by_signals(source.stop):
+                for event in listener:
+                    for show in shows:
+                        show(event)
+        finally:
+            if tally.audio_seconds:
+                say(tally.summary(listener.compute_seconds, source.dropped_seconds, source.overflows))
+
+
+def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:
+    """Whatever writes transcripts: to the file, and to standard output unless that is a terminal."""
+    from streaming.commands.writers import TranscriptWriter, transcript_file
+
+    if outputs.output is not None:
+        yield files.enter_context(transcript_file(outputs.output, outputs.file_format))
+    if (stdout_format := outputs.stdout_format) is not None:
+        yield TranscriptWriter(sys.stdout, "standard output", stdout_format, partials=outputs.partials)
+
+
+def _live_view(source: BaseSource, tally: Tally, outputs: opt.Outputs) -> LiveView | None:
+    """The view for a terminal, if that is what standard output is."""
+    if outputs.stdout_format is not None:
+        return None
+    from rich.console import Console
+
+    from streaming.commands.display import LiveView
+
+    return LiveView(Console(), source, tally, meter=outputs.level)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM calls `stop`; the next one interrupts."""
+    stopping = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            raise KeyboardInterrupt
+        stopping = True
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def devices(as_json: shared.AsJson = False) -> None:
+    """List the microphones.
+
+    Examples:
+      spellstream devices
+      spellstream devices --json
+    """
+    from streaming.sources.devices import devices as find
+
+    if not (inputs := find()):
+        raise DeviceError("there is no microphone: the system lists no audio input")
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in inputs], indent=2, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("number", justify="right")
+    table.add_column("name", overflow="fold")
+    for column in ("channels", "native rate"):
+        table.add_column(column, justify="right")
+    table.add_column("default")
+    for one in inputs:
+        rate = f"{one.sample_rate} Hz"
+        table.add_row(str(one.index), Text(one.name), str(one.channels), rate, "yes" if one.is_default else "")
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)

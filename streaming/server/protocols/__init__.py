@@ -1,0 +1,1 @@
+"""The protocols that the server speaks: vosk-server's WebSocket, OpenAI's HTTP API, Wyoming."""

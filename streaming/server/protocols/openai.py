@@ -1,0 +1,304 @@
+"""The part of OpenAI's HTTP API that is about transcription, as its official clients speak it.
+
+https://platform.openai.com/docs/api-reference/audio/createTranscription
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import zlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from starlette.datastructures import FormData
+from starlette.types import Send
+
+from asr.errors import AudioError, SpellstreamError
+from asr.output.formats import render
+from asr.text.tokenizer import Tokenizer
+from asr.transcript import Segment, Transcript, Word
+from streaming.server.files import FileDecoder, Part, TooLongError
+from streaming.server.service import Service
+
+__all__ = ["router"]
+
+T = TypeVar("T")
+
+# Clients have these built in; all of them mean the model that is served.
+_ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
+_LANGUAGES = {"en": "english"}
+_FIELDS, _FIELD_BYTES = 64, 1 << 16  # of a form, the file aside
+_MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
+
+Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
+
+
+class TranscriptionForm(BaseModel):
+    """What a request for a transcription holds. `prompt` and `temperature` are accepted and change nothing."""
+
+    file: Annotated[UploadFile, File(description="any audio or video file, of any rate and number of channels")]
+    model: str = Field("default", description="a name that `/v1/models` lists; they all mean the one that is served")
+    language: str | None = Field(None, description="ISO 639-1; refused where the model does not know it")
+    prompt: str | None = None
+    response_format: Format = "json"
+    temperature: float = Field(0.0, ge=0, le=1)
+    timestamp_granularities: list[Literal["word", "segment"]] = Field(
+        default=[], alias="timestamp_granularities[]", description="of `verbose_json`; segments where none are named"
+    )
+    stream: bool = Field(False, description="server-sent events with the text as it is found; not of srt and vtt")
+
+
+_Form = Annotated[TranscriptionForm, Form(media_type="multipart/form-data")]
+
+
+class _RefusedError(Exception):
+    """A request that is answered with an error, in the form that OpenAI gives it."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Request(Request):
+    """A request whose form cannot fill the memory: FastAPI's own bounds are a thousand fields of a megabyte."""
+
+    async def _get_form(self, **_: Any) -> FormData:
+        return await super()._get_form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
+
+
+class _Route(APIRoute):
+    """A route that reads requests and answers errors as above."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_or_refuse(request: Request) -> Response:
+            try:
+                return await handle(_Request(request.scope, request.receive))
+            except RequestValidationError as invalid:
+                error = _invalid(invalid)
+            except _RefusedError as refused:
+                error = refused
+            except AudioError as unreadable:
+                error = _failed(unreadable)
+            return JSONResponse(error.body, error.status)
+
+        return handle_or_refuse
+
+
+def router(service: Service) -> APIRouter:
+    """`POST /v1/audio/transcriptions`, `GET /v1/models` and `GET /v1/models/{model}`."""
+    decoder = FileDecoder(service)
+    models = {name: _model(name, service) for name in (service.config.model_name, *_ALIASES)}
+    refusals: dict[int | str, dict[str, Any]] = {"4XX": {"description": "Refused"}, 503: {"description": "Overloaded"}}
+    kinds = ("application/json", "text/event-stream", "text/plain", *_MEDIA_TYPES.values())
+    answers = {200: {"description": "The transcript", "content": {kind: {} for kind in kinds}}, **refusals}
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=_Route)
+
+    @routes.get("/models", responses=refusals)
+    async def list_models() -> dict[str, Any]:
+        """The names that the model answers to."""
+        return {"object": "list", "data": list(models.values())}
+
+    @routes.get("/models/{model}", responses=refusals)
+    async def retrieve_model(model: str) -> dict[str, Any]:
+        """One of the names that the model answers to."""
+        _check_model(model, models)
+        return models[model]
+
+    @routes.post("/audio/transcriptions", responses=answers)
+    async def create_transcription(request: Request, form: _Form) -> Response:
+        """Transcribe an audio file."""
+        _check(form, models, service.config.language)
+        parts = decoder.parts(form.file.file)
+        if form.stream:
+            first = await _while_connected(request, anext(parts))
+            if first is not None:
+                return _EventStream(_events(first, parts, form.response_format), media_type="text/event-stream")
+        else:
+            transcript = await _while_connected(request, _collect(parts))
+            if transcript is not None:
+                return _answer(transcript, form, service)
+        return Response(status_code=499)  # nobody is there to see it
+
+    return routes
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None where the client goes away before that; the work is then cancelled."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+async def _collect(parts: AsyncGenerator[Part, None]) -> Transcript:
+    segments, seconds = [], 0.0
+    async with aclosing(parts):
+        async for part in parts:
+            seconds = part.read_seconds
+            if part.segment is not None:
+                segments.append(part.segment)
+    return Transcript("file", seconds, tuple(segments))
+
+
+def _answer(transcript: Transcript, form: TranscriptionForm, service: Service) -> Response:
+    usage = {"type": "duration", "seconds": round(transcript.duration_seconds, 3)}
+    if form.response_format == "json":
+        return JSONResponse({"text": transcript.text, "usage": usage})
+    if form.response_format == "verbose_json":
+        language = _LANGUAGES.get(service.config.language, service.config.language)
+        details = _details(transcript, form.timestamp_granularities, service.recogniser.tokenizer)
+        head = {"task": "transcribe", "language": language, "duration": usage["seconds"], "text": transcript.text}
+        return JSONResponse({**head, **details, "usage": usage})
+    if form.response_format == "text":
+        return PlainTextResponse(transcript.text + "\n")
+    return Response(render(transcript, form.response_format), media_type=_MEDIA_TYPES[form.response_format])
+
+
+def _details(transcript: Transcript, granularities: Sequence[str], tokenizer: Tokenizer) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    if "word" in granularities:
+        details["words"] = _words(transcript.words)
+    if "segment" in granularities or not granularities:
+        details["segments"] = [_segment(i, segment, tokenizer) for i, segment in enumerate(transcript.segments)]
+    return details
+
+
+def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
+    return [{"word": w.text, "start": round(w.start_seconds, 3), "end": round(w.end_seconds, 3)} for w in words]
+
+
+def _timed(index: int, segment: Segment) -> dict[str, Any]:
+    times = {"start": round(segment.start_seconds, 3), "end": round(segment.end_seconds, 3)}
+    return {"id": str(index), **times, "text": segment.text, "words": _words(segment.words)}
+
+
+def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What Whisper tells of a segment; silence is gone before the model hears it, so none is likely to be that."""
+    text = segment.text.encode()
+    log_probs = [math.log(max(word.confidence, 1e-10)) for word in segment.words]
+    return {
+        "id": index,
+        "seek": round(segment.start_seconds * 100),  # in frames of 10 ms
+        "start": round(segment.start_seconds, 3),
+        "end": round(segment.end_seconds, 3),
+        "text": segment.text,
+        "tokens": tokenizer.encode(segment.text),
+        "temperature": 0.0,
+        "avg_logprob": round(sum(log_probs) / max(1, len(log_probs)), 4),
+        "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),
+        "no_speech_prob": 0.0,
+    }
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events; however the response ends, so do they."""
+
+    def __init__(self, content: AsyncGenerator[str, None], **arguments: Any) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, **arguments)
+        self._content = content
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._content):
+            await super().stream_response(send)
+
+
+async def _events(first: Part, rest: AsyncGenerator[Part, None], kind: Format) -> AsyncGenerator[str, None]:
+    """A delta for every segment, then the whole text; or an error, if the file is broken further on.
+
+    verbose_json has each segment's times and words too, in an event of its own.
+    """
+    said: list[str] = []
+    part: Part | None = first
+    async with aclosing(rest):
+        try:
+            while part is not None:
+                if part.segment is not None:
+                    delta = (" " if said else "") + part.segment.text
+                    said.append(part.segment.text)
+                    yield _event({"type": "transcript.text.delta", "delta": delta})
+                    if kind == "verbose_json":
+                        yield _event({"type": "transcript.text.segment", **_timed(len(said) - 1, part.segment)})
+                part = await anext(rest, None)
+            yield _event({"type": "transcript.text.done", "text": " ".join(said)})
+        except SpellstreamError as error:
+            yield _event({"type": "error", **_failed(error).body})
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _model(name: str, service: Service) -> dict[str, Any]:
+    created = int((service.recogniser.folder / "config.json").stat().st_mtime)
+    return {"id": name, "object": "model", "created": created, "owned_by": "spellstream"}
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _check(form: TranscriptionForm, models: dict[str, Any], language: str) -> None:
+    """Refuse what would be answered with something else than was asked for."""
+    _check_model(form.model, models)
+    asked = (form.language or language).strip().lower()
+    if asked.replace("_", "-").partition("-")[0] not in (language, _LANGUAGES.get(language)):
+        message = f"language is {_shown(asked)}: the model knows {language!r} alone"
+        raise _RefusedError(400, message, "language", "unsupported_language")
+    if form.timestamp_granularities and form.response_format != "verbose_json":
+        message = "response_format must be verbose_json where timestamp_granularities[] are asked for"
+        raise _RefusedError(400, message, "response_format", "invalid_value")
+    if form.stream and form.response_format in ("srt", "vtt"):
+        message = "response_format must be json, text or verbose_json where stream is true"
+        raise _RefusedError(400, message, "response_format", "invalid_value")
+
+
+def _check_model(name: str, models: dict[str, Any]) -> None:
+    if name not in models:
+        message = f"model is {_shown(name)}: there are {', '.join(models)}"
+        raise _RefusedError(404, message, "model", "model_not_found")
+
+
+def _invalid(error: RequestValidationError) -> _RefusedError:
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return _RefusedError(400, f"{_shown(name)}: {first['msg']}", name, "invalid_value")
+
+
+def _failed(error: SpellstreamError) -> _RefusedError:
+    """What became of a file."""
+    if not isinstance(error, AudioError):
+        return _RefusedError(503, str(error))
+    return _RefusedError(
+        400, str(error), "file", "input_too_large" if isinstance(error, TooLongError) else "invalid_value"
+    )
+
+
+def _shown(text: str) -> str:
+    """What a client sent, fit to be told in a message."""
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")

@@ -1,0 +1,141 @@
+"""Manifests: what is written reads back, and a broken line is named by file and number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asr.archive.manifest import Utterance, read, write
+from asr.errors import DataError
+
+# A machine under load is no failure.
+relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+GOOD: dict[str, Any] = {
+    "id": "a1",
+    "corpus": "an4",
+    "speaker": "fash",
+    "audio": "clips/a1.opus",
+    "duration": 1.006,
+    "text": "yes",
+}
+
+
+def put(folder: Path, *lines: object) -> Path:
+    path = folder / "dev.jsonl"
+    texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def without(*keys: str) -> dict[str, Any]:
+    return {key: value for key, value in GOOD.items() if key not in keys}
+
+
+def test_a_line_becomes_an_utterance(tmp_path: Path) -> None:
+    audio = tmp_path / "clips" / "a1.opus"
+    assert read(put(tmp_path, GOOD)) == [Utterance("a1", audio, 1.006, "yes", "an4", "fash")]
+
+
+def test_corpus_and_speaker_may_be_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path, without("corpus", "speaker"), GOOD | {"id": "a2", "corpus": None, "speaker": None})
+    assert [(one.corpus, one.speaker) for one in read(path)] == [("dev", None)] * 2
+
+
+def test_text_may_be_unknown_or_empty(tmp_path: Path) -> None:
+    path = put(tmp_path, GOOD | {"text": None}, GOOD | {"id": "a2", "text": ""})
+    assert [one.text for one in read(path)] == [None, ""]
+
+
+def test_audio_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lists").mkdir()
+    put(tmp_path / "lists", GOOD | {"audio": "../clips/a1.opus"}, GOOD | {"id": "a2", "audio": "/far/a2.opus"})
+    monkeypatch.chdir(tmp_path)
+    found = [one.audio for one in read(Path("lists/dev.jsonl"))]
+    assert found == [tmp_path / "clips" / "a1.opus", Path("/far/a2.opus")]
+
+
+def test_blank_lines_a_byte_order_mark_and_unknown_keys_do_no_harm(tmp_path: Path) -> None:
+    path = put(tmp_path, "\ufeff" + json.dumps(GOOD | {"mood": "calm"}) + "\r", "", GOOD | {"id": "a2"})
+    assert [one.id for one in read(path)] == ["a1", "a2"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'id': 1}", "not JSON"),
+        ("[1]", "expected a JSON object, found list"),
+        (without("audio", "text"), "missing audio, text"),
+        (GOOD | {"id": 7}, "id is 7"),
+        (GOOD | {"id": ""}, "id is ''"),
+        (GOOD | {"audio": None}, "audio is None"),
+        (GOOD | {"duration": "1"}, "duration is '1'"),
+        (GOOD | {"duration": True}, "duration is True"),
+        (GOOD | {"duration": 0}, "duration is 0"),
+        (GOOD | {"duration": float("nan")}, "duration is nan"),
+        (GOOD | {"duration": 10**400}, "duration is 1000"),
+        (GOOD | {"text": 5}, "text is 5"),
+        (GOOD | {"corpus": 5}, "corpus is 5"),
+        (GOOD | {"speaker": 5}, "speaker is 5"),
+        (GOOD, "id 'a1' was used before, on line 1"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: object, message: str) -> None:
+    path = put(tmp_path, GOOD, "", line)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "zo\xeb"}\n')
+    with pytest.raises(DataError, match=r"latin\.jsonl:2: not JSON"):
+        read(path)
+
+
+def test_missing_and_empty_manifests_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jsonl: cannot read the manifest: No such file"):
+        read(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"dev\.jsonl: the manifest is empty"):
+        read(put(tmp_path, "", "  "))
+
+
+def test_write_refuses_what_read_would(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    one = Utterance("a1", tmp_path / "a1.wav", 1.0, None, "c", None)
+    with pytest.raises(DataError, match="'a1' occurs twice"):
+        write(path, [one, one])
+    with pytest.raises(DataError, match="no utterance"):
+        write(path, [])
+    assert not path.exists()
+
+
+def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    audio = tmp_path / "old" / "clips" / "a1.opus"
+    write(tmp_path / "old" / "dev.jsonl", [Utterance("a1", audio, 1.0, "yes", "c", None)])
+    assert '"audio": "clips/a1.opus"' in (tmp_path / "old" / "dev.jsonl").read_text()
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert read(tmp_path / "new" / "dev.jsonl")[0].audio == tmp_path / "new" / "clips" / "a1.opus"
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+files = st.text("abc é'", min_size=1, max_size=9).map(lambda name: Path("/data") / f"{name}.wav")
+durations = st.floats(0, 1e6, exclude_min=True)
+utterances = st.builds(Utterance, names, files, durations, st.none() | st.text(), names, st.none() | names)
+
+
+@relaxed
+@given(st.lists(utterances, min_size=1, max_size=5, unique_by=lambda one: one.id))
+def test_what_is_written_reads_back(tmp_path_factory: pytest.TempPathFactory, expected: list[Utterance]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.jsonl"
+    write(path, expected)
+    assert read(path) == expected

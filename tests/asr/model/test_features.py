@@ -1,0 +1,172 @@
+"""Log-mel features: librosa's numbers, and the same ones however the waveform is cut or padded."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asr.config import FeatureConfig
+from asr.model.features import LogMel
+
+CONFIG = FeatureConfig()
+TOLERANCE = 1e-4
+
+
+def sound(samples: int, rows: int = 1, seed: int = 0) -> Tensor:
+    """Tones over noise that swell and fade, `(rows, samples)`: both loud and quiet frames, high and low bins."""
+    random = torch.Generator().manual_seed(seed)
+    time = torch.arange(samples) / CONFIG.sample_rate
+    tones = sum(torch.sin(2 * math.pi * f * time) for f in (180.0, 920.0, 3_100.0))
+    swell = 0.05 + 0.2 * torch.sin(2 * math.pi * 1.7 * time).square()
+    return swell * (tones + 0.3 * torch.randn(rows, samples, generator=random))
+
+
+@pytest.fixture(scope="module")
+def frontend() -> LogMel:
+    """A frontend with statistics that are not the neutral ones."""
+    logmel = LogMel(CONFIG)
+    random = torch.Generator().manual_seed(1)
+    logmel.mean.copy_(-6 + torch.randn(CONFIG.n_mels, generator=random))
+    logmel.std.copy_(1 + torch.rand(CONFIG.n_mels, generator=random))
+    return logmel
+
+
+def whole(frontend: LogMel, waveform: Tensor) -> Tensor:
+    rows, samples = waveform.shape
+    return frontend(waveform, torch.full((rows,), samples))[0]
+
+
+def in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> Tensor:
+    """Features of the pieces between `cuts`, one step for each."""
+    state, found = frontend.initial_state(len(waveform)), []
+    for start, stop in itertools.pairwise([0, *cuts, waveform.shape[1]]):
+        features, state = frontend.step(waveform[:, start:stop], state)
+        found.append(features)
+        assert state.pending.shape[1] < CONFIG.n_fft
+    return torch.cat(found, dim=1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, FeatureConfig(n_mels=40, win_length=512, hop_length=128, f_min=0.0)])
+def test_features_are_the_logarithm_of_librosas_mel_spectrogram(config: FeatureConfig) -> None:
+    """Anyone can recompute our features with the best-known library and find the same numbers."""
+    waveform = sound(16_000)
+    expected = librosa.feature.melspectrogram(
+        y=waveform[0].double().numpy(),
+        sr=config.sample_rate,
+        n_fft=config.n_fft,
+        win_length=config.win_length,
+        hop_length=config.hop_length,
+        n_mels=config.n_mels,
+        fmin=config.f_min,
+        fmax=config.f_max,
+        center=False,
+        power=2.0,
+        htk=False,
+        norm="slaney",
+    )
+    found = LogMel(config).unnormalised(waveform)[0].T.numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, np.log(expected + 1e-7), rtol=0, atol=1e-4)
+
+
+def test_silence_is_finite_and_at_the_floor(frontend: LogMel) -> None:
+    """A muted microphone gives numbers, not minus infinity."""
+    found = frontend.unnormalised(torch.zeros(1, 4_000))
+    torch.testing.assert_close(found, torch.full_like(found, frontend.floor))
+
+
+@pytest.mark.parametrize(("samples", "chunk"), [(1_500, 1), (4_000, 7), (16_123, 160), (16_123, 777), (40_321, 16_000)])
+def test_chunks_equal_the_whole(frontend: LogMel, samples: int, chunk: int) -> None:
+    """Promise 1: the callback's block size is no setting that changes what is heard."""
+    waveform = sound(samples, rows=2)
+    expected = whole(frontend, waveform)
+    found = in_pieces(frontend, waveform, list(range(chunk, samples, chunk)))
+    assert expected.shape[1] == (samples - CONFIG.n_fft) // CONFIG.hop_length + 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@settings(max_examples=30)
+@given(samples=st.integers(0, 6_000), cuts=st.lists(st.integers(0, 6_000), max_size=12))
+def test_any_cuts_equal_the_whole(frontend: LogMel, samples: int, cuts: list[int]) -> None:
+    """Empty pieces and tails of a few samples included."""
+    waveform = sound(samples)
+    found = in_pieces(frontend, waveform, sorted(min(cut, samples) for cut in cuts))
+    torch.testing.assert_close(found, whole(frontend, waveform), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("samples", [0, 1, CONFIG.n_fft - 1])
+def test_shorter_than_a_frame_gives_no_frames(frontend: LogMel, samples: int) -> None:
+    """A click is not an error and not a frame made of padding."""
+    features, lengths = frontend(sound(samples), torch.tensor([samples]))
+    assert features.shape == (1, 0, CONFIG.n_mels)
+    assert lengths.tolist() == [0]
+    assert frontend.step(sound(samples), frontend.initial_state(1))[0].shape == (1, 0, CONFIG.n_mels)
+
+
+def test_a_frame_begins_with_its_first_whole_window(frontend: LogMel) -> None:
+    samples = torch.tensor([0, 511, 512, 671, 672, 16_000])
+    assert frontend.lengths(samples).tolist() == [0, 0, 1, 1, 2, 97]
+
+
+def test_padding_in_a_batch_changes_nothing(frontend: LogMel) -> None:
+    """Promise 2: a row's features are its own, whatever the padding holds, and zero beyond its length."""
+    lengths = [16_000, 9_001, 512, 300]
+    batch = sound(16_000, rows=4)
+    features, counts = frontend(batch, torch.tensor(lengths))
+    for row, samples in enumerate(lengths):
+        alone = whole(frontend, batch[row : row + 1, :samples])[0]
+        assert len(alone) == counts[row]
+        torch.testing.assert_close(features[row, : len(alone)], alone, rtol=0, atol=TOLERANCE)
+        assert not features[row, len(alone) :].any()
+
+
+def test_no_frame_depends_on_samples_after_it(frontend: LogMel) -> None:
+    """Frame t ends with sample t * hop_length + n_fft: what comes later leaves it as it was."""
+    waveform = sound(8_000)
+    edge = 20 * CONFIG.hop_length + CONFIG.n_fft
+    changed = waveform.clone()
+    changed[:, edge:] = sound(8_000, seed=7)[:, edge:] * 3
+    before, after = whole(frontend, waveform), whole(frontend, changed)
+    torch.testing.assert_close(after[:, :21], before[:, :21], rtol=0, atol=TOLERANCE)
+    assert not torch.allclose(after[:, 22:], before[:, 22:], atol=0.1)
+
+
+def test_statistics_are_stored_and_the_filterbank_is_not(frontend: LogMel) -> None:
+    """A checkpoint holds what was measured; what the config says is built from the config."""
+    assert set(frontend.state_dict()) == {"mean", "std"}
+    other = LogMel(CONFIG)
+    other.load_state_dict(frontend.state_dict())
+    waveform = sound(4_000)
+    assert torch.equal(whole(other, waveform), whole(frontend, waveform))
+    assert not torch.allclose(whole(LogMel(CONFIG), waveform), whole(frontend, waveform), atol=0.1)
+
+
+def test_features_are_normalised_by_the_statistics(frontend: LogMel) -> None:
+    waveform = sound(16_000)
+    raw = frontend.unnormalised(waveform)
+    measured = LogMel(CONFIG)
+    measured.mean.copy_(raw.mean(dim=(0, 1)))
+    measured.std.copy_(raw.std(dim=(0, 1)))
+    features = whole(measured, waveform)
+    torch.testing.assert_close(features.mean(dim=(0, 1)), torch.zeros(CONFIG.n_mels), rtol=0, atol=1e-3)
+    torch.testing.assert_close(features.std(dim=(0, 1)), torch.ones(CONFIG.n_mels), rtol=0, atol=1e-3)
+
+
+def test_bfloat16_autocast_does_not_change_features(frontend: LogMel) -> None:
+    """Mixed precision is for the network; the logarithm of small powers would not survive it."""
+    waveform = sound(8_000)
+    expected = whole(frontend, waveform)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = whole(frontend, waveform)
+        stepped = in_pieces(frontend, waveform, [3_000])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(stepped, expected, rtol=0, atol=TOLERANCE)

@@ -1,0 +1,211 @@
+"""Transcripts as rows: what they hold, what survives a kill, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.archive.batch import run
+from asr.errors import AudioError, ConfigError, DataError
+from asr.output.formats import read_json
+from asr.output.rows import Rows, open_rows
+from asr.terminal import Progress
+from tests.asr.archive.test_batch import OPTIONS, RESUME, Stub, files, transcript_of
+
+KINDS = ("rows.jsonl", "rows.parquet")
+
+
+@pytest.fixture(params=KINDS)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    return tmp_path / "deep" / str(request.param)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows, as someone else would read them."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    from pyarrow import parquet
+
+    parts = sorted(path.glob("part-*.parquet"))
+    return [row for part in parts for row in parquet.ParquetFile(part).read().to_pylist()]
+
+
+def write(rows: Rows, *sources: str) -> None:
+    for source in sources:
+        rows.write(source, transcript_of(source))
+
+
+def test_a_row_holds_what_json_does_and_the_absolute_path(path: Path) -> None:
+    rows = open_rows(path, resume=False)
+    write(rows, "talks/a.wav")
+    rows.close()
+    (row,) = read(path)
+    assert list(row) == ["source", "duration_seconds", "text", "segments", "error"]
+    assert row["source"] == str(Path("talks/a.wav").absolute())
+    assert row["error"] is None
+    transcript = read_json(json.dumps(row))
+    assert transcript.segments == transcript_of("a.wav").segments
+    assert (transcript.text, transcript.duration_seconds) == ("hello there again", 2.0)
+
+
+def test_a_row_tells_why_there_is_no_transcript(path: Path) -> None:
+    rows = open_rows(path, resume=False)
+    rows.fail("/in/bad.wav", AudioError("/in/bad.wav", "is empty"))
+    rows.close()
+    assert read(path) == [
+        {"source": "/in/bad.wav", "duration_seconds": None, "text": None, "segments": None, "error": "is empty"}
+    ]
+
+
+def test_what_has_a_transcript_is_kept_and_what_failed_is_tried_again(path: Path) -> None:
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav")
+    rows.fail("/b.wav", AudioError("/b.wav", "is empty"))
+    rows.close()
+    for _ in range(2):  # the second has no error to take out
+        rows = open_rows(path, resume=True)
+        assert [rows.holds(f"/{name}.wav") for name in "abc"] == [True, False, False]
+        rows.close()
+    rows = open_rows(path, resume=True)
+    write(rows, "/b.wav", "/c.wav")
+    rows.close()
+    assert [(row["source"], row["error"]) for row in read(path)] == [(f"/{name}.wav", None) for name in "abc"]
+
+
+def test_a_source_has_one_row_however_often_it_comes(path: Path) -> None:
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav", "/a.wav", "/x/../a.wav")
+    rows.close()
+    assert [row["source"] for row in read(path)] == ["/a.wav"]
+
+
+def test_a_name_that_is_not_utf_8(path: Path) -> None:
+    name = os.fsdecode(b"/caf\xe9.wav")
+    rows = open_rows(path, resume=False)
+    write(rows, name)
+    rows.close()
+    assert [row["source"] for row in read(path)] == ["/caf\\udce9.wav"]
+    rows = open_rows(path, resume=True)
+    assert rows.holds(name)
+    rows.close()
+
+
+def test_a_line_that_a_kill_cut_short_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav", "/b.wav")
+    rows.close()
+    whole = path.read_bytes()
+    for cut in (1, 20):
+        path.write_bytes(whole[:-cut])
+        rows = open_rows(path, resume=True)
+        assert [rows.holds("/a.wav"), rows.holds("/b.wav")] == [True, False]
+        write(rows, "/b.wav")
+        rows.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_no_part_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav")
+    file = rows._store._file  # type: ignore[union-attr]
+
+    class Full:
+        room = 10
+
+        def write(self, data: bytes) -> int:
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written, self.room = file.write(data[: self.room]), 0
+            return written
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+    monkeypatch.setattr(rows._store, "_file", Full())
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be written: No space left on device")):
+        write(rows, "/b.wav")
+    monkeypatch.undo()
+    assert not rows.holds("/b.wav")
+    write(rows, "/c.wav")
+    rows.close()
+    assert [row["source"] for row in read(path)] == ["/a.wav", "/c.wav"]
+
+
+def test_parts_are_written_as_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("asr.output.rows._PART_SEGMENTS", 6)  # each of these rows counts for three
+    path = tmp_path / "rows.parquet"
+    rows = open_rows(path, resume=False)
+    write(rows, *(f"/{number}.wav" for number in range(5)))
+    assert [row["source"] for row in read(path)] == ["/0.wav", "/1.wav", "/2.wav", "/3.wav"]  # a kill would leave these
+    rows = open_rows(path, resume=True)
+    write(rows, "/4.wav", "/5.wav")
+    assert sorted(part.name for part in path.iterdir()) == [f"part-0000{number}.parquet" for number in range(3)]
+    assert len(read(path)) == 6
+
+
+def test_what_is_there_is_not_written_over(path: Path) -> None:
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav")
+    rows.close()
+    with pytest.raises(ConfigError, match=r"is there already: --resume goes on with it"):
+        open_rows(path, resume=False)
+    with pytest.raises(ConfigError, match=r"rows\.csv: expected a name that ends in \.jsonl or \.parquet"):
+        open_rows(path.with_suffix(".csv"), resume=True)
+
+
+def others(folder: Path) -> Iterator[Path]:
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text('{"id": "a", "audio": "a.wav", "duration": 1, "text": null}\n')
+    yield manifest
+    lines = folder / "lines.jsonl"
+    lines.write_text("one\ntwo\n")
+    yield lines
+    parts = folder / "parts.parquet"
+    parts.mkdir()
+    (parts / "part-00000-c000.snappy.parquet").write_text("of another tool")
+    yield parts
+    broken = folder / "broken.parquet"
+    broken.mkdir()
+    (broken / "part-00000.parquet").write_text("PAR1")
+    yield broken
+    file = folder / "file.parquet"
+    file.write_text("PAR1")
+    yield file
+
+
+def test_what_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for other in others(tmp_path):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(DataError, match=re.escape(str(other))):
+            open_rows(other, resume=True)
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_fills_rows_and_the_next_does_the_rest(path: Path, tmp_path: Path) -> None:
+    folder = files(tmp_path / "in", "a.wav", "bad.wav", "c.wav")
+    rows = open_rows(path, resume=False)
+    tally = run(Stub(), [f"{folder}/a.wav", f"{folder}/bad.wav"], rows, OPTIONS, Progress())
+    rows.close()
+    assert (tally.done, tally.failed) == (1, 1)
+    assert {row["source"]: row["error"] for row in read(path)} == {
+        f"{folder}/a.wav": None,
+        f"{folder}/bad.wav": "is not audio",
+    }
+    stub, rows = Stub(), open_rows(path, resume=True)
+    tally = run(stub, [str(folder)], rows, RESUME, Progress())
+    rows.close()
+    assert (tally.done, tally.failed, tally.skipped) == (1, 1, 1)
+    assert sorted(stub.heard) == [f"{folder}/bad.wav", f"{folder}/c.wav"]
+    assert len(read(path)) == 3

@@ -1,0 +1,222 @@
+"""CTC: prefix scores and alignments are those that counting every path by hand gives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asr.search.ctc import BLANK, CtcPrefixScorer, CtcState, align
+
+VOCAB = 4
+EOS = 3  # in these tests; CTC itself never says it
+NEVER = -1e9  # whatever is lower is impossible
+
+
+def collapse(tokens: list[int]) -> list[int]:
+    """A frame-by-frame CTC path as tokens: repeats joined, blanks dropped."""
+    return [t for i, t in enumerate(tokens) if t != BLANK and (i == 0 or t != tokens[i - 1])]
+
+
+def random_log_probs(frames: int, seed: int = 0, rows: int = 1, vocab: int = VOCAB) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(rows, frames, vocab, generator=random)).log_softmax(-1)
+
+
+def texts(log_probs: Tensor) -> dict[tuple[int, ...], float]:
+    """The probability of every text, by summing over every path of `(T, V)`."""
+    frames, vocab = log_probs.shape
+    found: dict[tuple[int, ...], float] = {}
+    values = log_probs.double().exp().tolist()
+    for path in itertools.product(range(vocab), repeat=frames):
+        text = tuple(collapse(list(path)))
+        found[text] = found.get(text, 0.0) + math.prod(values[t][token] for t, token in enumerate(path))
+    return found
+
+
+def begins(found: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> float:
+    return sum(p for text, p in found.items() if text[: len(prefix)] == prefix)
+
+
+def follow(scorer: CtcPrefixScorer, prefix: tuple[int, ...], eos: int = EOS) -> tuple[CtcState, Tensor]:
+    """The state of a prefix, and the `last` token to go on from."""
+    state, last = scorer.initial_state(), torch.tensor([eos])
+    for token in prefix:
+        increments = scorer.step(state, last, torch.tensor([[token]]), eos)
+        state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([token]), increments[:, 0])
+        last = torch.tensor([token])
+    return state, last
+
+
+def assert_log_close(found: float, probability: float) -> None:
+    if probability == 0:
+        assert found < NEVER
+    else:
+        assert found == pytest.approx(math.log(probability), abs=1e-4)
+
+
+# --- Prefix scores
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
+def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
+    """Every prefix that fits, and some that do not, with repeated tokens and the end of the sentence."""
+    log_probs = random_log_probs(frames, seed=frames, vocab=3)
+    found = texts(log_probs[0])
+    scorer = CtcPrefixScorer(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]), 1)
+    candidates = torch.tensor([[1, 2, EOS]])
+    for length in range(frames + 1):
+        for prefix in itertools.product((1, 2), repeat=length):
+            state, last = follow(scorer, prefix)
+            assert_log_close(float(state.score), begins(found, prefix))
+            if begins(found, prefix) == 0:
+                continue
+            increments = scorer.step(state, last, candidates, EOS)
+            totals = (state.score + increments[0].double()).tolist()
+            assert_log_close(totals[0], begins(found, (*prefix, 1)))
+            assert_log_close(totals[1], begins(found, (*prefix, 2)))
+            assert_log_close(totals[2], found.get(prefix, 0.0))
+
+
+def test_a_prefix_goes_on_or_ends() -> None:
+    """Of all that begins with a prefix, each text either is the prefix or goes on with one of the tokens."""
+    log_probs = random_log_probs(6, seed=3)
+    scorer = CtcPrefixScorer(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]), 1)
+    for prefix in ((), (1,), (1, 1), (2, 3, 2), (3, 3, 3)):
+        state, last = follow(scorer, prefix, eos=4)
+        increments = scorer.step(state, last, torch.tensor([[1, 2, 3, 4]]), 4)
+        assert float(increments.double().logsumexp(-1)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
+    """A hypothesis that ends scores as torch's own CTC loss says, over a long utterance."""
+    log_probs = random_log_probs(300, seed=8, vocab=20)
+    tokens = [5, 5, 7, 19, 4, 4, 4, 11, 6, 12, 5]
+    scorer = CtcPrefixScorer(log_probs, torch.tensor([300]), 1)
+    state, last = follow(scorer, tuple(tokens))
+    increments = scorer.step(state, last, torch.tensor([[EOS]]), EOS)
+    loss = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1).double(),
+        torch.tensor([tokens]),
+        torch.tensor([300]),
+        torch.tensor([11]),
+        reduction="sum",
+    )
+    assert float(state.score + increments) == pytest.approx(-float(loss), abs=1e-3)
+
+
+def test_what_does_not_fit_stays_impossible() -> None:
+    """A hypothesis with more tokens than frames is out for good: nothing that follows brings it back."""
+    scorer = CtcPrefixScorer(random_log_probs(2, seed=1), torch.tensor([2]), 1)
+    state, last = follow(scorer, (1, 1))  # a repeated token needs a blank between, so three frames
+    assert float(state.score) < NEVER
+    for _ in range(3):
+        increments = scorer.step(state, last, torch.tensor([[1, 2, EOS]]), EOS)
+        assert increments.isfinite().all()
+        assert ((state.score + increments[0].double()) < NEVER).all()
+        state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([2]), increments[:, 1])
+        last = torch.tensor([2])
+
+
+def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
+    """Promise 2: rows of different lengths, whatever the padding holds, and each with two beams."""
+    lengths, beams = [7, 3, 1], 2
+    log_probs = random_log_probs(7, seed=4, rows=3)
+    scorer = CtcPrefixScorer(log_probs, torch.tensor(lengths), beams)
+    candidates = torch.tensor([[1, 2, EOS]] * 6)
+    state, last = scorer.initial_state(), torch.full((6,), EOS)
+    together = []
+    parents, chosen = torch.arange(6), torch.tensor([0, 1] * 3)
+    for _ in range(3):
+        increments = scorer.step(state, last, candidates, EOS)
+        together.append((state.score[:, None] + increments.double()).clone())
+        tokens = candidates[parents, chosen]
+        state = scorer.advance(state, last, parents, tokens, increments[parents, chosen])
+        last = tokens
+    for row, length in enumerate(lengths):
+        alone = CtcPrefixScorer(log_probs[row : row + 1, :length], torch.tensor([length]), 1)
+        for beam, token in enumerate((1, 2)):
+            for step, totals in enumerate(together):
+                prefix = (token,) * step
+                own, own_last = follow(alone, prefix)
+                increments = alone.step(own, own_last, candidates[:1], EOS)
+                expected = (own.score[:, None] + increments.double())[0]
+                found = totals[row * beams + beam]
+                torch.testing.assert_close(found.clamp(min=NEVER), expected.clamp(min=NEVER), rtol=0, atol=1e-4)
+
+
+def test_states_are_reordered_with_their_hypotheses() -> None:
+    """`advance` takes parents in any order and `select` any rows: the scores that follow are the parents'."""
+    scorer = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 2)
+    increments = scorer.step(scorer.initial_state(), torch.tensor([EOS, EOS]), torch.tensor([[1, 2], [1, 2]]), EOS)
+    parents, tokens = torch.tensor([1, 0]), torch.tensor([2, 1])
+    state = scorer.advance(
+        scorer.initial_state(), torch.tensor([EOS, EOS]), parents, tokens, increments[parents, tokens - 1]
+    )
+    swapped = state.select(torch.tensor([1, 0]))
+    for rows, tokens in ((state, (2, 1)), (swapped, (1, 2))):
+        found = scorer.step(rows, torch.tensor(tokens), torch.tensor([[1, 2, EOS]] * 2), EOS)
+        for row, token in enumerate(tokens):
+            alone = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 1)
+            own, last = follow(alone, (token,))
+            expected = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
+            torch.testing.assert_close(found[row], expected[0], rtol=0, atol=1e-5)
+
+
+# --- Forced alignment
+
+
+def likeliest_path(log_probs: Tensor, tokens: list[int]) -> float:
+    """The log-probability of the best of all paths that spell `tokens`; minus infinity where none does."""
+    frames, vocab = log_probs.shape
+    paths = (p for p in itertools.product(range(vocab), repeat=frames) if collapse(list(p)) == tokens)
+    return max((sum(float(log_probs[t, k]) for t, k in enumerate(p)) for p in paths), default=-math.inf)
+
+
+@settings(max_examples=40)
+@given(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=4), frames=st.integers(1, 5), seed=st.integers(0, 99))
+def test_an_alignment_is_the_likeliest_path(tokens: list[int], frames: int, seed: int) -> None:
+    """The spans, with blanks around them, are as likely as the best of all paths; None where there is no path."""
+    log_probs = random_log_probs(frames, seed, vocab=3)[0]
+    best, spans = likeliest_path(log_probs, tokens), align(log_probs, tokens)
+    if spans is None:
+        assert best == -math.inf
+        return
+    path = [BLANK] * frames
+    for token, (first, after) in zip(tokens, spans, strict=True):
+        path[first:after] = [token] * (after - first)
+    assert collapse(path) == tokens
+    assert sum(float(log_probs[t, k]) for t, k in enumerate(path)) == pytest.approx(best, abs=1e-4)
+
+
+def test_spans_lie_where_the_tokens_were_said() -> None:
+    path = [0, 0, 3, 3, 0, 1, 0, 1, 1, 2, 0]
+    log_probs = torch.full((len(path), VOCAB), -9.0)
+    log_probs[range(len(path)), path] = -0.01
+    assert align(log_probs, [3, 1, 1, 2]) == [(2, 4), (5, 6), (7, 9), (9, 10)]
+
+
+def test_too_few_frames_have_no_alignment() -> None:
+    log_probs = random_log_probs(3)[0]
+    assert align(log_probs, [1, 2, 3]) == [(0, 1), (1, 2), (2, 3)]
+    assert align(log_probs, [1, 2, 3, 1]) is None
+    assert align(log_probs, [1, 1, 2]) is None  # needs a blank between
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ([], []),
+        ([0, 0], []),
+        ([1, 1, 1], [1]),
+        ([1, 0, 1], [1, 1]),
+        ([0, 2, 2, 0, 0, 3, 1, 1, 0], [2, 3, 1]),
+    ],
+)
+def test_collapse_joins_repeats_and_drops_blanks(path: list[int], text: list[int]) -> None:
+    assert collapse(path) == text

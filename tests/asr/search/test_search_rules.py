@@ -1,0 +1,176 @@
+"""What ends a search and what it weighs: rigged spellers against the rules, and each scorer by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asr.config import SearchConfig
+from asr.errors import ConfigError
+from asr.model.attention import Memory
+from asr.model.las import Encoded, Model
+from asr.search import beam_search, search
+from asr.search.hypothesis import Repeats, token_limits
+from asr.search.scorers import CoverageScorer, LengthScorer, LmScorer, View
+from asr.text.tokenizer import EOS, SOS
+from tests.asr.search.test_search import tiny_lm, tiny_model
+
+Follow = dict[int, dict[int, float]]
+
+
+class Rigged(nn.Module):
+    """A speller whose next token depends on the last one alone, by a table of logits `(V, V)` for each utterance."""
+
+    def __init__(self, model: Model, tables: Tensor) -> None:
+        super().__init__()
+        self.inner, self.tables = model.decoder, tables
+        self.prepare, self.initial_state = model.decoder.prepare, model.decoder.initial_state
+
+    def step(self, tokens: Tensor, state: object, memory: Memory) -> tuple[Tensor, object]:
+        rows = memory.values[:, 0, 0].long().repeat_interleave(len(tokens) // len(memory.values))
+        return self.tables[rows, tokens], state
+
+    def logits(self, readout: Tensor) -> Tensor:
+        return readout
+
+
+def rigged(*follow: Follow) -> tuple[Model, Encoded]:
+    """A model that after each token gives the next ones these probabilities, and four seconds for each utterance."""
+    model = tiny_model()
+    tables = torch.full((len(follow), 20, 20), -30.0)
+    for table, pairs in zip(tables, follow, strict=True):
+        for last, nexts in pairs.items():
+            for token, probability in nexts.items():
+                table[last, token] = math.log(probability)
+    model.decoder = Rigged(model, tables)  # type: ignore[assignment]
+    encoder_out = torch.randn(len(follow), 100, model.config.encoder.output_size)
+    encoder_out[:, 0, 0] = torch.arange(len(follow))
+    return model, Encoded(encoder_out, torch.full((len(follow),), 100))
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_speller_that_repeats_itself_is_stopped(beam_size: int) -> None:
+    """Attention that is stuck says a phrase for ever: it is cut off soon after the allowed number of times."""
+    model, encoded = rigged({SOS: {5: 0.99}, 5: {6: 0.99}, 6: {7: 0.99}, 7: {5: 0.99}})
+    config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, max_repeats=3)
+    (found,) = search(model, encoded, config)
+    tokens, (limit,) = found[0].tokens, token_limits(encoded.encoder_out_lengths, 0.04, config.max_tokens_per_second)
+    assert tokens[:6] == [5, 6, 7, 5, 6, 7]
+    assert len(tokens) <= 3 * (config.max_repeats + 1) < limit
+
+
+def test_a_phrase_may_be_said_as_often_as_allowed() -> None:
+    """The rule on loops counts: four times is what `max_repeats` of four still lets through, five is a loop."""
+    for times in (4, 5):
+        repeats, looping = Repeats.start(1, torch.device("cpu")), []
+        for token in [9, *[5, 6] * times]:
+            repeats, now = repeats.add(torch.tensor([token]), 4)
+            looping.append(bool(now))
+        assert any(looping) == (times == 5)
+        assert looping.index(True) == 10 if times == 5 else True
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_speller_that_never_ends_is_cut_at_the_limit(beam_size: int) -> None:
+    """Nobody speaks faster than `max_tokens_per_second`: there the search ends, and gives what it has."""
+    cycle = range(4, 20)  # too long a phrase to count as a loop
+    model, encoded = rigged({SOS: {4: 0.9}, **{t: {4 + (t - 3) % len(cycle): 0.9} for t in cycle}})
+    config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, max_tokens_per_second=10)
+    (found,) = search(model, encoded, config)
+    (limit,) = token_limits(encoded.encoder_out_lengths, 0.04, 10).tolist()
+    assert limit == pytest.approx(4.0 * 10, abs=5)
+    assert found[0].tokens == [*cycle, *cycle, *cycle][:limit]
+
+
+def test_no_end_while_going_on_is_much_likelier() -> None:
+    """An end with 2 % is taken only where the threshold is off, although the longer hypothesis has the lower score."""
+    words = {SOS: {5: 0.98, EOS: 0.02}, 5: {6: 0.05, 7: 0.05, 8: 0.05}, 6: {EOS: 0.1}, 7: {EOS: 0.1}, 8: {EOS: 0.1}}
+    for last in (5, 6, 7, 8):  # the rest of the probability goes where nothing comes back from
+        words[last][9] = 1 - sum(words[last].values())
+    words[9] = {10: 0.3, 11: 0.3, EOS: 0.001, 12: 0.399}
+    for last in (10, 11, 12):
+        words[last] = {EOS: 0.01, 13: 0.5, 14: 0.49}
+    model, encoded = rigged(words)
+    free = SearchConfig(beam_size=4, ctc_weight=0.0, eos_threshold=0.0)
+    assert beam_search(model, encoded, free)[0][0].tokens == []
+    bound = dataclasses.replace(free, eos_threshold=1.5)
+    assert beam_search(model, encoded, bound)[0][0].tokens != []
+
+
+def test_an_end_among_the_likeliest_passes_the_threshold() -> None:
+    """Where the end is about as likely as the best other token, it may come."""
+    model, encoded = rigged({SOS: {5: 1.0}, 5: {6: 0.5, EOS: 0.45, 7: 0.05}, 6: {7: 0.6, EOS: 0.4}, 7: {EOS: 1.0}})
+    found = beam_search(model, encoded, SearchConfig(beam_size=4, ctc_weight=0.0, eos_threshold=1.5))
+    assert found[0][0].tokens == [5]
+    assert found[0][0].score == pytest.approx(math.log(0.45), abs=1e-3)
+
+
+def test_a_bonus_for_length_lengthens() -> None:
+    """The same rigged speller goes on where each token is worth something."""
+    model, encoded = rigged({SOS: {5: 1.0}, 5: {6: 0.5, EOS: 0.45, 7: 0.05}, 6: {7: 0.6, EOS: 0.4}, 7: {EOS: 1.0}})
+    config = SearchConfig(beam_size=4, ctc_weight=0.0, length_bonus=1.0)
+    (found,) = beam_search(model, encoded, config)
+    assert found[0].tokens == [5, 6, 7]
+    assert found[0].score == pytest.approx(math.log(0.5 * 0.6) + 3, abs=1e-3)
+
+
+def test_an_utterance_that_is_done_stays_as_it_is() -> None:
+    """What is far behind when a hypothesis ends cannot gather bonuses later, however long its neighbours take.
+
+    Otherwise the answer would depend on the batch: on how many more steps the longest utterance needs.
+    """
+    chain = {t: {t + 1: 1.0} for t in range(5, 18)} | {18: {EOS: 1.0}}
+    quick, slow = {SOS: {EOS: 0.99, 5: 1e-4}, **chain}, {SOS: {5: 1.0}, **chain}
+    config = SearchConfig(beam_size=4, ctc_weight=0.0, length_bonus=1.0)
+    first, second = beam_search(*rigged(quick, slow), config)
+    assert first[0].tokens == []
+    assert len(second[0].tokens) == 14
+    first, _ = beam_search(*rigged(quick, slow), dataclasses.replace(config, length_bonus=3.0))
+    assert len(first[0].tokens) == 14  # where the bonus makes up for it soon, it is waited for
+
+
+def test_coverage_counts_attention_beyond_the_threshold() -> None:
+    """What the steps add up to is the penalty of the whole: attention above the threshold, summed over frames."""
+    scorer = CoverageScorer(0.5, 6, torch.device("cpu"))
+    alignments = torch.rand(4, 2, 6).softmax(-1) * 2
+    state, added = scorer.initial_state(2), torch.zeros(2)
+    for alignment in alignments:
+        kept = state.clone()
+        scores, after = scorer.score(View(torch.zeros(2), torch.zeros(2, 9), alignment), state)
+        assert torch.equal(state, kept)
+        state, added = after, added + scores[:, 0]
+    expected = -(alignments.sum(0) - 0.5).clamp(min=0).sum(-1)
+    torch.testing.assert_close(added, expected)
+    assert (expected < 0).all()
+    torch.testing.assert_close(scorer.select(state, torch.tensor([1, 1])), state[[1, 1]])
+
+
+def test_length_counts_every_token_but_the_end() -> None:
+    scores, _ = LengthScorer().score(View(torch.zeros(2), torch.zeros(2, 9), torch.zeros(2, 4)), None)
+    assert scores.expand(2, 9)[:, EOS].tolist() == [0, 0]
+    assert scores.sum() == 8
+
+
+@torch.inference_mode()
+def test_the_lm_scores_what_it_would_say_next() -> None:
+    """The scorer's states move with the hypotheses: rows that trade places trade scores."""
+    lm = tiny_lm()
+    scorer = LmScorer(lm)
+    state = scorer.initial_state(2)
+    _, state = scorer.score(View(torch.tensor([5, 6]), torch.empty(2, 20), torch.empty(2, 1)), state)
+    view = View(torch.tensor([7, 7]), torch.empty(2, 20), torch.empty(2, 1))
+    straight, _ = scorer.score(view, state)
+    swapped, _ = scorer.score(view, scorer.select(state, torch.tensor([1, 0])))
+    torch.testing.assert_close(swapped, straight.flip(0))
+    assert not torch.allclose(straight[0], straight[1])
+
+
+def test_a_language_model_of_another_vocabulary_is_refused() -> None:
+    model = tiny_model()
+    encoded = Encoded(torch.randn(1, 9, model.config.encoder.output_size), torch.tensor([9]))
+    with pytest.raises(ConfigError, match=r"lm\.vocab_size is 9: it must be the model's, 20"):
+        beam_search(model, encoded, SearchConfig(lm_weight=0.5), tiny_lm(9))

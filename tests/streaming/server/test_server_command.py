@@ -1,0 +1,236 @@
+"""`spellstream serve` as it is typed: what it needs, where it listens, how it stops, what it logs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+import asr
+from asr.commands.main import main
+from streaming.engine import Engine
+from streaming.server import logs
+from streaming.server.config import Limits, ServerConfig
+from streaming.server.metrics import Metrics
+from tests.support.serving import Running, running
+from tests.support.small_model import small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.usefixtures("_own_logging")
+@pytest.mark.parametrize("option", ["--port", "--wyoming"])
+def test_a_port_that_is_taken_is_one_line(taken: int, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "0", option, str(taken)]) == 1
+    assert capsys.readouterr().err == f"spellstream: 127.0.0.1:{taken}: Address already in use\n"
+
+
+@pytest.mark.usefixtures("_own_logging")
+@pytest.mark.parametrize(
+    ("arguments", "variable", "status", "complaint"),
+    [
+        (["--host", "no.such.host.invalid"], None, 1, "no.such.host.invalid:2700: "),
+        (["--port", "0"], " ", 2, "SPELLSTREAM_API_KEY is set, but empty: unset it to let everybody in"),
+        (["--port", "70000"], None, 2, "less than or equal to 65535"),
+        (["--port", "0", "--model", "no-such-model"], None, 1, "no-such-model"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str],
+    variable: str | None,
+    status: int,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("SPELLSTREAM_API_KEY", variable)
+    assert main(["serve", *arguments]) == status
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("streaming.server.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert main(["serve"]) == 1
+    assert "pip install 'spellstream[serve]'" in capsys.readouterr().err
+
+
+async def last_words(port: int, key: str, stop: Callable[[], None]) -> dict[str, Any]:
+    """What a stream that is open gets when the server is stopped."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with connect(f"ws://127.0.0.1:{port}", additional_headers=headers) as websocket:
+        await websocket.send(b"\0" * 3200)
+        await websocket.recv()
+        stop()
+        answer: dict[str, Any] = json.loads(await websocket.recv())
+        with contextlib.suppress(ConnectionClosed):
+            await websocket.recv()
+        assert websocket.close_code == 1001
+        return answer
+
+
+def test_a_signal_ends_it_with_the_last_words_and_status_0(model: Path, repository_root: Path) -> None:
+    """And its log is JSON, a line for each event, in which no key stands."""
+    command = [
+        sys.executable,
+        "-m",
+        "asr",
+        "serve",
+        "--port",
+        "0",
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+    ]
+    command += ["--log-format", "json", "--load-share", "100"]
+    environment = {**os.environ, "SPELLSTREAM_API_KEY": "secret"}
+    with subprocess.Popen(command, cwd=repository_root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert first.startswith("spellstream: http://127.0.0.1:")
+        port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
+        asyncio.run(wait_until_ready(port))
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models?key=secret")
+        said = asyncio.run(last_words(port, "secret", functools.partial(process.send_signal, signal.SIGTERM)))
+        assert said == {"text": ""}
+        log = [json.loads(line) for line in process.stderr]
+        assert process.wait(30) == 0
+    closed = next(line for line in log if line["message"] == "stream closed")
+    assert (closed["kind"], closed["audio_seconds"], closed["finished"]) == ("vosk", 0.2, True)
+    refused = next(line for line in log if line.get("status") == 401)
+    assert refused["path"] == "/v1/models"
+    assert "secret" not in json.dumps(log)
+    assert log[-1]["message"] == "stopped"
+
+
+async def wait_until_ready(port: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/ready")
+            return
+        await asyncio.sleep(0.1)
+
+
+def test_what_a_client_sends_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    formatter = logs.formatter("text")
+    with caplog.at_level(logging.INFO, "streaming"):
+        logs.note(logging.getLogger("streaming"), "request", path='/\n2026 ERROR forged="yes"', seconds=0.12345, n=3)
+    line = formatter.format(caplog.records[0])
+    assert line.endswith(' INFO request path="/\\n2026 ERROR forged=\\"yes\\"" seconds=0.123 n=3')
+    assert "\n" not in line
+
+
+def test_a_fault_is_logged_and_counted_as_500() -> None:
+    """It is answered farther out, so that the log had a status of 0."""
+
+    async def faulty(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("a fault")
+
+    metrics = Metrics()
+    with pytest.raises(RuntimeError, match="a fault"):
+        asyncio.run(logs.AccessLog(faulty, metrics)({"type": "http", "method": "GET", "path": "/"}, None, None))  # type: ignore[arg-type]
+    assert b'route="unknown",status="500"' in metrics.text()
+
+
+def test_streams_that_do_not_finish_are_cut_off_when_time_is_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that hangs does not keep clients waiting."""
+    engine, hanging = Engine(asr.load(str(model), "cpu")), threading.Event()
+    step = engine.step
+
+    def slow(*arguments: Any) -> Any:
+        hanging.wait(20)
+        return step(*arguments)
+
+    async def cut_off(made: Running) -> int | None:
+        async with connect(made.ws_url) as websocket:
+            await websocket.send(b"\0" * 3200)
+            await websocket.recv()
+            monkeypatch.setattr(engine, "step", slow)
+            await websocket.send(b"\0" * 3200)
+            await websocket.recv()  # the answer does not wait for ever either
+            made.stop()
+            with contextlib.suppress(ConnectionClosed):
+                await websocket.recv()
+            return websocket.close_code
+
+    with running(ServerConfig(limits=Limits(load_share=100), grace_seconds=0.5), engine) as made:
+        try:
+            assert asyncio.run(asyncio.wait_for(cut_off(made), 15)) == 1012
+        finally:
+            hanging.set()
+
+
+_HANGS = """
+import sys, threading
+from asr.commands.main import main
+from streaming.engine import Engine
+from streaming.server import service
+
+step, trials = Engine.step, iter([True])
+Engine.step = lambda *arguments: step(*arguments) if next(trials, False) else threading.Event().wait()
+service._MAX_TURN_SECONDS = float(sys.argv[1])
+sys.exit(main(["serve", "--port", "0", "--grace-seconds", "0.5", "--device", "cpu", "--model", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_server_whose_engine_hangs_ends_and_says_so(model: Path, repository_root: Path, by_itself: bool) -> None:
+    """It was taken for idle, let everybody in, and at a signal waited for the engine's thread for ever."""
+    command = [sys.executable, "-c", _HANGS, "1.0" if by_itself else "60.0", str(model)]
+    with subprocess.Popen(command, cwd=repository_root, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        port = int(process.stderr.readline().split("http://127.0.0.1:")[1].split("/")[0])
+        asyncio.run(wait_until_ready(port))
+
+        async def talk() -> None:
+            async with connect(f"ws://127.0.0.1:{port}") as websocket:
+                await websocket.send(b"\0" * 64_000)
+                if not by_itself:
+                    await asyncio.sleep(0.5)
+                    process.terminate()
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        await websocket.recv()
+
+        asyncio.run(talk())
+        said = process.stderr.read()
+        status = process.wait()
+        watchdog.cancel()
+    assert status == 1
+    assert said.endswith("spellstream: the engine hangs: the server ends without it\n")
+    assert ("the engine has failed for good" in said) == by_itself

@@ -1,0 +1,126 @@
+"""Where speech begins and ends: the rules, and the voice detector that they listen to."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.audio.segment import SpeechDetector
+from asr.audio.vad import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from asr.errors import ConfigError
+from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
+
+CPU = torch.device("cpu")
+RULES = EndpointConfig(min_speech_ms=96, min_silence_ms=160, pre_roll_ms=64)  # 3, 5 and 2 windows
+
+
+def decisions(probabilities: list[float], config: EndpointConfig = RULES) -> list[str]:
+    state, found = EndpointState(), []
+    for probability in probabilities:
+        state, decision = advance(state, probability, config)
+        found.append(decision.name)
+    return found
+
+
+def listen(waveform: Tensor) -> list[float]:
+    """The detector's probability for each window of one stream."""
+    detector, state, found = VoiceDetector(CPU), VoiceState.start(1, CPU), []
+    for window in waveform.unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES):
+        probability, state = detector.step(window[None], state)
+        found.append(float(probability))
+    return found
+
+
+def test_a_segment_begins_after_enough_speech_in_a_row() -> None:
+    assert decisions([0.9, 0.9, 0.1, 0.9, 0.9, 0.9]) == ["WAIT"] * 5 + ["BEGIN"]
+    assert decisions([0.5], EndpointConfig(min_speech_ms=0)) == ["BEGIN"]
+
+
+def test_a_segment_ends_after_enough_silence_in_a_row() -> None:
+    begun = [0.9] * 3
+    assert decisions([*begun, 0.1, 0.1, 0.1, 0.1, 0.4, *[0.1] * 5])[3:] == ["SPEAK"] * 9 + ["END"]
+    # What is neither speech nor silence keeps a segment open, but begins none.
+    assert decisions([*begun, *[0.4] * 50])[3:] == ["SPEAK"] * 50
+    assert decisions([0.4] * 50) == ["WAIT"] * 50
+
+
+def test_after_its_end_all_begins_afresh() -> None:
+    once = [0.9] * 3 + [0.1] * 5
+    assert decisions(once * 3) == (["WAIT", "WAIT", "BEGIN"] + ["SPEAK"] * 4 + ["END"]) * 3
+
+
+def test_times_are_rounded_up_to_windows() -> None:
+    config = EndpointConfig(min_speech_ms=33, min_silence_ms=161, pre_roll_ms=1)
+    assert (config.speech_windows, config.silence_windows, config.held_windows) == (2, 6, 2)
+    nothing = EndpointConfig(min_speech_ms=0, min_silence_ms=1, pre_roll_ms=0)
+    assert (nothing.speech_windows, nothing.silence_windows, nothing.held_windows) == (1, 1, 0)
+    assert RULES.held_windows == 4  # the pre-roll, and the two windows of speech before the third made sure
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"speech_threshold": 1.0}, "speech_threshold"),
+        ({"silence_threshold": 0.6}, "silence_threshold"),
+        ({"min_speech_ms": -1}, "min_speech_ms"),
+        ({"min_silence_ms": 0}, "min_silence_ms"),
+        ({"pre_roll_ms": 5001}, "pre_roll_ms"),
+        ({"max_seconds": 1.0}, "max_seconds"),
+        ({"max_seconds": math.nan}, "max_seconds"),
+        ({"max_seconds": 2.0, "pre_roll_ms": 1000}, "pre_roll_ms"),
+    ],
+)
+def test_settings_out_of_their_bounds_are_refused(settings: dict[str, float], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        EndpointConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_the_detector_is_silero_vad_whatever_the_batch(recordings: list[torch.Tensor]) -> None:
+    clips = [waveform[: 40 * WINDOW_SAMPLES] for waveform in recordings[:3]]
+    alone = [listen(clip) for clip in clips]
+    peer = SpeechDetector()
+    theirs = [peer.step(w) for w in clips[0].unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES)]
+    assert alone[0] == pytest.approx(theirs, abs=1e-5)
+    detector = VoiceDetector(CPU)
+    states = [VoiceState.start(1, CPU) for _ in clips]
+    for i in range(40):
+        windows = torch.stack([clip[i * WINDOW_SAMPLES : (i + 1) * WINDOW_SAMPLES] for clip in clips])
+        probabilities, state = detector.step(windows, VoiceState.stack(states))
+        states = state.split()
+        assert probabilities.tolist() == pytest.approx([a[i] for a in alone], abs=1e-5)
+
+
+def test_speech_is_heard(recordings: list[torch.Tensor]) -> None:
+    assert "BEGIN" in decisions(listen(recordings[0]), EndpointConfig())
+
+
+def test_the_threads_of_the_process_stay_as_they_are() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        VoiceDetector(CPU).step(torch.zeros(1, WINDOW_SAMPLES), VoiceState.start(1, CPU))
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["silence", "noise", "tones"])
+def test_what_is_no_speech_begins_nothing(kind: str, seconds: int) -> None:
+    assert decisions(listen(no_speech(kind, seconds)), EndpointConfig()).count(Decision.BEGIN.name) == 0
+
+
+def no_speech(kind: str, seconds: int) -> Tensor:
+    """Digital silence, white noise, or chords of an organ that change every two seconds."""
+    if kind == "silence":
+        return torch.zeros(seconds * 16_000)
+    if kind == "noise":
+        return 0.1 * torch.randn(seconds * 16_000)
+    time = torch.arange(32_000) / 16_000
+    swell = (8 * torch.minimum(time, 2 - time)).clamp(max=1)
+    pitches = 220 * 2 ** ((torch.tensor([0, 4, 7]) + torch.randint(0, 24, (seconds // 2, 1))) / 12)  # (chords, 3)
+    voices = sum(torch.sin(2 * torch.pi * n * pitches[..., None] * time) / n for n in (1, 2, 3))
+    return (0.05 * swell * torch.as_tensor(voices).sum(1)).flatten()

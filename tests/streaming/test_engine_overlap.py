@@ -1,0 +1,87 @@
+"""Streams encode their latest chunks anew: what they come to is what hearing on would have made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.config import Context
+from streaming.endpoint import EndpointConfig
+from streaming.engine import Engine, StreamConfig
+from streaming.policy import PolicyConfig
+from streaming.session import Utterance
+from tests.support.babbler import CONTEXTS, babbler, every_kind
+
+
+@pytest.fixture(scope="module")
+def waveform(recordings: list[Tensor]) -> Tensor:
+    return recordings[0][:64_000]
+
+
+def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[Utterance, Tensor]:
+    """An utterance, and what was heard of it; early on, frames were released, as behind committed words."""
+    session = engine.start()
+    for chunk in waveform.split(700):
+        (session,), _ = engine.step([session], [chunk])
+        if (now := session.utterance) is not None and len(now.encoder_out) > 20 and not now.released:
+            released = dataclasses.replace(now, encoder_out=now.encoder_out[7:], released=7)
+            session = dataclasses.replace(session, utterance=released)
+    utterance = session.opened
+    assert utterance.released == 7
+    return utterance, waveform[utterance.start_samples : session.read_samples - len(utterance.unencoded)]
+
+
+@pytest.mark.parametrize("context", CONTEXTS[:3], ids=str)
+@every_kind
+def test_what_is_encoded_anew_has_heard_what_came_after(
+    waveform: Tensor, context: Context, encoder: dict[str, Any]
+) -> None:
+    """With an overlap that goes back to the start, frames are those of full context, and come no later.
+
+    Frames that were released, as those behind committed words are, before they have settled, do not come back.
+    """
+    policy = PolicyConfig(margin_ms=100_000)
+    engine = Engine(
+        babbler(**encoder), StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=10_000)
+    )
+    utterance, heard = hear_and_release(engine, waveform)
+    encoded = engine.model.encode(heard[None], torch.tensor([len(heard)])).encoder_out[0]
+    known = utterance.released + len(utterance.encoder_out)
+    assert utterance.settled == 0
+    torch.testing.assert_close(utterance.encoder_out, encoded[utterance.released : known], atol=1e-3, rtol=1e-3)
+    assert known * 60 >= utterance.samples / 16 - engine.latency_ms - 32
+
+
+@pytest.mark.parametrize("overlap_ms", [300, 1200])
+@pytest.mark.parametrize("context", [Context(300, 60), Context(360, 30)], ids=str)
+@every_kind
+def test_frames_settle_once_the_overlap_is_behind_them(
+    waveform: Tensor, context: Context, encoder: dict[str, Any], overlap_ms: int
+) -> None:
+    """Each chunk is as it was when the overlap after it was full, and the next goes on from how it was seen then."""
+    policy = PolicyConfig(margin_ms=100_000)
+    config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
+    engine = Engine(babbler(**encoder), config)
+    utterance, heard = hear_and_release(engine, waveform)
+    chunk, overlap = context.chunk_ms // 10, -(-overlap_ms // context.chunk_ms)  # in features, in chunks
+    lookahead, frames = context.lookahead_ms // 10, chunk // 6
+    features, _ = engine.model.features(heard[None], torch.tensor([len(heard)]))
+    state, expected = engine.model.encoder.initial_state(1), []
+    for n in range(utterance.settled // frames):
+        until = (n + 1 + overlap) * chunk + lookahead
+        out, state = engine.model.encoder.preview(features[:, n * chunk : until], state, frames)
+        expected.append(out[0, :frames])
+    found = utterance.encoder_out[: utterance.settled - utterance.released]
+    assert utterance.settled >= 20
+    assert utterance.released + len(utterance.encoder_out) == utterance.settled + overlap * frames
+    assert utterance.recent.shape[1] == overlap * chunk + lookahead
+    torch.testing.assert_close(found, torch.cat(expected)[utterance.released :], atol=1e-3, rtol=1e-3)
+
+
+def test_where_nothing_depends_on_what_follows_nothing_is_encoded_anew() -> None:
+    assert Engine(babbler(bidirectional=False)).overlap_frames == 0
+    assert Engine(babbler()).overlap_frames == 24  # four chunks of 360 ms

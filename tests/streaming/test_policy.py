@@ -1,0 +1,78 @@
+"""Which words may be committed, by each policy, and how words are read off a hypothesis."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asr.errors import ConfigError
+from asr.search import Hypothesis
+from asr.text.tokenizer import Tokenizer
+from streaming.policy import FoundWord, PolicyConfig, committable, found_words
+
+FRAME_MS = 60.0
+WORDS = [FoundWord(text, i + 1, 10 * i + 4, 10 * i, 10 * i + 8, 1.0) for i, text in enumerate(("one", "two", "three"))]
+
+
+def count(heard_frames: int, kind: str, before: tuple[str, ...] = (), margin_ms: int = 300) -> int:
+    config = PolicyConfig(kind, margin_ms)  # type: ignore[arg-type]
+    return committable(WORDS, before, heard_frames, FRAME_MS, config)
+
+
+def test_ctc_commits_what_ends_far_enough_from_the_edge() -> None:
+    assert [count(frames, "ctc") for frames in (13, 14, 23, 24)] == [0, 1, 1, 2]  # 300 ms are 5 frames
+
+
+def test_attention_commits_what_it_has_left() -> None:
+    assert [count(frames, "attention") for frames in (9, 10, 19, 20)] == [0, 1, 1, 2]
+    stuck = [WORDS[0], replace(WORDS[1], attention_frame=4), WORDS[2]]
+    assert committable(stuck, (), 100, FRAME_MS, PolicyConfig("attention")) == 0
+
+
+def test_agreement_commits_what_was_found_twice() -> None:
+    assert count(30, "agreement") == 0
+    assert count(30, "agreement", ("one",)) == 1
+    assert count(30, "agreement", ("one", "too")) == 1
+    assert count(30, "agreement", ("won", "two")) == 0  # nothing is committed behind a word that is not
+
+
+@pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
+def test_the_last_word_may_still_grow(kind: str) -> None:
+    assert count(1000, kind, ("one", "two", "three"), margin_ms=0) == 2
+    assert committable(WORDS[:1], ("one",), 1000, FRAME_MS, PolicyConfig(kind)) == 0  # type: ignore[arg-type]
+    assert committable([], (), 1000, FRAME_MS, PolicyConfig(kind)) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
+def test_words_with_too_few_frames_are_not_sure(kind: str) -> None:
+    crowded = [replace(word, aligned=False) for word in WORDS]
+    assert committable(crowded, ("one", "two", "three"), 50, FRAME_MS, PolicyConfig(kind, 0)) == 0  # type: ignore[arg-type]
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"kind is 'ctx'"):
+        PolicyConfig("ctx")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="margin_ms"):
+        PolicyConfig(margin_ms=-1)
+
+
+def test_words_are_read_off_a_hypothesis() -> None:
+    tokenizer = Tokenizer.train(["ab ba", "a b"], 20, "char")
+    tokens = tokenizer.encode("ab b")
+    log_probs = torch.full((30, len(tokenizer)), -9.0)
+    log_probs[:, 0] = -1.0
+    for i, token in enumerate(tokens):
+        log_probs[10 + 3 * i, token] = 0.0
+    found = Hypothesis(tokens, -1.0, [math.log(0.5)] * len(tokens))
+    words = found_words(tokenizer, found, log_probs, 5, [11 + 3 * i for i in range(len(tokens))])
+    assert [w.text for w in words] == ["ab", "b"]
+    assert [w.tokens for w in words] == [3, 5]
+    assert [(w.first_frame, w.last_frame) for w in words] == [(10, 17), (19, 23)]
+    assert [w.attention_frame for w in words] == [17, 23]
+    assert [w.confidence for w in words] == pytest.approx([0.5, 0.5])
+    crowded = found_words(tokenizer, found, log_probs[:8], 5, None)
+    assert [(w.first_frame, w.last_frame, w.aligned) for w in crowded] == [(5, 6, False), (6, 8, False)]
+    assert found_words(tokenizer, Hypothesis([], 0.0, []), log_probs, 30, None) == []

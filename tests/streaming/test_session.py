@@ -1,0 +1,245 @@
+"""One stream's state without a model: what audio goes into which utterance, and what is kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asr.audio.segment import WINDOW_SAMPLES
+from asr.audio.vad import VoiceState
+from asr.config import Context, EncoderConfig, HybridConfig
+from asr.errors import AudioError
+from asr.model.decoder import DecoderState
+from asr.model.encoder import Encoder, EncoderState
+from asr.model.features import FeatureState
+from asr.search import Hypothesis
+from streaming.endpoint import EndpointConfig, EndpointState
+from streaming.policy import FoundWord
+from streaming.session import Committed, Session, Utterance, check_chunk
+
+RULES = EndpointConfig(min_speech_ms=64, min_silence_ms=256, pre_roll_ms=96, max_seconds=2.0)  # 2, 8 and 3 windows
+FRAME_SAMPLES = 960.0
+VOICE = VoiceState.start(1, torch.device("cpu"))
+NOTHING = torch.zeros(0)
+FRESH = Utterance(
+    0,
+    0,
+    NOTHING,
+    FeatureState(torch.zeros(1, 0)),
+    EncoderState(()),
+    torch.zeros(1, 0, 3),
+    torch.zeros(0, 4),
+    Committed((), (), 0.0, DecoderState(NOTHING, NOTHING, NOTHING), 0),
+)
+
+
+def started() -> Session:
+    return Session(NOTHING, 0, VOICE, EndpointState())
+
+
+def window(number: int) -> Tensor:
+    """A window whose every sample says which it is."""
+    return torch.full((WINDOW_SAMPLES,), float(number))
+
+
+def run(
+    probabilities: list[float], config: EndpointConfig = RULES, committed_seconds: float = 0.0
+) -> tuple[Session, list[tuple[int, int]]]:
+    """Hear windows 0, 1, …; the session, and the spans of windows of the utterances that ended."""
+    session, spans = started(), []
+    for number, probability in enumerate(probabilities):
+        session = session.receive(window(number)).hear(probability, VOICE, config, FRESH, FRAME_SAMPLES)
+        if session.utterance and committed_seconds:
+            end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.utterance.samples / FRAME_SAMPLES))
+            committed = replace_end(session.utterance.committed, end)
+            session = replace(session, utterance=replace(session.utterance, committed=committed))
+        if session.utterance and session.utterance.ended:
+            spans.append(span(session.utterance))
+            session = session.close(FRESH)
+    return session, spans
+
+
+def replace_end(committed: Committed, end_frame: int) -> Committed:
+    return committed._replace(end_frame=end_frame)
+
+
+def span(utterance: Utterance) -> tuple[int, int]:
+    end = utterance.start_samples + utterance.samples
+    assert utterance.start_samples % WINDOW_SAMPLES == end % WINDOW_SAMPLES == 0
+    return utterance.start_samples // WINDOW_SAMPLES, end // WINDOW_SAMPLES
+
+
+def test_an_utterance_takes_the_pre_roll_with_it() -> None:
+    session, _ = run([0.0] * 10 + [0.9] * 3)
+    assert session.utterance is not None
+    assert session.utterance.start_samples == 7 * WINDOW_SAMPLES
+    assert session.utterance.unencoded.tolist() == torch.cat([window(i) for i in range(7, 13)]).tolist()
+    assert session.heard_seconds == pytest.approx(13 * 0.032)
+
+
+def test_without_a_pre_roll_nothing_is_kept() -> None:
+    session, _ = run([0.0] * 10, replace(RULES, pre_roll_ms=0, min_speech_ms=0))
+    assert session.latest == ()
+    session, _ = run([0.0] * 10 + [0.9], replace(RULES, pre_roll_ms=0, min_speech_ms=0))
+    assert session.utterance is not None
+    assert session.utterance.start_samples == 10 * WINDOW_SAMPLES
+
+
+def test_half_the_silence_is_left_for_who_speaks_next() -> None:
+    session, spans = run([0.9] * 10 + [0.0] * 8)
+    assert spans == [(0, 14)]
+    assert [int(w.samples[0]) for w in session.latest] == [14, 15, 16, 17]
+    _, spans = run([0.9] * 10 + [0.0] * 8 + [0.9] * 5 + [0.0] * 8)
+    assert spans == [(0, 14), (15, 27)]  # its pre-roll is three windows before the two that made sure
+
+
+def test_what_is_committed_is_not_left_to_the_next() -> None:
+    _, spans = run([0.9] * 10 + [0.0] * 8, committed_seconds=17 * 0.032)
+    assert spans == [(0, 17)]
+
+
+def test_too_long_an_utterance_is_cut_where_it_is_least_like_speech() -> None:
+    probabilities = [0.9] * 100
+    probabilities[20], probabilities[50], probabilities[55] = 0.4, 0.6, 0.7
+    session, spans = run(probabilities)
+    assert spans == [(0, 50)]  # not at 20, in the first half
+    assert session.utterance is not None
+    assert session.utterance.start_samples == 50 * WINDOW_SAMPLES
+    assert session.utterance.unencoded[::WINDOW_SAMPLES].tolist() == list(range(50, 100))
+
+
+def test_it_is_cut_behind_all_that_is_committed() -> None:
+    probabilities = [0.9] * 63
+    probabilities[50], probabilities[55] = 0.6, 0.7
+    _, spans = run(probabilities, committed_seconds=1.65)
+    assert spans == [(0, 55)]
+    _, spans = run(probabilities, committed_seconds=60.0)  # up to the very edge
+    assert spans == [(0, 62)]
+
+
+def test_a_cut_with_only_silence_behind_it_opens_nothing() -> None:
+    probabilities = [0.9] * 60 + [0.2] * 40
+    session, spans = run(probabilities, replace(RULES, min_silence_ms=1000))
+    assert spans == [(0, 60)]
+    assert session.utterance is None
+    assert not session.endpoint.speaking
+
+
+@given(st.lists(st.floats(0, 1), max_size=400), st.floats(0, 3))
+def test_no_audio_is_heard_twice_and_no_speech_is_lost(probabilities: list[float], committed_seconds: float) -> None:
+    session, spans = run([round(p, 1) for p in probabilities], committed_seconds=committed_seconds)
+    if session.utterance:
+        spans.append(span(session.utterance))
+    assert all(a < b for a, b in spans)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    covered = {i for a, b in spans for i in range(a, b)}
+    runs = [i for i in range(1, len(probabilities)) if min(round(p, 1) for p in probabilities[i - 1 : i + 1]) >= 0.5]
+    assert {*runs, *(i - 1 for i in runs)} <= covered
+    assert len(session.latest) <= 125
+
+
+def test_nothing_keeps_what_was_pushed_alive() -> None:
+    pushed = torch.zeros(100 * WINDOW_SAMPLES + 7)
+    session = started().receive(pushed)
+    for _ in range(100):
+        session = session.hear(0.9, VOICE, RULES, FRESH, FRAME_SAMPLES)
+        if session.utterance and session.utterance.ended:
+            session = session.close(FRESH)
+    session = session.settle()
+    assert len(session.unread) == 7
+    tensors = [session.unread, *(w.samples for w in session.latest)]
+    assert all(t.untyped_storage().nbytes() == 4 * len(t) for t in tensors)
+    assert all(t.untyped_storage().data_ptr() != pushed.untyped_storage().data_ptr() for t in tensors)
+
+
+def test_a_stream_that_ended_waits_for_another() -> None:
+    session, _ = run([0.9] * 10)
+    ended = session.end()
+    assert ended.opened.ended
+    closed = ended.close(FRESH)
+    assert (closed.utterance, closed.latest, closed.endpoint) == (None, (), EndpointState())
+    assert closed.skip(16_000).heard_seconds == pytest.approx(1.32)
+
+
+def test_words_have_times_on_the_streams_clock_and_end_with_the_utterance() -> None:
+    utterance = replace(FRESH, start_samples=32_000, samples=16_000)
+    found = [FoundWord("a", 1, 0, 2, 5, 0.5), FoundWord("b", 3, 0, 5, 99, 0.25)]
+    first, second = utterance.words(found, 0.06)
+    assert (first.start_seconds, first.end_seconds) == pytest.approx((2.12, 2.3))
+    assert (second.start_seconds, second.end_seconds) == pytest.approx((2.3, 3.0))
+    utterance = replace(utterance, encoder_out=torch.arange(12.0)[:, None])
+    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])  # wider: it was made in a batch
+    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], decoder, 0.06, 99)
+    committed = after.committed
+    assert (committed.tokens, committed.score, committed.end_frame, after.released) == ((7,), -0.5, 5, 0)
+    segment = after.segment(found[1:], -3.0, 0.06)
+    assert segment.words == (first, second)
+    assert (segment.text, segment.score, segment.start_seconds, segment.end_seconds) == ("a b", -3.5, 2.0, 3.0)
+
+
+def test_frames_behind_the_committed_words_are_released() -> None:
+    utterance = replace(FRESH, start_samples=32_000, samples=16_000, encoder_out=torch.arange(12.0)[:, None])
+    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])
+    word, later = FoundWord("a", 1, 0, 2, 5, 0.5), FoundWord("b", 3, 0, 5, 7, 0.25)
+    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), [word], decoder, 0.06, 2)
+    assert (after.released, after.committed.end_frame, after.committed_frames) == (3, 2, 5)
+    assert after.encoder_out[:, 0].tolist() == after.committed.decoder.alignment[0, 0].tolist() == list(range(3, 12))
+    assert after.encoder_out.untyped_storage().nbytes() == 9 * 4
+    moved = replace(later, first_frame=2, last_frame=4)
+    (expected,), (found,) = utterance.words([later], 0.06), after.words([moved], 0.06)
+    assert (found.start_seconds, found.end_seconds) == pytest.approx((expected.start_seconds, expected.end_seconds))
+    again = after.commit(Hypothesis([8, 9], -2.0, [-1.0, -2.0]), [replace(moved, tokens=2)], decoder, 0.06, 2)
+    assert (again.released, again.committed_frames) == (5, 7)
+    assert [w.text for w in again.committed.words] == ["a", "b"]
+
+
+def test_states_are_stacked_and_split_without_loss() -> None:
+    config = EncoderConfig(joins=(3, 2), hidden_size=8, hybrid=HybridConfig(layers=2, heads=2, past_frames=8))
+    encoder, context = Encoder(config, 80, 10.0).eval(), Context(360, 120)
+    rows = [torch.randn(1, 100, 80) for _ in range(3)]
+    states = [encoder.step(x, encoder.initial_state(1), context)[1] for x in rows]
+    assert len({state.shape for state in states}) == 1
+    stacked = EncoderState.stack(states)
+    for before, after in zip(states, stacked.split(), strict=True):
+        assert after.shape == before.shape
+        pairs = [(a.unjoined, b.unjoined) for a, b in zip(before.layers, after.layers, strict=True)]
+        pairs += [(a.pending, b.pending) for a, b in zip(before.layers, after.layers, strict=True)]
+        pairs += [(a.kept, b.kept) for a, b in zip(before.hybrid, after.hybrid, strict=True)]
+        for a, b in zip([*before.layers, *before.hybrid], [*after.layers, *after.hybrid], strict=True):
+            pairs += zip(a.hidden, b.hidden, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    more = torch.randn(3, 60, 80)
+    out, _ = encoder.step(more, stacked, context)
+    for i, state in enumerate(states):
+        torch.testing.assert_close(out[i : i + 1], encoder.step(more[i : i + 1], state, context)[0])
+
+
+@pytest.mark.parametrize(
+    ("chunk", "reason"),
+    [
+        (np.zeros(5, dtype=np.float32), "of type ndarray"),
+        (torch.zeros(5, dtype=torch.float64), "torch.float64"),
+        (torch.zeros(5, dtype=torch.int16), "torch.int16"),
+        (torch.zeros(1, 5), r"\(1, 5\)"),
+        (torch.tensor(0.0), r"\(\)"),
+        (torch.tensor([0.0, math.nan]), "NaN or infinite"),
+        (torch.tensor([0.0, -math.inf]), "NaN or infinite"),
+    ],
+)
+def test_odd_chunks_are_refused_by_name(chunk: object, reason: str) -> None:
+    with pytest.raises(AudioError, match=f"stream 3: .*{reason}"):
+        check_chunk(chunk, "stream 3")
+
+
+def test_no_samples_are_as_good_as_any() -> None:
+    check_chunk(NOTHING, "stream 3")
+    session = started()
+    assert session.receive(NOTHING) is session

@@ -1,0 +1,268 @@
+"""`spellstream train-lm`: what it learns from, what it leaves, and that no way of stopping it loses anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr import checkpoint
+from asr.commands.main import main
+from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
+from asr.training.lm.config import LmTrainConfig
+from asr.training.lm.data import Position, Sentences, Source, tokenise
+
+SUBJECTS = ("the cat", "a dog", "the old man", "my sister", "a bird")
+VERBS = ("saw", "heard", "followed", "found")
+LINES = [f"{a} {verb} {b}" for a in SUBJECTS for verb in VERBS for b in SUBJECTS]
+SETTINGS = """
+embedding_size = 16
+hidden_size = 32
+batch_tokens = 400
+held_out = 0.1
+passes = 6
+learning_rate = 0.02
+warmup_steps = 5
+validate_every = 20
+save_every = 7
+"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(LINES, 30, "char")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """What a run needs."""
+    (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
+    (tmp_path / "lm.toml").write_text(SETTINGS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
+    """Runs train-lm in the folder; gives its exit status, standard output and standard error."""
+    monkeypatch.chdir(folder)
+
+    def call(*options: str, output: str = "lm") -> tuple[int, str, str]:
+        given = options if "--text" in options else ("--text", "text.txt", *options)
+        status = main([*BASE, "--output", output, *given])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+BASE = ("train-lm", "--tokenizer", "tokenizer.model", "--config", "lm.toml", "--device", "cpu")
+
+
+def prepared(
+    folder: Path, tokenizer: Tokenizer, *texts: tuple[str, int], config: LmTrainConfig | None = None
+) -> Sentences:
+    """Texts, each with how often it is read, as what is trained on."""
+    sources = []
+    for i, (text, times) in enumerate(texts):
+        sources.append(Source(folder / f"{i}.txt", times))
+        sources[-1].path.write_text(text, encoding="utf-8")
+    return tokenise(sources, tokenizer, folder, config or LmTrainConfig(), lambda done, total: None)
+
+
+def read(sentences: Sentences, config: LmTrainConfig, tokenizer: Tokenizer) -> list[str]:
+    """What a pass reads, in its order, as text."""
+    rows = []
+    for batch, _, passes in sentences.batches(Position(), config):
+        rows += [tokenizer.decode(row) for row in batch.targets.tolist()]
+        if passes == 1:
+            break
+    return rows
+
+
+def test_it_learns_and_leaves_a_model_that_a_search_can_use(command: Command, tokenizer: Tokenizer) -> None:
+    """Perplexity falls towards that of a text with few choices; the best model lies in the folder."""
+    Path("lm.toml").write_text(SETTINGS.replace("passes = 6", "passes = 20"), encoding="utf-8")
+    status, out, err = command()
+    assert status == 0
+    *lines, folder = out.splitlines()
+    assert folder == "lm"
+    per_token = [float(line.split("of a token ")[1].split(",")[0]) for line in lines]
+    assert per_token[-1] < 2 < 3 < per_token[0]
+    assert "tokens to learn from" in err
+    lm = checkpoint.load_lm(Path("lm"), tokenizer)
+    text = tokenizer.encode("the cat saw a dog")
+    log_probs = lm(torch.tensor([[SOS, *text]]), lm.initial_state(1))[0][0].log_softmax(-1)
+    assert log_probs.gather(1, torch.tensor([*text, EOS])[:, None]).mean() > -math.log(2.5)
+
+
+def test_a_sentence_is_read_from_sos_to_eos_with_nothing_before_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """As hypotheses are: rows hold one sentence each, and the padding is no target."""
+    sentences = prepared(tmp_path, tokenizer, ("the cat\na dog saw the bird\na bird\n", 1))
+    batch, *_ = next(sentences.batches(Position(), LmTrainConfig()))
+    for inputs, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+        length = targets.index(EOS) + 1
+        assert inputs[:length] == [SOS, *targets[: length - 1]]
+        assert set(targets[length:]) <= {BLANK}
+        assert tokenizer.decode(targets) in ("the cat", "a dog saw the bird")
+
+
+def test_a_pass_reads_each_text_as_often_as_it_was_asked(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """All but the last of each text, which perplexity is measured on."""
+    texts = ("\n".join(LINES[:30]), 1), ("my dog\nmy cat\nmy bird\n", 3)
+    config = LmTrainConfig(held_out=0.1, batch_tokens=200)
+    sentences = prepared(tmp_path, tokenizer, *texts, config=config)
+    assert sorted(read(sentences, config, tokenizer)) == sorted([*LINES[:27], *["my dog", "my cat"] * 3])
+    dev = [tokenizer.decode(row) for batch in sentences.dev_batches(200) for row in batch.targets.tolist()]
+    assert sorted(dev) == sorted([*LINES[27:30], "my bird"])
+
+
+def test_a_text_to_measure_on_takes_the_place_of_what_is_held_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    sentences = prepared(tmp_path, tokenizer, ("the cat\na dog\n", 1), ("a bird saw the cat\n", 0))
+    assert sorted(read(sentences, LmTrainConfig(), tokenizer)) == ["a dog", "the cat"]
+    (dev,) = sentences.dev_batches(1_000)
+    assert [tokenizer.decode(row) for row in dev.targets.tolist()] == ["a bird saw the cat"]
+
+
+def test_long_sentences_are_cut_into_pieces_and_nothing_is_lost(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    config = LmTrainConfig(max_tokens=7, held_out=0.01)
+    sentences = prepared(tmp_path, tokenizer, ("the cat followed the old man\na dog\n", 1), config=config)
+    pieces = [sentences.batch(np.array([i])).targets[0].tolist() for i in range(len(sentences.starts))]
+    assert [*map(len, pieces)] == [7, 7, 7, 7, 2, 7]
+    whole = [*tokenizer.encode("the cat followed the old man"), EOS, *tokenizer.encode("a dog"), EOS]
+    assert [t for piece in pieces for t in piece] == whole
+
+
+def test_batches_go_on_from_any_position(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Across the end of a pass, and each pass in an order of its own."""
+    config = LmTrainConfig(batch_tokens=150, held_out=0.01)
+    sentences = prepared(tmp_path, tokenizer, ("\n".join(LINES), 1), config=config)
+    source = sentences.batches(Position(), config)
+    found = [next(source) for _ in range(40)]
+    assert [passes for *_, passes in found] == sorted(passes for *_, passes in found)
+    assert found[-1][2] > 1.5
+    for i in (3, 17, 29):
+        again = sentences.batches(found[i][1], config)
+        for (batch, *after), (other, *there) in zip(found[i + 1 :], again, strict=False):
+            assert after == there
+            assert torch.equal(batch.targets, other.targets)
+
+
+def test_manifests_are_read_too_and_text_is_normalised(command: Command, folder: Path) -> None:
+    """Sentences that cannot be spelled, as those with digits, are left out and counted."""
+    rows = [{"id": str(i), "text": line.upper() + "."} for i, line in enumerate(LINES)]
+    rows += [{"id": "x", "text": None}, {"id": "y", "text": "7 dogs"}, {"id": "z", "text": "..."}]
+    (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    status, _, err = command("--text", "all.jsonl@2", "--max-minutes", "0.01")
+    assert status == 0
+    assert "left out, as they cannot be spelled: 2" in err
+    tokens = np.fromfile(folder / "lm" / "tokens.u16", np.uint16)
+    assert (tokens == EOS).sum() == len(LINES)
+    assert (tokens > EOS).sum() == (tokens != EOS).sum()
+
+
+def test_broken_off_and_resumed_it_reaches_the_same_weights(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kill -9` in the midst of a step; what was done since the last save is done again, the same."""
+    from asr.training.lm import run as training
+
+    assert command(output="whole")[0] == 0
+    steps = []
+    step = training._Run.step
+
+    def killed(run: training._Run, batch: object, rate: float) -> object:
+        steps.append(rate)
+        if len(steps) == 18:
+            raise SystemError("killed")
+        return step(run, batch, rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training._Run, "step", killed)
+    with pytest.raises(SystemError):
+        command(output="broken")
+    assert command(output="broken")[0] == 0
+    whole, broken = (load_file(folder / name / "last.safetensors") for name in ("whole", "broken"))
+    assert len(steps) > len(whole) > 0
+    for name, tensor in whole.items():
+        torch.testing.assert_close(broken[name], tensor, rtol=0, atol=0, msg=name)
+    for name, tensor in load_file(folder / "whole" / "lm.safetensors").items():
+        assert torch.equal(load_file(folder / "broken" / "lm.safetensors")[name], tensor)
+
+
+def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step under way ends, and the same command goes on after it."""
+    from asr.training.lm import run as training
+
+    steps = []
+    step = training._Run.step
+
+    def interrupted(run: training._Run, batch: object, rate: float) -> object:
+        steps.append(rate)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run, batch, rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training._Run, "step", interrupted)
+    status, _, err = command()
+    assert (status, len(steps)) == (130, 3)
+    assert "interrupted: saved after step 3; the same command goes on from there" in err
+    assert command()[0] == 0
+    whole = int(load_file(Path("lm/last.safetensors"))["optimiser.step.bias"])
+    assert len(steps) == whole > 30  # none was made twice
+
+
+def test_time_is_of_the_whole_run(command: Command) -> None:
+    """The learning rate falls to zero by then, and a run whose time is over is only measured again."""
+    status, out, _ = command("--max-minutes", "0.01")
+    assert status == 0
+    first = out.splitlines()
+    assert command("--max-minutes", "0.01")[1].splitlines()[0] == first[-2]
+    config = LmTrainConfig()
+    assert config.rate(1_000, 0.0) == config.learning_rate
+    assert config.rate(1_000, 1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--text", "nothing.txt"), "nothing.txt: no such file"),
+        (("--text", "empty.txt"), "empty.txt: no sentence in it can be used"),
+        (("--text", "broken.jsonl"), "broken.jsonl:1: not JSON"),
+        (("--text", "list.jsonl"), "list.jsonl:1: expected an object"),
+        (("--text", "one.txt"), "no sentence is left to learn from"),
+        (("--config", "wrong.toml"), "wrong.toml: config.hidden is no setting"),
+        (("--config", "none.toml"), "none.toml: No such file"),
+        (("--tokenizer", "text.txt"), "text.txt: not a sentencepiece model"),
+        (("--dev-text", "nothing.txt"), "nothing.txt: no such file"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(options: tuple[str, str], says: str, command: Command, folder: Path) -> None:
+    (folder / "empty.txt").write_text("\n2000\n", encoding="utf-8")
+    (folder / "broken.jsonl").write_text("{", encoding="utf-8")
+    (folder / "list.jsonl").write_text("[1]", encoding="utf-8")
+    (folder / "one.txt").write_text("the cat\n", encoding="utf-8")
+    (folder / "wrong.toml").write_text("hidden = 3\n", encoding="utf-8")
+    status, out, err = command(*options)
+    assert (status, out) == (1, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_folder_keeps_to_its_run(command: Command, folder: Path) -> None:
+    """Other text or another model than the run in the folder was of, and a damaged file, are refused and named."""
+    assert command("--max-minutes", "0.01")[0] == 0
+    (folder / "other.toml").write_text(SETTINGS + "layers = 2\n", encoding="utf-8")
+    assert "another model or seed" in command("--config", "other.toml")[2]
+    (folder / "text.txt").write_text("the cat\na dog\n", encoding="utf-8")
+    assert "holds a run on other text" in command()[2]
+    (folder / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    (folder / "lm" / "last.safetensors").write_bytes(b"damaged")
+    assert "last.safetensors: damaged" in command()[2]

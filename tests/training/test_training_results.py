@@ -1,0 +1,231 @@
+"""What a run leaves behind: measurements, models to average, curves and pictures; when it gives up; fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asr import checkpoint
+from asr.config import LmConfig
+from asr.errors import CheckpointError, TrainingError
+from asr.model.lm import LanguageModel
+from asr.training import average, finetune
+from asr.training.callbacks import Bar
+from asr.training.config import TrainConfig
+from asr.training.module import LasModule
+from asr.training.run import Machine, train
+from tests.support.tiny_run import RUN, KilledError, Witness, prepared, steps
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
+    return Witness(monkeypatch)
+
+
+@pytest.fixture
+def run(corpus: Path, tmp_path: Path) -> Callable[..., Path]:
+    def run(config: TrainConfig = RUN, **options: Any) -> Path:
+        return train(config, [corpus], corpus, tmp_path / "run", machine=Machine("cpu"), **options)
+
+    return run
+
+
+def changed(**settings: Any) -> TrainConfig:
+    return dataclasses.replace(RUN, **settings)
+
+
+SHORT = changed(optimiser=dataclasses.replace(RUN.optimiser, max_steps=1, decay_steps=0))
+WERS = {2: 0.5, 4: 0.2, 6: 0.4, 8: 0.3, 10: 0.6}
+
+
+def test_the_last_and_the_best_models_are_kept_and_averaged(
+    run: Callable[..., Path], witness: Witness, tmp_path: Path
+) -> None:
+    """Of five measurements the last and the best two stay; their mean is the mean of their weights.
+
+    What else lies in a folder of that name is not the run's: it was once deleted.
+    """
+    witness.dev_wer = WERS.__getitem__
+    others = tmp_path / "run" / "models" / "another-project"
+    others.mkdir(parents=True)
+    folder = run(changed(validate_every=2, keep_last=1, keep_best=2)).parent
+    assert {step: values["wer"] for step, values in average.measurements(folder).items()} == WERS
+    others.rmdir()
+    kept = {int(path.name.removeprefix("step-")): path for path in (folder / "models").iterdir()}
+    assert sorted(kept) == [4, 8, 10]
+    assert average.choose(folder, best=2) == [kept[4], kept[8]]
+    assert average.choose(folder, last=2) == [kept[8], kept[10]]
+    assert average.choose(folder) == [kept[4], kept[8], kept[10]]
+    average.average([kept[4], kept[8]], tmp_path / "mean")
+    mean, *models = (checkpoint.load(path).model.state_dict() for path in (tmp_path / "mean", kept[4], kept[8]))
+    for name, weight in mean.items():
+        if weight.is_floating_point():
+            expected = (models[0][name] + models[1][name]) / 2
+            torch.testing.assert_close(weight, expected, atol=1e-3, rtol=1e-3)
+    assert not torch.equal(models[0]["ctc.weight"], models[1]["ctc.weight"])
+
+
+def test_what_cannot_be_averaged_is_one_line(tmp_path: Path, run: Callable[..., Path], witness: Witness) -> None:
+    """No run, too few models, or models that are not alike."""
+    with pytest.raises(CheckpointError, match="not the folder of a run"):
+        average.choose(tmp_path)
+    first = run(SHORT)
+    with pytest.raises(CheckpointError, match="1 models are there, 3 were asked for"):
+        average.choose(first.parent, best=3)
+    other = checkpoint.load(first)
+    config = dataclasses.replace(other.model.config, search=dataclasses.replace(RUN.search, beam_size=2))
+    other.model.config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, dropout=0.3))
+    checkpoint.save(tmp_path / "other", other.model, other.tokenizer)
+    average.average([first, tmp_path / "other"], tmp_path / "mean")  # the same weights
+    other.model.config = dataclasses.replace(config, attention=dataclasses.replace(config.attention, window_frames=9))
+    checkpoint.save(tmp_path / "other", other.model, other.tokenizer)
+    with pytest.raises(CheckpointError, match="other: another kind of model"):
+        average.average([first, tmp_path / "other"], tmp_path / "mean")
+    (first.parent / average.MEASUREMENTS).write_text('{"wer": 1}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        average.choose(first.parent)
+
+
+def test_a_run_ends_when_patience_does_and_stays_ended(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two measurements in a row that are no better than the best; started again it has nothing left to do."""
+    witness.dev_wer = WERS.__getitem__
+    patient = changed(validate_every=2, patience=2)
+    run(patient)
+    assert steps(capfd.readouterr().out) == [2, 4, 6, 8]
+    entered = sorted(witness.entering)
+    witness.entering.clear()
+    run(patient)
+    assert (entered, sorted(witness.entering)) == (list(range(8)), [])
+
+
+def test_stops_by_the_clock_do_not_wear_out_patience(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each brings a measurement of its own, and a run that was made in slices ended sooner than one that was not."""
+    witness.dev_wer = float
+    patient = changed(validate_every=4, patience=2)
+    for _ in range(3):
+        run(patient, max_seconds=1e-9)
+    run(patient)
+    assert steps(capfd.readouterr().out) == [1, 2, 3, 4, 8, 10]
+
+
+def test_a_run_without_a_finite_step_gives_up(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line says at which step and what to try; a good step in between makes the count begin again."""
+    witness.loss = lambda step, loss: loss * (1 if step == 2 else torch.nan)
+    impatient = changed(optimiser=dataclasses.replace(RUN.optimiser, max_skipped=4))
+    with pytest.raises(TrainingError, match=r"step 6: the gradient of 4 steps in a row was not finite.*learning_rate"):
+        run(impatient)
+
+
+def test_steps_left_out_are_told_at_the_end(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Counted over a kill, too."""
+    witness.loss = lambda step, loss: loss * (torch.nan if step in (1, 6) else 1)
+    witness.kill_at(5)
+    with pytest.raises(KilledError):
+        run()
+    witness.kill_at(None)
+    run()
+    last_line = capfd.readouterr().out.splitlines()[-1]
+    assert last_line == "2 steps were left out, since their gradient was not finite"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_draws_a_progress_bar(first: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """All processes of a machine write to the same terminal."""
+    bar, trainer = Bar(10), types.SimpleNamespace(is_global_zero=first, global_step=3, progress_bar_metrics={})
+    bar.on_train_start(trainer, None)  # type: ignore[arg-type]
+    bar.on_train_batch_end(trainer)  # type: ignore[arg-type]
+    bar.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+    assert ("3 of 10 steps" in capfd.readouterr().err) == first
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Path) -> None:
+    """At the steps they belong to, those after a resume included."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = changed(optimiser=dataclasses.replace(RUN.optimiser, max_steps=21), validate_every=21, save_every=20)
+    train(config, [corpus], corpus, tmp_path, machine=Machine("cpu"))
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    board.Reload()
+    curves = {tag: [event.step for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    for name in ("loss", "attention", "ctc", "learning_rate", "gradient_norm", "skipped", "hours_per_hour"):
+        assert curves[f"train/{name}"][0] == 19, name
+    assert curves["dev/wer"] == [20]  # counted from 0, as the steps are
+    assert board.Scalars("train/hours_per_hour")[0].value > 1
+    assert {"dev/attention_0", "dev/attention_1"} <= {*board.Tags()["images"]}
+    (text,) = board.Tensors("dev/samples/text_summary")
+    assert b"| said | found |" in text.tensor_proto.string_val[0]
+
+
+def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothed labels were once part of the former, and hid for 25 passes how much the default model memorised."""
+    told: list[float] = []
+    log = LasModule.log_dict
+
+    def watched(module: LasModule, values: dict[str, Any], **options: Any) -> None:
+        told.extend(float(values[name]) for name in values if name == "train/attention")
+        log(module, values, **options)
+
+    monkeypatch.setattr(LasModule, "log_dict", watched)
+    for smoothing in (0.0, 0.5):
+        config = dataclasses.replace(SHORT, label_smoothing=smoothing)
+        train(config, [corpus], corpus, tmp_path / str(smoothing), machine=Machine("cpu"))
+    assert len(told) == 2
+    assert told[0] == pytest.approx(told[1])
+
+
+def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
+    run: Callable[..., Path], witness: Witness, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It keeps the model's search, contexts and language model, measures first, and says what was gained."""
+    began = run(SHORT)
+    own, tokenizer = checkpoint.load(began).model.config, checkpoint.load(began).tokenizer
+    checkpoint.save_lm(began, LanguageModel(LmConfig(len(tokenizer), 4, 4)), tokenizer)
+    config = finetune.settings(str(began), ["optimiser.max_steps=4", "optimiser.decay_steps=2", "validate_every=2"])
+    assert (config.search, config.streaming, config.chunk_ms) == (own.search, own.streaming, (0, 320))
+    assert config.optimiser.learning_rate < 1e-3
+    witness.dev_wer = {0: 0.5, 2: 0.25, 4: 0.4}.__getitem__
+    capfd.readouterr()
+    tuned = train(config, [corpus], corpus, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
+    assert steps(capfd.readouterr().out) == [0, 2, 4]
+    measured = average.measurements(tuned.parent)
+    assert finetune.verdict(measured) == "WER on dev: 50.0 % before, 25.0 % after 2 steps"
+    # In the folder of a run of `train`, which does not measure what it begins with, it was a KeyError.
+    assert finetune.verdict({2: {"wer": 0.25}}) == "WER on dev: 25.0 % after 2 steps"
+    weights = [checkpoint.load(folder).model.ctc.weight for folder in (tuned, began)]
+    assert not torch.equal(*weights)
+    average.average(average.choose(tuned.parent), tmp_path / "mean")
+    for folder in (tuned, tmp_path / "mean"):
+        assert checkpoint.load_lm(folder, tokenizer).config.hidden_size == 4
+
+
+def test_a_model_that_gets_no_better_is_kept_as_it_was(
+    run: Callable[..., Path], witness: Witness, corpus: Path, tmp_path: Path
+) -> None:
+    began = run(SHORT)
+    config = finetune.settings(str(began), ["optimiser.max_steps=2", "optimiser.decay_steps=2", "validate_every=2"])
+    witness.dev_wer = {0: 0.5, 2: 0.6}.__getitem__
+    tuned = train(config, [corpus], corpus, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
+    assert "no measurement was better" in finetune.verdict(average.measurements(tuned.parent))
+    before, after = (checkpoint.load(folder).model.state_dict() for folder in (began, tuned))
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-3, rtol=1e-3)

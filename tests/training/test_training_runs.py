@@ -1,0 +1,369 @@
+"""Whole training runs, tiny ones: quiet, measured to the end, and none the worse for being killed or stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr import checkpoint
+from asr.config import Context, DecoderConfig, SearchConfig
+from asr.errors import CheckpointError, ConfigError, DataError, DeviceError, SpellstreamError
+from asr.training.config import (
+    DataConfig,
+    TrainConfig,
+)
+from asr.training.module import LasModule
+from asr.training.run import Machine, train
+from tests.support.tiny_run import RUN, KilledError, Unbroken, Witness, prepared, steps
+
+CPU = Machine("cpu")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("packed"))
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
+    return Witness(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As collections come: a licence, and folders with recordings."""
+    folder = tmp_path_factory.mktemp("noise")
+    (folder / "LICENSE").write_text("free", encoding="utf-8")
+    (folder / "hiss").mkdir()
+    soundfile.write(folder / "hiss" / "white.wav", np.random.default_rng(1).normal(0, 0.1, 4_000), 16_000)
+    return folder
+
+
+@pytest.fixture
+def run(packed: Path, noise: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Train on the tiny corpus into a folder of the given name."""
+
+    def run(name: str = "run", config: TrainConfig = RUN, **options: Any) -> Path:
+        return train(config, [packed], packed, tmp_path / name, noise=noise, machine=CPU, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(packed: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    with pytest.MonkeyPatch.context() as patch:
+        witness = Witness(patch)
+        train(RUN, [packed], packed, tmp_path_factory.mktemp("unbroken"), noise=noise, machine=CPU)
+    return Unbroken(witness.entering, witness.final)
+
+
+def test_a_run_says_what_it_measures_and_nothing_else(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line for each measurement, the last step's included; no warning, no advertisement, no table."""
+    best = run()
+    out, err = capfd.readouterr()
+    assert steps(out) == [4, 8, 10]
+    assert "wer" in out
+    assert err == ""
+    assert caplog.messages == []
+    assert sorted(witness.entering) == list(range(10))
+    loaded = checkpoint.load(best)
+    assert loaded.model.config.search == RUN.search
+    assert loaded.model.config.streaming == RUN.streaming
+    assert float(loaded.model.features.std.mean()) != 1.0
+
+
+def test_a_run_with_a_worker_is_as_quiet_and_the_same(
+    run: Callable[..., Path],
+    witness: Witness,
+    unbroken: Unbroken,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(config=dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, workers=1)))
+    out, err = capfd.readouterr()
+    assert (steps(out), err, caplog.messages) == ([4, 8, 10], "", [])
+    unbroken.equals(witness)
+
+
+@pytest.mark.parametrize(
+    "kills", [*(pytest.param((k,), marks=pytest.mark.slow) for k in (1, 3)), (4,), (6, 9)], ids=str
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    run: Callable[..., Path],
+    witness: Witness,
+    unbroken: Unbroken,
+    capfd: pytest.CaptureFixture[str],
+    kills: tuple[int, ...],
+) -> None:
+    """Promise 8: whenever it is killed, the run that is resumed has, step by step, the weights of one that was not."""
+    measured = []
+    for kill in kills:
+        witness.kill_at(kill)
+        with pytest.raises(KilledError):
+            run("killed")
+        measured += steps(capfd.readouterr().out)
+    witness.kill_at(None)
+    run("killed")
+    out, err = capfd.readouterr()
+    assert sorted(set(measured + steps(out))) == [4, 8, 10]
+    assert err == ""
+    unbroken.equals(witness)
+
+
+def test_a_run_killed_while_it_measures_measures_again(
+    run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a save and a measurement fall on the same step, the save does not make the measurement look done."""
+
+    def killed(step: int) -> float:
+        raise KilledError
+
+    witness.dev_wer = killed
+    with pytest.raises(KilledError):
+        run()
+    witness.dev_wer = None
+    capfd.readouterr()
+    run()
+    assert steps(capfd.readouterr().out) == [4, 8, 10]
+    unbroken.equals(witness)
+
+
+def test_a_run_that_is_out_of_time_stops_and_goes_on_from_its_own_weights(
+    run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It measures where it stops, and saves the trained weights and not their average; each start has its own time."""
+    for _ in range(2):
+        run(max_seconds=1e-9)
+    assert steps(capfd.readouterr().out) == [1, 2]
+    run(max_seconds=3_600)
+    unbroken.equals(witness)
+
+
+def test_a_finished_run_is_not_run_again(run: Callable[..., Path], witness: Witness) -> None:
+    best = run()
+    before = (best / "model.safetensors").stat().st_mtime_ns
+    witness.entering.clear()
+    assert run() == best
+    assert not witness.entering
+    assert (best / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_best_so_far_survives_the_kill(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
+    """What a resumed run finds worse than before the kill does not take the best one's place; what is better does."""
+    witness.dev_wer = {4: 0.5, 8: 0.6, 10: 0.55}.__getitem__
+    witness.kill_at(6)
+    with pytest.raises(KilledError):
+        run()
+    weights = tmp_path / "run" / "best" / "model.safetensors"
+    best = weights.read_bytes()
+    witness.kill_at(None)
+    run()
+    assert weights.read_bytes() == best
+    witness.dev_wer = {12: 0.4}.__getitem__
+    run(config=dataclasses.replace(RUN, optimiser=dataclasses.replace(RUN.optimiser, max_steps=12)))
+    assert weights.read_bytes() != best
+
+
+def test_a_resumed_run_goes_on_at_the_rates_that_are_asked_for(run: Callable[..., Path], witness: Witness) -> None:
+    """The optimiser's and the schedule's saved states once brought back the old rate and decay, and said nothing."""
+    no_statistics = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, normalisation="layer"))
+    witness.kill_at(6)
+    with pytest.raises(KilledError):
+        run(config=no_statistics)
+    witness.kill_at(None)
+    slow = dataclasses.replace(RUN.optimiser, learning_rate=1e-9, weight_decay=0.5)
+    run(config=dataclasses.replace(no_statistics, optimiser=slow))
+    moved = {
+        step: sum(
+            not torch.allclose(a, b, atol=1e-7)
+            for a, b in zip(witness.entering[step], witness.entering[step + 1], strict=True)
+        )
+        for step in (4, 8)
+    }
+    assert moved[4] > 20
+    assert moved[8] <= 1  # the mean context
+
+
+def test_the_best_model_is_the_average_that_was_measured(
+    run: Callable[..., Path], witness: Witness, tmp_path: Path
+) -> None:
+    """The checkpoint holds the averaged weights; at the last step these are what the run ends with."""
+    witness.dev_wer = {4: 0.5, 8: 0.4, 10: 0.3}.__getitem__
+    saved = checkpoint.load(run()).model.state_dict()
+    for (name, weights), final in zip(saved.items(), witness.final, strict=True):
+        torch.testing.assert_close(weights, final, atol=1e-2, rtol=2e-3, check_dtype=False, msg=name)
+    trained = witness.entering[9]
+    assert max(float((a - b).abs().max()) for a, b in zip(trained, witness.final, strict=True)) > 1e-2
+
+
+def test_a_step_that_is_not_finite_is_left_out(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
+    """A bad batch changes no weight, although the optimiser has momentum; it is counted, and the next step learns."""
+    witness.loss = lambda step, loss: loss * (torch.nan if step in (5, 7) else 1)
+    no_statistics = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, normalisation="layer"))
+    logged: list[tuple[int, float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "lightning.pytorch.loggers.TensorBoardLogger.log_metrics",
+            lambda self, metrics, step: logged.extend(
+                [(step, metrics["train/skipped"])] if "train/skipped" in metrics else []
+            ),
+        )
+        patch.setattr("lightning.pytorch.trainer.connectors.logger_connector._LoggerConnector.should_update_logs", True)
+        witness.kill_at(7)
+        with pytest.raises(KilledError):
+            run(config=no_statistics)
+        witness.kill_at(None)
+        run(config=no_statistics)
+    changed = {
+        step: sum(
+            not torch.equal(a, b) for a, b in zip(witness.entering[step], witness.entering[step + 1], strict=True)
+        )
+        for step in range(9)
+    }
+    # The mean context, which is no weight, moves with what was heard.
+    assert [step for step, moved in changed.items() if moved <= 1] == [5, 7]
+    assert all(torch.isfinite(w).all() for w in witness.final)
+    assert logged[-1] == (9, 2.0)
+
+
+def test_an_interrupted_run_is_saved_and_goes_on(
+    run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C: the step under way ends, nothing is measured, the run is saved, and later ends as an unbroken one."""
+    witness.before_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 6 else None
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run("interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert sorted(witness.entering) == list(range(7))
+    assert steps(capfd.readouterr().out) == [4]
+    witness.before_step = lambda step: None
+    run("interrupted")
+    unbroken.equals(witness)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_stops_at_once(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
+    """Who does not want to wait for the step presses again: what was saved last is what there is."""
+
+    def twice(step: int) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    witness.before_step = twice
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert sorted(witness.entering) == list(range(5))
+    witness.before_step = lambda step: None
+    witness.entering.clear()
+    run()
+    assert sorted(witness.entering) == list(range(4, 10))
+
+
+def test_what_does_not_fit_is_one_line(
+    run: Callable[..., Path], packed: Path, tmp_path: Path, witness: Witness
+) -> None:
+    """Another model than the one begun, a damaged save, no noise, no device, nothing left to learn from."""
+
+    def said(kind: type[SpellstreamError], *arguments: Any, **options: Any) -> str:
+        with pytest.raises(kind) as caught:
+            run(*arguments, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    witness.kill_at(4)
+    with pytest.raises(KilledError):
+        run()
+    witness.kill_at(None)
+    wider = dataclasses.replace(RUN, decoder=DecoderConfig(hidden_size=10, embedding_size=4))
+    message = said(CheckpointError, config=wider)
+    assert "another model" in message
+    assert "(32, 6)" in message or "decoder" in message
+    deeper = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, joins=(2, 2, 1)))
+    assert "encoder.layers.2" in said(CheckpointError, config=deeper)
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert str(last) in said(CheckpointError)
+    short = dataclasses.replace(RUN, data=DataConfig(min_seconds=1.9, max_seconds=2, batch_seconds=2, workers=0))
+    assert "no utterance is left; left out: 8 shorter than" in said(DataError, "short", short)
+    for folder in (tmp_path / "nowhere", tmp_path):
+        (tmp_path / "nowhere").mkdir() if folder == tmp_path else None
+        with pytest.raises(DataError, match="nowhere"):
+            train(RUN, [packed], packed, tmp_path / "x", noise=tmp_path / "nowhere", machine=CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            train(RUN, [packed], packed, tmp_path / "y", machine=Machine("cuda"))
+
+
+def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
+    """It keeps the model's weights, tokenizer and statistics, and takes search and streaming from its own config."""
+    witness.dev_wer = {4: 0.5, 8: 0.4, 10: 0.3, 1: 0.2}.__getitem__
+    first = run()
+    other = dataclasses.replace(
+        RUN,
+        init=str(first),
+        search=SearchConfig(beam_size=7),
+        streaming=Context(chunk_ms=640),
+        optimiser=dataclasses.replace(RUN.optimiser, max_steps=1, decay_steps=0, learning_rate=1e-9),
+    )
+    second = checkpoint.load(run("second", other))
+    began = checkpoint.load(first)
+    assert second.model.config == dataclasses.replace(
+        began.model.config, search=other.search, streaming=other.streaming
+    )
+    for name, weights in began.model.named_parameters():
+        torch.testing.assert_close(second.model.get_parameter(name), weights, atol=1e-4, rtol=1e-3)
+
+
+def test_a_run_from_a_model_can_take_another_dropout(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the model learns with, and what it says of itself afterwards."""
+    first, used = run(), set[float]()
+    learn = LasModule.training_step
+
+    def watched(module: LasModule, *arguments: Any) -> Any:
+        used.update(m.p for m in module.model.modules() if isinstance(m, torch.nn.Dropout))
+        return learn(module, *arguments)
+
+    monkeypatch.setattr(LasModule, "training_step", watched)
+    short = dataclasses.replace(RUN.optimiser, max_steps=1, decay_steps=0)
+    second = checkpoint.load(run("second", dataclasses.replace(RUN, init=str(first), dropout=0.4, optimiser=short)))
+    assert used == {0.4}
+    assert (second.model.config.encoder.dropout, second.model.config.decoder.dropout) == (0.4, 0.4)
+    with pytest.raises(ConfigError, match=r"dropout is 0\.4: it must be left out without init"):
+        dataclasses.replace(RUN, dropout=0.4)
+
+
+def test_a_run_from_a_model_can_take_finer_frames_and_more_layers(
+    run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It begins with what the model knows, new layers aside, and is resumed as any run."""
+    first = run()
+    finer = dataclasses.replace(RUN, init=str(first), joins=(1, 2, 1))
+    witness.kill_at(6)
+    with pytest.raises(KilledError):
+        run("second", finer)
+    began, old = witness.entering[0], checkpoint.load(first).model
+    known = {tuple(w.shape): w for w in old.encoder.layers[1].state_dict().values()}
+    assert sum(any(w.equal(one) for one in began) for w in known.values()) == len(known)
+    witness.kill_at(None)
+    second = checkpoint.load(run("second", finer)).model.config
+    assert second == dataclasses.replace(
+        old.config, encoder=dataclasses.replace(old.config.encoder, joins=(1, 2, 1)), streaming=finer.streaming
+    )
+    assert second.frame_seconds == old.config.frame_seconds / 2
+    with pytest.raises(ConfigError, match=r"joins is \(4,\): it must be for no fewer layers than \(2, 2\)"):
+        run("third", dataclasses.replace(RUN, init=str(first), joins=(4,)))
