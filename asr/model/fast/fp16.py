@@ -95,7 +95,7 @@ class _LSTM(nn.LSTM):
             for w_ih, w_hh, b_ih, b_hh in lstm.all_weights
         ]
 
-    def forward(self, x: Any, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Any, hx: Any = None) -> Any:
         if x.shape[0] * x.shape[1] > _LSTM_ROWS:
             found: tuple[Tensor, tuple[Tensor, Tensor]] = nn.LSTM.forward(self, x, hx)
             return found
