@@ -16,7 +16,7 @@ __all__ = ["Decision", "EndpointConfig", "EndpointState", "advance"]
 class EndpointConfig:
     """When a segment begins and ends.
 
-    It begins once windows have reached `speech_threshold` for `min_speech_ms`, and takes `pre_roll_ms` of what came
+    It begins once windows have reached `speech_threshold` for `min_speech_ms`, and takes `padding_ms` of what came
     before with it, so that the first sound is not lost. It ends after `min_silence_ms` below `silence_threshold`, or
     when it is `max_seconds` long: then at the window least like speech among the last of it. All times are rounded up
     to windows of 32 ms.
@@ -26,7 +26,7 @@ class EndpointConfig:
     silence_threshold: float = 0.35
     min_speech_ms: int = 96
     min_silence_ms: int = 800
-    pre_roll_ms: int = 640
+    padding_ms: int = 640
     max_seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -39,12 +39,12 @@ class EndpointConfig:
         )
         require(self.min_speech_ms >= 0, "endpoint.min_speech_ms", self.min_speech_ms, "at least 0")
         require(self.min_silence_ms > 0, "endpoint.min_silence_ms", self.min_silence_ms, "positive")
-        require(0 <= self.pre_roll_ms <= 5_000, "endpoint.pre_roll_ms", self.pre_roll_ms, "in 0..5000")
+        require(0 <= self.padding_ms <= 5_000, "endpoint.padding_ms", self.padding_ms, "in 0..5000")
         require(2 <= self.max_seconds <= 60, "endpoint.max_seconds", self.max_seconds, "in 2..60")
-        held_ms = self.pre_roll_ms + self.min_speech_ms
+        held_ms = self.padding_ms + self.min_speech_ms
         require(
             held_ms <= 500 * self.max_seconds,
-            "endpoint.pre_roll_ms + min_speech_ms",
+            "endpoint.padding_ms + min_speech_ms",
             held_ms,
             f"at most half of max_seconds ({self.max_seconds})",
         )
@@ -61,8 +61,8 @@ class EndpointConfig:
 
     @property
     def held_windows(self) -> int:
-        """Windows before the one that begins a segment which belong to it: the pre-roll, and those that made sure."""
-        return _windows(self.pre_roll_ms) + self.speech_windows - 1
+        """Windows before the one that begins a segment which belong to it: the padding, and those that made sure."""
+        return _windows(self.padding_ms) + self.speech_windows - 1
 
 
 def _windows(milliseconds: int) -> int:
@@ -73,7 +73,7 @@ class Decision(Enum):
     """What a window means for the stream."""
 
     WAIT = "no segment is open"
-    BEGIN = "a segment begins; it includes the pre-roll before this window"
+    BEGIN = "a segment begins; it includes the padding before this window"
     SPEAK = "the open segment goes on"
     END = "the open segment ends with this window"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import SAMPLE_RATE
-from asr.audio.vad import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
 from asr.config import Context, SearchConfig, require
 from asr.model.decoder import DecoderState
 from asr.model.encoder import EncoderState
@@ -96,13 +96,13 @@ class Engine:
         # The first chunk waits until it has all that it depends on, so that every chunk gives its own frames: otherwise
         # they would be held back, for the sake of a few samples, until the next is there.
         self.chunk_samples, self.first_samples = (round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, self.latency_ms))
-        self.detector = VoiceDetector(self.device)
+        self.detector = SpeechDetector(self.device)
         self._word_starts = torch.tensor(recogniser.tokenizer.word_starts, device=self.device)
         self._fresh = self._fresh_utterance()
 
     def start(self) -> Session:
         """A new stream."""
-        return Session(torch.zeros(0), 0, VoiceState.start(1, self.device), EndpointState())
+        return Session(torch.zeros(0), 0, SpeechState.start(1, self.device), EndpointState())
 
     @torch.inference_mode()
     def step(
@@ -148,10 +148,10 @@ class Engine:
         """Take a window of each stream."""
         windows = pad_sequence([now[i].unread[:WINDOW_SAMPLES] for i in rows], batch_first=True)
         windows = torch.nn.functional.pad(windows, (0, WINDOW_SAMPLES - windows.shape[1]))
-        voice = VoiceState.stack([now[i].voice for i in rows])
-        probabilities, voice = self.detector.step(self._placed(windows), voice)
-        for i, p, v in zip(rows, probabilities.tolist(), voice.split(), strict=True):
-            now[i] = now[i].hear(p, v, self.config.endpoint, self._fresh, self.frame_samples)
+        speech = SpeechState.stack([now[i].speech for i in rows])
+        probabilities, speech = self.detector.step(self._placed(windows), speech)
+        for i, probability, state in zip(rows, probabilities.tolist(), speech.split(), strict=True):
+            now[i] = now[i].hear(probability, state, self.config.endpoint, self._fresh, self.frame_samples)
 
     def _advance(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Encode what makes a chunk, spell what is new, and finish what has ended."""

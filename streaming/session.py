@@ -1,6 +1,6 @@
 """One stream's state, and the transitions of it that need no model: a value that is passed in and returned.
 
-A stream waits, with a pre-roll of what it heard last, until someone speaks; then an `Utterance` is open until the
+A stream waits, with the last of what it heard as padding, until someone speaks; then an `Utterance` is open until the
 endpoint rules close it. Memory is bounded by the longest utterance that they allow.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.audio.vad import WINDOW_SAMPLES, VoiceState
+from asr.audio.vad import WINDOW_SAMPLES, SpeechState
 from asr.errors import AudioError
 from asr.model.decoder import DecoderState
 from asr.model.encoder import EncoderState
@@ -134,9 +134,9 @@ class Session:
 
     unread: Tensor  # (samples,), less than the detector's window or not yet come to
     read_samples: int  # that went through the detector
-    voice: VoiceState
+    speech: SpeechState
     endpoint: EndpointState
-    latest: tuple[Window, ...] = ()  # while waiting the pre-roll, then the end of the utterance, where it may be cut
+    latest: tuple[Window, ...] = ()  # while waiting the padding, then the end of the utterance, where it may be cut
     utterance: Utterance | None = None
 
     @property
@@ -159,13 +159,13 @@ class Session:
         return replace(self, unread=self.unread.clone())
 
     def hear(
-        self, probability: float, voice: VoiceState, config: EndpointConfig, fresh: Utterance, frame_samples: float
+        self, probability: float, speech: SpeechState, config: EndpointConfig, fresh: Utterance, frame_samples: float
     ) -> Session:
         """Take the next window, with what the detector made of it; may open or end an utterance.
 
         Args:
             probability: that the window is speech.
-            voice: the detector's state after it.
+            speech: the detector's state after it.
             config: endpoint rules.
             fresh: an empty utterance, for the case that one begins.
             frame_samples: how much audio a frame of the encoder's output stands for.
@@ -176,7 +176,7 @@ class Session:
         heard = Session(
             unread=self.unread[WINDOW_SAMPLES:],
             read_samples=self.read_samples + len(window),
-            voice=voice,
+            speech=speech,
             endpoint=endpoint,
             latest=_last((*self.latest, Window(window, probability)), keep),
             utterance=self.utterance,
@@ -192,7 +192,7 @@ class Session:
         )
         heard = replace(heard, utterance=utterance)
         if decision is Decision.END:
-            # Half of the silence is left for the next utterance's pre-roll: it may begin at once.
+            # Half of the silence is left for the next utterance's padding: it may begin at once.
             spare = min(config.held_windows, config.silence_windows // 2)
             return heard.cut(max(len(heard.latest) - spare, _first_free(heard.latest, utterance, frame_samples)))
         if utterance.samples >= config.max_seconds * SAMPLE_RATE:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from asr.audio import SAMPLE_RATE
-from asr.audio.vad import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from asr.audio.vad import WINDOW_SAMPLES, StreamDetector
 from asr.config import require
 
-__all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "SpeechDetector", "split", "steps"]
+__all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "split", "steps"]
 
 _STEP_WINDOWS = 10 * SAMPLE_RATE // WINDOW_SAMPLES
 
@@ -154,20 +154,6 @@ class Cutter:
         return start, cut
 
 
-class SpeechDetector:
-    """The voice detector over one stream on the CPU."""
-
-    def __init__(self) -> None:
-        self._detector = VoiceDetector(torch.device("cpu"))
-        self._state = VoiceState.start(1, torch.device("cpu"))
-
-    def step(self, window: torch.Tensor) -> float:
-        """Return how likely the next window, at most `(512,)` at 16 kHz, is speech: 0 to 1."""
-        padded = torch.nn.functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
-        probability, self._state = self._detector.step(padded[None], self._state)
-        return float(probability)
-
-
 def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
     """Cut a source into spans of speech; how it comes cut into blocks does not matter.
 
@@ -194,7 +180,7 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
             yield Span(0.0, torch.cat(head))
         return
 
-    detector, cutter, history = SpeechDetector(), Cutter(config), _History()
+    detector, cutter, history = StreamDetector(), Cutter(config), _History()
     for count, window in enumerate(itertools.chain(head, windows), start=1):
         history.append(window)
         if found := cutter.push(detector.step(window)):
@@ -208,7 +194,7 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 
 def _present(windows: Iterable[torch.Tensor], threshold: float) -> bool:
     """Whether any of the windows is likely to be speech."""
-    detector = SpeechDetector()
+    detector = StreamDetector()
     return any(detector.step(window) >= threshold for window in windows)
 
 

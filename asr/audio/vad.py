@@ -1,4 +1,4 @@
-"""Whether someone speaks: silero-vad on windows of 32 ms, any number of streams in one batch, its state a value."""
+"""Speech detection: silero-vad on windows of 32 ms, for any number of streams in one batch, with its state a value."""
 
 from __future__ import annotations
 
@@ -11,56 +11,70 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["WINDOW_SAMPLES", "VoiceDetector", "VoiceState"]
+__all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
 
 WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
 _CONTEXT_SAMPLES = 64  # it also sees the end of the window before
 _HIDDEN_SIZE = 128
 
 
-class VoiceState(NamedTuple):
-    """silero-vad's state of B streams."""
+class SpeechState(NamedTuple):
+    """The recurrent state of silero-vad for B streams."""
 
     hidden: Tensor  # (2, B, 128)
     context: Tensor  # (B, 64)
 
     @classmethod
-    def start(cls, batch_size: int, device: torch.device) -> VoiceState:
+    def start(cls, batch_size: int, device: torch.device) -> SpeechState:
         return cls(
             torch.zeros(2, batch_size, _HIDDEN_SIZE, device=device),
             torch.zeros(batch_size, _CONTEXT_SAMPLES, device=device),
         )
 
     @classmethod
-    def stack(cls, states: list[VoiceState]) -> VoiceState:
+    def stack(cls, states: list[SpeechState]) -> SpeechState:
         return cls(torch.cat([s.hidden for s in states], dim=1), torch.cat([s.context for s in states]))
 
-    def split(self) -> list[VoiceState]:
+    def split(self) -> list[SpeechState]:
         pairs = zip(self.hidden.split(1, dim=1), self.context.split(1), strict=True)
-        return [VoiceState(h, c) for h, c in pairs]
+        return [SpeechState(h, c) for h, c in pairs]
 
 
-class VoiceDetector:
-    """silero-vad as a function of windows and state; the model comes with its package, and is loaded once a process."""
+class SpeechDetector:
+    """silero-vad as a function of windows and state. Its weights come with its package, loaded once a process."""
 
     def __init__(self, device: torch.device) -> None:
         self._model = _load(str(device))
 
     @torch.inference_mode()
-    def step(self, windows: Tensor, state: VoiceState) -> tuple[Tensor, VoiceState]:
+    def step(self, windows: Tensor, state: SpeechState) -> tuple[Tensor, SpeechState]:
         """Probabilities `(B,)` that `windows` `(B, 512)` at 16 kHz are speech, and the next state."""
         x = torch.cat([state.context, windows], dim=1)
-        # Sharing out work this small among threads takes longer than doing it. Nor is it worth to compile it afresh for
-        # every number of streams, after which it would not give the very same values as before.
+        # This little work takes longer on several threads than on one. The optimising executor would compile anew for
+        # every number of streams, and its code does not give bit-identical values.
         with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             probabilities, hidden = self._model(x, state.hidden)
-        return probabilities[:, 0], VoiceState(hidden, x[:, -_CONTEXT_SAMPLES:])
+        return probabilities[:, 0], SpeechState(hidden, x[:, -_CONTEXT_SAMPLES:])
+
+
+class StreamDetector:
+    """`SpeechDetector` for a single stream on the CPU, which keeps the state itself."""
+
+    def __init__(self) -> None:
+        self._detector = SpeechDetector(torch.device("cpu"))
+        self._state = SpeechState.start(1, torch.device("cpu"))
+
+    def step(self, window: Tensor) -> float:
+        """The probability, 0 to 1, that the next window, at most `(512,)` samples at 16 kHz, is speech."""
+        padded = torch.nn.functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
+        probability, self._state = self._detector.step(padded[None], self._state)
+        return float(probability)
 
 
 @functools.cache
 def _load(device: str) -> Any:
-    with _one_thread(), warnings.catch_warnings():  # its import sets one thread for the whole process
-        warnings.simplefilter("ignore")  # it is stored in a format that torch calls deprecated
+    with _one_thread(), warnings.catch_warnings():  # the import sets one thread for the whole process
+        warnings.simplefilter("ignore")  # torch calls its storage format deprecated
         import silero_vad
 
         return silero_vad.load_silero_vad()._model.to(device)

@@ -1,4 +1,4 @@
-"""Where speech begins and ends: the rules, and the voice detector that they listen to."""
+"""Where speech begins and ends: the rules, and the speech detector that they listen to."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.audio.segment import SpeechDetector
-from asr.audio.vad import WINDOW_SAMPLES, VoiceDetector, VoiceState
+from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState, StreamDetector
 from asr.errors import ConfigError
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 
 CPU = torch.device("cpu")
-RULES = EndpointConfig(min_speech_ms=96, min_silence_ms=160, pre_roll_ms=64)  # 3, 5 and 2 windows
+RULES = EndpointConfig(min_speech_ms=96, min_silence_ms=160, padding_ms=64)  # 3, 5 and 2 windows
 
 
 def decisions(probabilities: list[float], config: EndpointConfig = RULES) -> list[str]:
@@ -27,7 +26,7 @@ def decisions(probabilities: list[float], config: EndpointConfig = RULES) -> lis
 
 def listen(waveform: Tensor) -> list[float]:
     """The detector's probability for each window of one stream."""
-    detector, state, found = VoiceDetector(CPU), VoiceState.start(1, CPU), []
+    detector, state, found = SpeechDetector(CPU), SpeechState.start(1, CPU), []
     for window in waveform.unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES):
         probability, state = detector.step(window[None], state)
         found.append(float(probability))
@@ -53,11 +52,11 @@ def test_after_its_end_all_begins_afresh() -> None:
 
 
 def test_times_are_rounded_up_to_windows() -> None:
-    config = EndpointConfig(min_speech_ms=33, min_silence_ms=161, pre_roll_ms=1)
+    config = EndpointConfig(min_speech_ms=33, min_silence_ms=161, padding_ms=1)
     assert (config.speech_windows, config.silence_windows, config.held_windows) == (2, 6, 2)
-    nothing = EndpointConfig(min_speech_ms=0, min_silence_ms=1, pre_roll_ms=0)
+    nothing = EndpointConfig(min_speech_ms=0, min_silence_ms=1, padding_ms=0)
     assert (nothing.speech_windows, nothing.silence_windows, nothing.held_windows) == (1, 1, 0)
-    assert RULES.held_windows == 4  # the pre-roll, and the two windows of speech before the third made sure
+    assert RULES.held_windows == 4  # the padding, and the two windows of speech before the third made sure
 
 
 @pytest.mark.parametrize(
@@ -67,10 +66,10 @@ def test_times_are_rounded_up_to_windows() -> None:
         ({"silence_threshold": 0.6}, "silence_threshold"),
         ({"min_speech_ms": -1}, "min_speech_ms"),
         ({"min_silence_ms": 0}, "min_silence_ms"),
-        ({"pre_roll_ms": 5001}, "pre_roll_ms"),
+        ({"padding_ms": 5001}, "padding_ms"),
         ({"max_seconds": 1.0}, "max_seconds"),
         ({"max_seconds": math.nan}, "max_seconds"),
-        ({"max_seconds": 2.0, "pre_roll_ms": 1000}, "pre_roll_ms"),
+        ({"max_seconds": 2.0, "padding_ms": 1000}, "padding_ms"),
     ],
 )
 def test_settings_out_of_their_bounds_are_refused(settings: dict[str, float], name: str) -> None:
@@ -81,14 +80,14 @@ def test_settings_out_of_their_bounds_are_refused(settings: dict[str, float], na
 def test_the_detector_is_silero_vad_whatever_the_batch(recordings: list[torch.Tensor]) -> None:
     clips = [waveform[: 40 * WINDOW_SAMPLES] for waveform in recordings[:3]]
     alone = [listen(clip) for clip in clips]
-    peer = SpeechDetector()
+    peer = StreamDetector()
     theirs = [peer.step(w) for w in clips[0].unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES)]
     assert alone[0] == pytest.approx(theirs, abs=1e-5)
-    detector = VoiceDetector(CPU)
-    states = [VoiceState.start(1, CPU) for _ in clips]
+    detector = SpeechDetector(CPU)
+    states = [SpeechState.start(1, CPU) for _ in clips]
     for i in range(40):
         windows = torch.stack([clip[i * WINDOW_SAMPLES : (i + 1) * WINDOW_SAMPLES] for clip in clips])
-        probabilities, state = detector.step(windows, VoiceState.stack(states))
+        probabilities, state = detector.step(windows, SpeechState.stack(states))
         states = state.split()
         assert probabilities.tolist() == pytest.approx([a[i] for a in alone], abs=1e-5)
 
@@ -101,7 +100,7 @@ def test_the_threads_of_the_process_stay_as_they_are() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        VoiceDetector(CPU).step(torch.zeros(1, WINDOW_SAMPLES), VoiceState.start(1, CPU))
+        SpeechDetector(CPU).step(torch.zeros(1, WINDOW_SAMPLES), SpeechState.start(1, CPU))
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.audio.segment import WINDOW_SAMPLES
-from asr.audio.vad import VoiceState
+from asr.audio.vad import SpeechState
 from asr.config import Context, EncoderConfig, HybridConfig
 from asr.errors import AudioError
 from asr.model.decoder import DecoderState
@@ -25,9 +25,9 @@ from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.policy import FoundWord
 from streaming.session import Committed, Session, Utterance, check_chunk
 
-RULES = EndpointConfig(min_speech_ms=64, min_silence_ms=256, pre_roll_ms=96, max_seconds=2.0)  # 2, 8 and 3 windows
+RULES = EndpointConfig(min_speech_ms=64, min_silence_ms=256, padding_ms=96, max_seconds=2.0)  # 2, 8 and 3 windows
 FRAME_SAMPLES = 960.0
-VOICE = VoiceState.start(1, torch.device("cpu"))
+SPEECH = SpeechState.start(1, torch.device("cpu"))
 NOTHING = torch.zeros(0)
 FRESH = Utterance(
     0,
@@ -42,7 +42,7 @@ FRESH = Utterance(
 
 
 def started() -> Session:
-    return Session(NOTHING, 0, VOICE, EndpointState())
+    return Session(NOTHING, 0, SPEECH, EndpointState())
 
 
 def window(number: int) -> Tensor:
@@ -56,7 +56,7 @@ def run(
     """Hear windows 0, 1, …; the session, and the spans of windows of the utterances that ended."""
     session, spans = started(), []
     for number, probability in enumerate(probabilities):
-        session = session.receive(window(number)).hear(probability, VOICE, config, FRESH, FRAME_SAMPLES)
+        session = session.receive(window(number)).hear(probability, SPEECH, config, FRESH, FRAME_SAMPLES)
         if session.utterance and committed_seconds:
             end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.utterance.samples / FRAME_SAMPLES))
             committed = replace_end(session.utterance.committed, end)
@@ -77,7 +77,7 @@ def span(utterance: Utterance) -> tuple[int, int]:
     return utterance.start_samples // WINDOW_SAMPLES, end // WINDOW_SAMPLES
 
 
-def test_an_utterance_takes_the_pre_roll_with_it() -> None:
+def test_an_utterance_takes_the_padding_with_it() -> None:
     session, _ = run([0.0] * 10 + [0.9] * 3)
     assert session.utterance is not None
     assert session.utterance.start_samples == 7 * WINDOW_SAMPLES
@@ -85,10 +85,10 @@ def test_an_utterance_takes_the_pre_roll_with_it() -> None:
     assert session.heard_seconds == pytest.approx(13 * 0.032)
 
 
-def test_without_a_pre_roll_nothing_is_kept() -> None:
-    session, _ = run([0.0] * 10, replace(RULES, pre_roll_ms=0, min_speech_ms=0))
+def test_without_padding_nothing_is_kept() -> None:
+    session, _ = run([0.0] * 10, replace(RULES, padding_ms=0, min_speech_ms=0))
     assert session.latest == ()
-    session, _ = run([0.0] * 10 + [0.9], replace(RULES, pre_roll_ms=0, min_speech_ms=0))
+    session, _ = run([0.0] * 10 + [0.9], replace(RULES, padding_ms=0, min_speech_ms=0))
     assert session.utterance is not None
     assert session.utterance.start_samples == 10 * WINDOW_SAMPLES
 
@@ -98,7 +98,7 @@ def test_half_the_silence_is_left_for_who_speaks_next() -> None:
     assert spans == [(0, 14)]
     assert [int(w.samples[0]) for w in session.latest] == [14, 15, 16, 17]
     _, spans = run([0.9] * 10 + [0.0] * 8 + [0.9] * 5 + [0.0] * 8)
-    assert spans == [(0, 14), (15, 27)]  # its pre-roll is three windows before the two that made sure
+    assert spans == [(0, 14), (15, 27)]  # its padding is three windows before the two that made sure
 
 
 def test_what_is_committed_is_not_left_to_the_next() -> None:
@@ -150,7 +150,7 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
     pushed = torch.zeros(100 * WINDOW_SAMPLES + 7)
     session = started().receive(pushed)
     for _ in range(100):
-        session = session.hear(0.9, VOICE, RULES, FRESH, FRAME_SAMPLES)
+        session = session.hear(0.9, SPEECH, RULES, FRESH, FRAME_SAMPLES)
         if session.utterance and session.utterance.ended:
             session = session.close(FRESH)
     session = session.settle()

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import SAMPLE_RATE, load, segment
-from asr.audio.segment import WINDOW_SAMPLES, Cutter, SegmentConfig, Span, SpeechDetector, split, steps
+from asr.audio.segment import WINDOW_SAMPLES, Cutter, SegmentConfig, Span, split, steps
+from asr.audio.vad import StreamDetector
 from asr.errors import ConfigError
 
 SHORT = SegmentConfig(max_seconds=2.0, min_silence_ms=320, padding_ms=96, min_speech_ms=0)
@@ -137,7 +138,7 @@ class Loudness:
 
 @pytest.fixture
 def loudness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "SpeechDetector", Loudness)
+    monkeypatch.setattr(segment, "StreamDetector", Loudness)
 
 
 def talk(*runs: tuple[float, float]) -> torch.Tensor:
@@ -168,7 +169,7 @@ def test_a_short_source_without_speech_gives_nothing() -> None:
 
 
 def test_a_short_source_comes_whole_where_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "SpeechDetector", None)
+    monkeypatch.setattr(segment, "StreamDetector", None)
     for length in (1, 511, 512, 513, 2 * SAMPLE_RATE):
         waveform = torch.randn(length)
         (span,) = split(waveform.split(300), dataclasses.replace(SHORT, presence_threshold=0.0))
@@ -249,7 +250,7 @@ def test_minutes_of_silence_give_no_span() -> None:
 def test_detectors_run_side_by_side_and_leave_threads_alone() -> None:
     threads = torch.get_num_threads()
     noise = 0.1 * torch.randn(40, WINDOW_SAMPLES)
-    one, other, single = SpeechDetector(), SpeechDetector(), SpeechDetector()
+    one, other, single = StreamDetector(), StreamDetector(), StreamDetector()
     alone = [single.step(window) for window in noise]
     pairs = [(one.step(window), other.step(window.flip(0))) for window in noise]
     assert [first for first, _ in pairs] == alone
