@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import shutil
 import subprocess
 import sys
@@ -249,6 +250,20 @@ def test_files_stay_short(repository_root: Path) -> None:
     }
     long = [f"{path}: {lines}" for path, lines in count.items() if lines >= MAX_LINES]
     assert not long, f"files of {MAX_LINES} lines or more: {', '.join(long)}"
+
+
+def test_what_the_architecture_page_names_exists(repository_root: Path) -> None:
+    """Every file and every test that ARCHITECTURE.md names in backticks is there."""
+    page = (repository_root / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:asr|streaming|recipes|tests)/[\w./]*)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    missing = [path for path, _ in named if not (repository_root / path).exists()]
+    missing += [
+        f"{path}::{test}"
+        for path, test in named
+        if test and path not in missing and f"def {test}(" not in (repository_root / path).read_text(encoding="utf-8")
+    ]
+    assert not missing, f"ARCHITECTURE.md names what is not there: {', '.join(missing)}"
 
 
 def test_top_level_holds_what_is_agreed(repository_root: Path) -> None:
