@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from asr.config import LmConfig, ModelConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
+from asr.files import write_atomically
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
-from asr.output.formats import write_atomically
 from asr.text.tokenizer import Tokenizer
 
 __all__ = ["Checkpoint", "copy_lm", "find", "has_lm", "load", "load_lm", "pretrained", "save", "save_lm"]

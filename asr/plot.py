@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from asr import audio
 from asr.config import FeatureConfig, SearchConfig
 from asr.errors import AudioError, DependencyError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.recogniser import Recogniser
 from asr.text.tokenizer import BLANK, SOS
 from asr.transcript import Segment, Transcript, Word

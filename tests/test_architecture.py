@@ -20,7 +20,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # no files may import each other in a circle. `__init__` is `asr` itself, the public face.
 LAYERS = (
     ("errors", "terminal", "transcript"),
-    ("config",),
+    ("config", "files"),
     ("audio", "text", "output"),
     ("model",),
     ("search",),

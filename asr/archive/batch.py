@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from asr.archive.manifest import scan
 from asr.errors import AudioError, DataError, SpellstreamError
-from asr.output.formats import render, write_atomically
-from asr.output.rows import absolute, open_rows
+from asr.files import absolute, write_atomically
+from asr.output.formats import render
+from asr.output.rows import open_rows
 from asr.terminal import Progress, say
 from asr.transcript import Transcript
 

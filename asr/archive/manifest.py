@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.errors import DataError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 
 __all__ = ["Utterance", "read", "scan", "write"]
 

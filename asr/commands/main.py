@@ -25,7 +25,7 @@ import typer
 from asr import __version__
 from asr.commands import options as opt
 from asr.errors import SpellstreamError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.terminal import Progress, say
 
 __all__ = ["PLUGINS", "app", "main"]

@@ -237,7 +237,7 @@ def transcriber(
         yield load(model, device, threads, dtype=dtype, lm=lm, **search)
         return
     from asr.archive.cluster import Cluster, Setup
-    from asr.output.rows import absolute
+    from asr.files import absolute
 
     # Here the model is loaded only to find out what is wrong with it or the settings.
     _, settings = load(model, DeviceName.cpu, threads, dtype=dtype, lm=lm, **search)

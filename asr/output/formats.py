@@ -1,20 +1,17 @@
-"""`Transcript` → text: plain text, JSON, SubRip, WebVTT and TSV; and files that appear whole or not at all."""
+"""`Transcript` → text: plain text, JSON, SubRip, WebVTT and TSV."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from asr.errors import ConfigError, DataError
 from asr.output.subtitles import milliseconds, srt, vtt
 from asr.transcript import Alternative, Segment, Transcript, Word
 
-__all__ = ["FORMATS", "parse_formats", "read_json", "render", "write_atomically"]
+__all__ = ["FORMATS", "parse_formats", "read_json", "render"]
 
 
 def render(transcript: Transcript, format: str) -> str:  # noqa: A002 - the word that users know
@@ -48,25 +45,6 @@ def parse_formats(names: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content`, text as UTF-8, so that `path` holds its old content or all of the new one, never a part.
-
-    The folder must exist. A device or pipe (`/dev/stdout`) is written to directly, as it must not be replaced.
-
-    Raises:
-        DataError: the file cannot be written; nothing is left behind.
-    """
-    # A file name that is not valid UTF-8 reaches us as lone surrogates; escaped like this they are right in JSON.
-    data = content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-        else:
-            _replace(Path(os.path.realpath(path)), data)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 def read_json(text: str) -> Transcript:
     """The inverse of `render(transcript, "json")`, times to the millisecond.
 
@@ -83,21 +61,6 @@ def read_json(text: str) -> Transcript:
         duration_seconds=_number(root, "duration_seconds", "transcript"),
         segments=tuple(_read_segment(item, f"segments[{index}]") for index, item in enumerate(segments)),
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # In the same folder because a rename is atomic only within one file system. Opened by name rather than by
-    # `tempfile`, which would give the final file the mode 0600 whatever the user's umask says.
-    temporary = path.with_name(f".spellstream-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # --- the plain formats ------------------------------------------------------------------------------------------------

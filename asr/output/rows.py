@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import AudioError, ConfigError, DataError, SpellstreamError
-from asr.output.formats import render, write_atomically
+from asr.files import absolute, write_atomically
+from asr.output.formats import render
 
 if TYPE_CHECKING:
     import pyarrow
 
     from asr.transcript import Transcript
 
-__all__ = ["SUFFIXES", "Rows", "absolute", "open_rows"]
+__all__ = ["SUFFIXES", "Rows", "open_rows"]
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -220,11 +221,6 @@ def _schema(arrow: Any) -> pyarrow.Schema:
     segments = arrow.list_(arrow.struct([*segment, ("words", words), ("alternatives", alternatives)]))
     names = [("source", text), ("duration_seconds", number), ("text", text), ("segments", segments), ("error", text)]
     return arrow.schema(names)
-
-
-def absolute(source: str) -> str:
-    """By its letters alone: following links would give a linked file the name of its target."""
-    return os.path.normpath(Path(source).absolute())
 
 
 def _valid(text: str) -> str:

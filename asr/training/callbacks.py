@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.text.tokenizer import SOS
 from asr.training.average import MEASUREMENTS, folder_of, kept
 from asr.training.config import TrainConfig

@@ -27,9 +27,9 @@ from asr.archive.batch import SUFFIXES
 from asr.audio import load
 from asr.config import ModelConfig, require, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError
+from asr.files import write_atomically
 from asr.model.features import LogMel
 from asr.model.las import Model
-from asr.output.formats import write_atomically
 from asr.terminal import say
 from asr.text.tokenizer import Tokenizer
 from asr.training.callbacks import Bar, Report, Samples, Saver, Throughput

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from asr.config import FeatureConfig, to_dict
 from asr.errors import DataError
+from asr.files import write_atomically
 from asr.model.features import LogMel
-from asr.output.formats import write_atomically
 from asr.training.corpus.manifests import Entry
 from asr.training.data import Corpus
 

@@ -24,7 +24,7 @@ import torch
 from asr import __version__, checkpoint
 from asr.checkpoint import Checkpoint
 from asr.errors import DataError, SpellstreamError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.plot import attention_figure
 from asr.recogniser import resolve_device
 from asr.terminal import say

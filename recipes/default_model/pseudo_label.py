@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from asr.archive import manifest
 from asr.archive.manifest import Utterance
 from asr.errors import DataError
-from asr.output.rows import absolute
+from asr.files import absolute
 from asr.text import metrics
 from recipes.status import status
 

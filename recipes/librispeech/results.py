@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import DataError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from recipes.status import status
 
 __all__ = ["main", "markdown"]

@@ -169,7 +169,7 @@ def train_tokenizer(
     """
     if not data and not text:
         raise typer.BadParameter("give texts to learn from: --data or --text", param_hint="--data")
-    from asr.output.formats import write_atomically
+    from asr.files import write_atomically
     from asr.text.tokenizer import Tokenizer
 
     sentences = [*_texts(data or []), *_lines(text or [])]

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from asr.errors import DataError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.training.corpus import shards
 from asr.training.corpus.checks import Limits, check_text
 from asr.training.corpus.manifests import write_manifests

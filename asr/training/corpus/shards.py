@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import DataError
-from asr.output.formats import write_atomically
+from asr.files import write_atomically
 from asr.training.corpus.checks import Limits, Linked, Samples, examine, link
 from asr.training.corpus.manifests import Kept
 from asr.training.corpus.readers import Candidate, Problem

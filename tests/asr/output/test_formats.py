@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asr.errors import ConfigError, DataError
-from asr.output.formats import FORMATS, parse_formats, read_json, render, write_atomically
+from asr.output.formats import FORMATS, parse_formats, read_json, render
 from asr.transcript import Alternative, Segment, Transcript, Word
 
 # A machine under load is no failure.
@@ -240,51 +237,3 @@ def test_format_lists() -> None:
     assert parse_formats(" JSON , txt,json") == ("json", "txt")
     assert parse_formats("all") == FORMATS
     assert parse_formats("srt,all") == ("srt", "txt", "json", "vtt", "tsv")
-
-
-def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    write_atomically(path, "old\n")
-    write_atomically(path, "zoë\n")
-    assert path.read_bytes() == "zoë\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_write_keeps_the_old_file_and_removes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "out.txt"
-    write_atomically(path, "old\n")
-
-    def disk_full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(DataError, match=r"out\.txt: cannot be written: No space left on device"):
-        write_atomically(path, "new\n")
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere"):
-        write_atomically(tmp_path / "nowhere" / "out.txt", "x")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_atomically(tmp_path, "x")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes, links and undecodable names are POSIX matters")
-def test_posix_files(tmp_path: Path) -> None:
-    plain, path = tmp_path / "plain", tmp_path / "out.json"
-    plain.touch()
-    # A name that is not UTF-8 reaches Python as a lone surrogate, and the file must be readable all the same.
-    write_atomically(path, render(Transcript(os.fsdecode(b"\xff.wav"), 0.0), "json"))
-    assert read_json(path.read_text(encoding="utf-8")).source == os.fsdecode(b"\xff.wav")
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
-
-    link = tmp_path / "link"
-    link.symlink_to(plain)
-    write_atomically(link, "through")
-    assert link.is_symlink()
-    assert plain.read_text() == "through"
-
-    write_atomically(Path("/dev/null"), "gone")
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

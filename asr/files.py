@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all, and paths as the user knows them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from asr.errors import DataError
+
+__all__ = ["absolute", "write_atomically"]
+
+
+def absolute(path: str | Path) -> str:
+    """The absolute path, lexically: links are not resolved, so a linked file keeps its own name."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content`, text as UTF-8, so that `path` holds its old content or all of the new, never a part.
+
+    The folder must exist. A device or pipe (`/dev/stdout`) is written to directly, since it must not be replaced.
+
+    Raises:
+        DataError: the file cannot be written; nothing is left behind.
+    """
+    # A file name that is not valid UTF-8 reaches us as lone surrogates; escaped like this they are right in JSON.
+    data = content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # In the same folder because a rename is atomic only within one file system. Opened by name rather than by
+    # `tempfile`, which would give the final file the mode 0600 whatever the user's umask says.
+    temporary = path.with_name(f".spellstream-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
