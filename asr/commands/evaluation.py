@@ -16,7 +16,7 @@ from asr.config import to_dict
 from asr.errors import DataError
 from asr.terminal import Progress, say
 from asr.text import metrics
-from asr.text.tokenizer import normalise
+from asr.text.normalise import normalise
 
 if TYPE_CHECKING:
     from asr.config import SearchConfig

@@ -1,4 +1,4 @@
-"""Text to tokens and back with sentencepiece, as characters or byte-pair units, and the normalisation of text.
+"""Text to tokens and back with sentencepiece, as characters or byte-pair units.
 
 Token 0 is CTC's blank and padding, 1 unknown, 2 the start (sos) and 3 the end (eos) of a sentence.
 """
@@ -6,8 +6,6 @@ Token 0 is CTC's blank and padding, 1 unknown, 2 the start (sos) and 3 the end (
 from __future__ import annotations
 
 import io
-import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,37 +15,10 @@ from asr.errors import TokenizerError
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["BLANK", "EOS", "SOS", "UNKNOWN", "Tokenizer", "normalise", "plain"]
+__all__ = ["BLANK", "EOS", "SOS", "UNKNOWN", "Tokenizer"]
 
 BLANK, UNKNOWN, SOS, EOS = 0, 1, 2, 3
-_WORD = re.compile(r"[a-z']+")
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'"})
 _WORD_START = "▁"
-
-
-def normalise(text: str) -> str | None:
-    """Lower case a-z, apostrophes and single spaces; None where digits or other scripts would be lost.
-
-    `&` becomes "and", dashes part words, other punctuation goes, that of all scripts. Quotes at a word's edge go too,
-    not the plural's s'.
-    """
-    text = plain(text).replace("&", " and ").replace("-", " ")
-    if re.search(r"[0-9]|[^\x00-\x7f]", text):
-        return None
-    words = (w.lstrip("'") for w in _WORD.findall(text))
-    words = (w if w.endswith("s'") and len(w) > 2 else w.rstrip("'") for w in words)
-    return " ".join(w for w in words if w) or None
-
-
-def plain(text: str) -> str:
-    """Lower case; punctuation and spaces that ASCII does not have become spaces, marks that are not seen vanish."""
-    text = text.lower().translate(_APOSTROPHES)
-    return text if text.isascii() else "".join(map(_plain, text))
-
-
-def _plain(letter: str) -> str:
-    kind = unicodedata.category(letter)
-    return letter if letter.isascii() else " " if kind[0] in "PZ" else "" if kind == "Cf" else letter
 
 
 class Tokenizer:

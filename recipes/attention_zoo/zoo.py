@@ -24,7 +24,8 @@ from asr.model.las import Encoded, Model
 from asr.search import search
 from asr.terminal import Progress, say
 from asr.text import metrics
-from asr.text.tokenizer import BLANK, SOS, normalise
+from asr.text.normalise import normalise
+from asr.text.tokenizer import BLANK, SOS
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 

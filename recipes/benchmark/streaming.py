@@ -29,7 +29,7 @@ from asr.config import Context
 from asr.search.ctc import align
 from asr.text import metrics
 from asr.text.metrics import Scored
-from asr.text.tokenizer import normalise
+from asr.text.normalise import normalise
 from asr.transcript import Word
 from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json

@@ -24,7 +24,7 @@ from asr.archive.manifest import Utterance, read
 from asr.errors import DataError, DependencyError, SpellstreamError
 from asr.text import metrics
 from asr.text.metrics import Scored, Summary
-from asr.text.tokenizer import normalise
+from asr.text.normalise import normalise
 from recipes.benchmark.origin import Report, origin, report, weights
 
 if TYPE_CHECKING:

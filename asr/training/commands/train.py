@@ -244,7 +244,7 @@ def _texts(folders: list[Path]) -> Iterator[str]:
 def _lines(paths: list[Path]) -> Iterator[str]:
     """The sentences of text files, normalised; those that cannot be spelled with letters are left out."""
     from asr.errors import DataError
-    from asr.text.tokenizer import normalise
+    from asr.text.normalise import normalise
 
     for path in paths:
         try:

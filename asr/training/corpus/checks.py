@@ -16,7 +16,7 @@ import numpy.typing as npt
 from asr.audio import SAMPLE_RATE, blocks
 from asr.config import require
 from asr.errors import AudioError
-from asr.text.tokenizer import normalise, plain
+from asr.text.normalise import normalise, plain
 from asr.training.corpus.readers import Candidate, Problem
 
 if TYPE_CHECKING:

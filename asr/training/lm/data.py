@@ -21,7 +21,8 @@ from torch import Tensor
 
 from asr.config import require
 from asr.errors import DataError
-from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer, normalise
+from asr.text.normalise import normalise
+from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
 from asr.training.lm.config import LmTrainConfig
 
 __all__ = ["Batch", "Position", "Sentences", "Source", "parse_source", "tokenise"]

@@ -1,8 +1,7 @@
-"""Text to tokens and back, and the one rule by which all text is normalised."""
+"""Text to tokens and back."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.errors import TokenizerError
-from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN, Tokenizer, normalise
+from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN, Tokenizer
 
 TEXTS = [
     "the cat sat on the mat",
@@ -29,79 +28,6 @@ def bpe() -> Tokenizer:
 @pytest.fixture(scope="module")
 def characters() -> Tokenizer:
     return Tokenizer.train(TEXTS, 40, "char")
-
-
-# --- Normalisation
-
-EXAMPLES = [
-    ("The cat SAT.", "the cat sat"),
-    ("  two\t spaces \n", "two spaces"),
-    ("don't", "don't"),
-    ("don’t", "don't"),
-    ("‘quoted’", "quoted"),
-    ("'quoted' words", "quoted words"),
-    ("the boys' hats", "the boys' hats"),
-    ("well-known", "well known"),
-    ("stop—now", "stop now"),
-    ("salt & pepper", "salt and pepper"),
-    ("AT&T", "at and t"),
-    ("Mr. Smith, of the U.S.A.!", "mr smith of the u s a"),
-    ('"Hello," she said;', "hello she said"),
-    ("'", None),
-    ("''", None),
-    ("...", None),
-    ("", None),
-    ("chapter 7", None),
-    ("café", None),
-    ("привет", None),
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), EXAMPLES)
-def test_normalisation(text: str, expected: str | None) -> None:
-    """Lower case a-z, apostrophes within words, single spaces; None where something that was said would be lost."""
-    assert normalise(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("“Wait… and – go,” she said.", "wait and go she said"),  # books and transcripts with such lost these sentences
-        ("soft\xadly", "softly"),
-        ("one – two", "one two"),
-        ("'boys'", "boys'"),
-        ("s'", "s"),
-        ("''s'", "s"),
-        ("boys''", "boys"),
-    ],
-)
-def test_normalisation_at_its_edges(text: str, expected: str) -> None:
-    """Kinds of quote and dash that the corpora do not have, but that users' references do."""
-    assert normalise(text) == expected
-
-
-@pytest.mark.parametrize("text", [text for text, _ in EXAMPLES])
-def test_normalisation_agrees_with_the_corpora(text: str, speech_dir: Path) -> None:
-    """Our rule is the one that the training and test transcripts were made by."""
-    path = speech_dir / "build.py"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    spec = importlib.util.spec_from_file_location("speech_build", path)
-    assert spec is not None
-    assert spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    assert normalise(text) == build.normalise(text)
-
-
-@given(st.text(alphabet=st.characters(max_codepoint=0x2020)) | st.text("as' -’&.S", max_size=12))
-def test_normalised_text_is_normal(text: str) -> None:
-    """What has been normalised stays as it is, and holds nothing but words of letters and apostrophes."""
-    once = normalise(text)
-    if once is not None:
-        assert normalise(once) == once
-        assert set(once) <= set("abcdefghijklmnopqrstuvwxyz' ")
-        assert once.split(" ") == once.split()
 
 
 # --- Tokens

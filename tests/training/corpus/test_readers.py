@@ -87,7 +87,7 @@ def test_folders_like_kaldi(tmp_path: Path) -> None:
     corpus = Corpus.open(tmp_path / "out")
     assert [(e.id, e.text, e.speaker, e.corpus, e.seconds) for e in corpus.entries] == [
         ("a", "hello", "anna", "train", 1.75),
-        ("b", "good bye", "bob", "train", 7.0),
+        ("b", "goodbye", "bob", "train", 7.0),
         ("j", "too", None, "train", 1.0),
     ]
     whole, _ = soundfile.read(folder / "wav" / "one.wav", dtype="float32")

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 import asr
 from asr.audio import load
-from asr.text.tokenizer import normalise
+from asr.text.normalise import normalise
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Final
 from streaming.server.config import Limits, ServerConfig

@@ -1,0 +1,110 @@
+"""Text normalisation: the one place where written text becomes the text that models learn and that is scored.
+
+`normalise` is used for transcripts and text corpora in training, and for references and hypotheses in scoring.
+`plain` is its first step: lower case and ASCII wherever a character has an ASCII form. `modernise` is its last step:
+spellings of older books, which sound like today's, become today's.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["modernise", "normalise", "plain"]
+
+_WORD = re.compile(r"[a-z']+")
+
+# Typed or printed for an apostrophe: left, right and reversed quotes, modifier letters, acute, grave, primes, saltillo.
+_APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼʻʽʹ´`′‵ꞌ＇", "'"))
+_SILENT = str.maketrans(dict.fromkeys("™®©℠"))
+# Latin letters that Unicode does not decompose into a base letter and a mark.
+_LETTERS = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ı": "i"}
+)
+
+# Old spelling → today's, of the same sound, in normalised text. A guard excludes the readings that are two words today.
+_OLD_SPELLINGS = tuple(
+    (re.compile(rf"(?<![a-z']){old}(?![a-z])"), new)
+    for old, new in (
+        (r"to morrow", "tomorrow"),
+        (r"(?<!day )(?<!night )(?<!morning )(?<!evening )to (day|night)", r"to\1"),  # "day to day", "from day to night"
+        (r"for ever(?! so | since )", "forever"),
+        (r"(any|every|some) one(?! (?:of|or|thing|man|woman|person|day|time|place|word|point|way|kind)\b)", r"\1one"),
+        (r"(any|every|some|no) body(?! of\b)", r"\1body"),
+        (r"(any|every) thing", r"\1thing"),
+        (r"(any|every|some|no|else) where", r"\1where"),
+        (r"some (how|times)", r"some\1"),
+        (r"any how", "anyhow"),
+        (r"mean while", "meanwhile"),
+        (r"now a days", "nowadays"),
+        (r"(up|down) stairs", r"\1stairs"),
+        (r"can not", "cannot"),
+        (r"good bye", "goodbye"),
+        (r"connexion(s?)", r"connection\1"),
+        (r"shew(s|n|ed|ing)?", r"show\1"),
+        (r"waggon(s?)", r"wagon\1"),
+        (r"gaol(s|er|ers)?", r"jail\1"),
+    )
+)
+
+
+def normalise(text: str) -> str | None:
+    """Lower case a-z, apostrophes within words and single spaces: "Café, to-day!" → "cafe today".
+
+    - Case, accents, ligatures and compatibility forms are folded, see `plain`.
+    - Punctuation and dashes separate words; an apostrophe stays inside a word and in a plural's s'.
+    - `&` becomes "and", `&c.` "et cetera".
+    - Old spellings become modern, see `modernise`.
+
+    Returns:
+        None where the text has no word, or has digits, symbols or letters of another script, which would be lost.
+    """
+    text = re.sub(r"&c\b\.?", " et cetera ", plain(text)).replace("&", " and ").replace("-", " ")
+    if re.search(r"[0-9]|[^\x00-\x7f]", text):
+        return None
+    words = (w.lstrip("'") for w in _WORD.findall(text))
+    words = (w if w.endswith("s'") and len(w) > 2 else w.rstrip("'") for w in words)
+    return modernise(" ".join(w for w in words if w)) or None
+
+
+def plain(text: str) -> str:
+    """Lower case, and ASCII wherever a character has an ASCII form.
+
+    - Every kind of apostrophe becomes ', grave and acute accents that stand alone included.
+    - Ligatures, full-width and other compatibility letters are decomposed (NFKD), except symbols such as ½ or №.
+    - Marks are taken off Latin letters (é → e), and ß, æ, ø and their like are spelled out.
+    - Punctuation and spaces outside ASCII become spaces; invisible characters and the signs ™ ® © ℠ are removed.
+
+    What is left outside ASCII has no such form: letters of other scripts, symbols, emoji.
+    """
+    text = text.translate(_APOSTROPHES).translate(_SILENT)
+    if text.isascii():
+        return text.lower()
+    decomposed = "".join(c if _is_symbol(c) else unicodedata.normalize("NFKD", c) for c in text)
+    letters: list[str] = []
+    for letter in decomposed.lower().translate(_LETTERS):
+        kind = unicodedata.category(letter)
+        if letter.isascii():
+            letters.append(letter)
+        elif kind[0] in "PZ":
+            letters.append(" ")
+        elif kind != "Cf" and not (kind == "Mn" and letters and letters[-1].isascii() and letters[-1].isalpha()):
+            letters.append(letter)
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def modernise(text: str) -> str:
+    """Normalised text with the spellings of older books made modern: "to morrow" → "tomorrow", "any one" → "anyone".
+
+    Novels and their transcripts have "to-morrow", "for ever" and "every thing" where speech recognition systems write
+    one word. Only pairs that sound like the modern word are joined, so that a score never hides a wrong word, and not
+    where today's English has two words: "day to day", "any one of them".
+    """
+    for old, new in _OLD_SPELLINGS:
+        text = old.sub(new, text)
+    return text
+
+
+def _is_symbol(character: str) -> bool:
+    """Whether it is a symbol or a number sign, whose compatibility form is not how it is read ("½" → "1⁄2")."""
+    return unicodedata.category(character) in ("So", "No")
