@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import numbers
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from asr.audio.decode import Chunk, chunk_frames, file_chunks
+from asr.audio.pcm import Downmix, DownmixState, to_float
 from asr.config import require
 from asr.errors import AudioError
 
@@ -41,9 +43,7 @@ class Resampler:
     """
 
     def __init__(self, sample_rate: int, source: object = "stream") -> None:
-        if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-            bounds = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
-            raise AudioError(source, f"its sample rate is {sample_rate} Hz: it must be {bounds}")
+        _check_rate(sample_rate, source)
         self.sample_rate = sample_rate
         self._stream: Any = None
         if sample_rate != SAMPLE_RATE:
@@ -96,20 +96,12 @@ def blocks(
     else:
         chunks = file_chunks(source, name, block_seconds, keep_damaged)
 
-    resampler: Resampler | None = None
-    samples_in = samples_out = 0
+    samples_out = 0
     with contextlib.closing(chunks):  # an early end of this generator must end ffmpeg too
-        for rate, values in chunks:
-            resampler = resampler or Resampler(rate, name)
-            waveform = _mono(values, name)
-            _check_finite(waveform, samples_in, rate, name)
-            samples_in += len(waveform)
-            if len(block := resampler.step(torch.from_numpy(waveform))):
+        for block in _at_16_khz(chunks, name):
+            if len(block):
                 samples_out += len(block)
                 yield block
-    if resampler is not None and len(tail := resampler.flush()):
-        samples_out += len(tail)
-        yield tail
     if samples_out == 0:
         raise AudioError(name, "holds no samples")
 
@@ -135,27 +127,45 @@ def source_name(source: object) -> str:
     raise AudioError(type(source).__name__, "is not a path, an array, a tensor or a binary file object")
 
 
-def _mono(values: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Scale to [-1, 1] where the samples are integers and average the channels: `(frames, channels)` → `(frames,)`."""
-    kind = values.dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later, with its place
-        if kind == np.uint8:
-            values = (values.astype(np.float32) - 128) / 128
-        elif kind.kind == "i" and kind.itemsize <= 4:
-            values = values.astype(np.float32) / 2.0 ** (8 * kind.itemsize - 1)
-        elif kind.kind != "f":
-            raise AudioError(name, f"its samples are {kind}: they must be float, int8, int16, int32 or uint8")
-        mono = values[:, 0] if values.shape[1] == 1 else values.mean(axis=1, dtype=np.float32)
-        return np.ascontiguousarray(mono, dtype=np.float32)
+def _at_16_khz(chunks: Iterable[Chunk], name: str) -> Iterator[torch.Tensor]:
+    """Mix the channels and resample; some of the tensors may be empty."""
+    downmix: Downmix | None = None
+    frames = 0
+    for rate, values in chunks:
+        if downmix is None:
+            resampler = Resampler(rate, name)
+            channels = values.shape[1]
+            downmix, state = Downmix(rate, channels), DownmixState.start(channels)
+        try:
+            values = to_float(values)
+        except TypeError as error:
+            raise AudioError(name, str(error)) from None
+        _check_finite(values, frames, rate, name)
+        frames += len(values)
+
+        mono, state = downmix.step(values, state)
+        yield resampler.step(torch.from_numpy(mono))
+
+    if downmix is not None:
+        yield resampler.step(torch.from_numpy(downmix.flush(state)))
+        yield resampler.flush()
 
 
-def _check_finite(waveform: NDArray[np.float32], samples_before: int, rate: int, name: str) -> None:
-    finite = np.isfinite(waveform)
-    if finite.all():
+def _check_rate(rate: object, source: object) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+        raise AudioError(source, f"its sample_rate is {rate!r}: it must be a number, in Hz")
+    if not MIN_SAMPLE_RATE <= float(rate) <= MAX_SAMPLE_RATE:
+        bounds = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+        raise AudioError(source, f"its sample rate is {rate} Hz: it must be {bounds}")
+
+
+def _check_finite(values: NDArray[np.float32], frames_before: int, rate: int, name: str) -> None:
+    if np.isfinite(values).all():
         return
+    finite = np.asarray(np.isfinite(values).all(axis=1))
     first, bad = int(finite.argmin()), int(len(finite) - finite.sum())
     more = f", and {bad - 1} more soon after" if bad > 1 else ""
-    raise AudioError(name, f"the sample at {(samples_before + first) / rate:.3f} s is NaN or infinite{more}")
+    raise AudioError(name, f"the sample at {(frames_before + first) / rate:.3f} s is NaN or infinite{more}")
 
 
 def _array_chunks(
@@ -163,6 +173,7 @@ def _array_chunks(
 ) -> Generator[Chunk, None, None]:
     if rate is None:
         raise AudioError(name, "needs its sample_rate")
+    _check_rate(rate, name)
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
@@ -173,4 +184,4 @@ def _array_chunks(
     values = source[:, None] if source.ndim == 1 else source if source.shape[1] < source.shape[0] else source.T
     frames = chunk_frames(rate, values.shape[1], block_seconds)
     for start in range(0, len(values), frames):
-        yield Chunk(rate, values[start : start + frames].copy())  # the caller may go on to change the array
+        yield Chunk(rate, values[start : start + frames])

@@ -130,6 +130,7 @@ def test_the_array_stays_the_callers() -> None:
         (np.zeros((2, 0), np.float32), 16_000, "array: holds no samples"),
         (torch.zeros(0), 16_000, "tensor: holds no samples"),
         (np.zeros(1, np.float32), 768_000, "array: holds no samples"),
+        (np.zeros(0, np.float32), 0, "its sample rate is 0 Hz"),
         (np.zeros(9, np.int64), 16_000, "its samples are int64"),
         (np.zeros(9, bool), 16_000, "its samples are bool"),
         (np.zeros(9, complex), 16_000, "its samples are complex128"),
@@ -138,6 +139,8 @@ def test_the_array_stays_the_callers() -> None:
         (np.zeros(9, np.float32), 0, "its sample rate is 0 Hz: it must be 1000 to 768000 Hz"),
         (np.zeros(9, np.float32), 999, "its sample rate is 999 Hz"),
         (np.zeros(9, np.float32), 768_001, "its sample rate is 768001 Hz"),
+        (np.zeros(9, np.float32), "16000", "its sample_rate is '16000': it must be a number, in Hz"),
+        (np.zeros(9, np.float32), True, "its sample_rate is True: it must be a number, in Hz"),
         (np.full(9, 1e300), 16_000, "the sample at 0.000 s is NaN or infinite, and 8 more soon after"),
     ],
 )
