@@ -3,7 +3,7 @@
 #
 #   recipes/scaling_curve/run.sh SPEECH WORK [STAGE ...]      stages: prepare train evaluate fit
 #
-# SPEECH is that of recipes/default_model/run.sh. Fewer hours are learned by heart sooner: a run takes 2,500 steps for each root
+# SPEECH is that of recipes/default_model/history/run.sh. Fewer hours are learned by heart sooner: a run takes 2,500 steps for each root
 # of an hour, and the measurement with the best error rate on dev is kept. A stage that was killed goes on where it was.
 # DEVICE (auto, cpu, cuda) and HOURS ("2 4 8 16") may be set.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the default model from nothing. Each stage can be run alone and again:
 #
-#   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: prepare start contexts all streams longer last further
+#   recipes/default_model/history/run.sh SPEECH WORK [STAGE ...]      stages: prepare start contexts all streams longer last further
 #                                                             settled sampled mean synthetic finer voices more blend lm
 #                                                             install evaluate
 #
@@ -12,7 +12,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-. "$here/../stages.sh"
+. "$here/../../stages.sh"
 begin "prepare start contexts all streams longer last further settled sampled mean synthetic finer voices more blend lm install evaluate" "$@"
 device=${DEVICE:-auto}
 limit=${MINUTES:+--max-time ${MINUTES}m}
