@@ -23,6 +23,7 @@ from asr import audio
 from asr.config import FeatureConfig, SearchConfig
 from asr.errors import AudioError, DependencyError
 from asr.files import write_atomically
+from asr.model.mel import hz_to_mel
 from asr.recogniser import Recogniser
 from asr.text.tokenizer import BLANK, SOS
 from asr.transcript import Segment, Transcript, Word
@@ -262,11 +263,9 @@ def _draw_spectrogram(panel: Axes, examined: Examined) -> None:
 
 def _mel_bins(frequencies: Sequence[float], config: FeatureConfig) -> list[float]:
     """Where frequencies in Hz lie on an axis of mel bins: bin 0 at 0, between the bins as the mel scale has it."""
-    from librosa import hz_to_mel
-
-    edges = hz_to_mel([config.f_min, config.f_max])
-    width = (edges[1] - edges[0]) / (config.n_mels + 1)
-    return [float(x) for x in (hz_to_mel(frequencies) - edges[0]) / width - 1]
+    lowest, highest = hz_to_mel(config.f_min), hz_to_mel(config.f_max)
+    width = (highest - lowest) / (config.n_mels + 1)
+    return [(hz_to_mel(hz) - lowest) / width - 1 for hz in frequencies]
 
 
 def _draw_attention(panel: Axes, stretches: Sequence[Stretch], frame_seconds: float, height: float) -> None:

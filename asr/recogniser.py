@@ -23,7 +23,7 @@ from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
 from asr.search import Hypothesis, search
-from asr.search.ctc import align
+from asr.search.alignment import align
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Transcript, Word
 

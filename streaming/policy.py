@@ -19,7 +19,7 @@ from torch import Tensor
 
 from asr.config import choices, require
 from asr.search import Hypothesis
-from asr.search.ctc import align
+from asr.search.alignment import align
 from asr.text.tokenizer import Tokenizer
 
 __all__ = ["FoundWord", "PolicyConfig", "committable", "found_words"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from asr.errors import DependencyError
 
 __all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
 
@@ -73,11 +77,15 @@ class StreamDetector:
 
 @functools.cache
 def _load(device: str) -> Any:
-    with _one_thread(), warnings.catch_warnings():  # the import sets one thread for the whole process
-        warnings.simplefilter("ignore")  # torch calls its storage format deprecated
-        import silero_vad
-
-        return silero_vad.load_silero_vad()._model.to(device)
+    # The package is found but not imported: its import sets one thread for the whole process, and in some versions
+    # fails where torchaudio does.
+    package = importlib.util.find_spec("silero_vad")
+    if package is None or package.origin is None:
+        raise DependencyError("voice detection needs silero-vad: pip install silero-vad")
+    network = Path(package.origin).parent / "data" / "silero_vad.jit"
+    with _one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network is stored in a format that torch calls deprecated
+        return torch.jit.load(str(network), map_location=device).eval()._model
 
 
 @contextlib.contextmanager

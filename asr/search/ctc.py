@@ -1,19 +1,19 @@
-"""The CTC head's companions: prefix scores for the search, and forced alignment for word times.
+"""CTC prefix scores for the beam search.
 
-CTC: Graves et al. 2006. Prefix scores: Watanabe et al. 2017, "Hybrid CTC/Attention Architecture". The blank is token 0.
+CTC: Graves et al. 2006. Prefix scores: Watanabe et al. 2017, "Hybrid CTC/Attention Architecture".
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["BLANK", "CtcPrefixScorer", "CtcState", "align"]
+from asr.text.tokenizer import BLANK
 
-BLANK = 0
+__all__ = ["CtcPrefixScorer", "CtcState"]
+
 _LOG_ZERO = -1e10
 
 
@@ -114,32 +114,3 @@ def _scan(x: Tensor, enter: Tensor) -> Tensor:
     total = x.cumsum(-1)
     before = total - x  # the sum up to t - 1, exactly as the recursion has it
     return (total + torch.logcumsumexp(enter - before, dim=-1)).clamp(min=_LOG_ZERO)
-
-
-def align(log_probs: Tensor, tokens: list[int]) -> list[tuple[int, int]] | None:
-    """Forced alignment: the most likely CTC path that spells `tokens`.
-
-    Args:
-        log_probs: `(T, V)` of one utterance.
-        tokens: what was said, no blanks.
-
-    Returns:
-        For each token its first frame and the frame after its last, or None where the utterance has too few frames to
-        hold the tokens.
-    """
-    repeats = sum(a == b for a, b in itertools.pairwise(tokens))
-    if not tokens or len(tokens) + repeats > log_probs.shape[0]:
-        return None
-    from torchaudio.functional import forced_align
-
-    targets = torch.tensor([tokens], dtype=torch.int32, device=log_probs.device)
-    path, _ = forced_align(log_probs[None].float().contiguous(), targets, blank=BLANK)
-    spans: list[tuple[int, int]] = []
-    previous = BLANK
-    for frame, token in enumerate(path[0].tolist()):
-        if token != BLANK and token != previous:
-            spans.append((frame, frame + 1))
-        elif token != BLANK:
-            spans[-1] = (spans[-1][0], frame + 1)
-        previous = token
-    return spans

@@ -14,6 +14,7 @@ from asr.config import Context
 from asr.errors import CheckpointError, TrainingError
 from asr.model.features import mask_beyond
 from asr.model.las import Encoded, Model
+from asr.model.mel import hz_to_mel, mel_to_hz
 from asr.search import search
 from asr.text.metrics import score
 from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
@@ -99,9 +100,9 @@ class LasModule(pl.LightningModule):
         self._grown_from = grown_from
         features = model.config.features
         bins = torch.arange(1, features.n_mels + 1)
-        highest, lowest = hertz_to_mel(features.f_max), hertz_to_mel(features.f_min)
+        highest, lowest = hz_to_mel(features.f_max), hz_to_mel(features.f_min)
         mels = lowest + (highest - lowest) * bins / (features.n_mels + 1)
-        self.register_buffer("centres_hz", mel_to_hertz(mels), persistent=False)
+        self.register_buffer("centres_hz", mel_to_hz(mels), persistent=False)
         self.skipped = 0  # steps in all that were left out, because their gradient was not finite
         self.skipped_in_a_row = 0
         self._errors = torch.zeros(2)  # wrong words and words
@@ -257,15 +258,3 @@ class LasModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def hertz_to_mel(hertz: float) -> float:
-    from librosa import hz_to_mel
-
-    return float(hz_to_mel(hertz))
-
-
-def mel_to_hertz(mels: Tensor) -> Tensor:
-    from librosa import mel_to_hz
-
-    return torch.from_numpy(mel_to_hz(mels.numpy())).float()

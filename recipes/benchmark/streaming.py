@@ -26,7 +26,7 @@ from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES
 from asr.config import Context
-from asr.search.ctc import align
+from asr.search.alignment import align
 from asr.text import metrics
 from asr.text.metrics import Scored
 from asr.text.normalise import normalise

@@ -77,6 +77,29 @@ def test_features_are_the_logarithm_of_librosas_mel_spectrogram(config: FeatureC
     np.testing.assert_allclose(found, np.log(expected + 1e-7), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("config", [CONFIG, FeatureConfig(n_mels=40, win_length=512, hop_length=128, f_min=0.0)])
+def test_features_are_torchaudios(config: FeatureConfig) -> None:
+    """The reference is torchaudio, which is not needed: pip may install one that does not load beside torch."""
+    from torchaudio.transforms import MelSpectrogram
+
+    reference = MelSpectrogram(
+        sample_rate=config.sample_rate,
+        n_fft=config.n_fft,
+        win_length=config.win_length,
+        hop_length=config.hop_length,
+        n_mels=config.n_mels,
+        f_min=config.f_min,
+        f_max=config.f_max,
+        center=False,
+        power=2.0,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    waveform = sound(16_000, rows=2)
+    expected = (reference(waveform) + 1e-7).log().transpose(1, 2)
+    torch.testing.assert_close(LogMel(config).unnormalised(waveform), expected, rtol=0, atol=1e-6)
+
+
 def test_silence_is_finite_and_at_the_floor(frontend: LogMel) -> None:
     """A muted microphone gives numbers, not minus infinity."""
     found = frontend.unnormalised(torch.zeros(1, 4_000))

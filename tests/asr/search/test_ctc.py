@@ -1,4 +1,4 @@
-"""CTC: prefix scores and alignments are those that counting every path by hand gives."""
+"""CTC prefix scores are the sums over all paths, counted one by one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.search.ctc import BLANK, CtcPrefixScorer, CtcState, align
+from asr.search.ctc import CtcPrefixScorer, CtcState
+from tests.support.ctc_paths import collapse, random_log_probs
 
-VOCAB = 4
 EOS = 3  # in these tests; CTC itself never says it
 NEVER = -1e9  # whatever is lower is impossible
-
-
-def collapse(tokens: list[int]) -> list[int]:
-    """A frame-by-frame CTC path as tokens: repeats joined, blanks dropped."""
-    return [t for i, t in enumerate(tokens) if t != BLANK and (i == 0 or t != tokens[i - 1])]
-
-
-def random_log_probs(frames: int, seed: int = 0, rows: int = 1, vocab: int = VOCAB) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return (2 * torch.randn(rows, frames, vocab, generator=random)).log_softmax(-1)
 
 
 def texts(log_probs: Tensor) -> dict[tuple[int, ...], float]:
@@ -58,9 +46,6 @@ def assert_log_close(found: float, probability: float) -> None:
         assert found < NEVER
     else:
         assert found == pytest.approx(math.log(probability), abs=1e-4)
-
-
-# --- Prefix scores
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
@@ -166,57 +151,3 @@ def test_states_are_reordered_with_their_hypotheses() -> None:
             own, last = follow(alone, (token,))
             expected = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
             torch.testing.assert_close(found[row], expected[0], rtol=0, atol=1e-5)
-
-
-# --- Forced alignment
-
-
-def likeliest_path(log_probs: Tensor, tokens: list[int]) -> float:
-    """The log-probability of the best of all paths that spell `tokens`; minus infinity where none does."""
-    frames, vocab = log_probs.shape
-    paths = (p for p in itertools.product(range(vocab), repeat=frames) if collapse(list(p)) == tokens)
-    return max((sum(float(log_probs[t, k]) for t, k in enumerate(p)) for p in paths), default=-math.inf)
-
-
-@settings(max_examples=40)
-@given(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=4), frames=st.integers(1, 5), seed=st.integers(0, 99))
-def test_an_alignment_is_the_likeliest_path(tokens: list[int], frames: int, seed: int) -> None:
-    """The spans, with blanks around them, are as likely as the best of all paths; None where there is no path."""
-    log_probs = random_log_probs(frames, seed, vocab=3)[0]
-    best, spans = likeliest_path(log_probs, tokens), align(log_probs, tokens)
-    if spans is None:
-        assert best == -math.inf
-        return
-    path = [BLANK] * frames
-    for token, (first, after) in zip(tokens, spans, strict=True):
-        path[first:after] = [token] * (after - first)
-    assert collapse(path) == tokens
-    assert sum(float(log_probs[t, k]) for t, k in enumerate(path)) == pytest.approx(best, abs=1e-4)
-
-
-def test_spans_lie_where_the_tokens_were_said() -> None:
-    path = [0, 0, 3, 3, 0, 1, 0, 1, 1, 2, 0]
-    log_probs = torch.full((len(path), VOCAB), -9.0)
-    log_probs[range(len(path)), path] = -0.01
-    assert align(log_probs, [3, 1, 1, 2]) == [(2, 4), (5, 6), (7, 9), (9, 10)]
-
-
-def test_too_few_frames_have_no_alignment() -> None:
-    log_probs = random_log_probs(3)[0]
-    assert align(log_probs, [1, 2, 3]) == [(0, 1), (1, 2), (2, 3)]
-    assert align(log_probs, [1, 2, 3, 1]) is None
-    assert align(log_probs, [1, 1, 2]) is None  # needs a blank between
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        ([], []),
-        ([0, 0], []),
-        ([1, 1, 1], [1]),
-        ([1, 0, 1], [1, 1]),
-        ([0, 2, 2, 0, 0, 3, 1, 1, 0], [2, 3, 1]),
-    ],
-)
-def test_collapse_joins_repeats_and_drops_blanks(path: list[int], text: list[int]) -> None:
-    assert collapse(path) == text
