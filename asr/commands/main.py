@@ -155,7 +155,8 @@ def transcribe(
       arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
       spellstream transcribe archive --ray auto --output archive.parquet --resume
     """
-    from asr.archive import batch
+    from asr.archive import batch, sinks
+    from asr.archive.sources import find
 
     opt.check_cluster(ray, engines, sources)
     formats = opt.formats(
@@ -167,7 +168,7 @@ def transcribe(
     tell = not quiet and ray is not None
     with contextlib.ExitStack() as opened:
         with opt.extra("ray"), opt.usage("--output"):
-            sink = batch.open_sink(sources, output, output_dir, formats, resume=resume)
+            sink = sinks.open_sink(sources, output, output_dir, formats, resume=resume)
         opened.enter_context(contextlib.closing(sink))
         chosen: dict[str, Any] = {
             "beam_size": beam_size,
@@ -179,13 +180,13 @@ def transcribe(
         found = opt.transcriber(ray, engines, model, device, dtype, threads, **chosen)
         with opt.extra("ray"):
             transcriber, search = opened.enter_context(found)
-        total = sum(1 for _ in batch.find(sources)) if show or tell else 0
+        total = sum(1 for _ in find(sources)) if show or tell else 0
         progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if tell else math.inf))
         options = batch.Options(search, word_timestamps, batch_size, resume, keep_damaged)
-        tally = batch.run(transcriber, sources, sink, options, progress)
+        totals = batch.run(transcriber, sources, sink, options, progress)
     if tell:
         say(progress.summary())
-    _finish(tally.failed, tally.total)
+    _finish(totals.failed, totals.total)
 
 
 def _finish(failed: int, total: int) -> None:

@@ -155,7 +155,7 @@ def formats(
     names: str, sources: Sequence[str], *, to_files: bool, to_rows: bool, resume: bool, nbest: int
 ) -> tuple[str, ...]:
     """The formats that `names` lists, checked against the other options of `transcribe`; that of rows is json."""
-    from asr.archive.batch import are_several
+    from asr.archive.sources import are_several
 
     if to_rows:
         if to_files:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr import checkpoint
-from asr.archive.batch import SUFFIXES
+from asr.archive.sources import SUFFIXES
 from asr.audio import load
 from asr.config import ModelConfig, require, to_dict
 from asr.errors import CheckpointError, DataError, DeviceError

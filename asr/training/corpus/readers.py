@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.archive import manifest
-from asr.archive.batch import SUFFIXES
+from asr.archive.sources import SUFFIXES
 from asr.errors import DataError
 
 __all__ = ["Candidate", "Kind", "Problem", "read"]

@@ -24,7 +24,7 @@ from asr.commands.options import DtypeName
 from asr.config import ModelConfig
 from asr.errors import CheckpointError
 from asr.training import finetune
-from tests.asr.archive.test_batch import below, files
+from tests.support.archive import below, files
 from tests.support.commands import Command, StubRecogniser
 
 COMMANDS = ("transcribe", "evaluate", "prepare", "statistics", "train", "plot", "info")

@@ -16,7 +16,8 @@ from asr.errors import AudioError, ConfigError, DataError
 from asr.output.formats import read_json
 from asr.output.rows import Rows, open_rows
 from asr.terminal import Progress
-from tests.asr.archive.test_batch import OPTIONS, RESUME, Stub, files, transcript_of
+from tests.support.archive import OPTIONS, RESUME, files
+from tests.support.commands import Stub, transcript_of
 
 KINDS = ("rows.jsonl", "rows.parquet")
 
@@ -196,16 +197,16 @@ def test_what_holds_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_run_fills_rows_and_the_next_does_the_rest(path: Path, tmp_path: Path) -> None:
     folder = files(tmp_path / "in", "a.wav", "bad.wav", "c.wav")
     rows = open_rows(path, resume=False)
-    tally = run(Stub(), [f"{folder}/a.wav", f"{folder}/bad.wav"], rows, OPTIONS, Progress())
+    totals = run(Stub(), [f"{folder}/a.wav", f"{folder}/bad.wav"], rows, OPTIONS, Progress())
     rows.close()
-    assert (tally.done, tally.failed) == (1, 1)
+    assert (totals.done, totals.failed) == (1, 1)
     assert {row["source"]: row["error"] for row in read(path)} == {
         f"{folder}/a.wav": None,
         f"{folder}/bad.wav": "is not audio",
     }
     stub, rows = Stub(), open_rows(path, resume=True)
-    tally = run(stub, [str(folder)], rows, RESUME, Progress())
+    totals = run(stub, [str(folder)], rows, RESUME, Progress())
     rows.close()
-    assert (tally.done, tally.failed, tally.skipped) == (1, 1, 1)
+    assert (totals.done, totals.failed, totals.skipped) == (1, 1, 1)
     assert sorted(stub.heard) == [f"{folder}/bad.wav", f"{folder}/c.wav"]
     assert len(read(path)) == 3

@@ -1,0 +1,26 @@
+"""Small archives of empty files, and options to transcribe them with a stub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.archive.batch import Options
+from asr.config import SearchConfig
+
+OPTIONS = Options(SearchConfig(), word_timestamps=False, batch_size=16)
+RESUME = Options(SearchConfig(), word_timestamps=False, batch_size=16, resume=True)
+
+
+def files(folder: Path, *names: str) -> Path:
+    """Make empty files; gives the folder."""
+    paths = [folder / name for name in names]
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        path.touch()
+    return folder
+
+
+def below(folder: Path) -> list[str]:
+    """The names of all files in a folder, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
