@@ -6,12 +6,10 @@ Other packages add commands through entry points of the group `spellstream.comma
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import inspect
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -24,6 +22,8 @@ import typer
 
 from asr import __version__
 from asr.commands import options as opt
+from asr.commands.groups import grouped
+from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
 from asr.files import write_atomically
 from asr.terminal import Progress, say
@@ -120,98 +120,34 @@ def root(
     """
 
 
-@app.command()
-def transcribe(
-    sources: opt.Sources,
-    model: opt.ModelName = "default",
-    device: opt.Device = opt.DeviceName.auto,
-    dtype: opt.Dtype = opt.DtypeName.float32,
-    beam_size: opt.BeamSize = None,
-    ctc_weight: opt.CtcWeight = None,
-    lm: opt.Lm = None,
-    lm_weight: opt.LmWeight = None,
-    batch_size: opt.BatchSize = 16,
-    threads: opt.Threads = None,
-    output_dir: opt.OutputDir = None,
-    format_names: opt.Format = "txt",
-    output: opt.Output = None,
-    word_timestamps: opt.WordTimestamps = None,
-    nbest: opt.Nbest = 1,
-    resume: opt.Resume = False,
-    keep_damaged: opt.KeepDamaged = False,
-    quiet: opt.Quiet = False,
-    ray: opt.Ray = None,
-    engines: opt.Engines = None,
-) -> None:
-    """Turn audio and video files into text.
-
-    Folders are searched to their depths. A file that cannot be read is named on standard error and the rest is done.
-    On a cluster, all nodes must see the files, and a model folder, under the same path.
-
-    Examples:
-      spellstream transcribe talk.wav
-      spellstream transcribe talk.mp4 --format srt > talk.srt
-      spellstream transcribe recordings --output-dir texts --resume
-      arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
-      spellstream transcribe archive --ray auto --output archive.parquet --resume
-    """
-    from asr.archive import batch, sinks
-    from asr.archive.sources import find
-
-    opt.check_cluster(ray, engines, sources)
-    formats = opt.formats(
-        format_names, sources, to_files=bool(output_dir), to_rows=bool(output), resume=resume, nbest=nbest
-    )
-    if word_timestamps is None:
-        word_timestamps = bool({"json", "srt", "vtt"} & {*formats})
-    show = not quiet and sys.stderr.isatty() and bool(output_dir or output or not sys.stdout.isatty())
-    tell = not quiet and ray is not None
-    with contextlib.ExitStack() as opened:
-        with opt.extra("ray"), opt.usage("--output"):
-            sink = sinks.open_sink(sources, output, output_dir, formats, resume=resume)
-        opened.enter_context(contextlib.closing(sink))
-        chosen: dict[str, Any] = {
-            "beam_size": beam_size,
-            "ctc_weight": ctc_weight,
-            "lm": lm,
-            "lm_weight": lm_weight,
-            "nbest": nbest,
-        }
-        found = opt.transcriber(ray, engines, model, device, dtype, threads, **chosen)
-        with opt.extra("ray"):
-            transcriber, search = opened.enter_context(found)
-        total = sum(1 for _ in find(sources)) if show or tell else 0
-        progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if tell else math.inf))
-        options = batch.Options(search, word_timestamps, batch_size, resume, keep_damaged)
-        totals = batch.run(transcriber, sources, sink, options, progress)
-    if tell:
-        say(progress.summary())
-    _finish(totals.failed, totals.total)
+app.command()(transcribe)
 
 
-def _finish(failed: int, total: int) -> None:
-    if failed and total > 1:
-        say(f"{failed} of {total} failed")
-    raise typer.Exit(1 if failed else 0)
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines: id, audio, duration, text.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write all scores as JSON; - prints them instead.")
+]
+Worst = Annotated[int, typer.Option(min=0, help="Utterances with most errors to show, aligned.")]
+Confusions = Annotated[int, typer.Option(min=0, help="Most frequent errors to show.")]
+Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus; repeatable.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first utterances, this many.")]
 
 
 @app.command()
+@grouped
 def evaluate(
-    manifest: opt.Manifest,
-    model: opt.ModelName = "default",
-    device: opt.Device = opt.DeviceName.auto,
+    manifest: Manifest,
+    model: opt.ModelOptions,
+    search: opt.SearchOptions,
     dtype: opt.Dtype = opt.DtypeName.float32,
-    beam_size: opt.BeamSize = None,
-    ctc_weight: opt.CtcWeight = None,
-    lm: opt.Lm = None,
-    lm_weight: opt.LmWeight = None,
     batch_size: opt.BatchSize = 16,
-    threads: opt.Threads = None,
-    json_file: opt.JsonFile = None,
-    worst: opt.Worst = 5,
-    confusions: opt.Confusions = 0,
-    corpora: opt.Corpora = None,
-    limit: opt.Limit = None,
+    json_file: JsonFile = None,
+    worst: Worst = 5,
+    confusions: Confusions = 0,
+    corpora: Corpora = None,
+    limit: Limit = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Count the errors in words and characters against what was said.
@@ -227,32 +163,30 @@ def evaluate(
     from asr.commands import evaluation
 
     selection = evaluation.select(manifest, corpora or (), limit)
-    recogniser, search = opt.load(
-        model, device, threads, dtype=dtype, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
-    )
+    recogniser, config = opt.load(model, search, dtype=dtype)
     with Progress(len(selection.rows), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
-        result = evaluation.run(recogniser, selection, progress, search=search, batch_size=batch_size)
-    settings = {"model": model, **evaluation.settings(recogniser, search, batch_size)}
+        result = evaluation.run(recogniser, selection, progress, search=config, batch_size=batch_size)
+    settings = {"model": model.model, **evaluation.settings(recogniser, config, batch_size)}
     if result.scored and json_file is not None:
         scores = json.dumps(evaluation.to_json(result, settings), indent=2, ensure_ascii=False) + "\n"
         sys.stdout.write(scores) if json_file == "-" else write_atomically(Path(json_file), scores)
     if result.scored and json_file != "-":
         evaluation.report(result, settings, title=manifest.name, worst=worst, confusions=confusions)
-    _finish(result.failed, len(selection.rows))
+    if result.failed and len(selection.rows) > 1:
+        say(f"{result.failed} of {len(selection.rows)} failed")
+    raise typer.Exit(1 if result.failed else 0)
+
+
+# --- plot and info ----------------------------------------------------------------------------------------------------
+
+PlotSource = Annotated[str, typer.Argument(metavar="FILE", help="Audio or video, or - for standard input.")]
+Picture = Annotated[Path | None, typer.Option(metavar="PNG", help="Default: FILE.png in the current folder.")]
+InfoModel = Annotated[str | None, typer.Option(metavar="NAME", help="Also describe this model.")]
 
 
 @app.command()
-def plot(
-    source: opt.PlotSource,
-    output: opt.Picture = None,
-    model: opt.ModelName = "default",
-    device: opt.Device = opt.DeviceName.auto,
-    beam_size: opt.BeamSize = None,
-    ctc_weight: opt.CtcWeight = None,
-    lm: opt.Lm = None,
-    lm_weight: opt.LmWeight = None,
-    threads: opt.Threads = None,
-) -> None:
+@grouped
+def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions, output: Picture = None) -> None:
     """Draw how a recording was understood: its spectrogram, attention over time, CTC.
 
     Example:
@@ -260,17 +194,15 @@ def plot(
     """
     from asr.plot import plot as draw
 
-    recogniser, search = opt.load(
-        model, device, threads, beam_size=beam_size, ctc_weight=ctc_weight, lm=lm, lm_weight=lm_weight
-    )
+    recogniser, config = opt.load(model, search)
     name = "stdin" if source == "-" else Path(source).name
     picture = output or Path(f"{name}.png")
-    draw(recogniser, source, picture, search)
+    draw(recogniser, source, picture, config)
     print(picture)
 
 
 @app.command()
-def info(model: opt.InfoModel = None, as_json: opt.AsJson = False) -> None:
+def info(model: InfoModel = None, as_json: opt.AsJson = False) -> None:
     """Show versions, devices and models.
 
     Examples:

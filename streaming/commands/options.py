@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asr.commands.options import DeviceName, load, usage
+from asr.commands.options import DeviceName, ModelOptions, SearchOptions, load, usage
 from asr.errors import AudioError
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def engine(
     """The engine that the options ask for; what is not given is the model's own."""
     from streaming.engine import Engine
 
-    recogniser, search = load(model, device, threads, lm=lm, lm_weight=lm_weight)
+    recogniser, search = load(ModelOptions(model, device, lm, threads), SearchOptions(lm_weight=lm_weight))
     own = recogniser.model.config.streaming
     with usage():
         context = replace(

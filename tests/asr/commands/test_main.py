@@ -96,7 +96,7 @@ def test_version(command: Command) -> None:
         (["transcrib", "a.wav"], "No such command 'transcrib'"),
         (
             ["transcribe", "a.wav", "--beam-size", "1", "--lm-weight", "0.5"],
-            "greedy search, a beam of 1, takes no account",
+            "greedy search (a beam of 1) does not use it",
         ),
         (["evaluate", "test.jsonl", "--limit", "0"], "--limit"),
         (["train", "--config", "a.toml"], "Missing option"),
