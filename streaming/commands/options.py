@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,12 @@ __all__ = ["FormatName", "Outputs", "PolicyName", "SampleFormat", "SourceOptions
 
 
 class SampleFormat(str, Enum):
-    """How raw samples are written."""
+    """Encoding of raw PCM, as ffmpeg spells it."""
 
+    u8 = "u8"
     s16le = "s16le"
+    s24le = "s24le"
+    s32le = "s32le"
     f32le = "f32le"
 
 
@@ -53,7 +56,7 @@ InputDevice = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="A microphone: its number, its name or a part of it (see spellstream devices).",
+        help="Microphone: its number, its name or a part of that, as listed by spellstream devices.",
         rich_help_panel=_SOURCE,
     ),
 ]
@@ -61,29 +64,49 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Of the CPU. A stream is no faster with more, and waits for each of them on a busy machine.",
+        help="CPU threads. More do not make one stream faster, and delay it on a busy machine.",
         rich_help_panel="Model",
     ),
 ]
 Reconnect = Annotated[
-    bool, typer.Option("--reconnect", help="Wait for a microphone that has gone away.", rich_help_panel=_SOURCE)
+    bool, typer.Option("--reconnect", help="Wait for an unplugged microphone to come back.", rich_help_panel=_SOURCE)
 ]
 File = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Audio or video, as if it were spoken now.", rich_help_panel=_SOURCE),
+    typer.Option(metavar="FILE", help="Replay an audio or video file as live input.", rich_help_panel=_SOURCE),
 ]
 Speed = Annotated[
     float | None,
-    typer.Option(min=0, help="Of --file: 1 (as if not given) is real time, 0 the fastest.", rich_help_panel=_SOURCE),
+    typer.Option(
+        min=0,
+        help="Replay speed of --file: 1 is real time (the default), 0 the fastest.",
+        rich_help_panel=_SOURCE,
+    ),
 ]
-Stdin = Annotated[bool, typer.Option("--stdin", help="Raw samples on standard input.", rich_help_panel=_SOURCE)]
+Stdin = Annotated[bool, typer.Option("--stdin", help="Raw PCM on standard input.", rich_help_panel=_SOURCE)]
 SampleRate = Annotated[
-    int | None, typer.Option(min=1, help="Of --stdin, in Hz; 16000 if not given.", rich_help_panel=_SOURCE)
+    int | None,
+    typer.Option(
+        min=1000,
+        max=768_000,
+        metavar="HZ",
+        help="Sample rate of the microphone (its own if not given) or of --stdin (16000).",
+        rich_help_panel=_SOURCE,
+    ),
 ]
-Channels = Annotated[int | None, typer.Option(min=1, help="Of --stdin; 1 if not given.", rich_help_panel=_SOURCE)]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Channels of the microphone (its own if not given) or of --stdin (1).",
+        rich_help_panel=_SOURCE,
+    ),
+]
 SampleFormatOption = Annotated[
     SampleFormat | None,
-    typer.Option("--sample-format", help="Of --stdin; s16le if not given.", rich_help_panel=_SOURCE),
+    typer.Option("--sample-format", help="Sample encoding of --stdin; s16le if not given.", rich_help_panel=_SOURCE),
 ]
 
 # --- when segments end and words are sure -----------------------------------------------------------------------------
@@ -179,13 +202,13 @@ class SourceOptions:
         }
         if len(chosen := [name for name, given in named.items() if given]) > 1:
             raise typer.BadParameter("there can be only one source", param_hint=" and ".join(chosen))
-        of_stdin = {
+        of_raw = {
             "--sample-rate": self.sample_rate,
             "--channels": self.channels,
-            "--sample-format": self.sample_format,
         }
         _belongs({"--speed": self.speed}, "--file", self.file is not None)
-        _belongs(of_stdin, "--stdin", self.stdin)
+        _belongs({"--sample-format": self.sample_format}, "--stdin", self.stdin)
+        _belongs(of_raw, "a microphone or --stdin", self.file is None)
         _belongs({"--reconnect": self.reconnect or None}, "a microphone", self.file is None and not self.stdin)
 
     def open(self) -> BaseSource:
@@ -200,16 +223,22 @@ class SourceOptions:
             speed = 1.0 if self.speed is None else self.speed
             return FileReplay(self.file, speed=speed or None)
         if self.stdin:
-            kind: Literal["s16le", "f32le"] = "f32le" if self.sample_format is SampleFormat.f32le else "s16le"
-            return StandardInput(self.sample_rate or SAMPLE_RATE, self.channels or 1, kind)
-        return Microphone(self.input_device, reconnect=self.reconnect, notify=say)
+            encoding = (self.sample_format or SampleFormat.s16le).value
+            return StandardInput(self.sample_rate or SAMPLE_RATE, self.channels or 1, encoding)
+        return Microphone(
+            self.input_device,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            reconnect=self.reconnect,
+            notify=say,
+        )
 
 
 def _belongs(options: Mapping[str, object], owner: str, there: bool) -> None:
-    """Refuse options that mean nothing without another one."""
+    """Refuse options that have no effect without `owner`."""
     for name, value in options.items():
         if value is not None and not there:
-            raise typer.BadParameter(f"it is for {owner} alone", param_hint=name)
+            raise typer.BadParameter(f"it is only for {owner}", param_hint=name)
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,76 @@
-"""One opening of a microphone, from the moment it is there until it is given back or goes away."""
+"""Opening a microphone, at the rate and with the channels that it accepts, and capturing from it until it is closed."""
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import math
 import threading
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr.audio import Resampler
 from asr.errors import DeviceError
+from streaming.sources.conversion import Conversion
 from streaming.sources.devices import Device, load_sounddevice
 from streaming.sources.ring_buffer import RingBuffer
 
-__all__ = ["Capture"]
+__all__ = ["Capture", "CaptureFormat", "open_capture"]
 
-_BLOCK_SECONDS = 0.02  # how much the audio callback brings at a time
-_CHUNK_SECONDS = 0.5  # the most that is read at a time, after the reader was late
-_POLL_SECONDS = 0.25  # how long a read waits; then it is time to see whether the device is still there
+_BLOCK_SECONDS = 0.02  # audio in one callback
+_CHUNK_SECONDS = 0.5  # the most that one read returns when the reader is late
+_POLL_SECONDS = 0.25  # how long a read waits before the reader checks whether the device is still there
 _STOP_SECONDS = 2.0  # how long a device may take to stop
-_MAX_CHANNELS = 8  # a device that claims more is virtual, or has sockets that nothing is plugged into
+_MAX_CHANNELS = 8  # a device with more is virtual, or has sockets that nothing is plugged into
+
+# Tried in this order where a device refuses its own rate or channel count.
+_OTHER_RATES = (48_000, 44_100, 16_000, 32_000, 8_000)
+_OTHER_CHANNELS = (1, 2)
+_DEVICE_UNAVAILABLE = -9985  # PortAudio's code for a device that is in use: no other format would be accepted
+
+
+class CaptureFormat(NamedTuple):
+    """What a device is opened with."""
+
+    sample_rate: int  # in Hz
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.sample_rate} Hz, {self.channels} {'channel' if self.channels == 1 else 'channels'}"
 
 
 class Capture:
-    """One opening of a device: from its audio callback to mono samples at its own rate.
+    """One opening of a device: from its audio callback to 16 kHz mono samples.
+
+    Args:
+        device: the microphone.
+        capture_format: the rate and the number of channels to open it with.
+        buffer_seconds: the capacity of the buffer between the callback and `read`.
 
     Raises:
+        AudioError: the rate is out of bounds.
         DependencyError: PortAudio is not installed.
-        DeviceError: the device cannot be opened.
+        sounddevice.PortAudioError: the device refuses.
+        ValueError: sounddevice refuses the settings.
     """
 
-    # Those whose device is held. Were one forgotten unclosed, its callback must not be collected while it is called.
+    # Captures whose device is held. One that is forgotten unclosed must not be collected while its callback is called.
     held: ClassVar[set[Capture]] = set()
 
-    def __init__(self, device: Device, buffer_seconds: float) -> None:
+    def __init__(self, device: Device, capture_format: CaptureFormat, buffer_seconds: float) -> None:
         sounddevice = load_sounddevice()
-        rate, channels = device.sample_rate, device.channels if device.channels <= _MAX_CHANNELS else 2
+        rate, channels = self.format = capture_format
         self.device = device
         self.name = f"microphone {device.name!r}"
+        self.conversion = Conversion(rate, channels, self.name)
         self.buffer = RingBuffer(math.ceil(buffer_seconds * rate), rate, channels)
-        self.resampler = Resampler(rate, self.name)
         self.overflows = 0
         self.heard_at = time.monotonic()
+
         self._stop_everything_at_exit = sounddevice._exit_handler
         self._closer = threading.Thread(target=self._release, name="close-microphone", daemon=True)
         self._closing = threading.Lock()
@@ -62,24 +87,24 @@ class Capture:
             )
             Capture.held.add(self)
             self._stream.start()
-        except (sounddevice.PortAudioError, ValueError) as error:
+        except (sounddevice.PortAudioError, ValueError):
             self.close()
-            raise DeviceError(f"{self.name} cannot be opened at {rate} Hz, {channels} channels: {error}") from error
+            raise
 
     def _callback(self, block: NDArray[np.float32], frames: int, times: object, status: Any) -> None:
-        """Called in the audio system's own thread: copy and be gone."""
+        """Called in the audio system's own thread: copy and return."""
         self.buffer.write(block)
         self.heard_at = time.monotonic()
         if status.input_overflow:
             self.overflows += 1
 
     def read(self) -> torch.Tensor:
-        """The next samples `(samples,)`, or none after a moment without any."""
-        samples = self.buffer.read(_POLL_SECONDS, round(self.device.sample_rate * _CHUNK_SECONDS))
-        return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
+        """The next samples at 16 kHz, `(samples,)`; none if nothing has come for a moment."""
+        frames = self.buffer.read(_POLL_SECONDS, round(self.format.sample_rate * _CHUNK_SECONDS))
+        return self.conversion.step(frames)
 
     def close(self) -> None:
-        """Give the device back; where the sound system hangs, do not wait for that, now or at exit."""
+        """Give the device back. A sound system that hangs is not waited for, now or at exit."""
         self.buffer.close()
         with self._closing:
             if self._closer.ident is None:
@@ -93,3 +118,61 @@ class Capture:
             self._stream.abort()
             self._stream.close()
         Capture.held.discard(self)
+
+
+def open_capture(
+    device: Device,
+    buffer_seconds: float,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Capture:
+    """Open a device with its own rate and channels or, where it refuses these, with others that it accepts.
+
+    Args:
+        device: the microphone.
+        buffer_seconds: see `Capture`.
+        sample_rate: the only rate to try, in Hz; None: the device's own, then others.
+        channels: the only number of channels to try; None: the device's own, then 1 and 2.
+        notify: receives one line if the device's own settings were refused and others are used.
+
+    Raises:
+        AudioError: the rate is out of bounds.
+        DependencyError: PortAudio is not installed.
+        DeviceError: the device accepts none of the settings, or is in use.
+    """
+    sounddevice = load_sounddevice()
+    formats = _formats(device, sample_rate, channels)
+    problem = ""
+    for one in formats:
+        try:
+            if problem:  # cheaper than to open it
+                sounddevice.check_input_settings(
+                    device=device.index, channels=one.channels, dtype="float32", samplerate=one.sample_rate
+                )
+            capture = Capture(device, one, buffer_seconds)
+        except (sounddevice.PortAudioError, ValueError) as error:
+            problem = problem or f"cannot be opened at {one}: {error}"
+            if _DEVICE_UNAVAILABLE in error.args:
+                break
+            continue
+        if problem:
+            notify(f"{capture.name} {problem}; it is opened at {one}")
+        return capture
+    else:
+        if len(formats) > 1:
+            rates, counts = (", ".join(map(str, dict.fromkeys(values))) for values in zip(*formats, strict=True))
+            problem += f"; all of {rates} Hz and {counts} channels were tried"
+
+    if device.sample_rate <= 0 and sample_rate is None:
+        problem = f"reports a sample rate of {device.sample_rate} Hz and {problem}"
+    raise DeviceError(f"microphone {device.name!r} {problem}")
+
+
+def _formats(device: Device, sample_rate: int | None, channels: int | None) -> list[CaptureFormat]:
+    """The formats to try, best first. A rate of 0, which some drivers report, is none."""
+    own_rate = (device.sample_rate,) if device.sample_rate > 0 else ()
+    own_channels = device.channels if device.channels <= _MAX_CHANNELS else 2
+    rates = [sample_rate] if sample_rate is not None else dict.fromkeys((*own_rate, *_OTHER_RATES))
+    counts = [channels] if channels is not None else dict.fromkeys((own_channels, *_OTHER_CHANNELS))
+    return [CaptureFormat(*pair) for pair in itertools.product(rates, counts)]

@@ -1,8 +1,9 @@
-"""Which microphones there are. Everything here goes through sounddevice, which stands on the PortAudio library."""
+"""The list of microphones, from sounddevice, which is built on the PortAudio library."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,18 @@ class Device:
     index: int
     name: str
     channels: int
-    sample_rate: int  # its native one, in Hz
+    sample_rate: int  # its own, in Hz; 0 if the driver does not report one
     host_api: str
     is_default: bool
 
     def __str__(self) -> str:
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
-        return f"{self.index}: {self.name} ({self.host_api}, {channels}, {self.sample_rate} Hz)"
+        return f"{self.index}: {self.name} ({self.host_api}, {channels}, {self.rate_text})"
+
+    @property
+    def rate_text(self) -> str:
+        """Its own sample rate, for people."""
+        return f"{self.sample_rate} Hz" if self.sample_rate > 0 else "rate unknown"
 
 
 def devices() -> list[Device]:
@@ -32,7 +38,7 @@ def devices() -> list[Device]:
 
     Raises:
         DependencyError: PortAudio is not installed.
-        DeviceError: the system's audio cannot be asked.
+        DeviceError: the system's audio devices cannot be listed.
     """
     sounddevice = load_sounddevice()
     try:
@@ -46,7 +52,7 @@ def devices() -> list[Device]:
             index=index,
             name=str(info["name"]),
             channels=int(info["max_input_channels"]),
-            sample_rate=round(info["default_samplerate"]),
+            sample_rate=round(rate) if math.isfinite(rate := float(info["default_samplerate"])) else 0,
             host_api=host_apis[info["hostapi"]],
             is_default=index == default,
         )
@@ -56,17 +62,21 @@ def devices() -> list[Device]:
 
 
 def find_device(wanted: int | str | None = None) -> Device:
-    """The one input that `wanted` means: its number, its name or a part of it (in any case), or None: the default.
+    """Find one audio input.
+
+    Args:
+        wanted: its number, its name or a part of that (upper or lower case), or None: the system's default or, if the
+            system names none, the only input.
 
     Raises:
         DependencyError: PortAudio is not installed.
-        DeviceError: there is none or more than one such input; the message lists those to choose from.
+        DeviceError: no input matches, or more than one; the message lists those to choose from.
     """
     inputs = devices()
     if not inputs:
         raise DeviceError("there is no microphone: the system lists no audio input")
     if wanted is None:
-        matches = [device for device in inputs if device.is_default]
+        matches = inputs if len(inputs) == 1 else [device for device in inputs if device.is_default]
         problem = "the system names no default microphone: choose one of"
     elif isinstance(wanted, int) or wanted.strip().isdecimal():
         matches = [device for device in inputs if device.index == int(wanted)]
@@ -84,11 +94,11 @@ def find_device(wanted: int | str | None = None) -> Device:
 
 
 def refresh() -> None:
-    """Look again for devices, which PortAudio does only when it starts. It ends every open stream of this process.
+    """List the devices anew, which takes a restart of PortAudio. It ends every open stream of this process.
 
     Raises:
         DependencyError: PortAudio is not installed.
-        DeviceError: PortAudio does not start again.
+        DeviceError: PortAudio does not restart.
     """
     sounddevice = load_sounddevice()
     with contextlib.suppress(sounddevice.PortAudioError):  # the last refresh may have failed

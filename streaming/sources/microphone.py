@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Generator
 
@@ -11,63 +12,85 @@ import torch
 from asr.config import require
 from asr.errors import DeviceError, SourceError
 from streaming.sources.base import BaseSource
-from streaming.sources.capture import Capture
+from streaming.sources.capture import Capture, CaptureFormat, open_capture
 from streaming.sources.devices import Device, find_device, refresh
 
 __all__ = ["Microphone"]
 
+_LOG = logging.getLogger(__name__)
+
 
 class Microphone(BaseSource):
-    """A microphone, opened at its own rate and with its own channels, which are averaged.
+    """A microphone, opened at its own rate and with its own channels where it accepts these, else with others.
 
-    It listens from construction on. What is not read in time is kept for `buffer_seconds`; then the oldest is dropped
-    and counted in `dropped_seconds`. When the device goes away, what was captured is delivered first.
+    It captures from construction on. Audio that is not read in time is kept for `buffer_seconds`; then the oldest is
+    dropped and counted in `dropped_seconds`. Several channels become their mean or, where they cancel, the loudest of
+    them. When the device goes away, what was captured before is delivered first.
+
+        with streaming.Microphone("usb") as microphone:
+            for chunk in microphone:  # 16 kHz mono float32 (samples,)
+                print(f"{microphone.level:.0f} dB")
 
     Args:
-        device: a number, a name or a part of one; None: the system's default.
-        buffer_seconds: how late the reader may be.
+        device: a number, a name or a part of one; None: the system's default, or the only one there is.
+        sample_rate: the rate to open the device at, in Hz; None: its own or, if it refuses that, a usual one.
+        channels: the number of channels to open it with; None: its own or, if it refuses that, 1 or 2.
+        buffer_seconds: capacity of the buffer for audio that is not yet read.
         reconnect: when the device goes away, try about every `retry_seconds` to open it again rather than raise.
-        timeout_seconds: a device that sends nothing for so long has gone away.
+        timeout_seconds: a device that sends nothing for this long counts as gone away.
         retry_seconds: see `reconnect`.
-        notify: is told in one line when the device goes and when it is back, in the thread that reads.
+        notify: receives one line when the device is opened with other settings than its own, goes away, or is back;
+            called in the thread that reads. None: these lines are logged as warnings.
 
     Raises:
+        AudioError: `sample_rate` is out of bounds. Iterating: a sample is NaN or infinite.
+        ConfigError: another setting is out of its bounds.
         DependencyError: PortAudio is not installed.
         DeviceError: there is no such device, more than one, or it cannot be opened.
-        SourceError: when iterating: the device went away.
+        SourceError: iterating: the device went away.
     """
 
     def __init__(
         self,
         device: int | str | None = None,
         *,
+        sample_rate: int | None = None,
+        channels: int | None = None,
         buffer_seconds: float = 30.0,
         reconnect: bool = False,
         timeout_seconds: float = 5.0,
         retry_seconds: float = 1.0,
         notify: Callable[[str], None] | None = None,
     ) -> None:
+        require(channels is None or channels > 0, "channels", channels, "positive")
         require(buffer_seconds > 0, "buffer_seconds", buffer_seconds, "positive")
         require(timeout_seconds > 0, "timeout_seconds", timeout_seconds, "positive")
         require(retry_seconds > 0, "retry_seconds", retry_seconds, "positive")
+        self._sample_rate, self._channels = sample_rate, channels
         self._buffer_seconds = buffer_seconds
         self._reconnect = reconnect
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
-        self._notify = notify or (lambda line: None)
-        self._capture = Capture(find_device(device), buffer_seconds)
+        self._notify = notify or _LOG.warning
+        self._capture = self._open(device)
         super().__init__(self._capture.name)
         # A number may mean another device once this one has gone away.
         self._wanted = device
         if isinstance(device, int) or (device is not None and device.strip().isdecimal()):
             self._wanted = self.device.name
         self._lost_seconds = 0.0
-        self._dropped_before = 0.0  # by captures that have ended
+        self._dropped_before = 0.0  # in captures that have ended
         self._overflows_before = 0
 
     @property
     def device(self) -> Device:
+        """The device that is open now."""
         return self._capture.device
+
+    @property
+    def capture_format(self) -> CaptureFormat:
+        """The rate and channels that it is opened with."""
+        return self._capture.format
 
     @property
     def dropped_seconds(self) -> float:
@@ -81,6 +104,10 @@ class Microphone(BaseSource):
     def overflows(self) -> int:
         return self._overflows_before + self._capture.overflows
 
+    def _open(self, device: int | str | None) -> Capture:
+        found = find_device(device)
+        return open_capture(found, self._buffer_seconds, self._sample_rate, self._channels, self._notify)
+
     def stop(self) -> None:
         super().stop()
         self._capture.buffer.close()
@@ -91,7 +118,7 @@ class Microphone(BaseSource):
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         while True:
-            if self._stopping:  # perhaps while the device was being opened
+            if self._stopping:  # asked to while the device was being opened
                 self._capture.buffer.close()
             problem = yield from self._listen(self._capture)
             if self._stopping:
@@ -108,32 +135,30 @@ class Microphone(BaseSource):
             self._notify(f"{self.name} is back after {away_seconds:.1f} s")
 
     def _listen(self, capture: Capture) -> Generator[torch.Tensor, None, str]:
-        """Deliver what one capture brings until it ends, and return why it did."""
+        """Deliver the audio of one capture until it ends; return the reason."""
         problem = "has gone away (unplugged, or its sound server has ended)"
         while not capture.buffer.finished:
-            samples = capture.read()
-            if len(samples):
-                yield capture.resampler.step(samples)
-            elif time.monotonic() - capture.heard_at > self._timeout_seconds and not capture.buffer.finished:
+            yield capture.read()
+            if time.monotonic() - capture.heard_at > self._timeout_seconds and not capture.buffer.finished:
                 problem = f"has sent nothing for {self._timeout_seconds:g} s"
                 capture.buffer.close()
         capture.close()
-        yield capture.resampler.flush()
+        yield capture.conversion.flush()
         return problem
 
     def _reopen(self) -> bool:
-        """Try until the device is open again; return False if asked to stop before it is."""
+        """Try until the device is open again; False if asked to stop before it is."""
         gone = self._capture
         while True:
             self._wake.wait(self._retry_seconds)
             if self._stopping:
                 return False
-            if gone in Capture.held:  # still hanging; another would too
+            if gone in Capture.held:  # its closing hangs, and another opening would too
                 continue
             with contextlib.suppress(DeviceError):
-                if not Capture.held:  # others would not survive it
+                if not Capture.held:  # a refresh ends every open stream
                     refresh()
-                self._capture = Capture(find_device(self._wanted), self._buffer_seconds)
+                self._capture = self._open(self._wanted)
                 self._dropped_before += gone.buffer.dropped_seconds
                 self._overflows_before += gone.overflows
                 return True

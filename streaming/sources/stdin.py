@@ -6,15 +6,15 @@ import os
 import select
 import sys
 from collections.abc import Generator
-from typing import Literal
 
-import numpy as np
 import torch
 
-from asr.audio import SAMPLE_RATE, Resampler
+from asr.audio import SAMPLE_RATE
+from asr.audio.pcm import ENCODINGS, decode
 from asr.config import require
 from asr.errors import AudioError
 from streaming.sources.base import BaseSource
+from streaming.sources.conversion import Conversion
 
 __all__ = ["StandardInput"]
 
@@ -26,8 +26,8 @@ class StandardInput(BaseSource):
 
     Args:
         sample_rate: of the samples, in Hz.
-        channels: how many there are, interleaved; they are averaged.
-        encoding: "s16le" (16-bit integers) or "f32le" (32-bit floats), both with the low byte first.
+        channels: the number of interleaved channels; they become their mean or, where they cancel, the loudest one.
+        encoding: one of `asr.audio.pcm.ENCODINGS`: "u8", "s16le", "s24le", "s32le" or "f32le".
 
     Raises:
         AudioError: the rate is out of bounds or standard input is closed; iterating: it is empty, or a float is not
@@ -35,16 +35,13 @@ class StandardInput(BaseSource):
         ConfigError: another setting is out of its bounds.
     """
 
-    def __init__(
-        self, sample_rate: int = SAMPLE_RATE, channels: int = 1, encoding: Literal["s16le", "f32le"] = "s16le"
-    ) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE, channels: int = 1, encoding: str = "s16le") -> None:
         require(channels > 0, "channels", channels, "positive")
-        require(encoding in ("s16le", "f32le"), "encoding", encoding, "s16le or f32le")
+        require(encoding in ENCODINGS, "encoding", encoding, f"one of {', '.join(ENCODINGS)}")
         super().__init__("standard input")
-        self._resampler = Resampler(sample_rate, self.name)
-        self._channels = channels
-        self._kind, self._scale = ("<i2", 2.0**-15) if encoding == "s16le" else ("<f4", 1.0)
-        self._rest = b""  # the beginning of a sample
+        self._conversion = Conversion(sample_rate, channels, self.name)
+        self._channels, self._encoding = channels, encoding
+        self._leftover = b""  # the first bytes of a frame
         if sys.stdin is None or sys.stdin.closed:
             raise AudioError(self.name, "is closed")
         self._input = sys.stdin.fileno()
@@ -54,31 +51,23 @@ class StandardInput(BaseSource):
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         empty, last = True, False
         while not last:
-            last = self._stopping  # what a pipe holds by then came before, and one read takes it all
+            last = self._stopping  # the pipe's content at that moment came before the stop: one more read takes it all
             if (data := self._read()) is None:
                 break
             empty = False
-            yield self._resampler.step(self._decode(data))
+            frames, self._leftover = decode(self._leftover + data, self._encoding, self._channels)
+            yield self._conversion.step(frames)
         if empty and self._delivered == 0 and not self._stopping:
             raise AudioError(self.name, "is empty (0 bytes)")
-        yield self._resampler.flush()
+        yield self._conversion.flush()
 
     def _read(self) -> bytes | None:
-        """Wait for some bytes and return them; None at the end, or after a stop if there are none."""
+        """Wait for bytes; None at the end of the input, or if asked to stop and there are none."""
         try:
             ready, _, _ = select.select([self._input, self._woken], [], [])
             return os.read(self._input, _STDIN_BYTES) or None if self._input in ready else None
         except OSError as error:
             raise AudioError(self.name, error.strerror or str(error)) from error
-
-    def _decode(self, data: bytes) -> torch.Tensor:
-        """Bytes → `(samples,)`; those that are no whole sample yet wait for the next."""
-        data = self._rest + data
-        sample_bytes = np.dtype(self._kind).itemsize * self._channels
-        whole = len(data) // sample_bytes * sample_bytes
-        self._rest = data[whole:]
-        values = np.frombuffer(data[:whole], dtype=self._kind).reshape(-1, self._channels)
-        return torch.from_numpy(values.mean(axis=1, dtype=np.float32) * np.float32(self._scale))
 
     def stop(self) -> None:
         first = not self._stopping

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,39 +19,8 @@ from asr.errors import AudioError, CheckpointError, SourceError
 from asr.recogniser import Recogniser
 from streaming import Engine, Event, Final, Partial
 from streaming.commands.display import Tally
-from streaming.sources.base import BaseSource
+from tests.support.replay import CHUNK_SAMPLES, Replay
 from tests.support.small_model import small_model
-
-CHUNK_SAMPLES = 1_600
-
-
-class Replay(BaseSource):
-    """A waveform in chunks; what happens before each chunk can be said."""
-
-    def __init__(self, waveform: torch.Tensor, before: Callable[[int], None] = lambda chunk: None) -> None:
-        super().__init__("the replay")
-        self.closed = False
-        self.lost, self.gaps = 0.0, 0
-        self._waveform, self._before = waveform, before
-
-    @property
-    def dropped_seconds(self) -> float:
-        return self.lost
-
-    @property
-    def overflows(self) -> int:
-        return self.gaps
-
-    def _chunks(self) -> Generator[torch.Tensor, None, None]:
-        for i, chunk in enumerate(self._waveform.split(CHUNK_SAMPLES)):
-            self._before(i)
-            if self._stopping:
-                return
-            yield chunk
-
-    def close(self) -> None:
-        super().close()
-        self.closed = True
 
 
 @pytest.fixture(scope="module")

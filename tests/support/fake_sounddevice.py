@@ -10,13 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+MICROPHONES = (
+    ("HDA Intel: ALC257 Analog (hw:0,0)", 2, 44_100),
+    ("HDMI 0 (hw:0,3)", 0, 44_100),
+    ("USB Audio: Rode NT (hw:1,0)", 1, 48_000),
+    ("USB Audio: Webcam (hw:2,0)", 2, 32_000),
+    ("pulse", 32, 44_100),
+)
+
+# Texts and codes of PortAudio: for settings that a device does not accept, and for a device that is in use.
+INVALID_RATE = ("Invalid sample rate", -9997)
+INVALID_CHANNELS = ("Invalid number of channels", -9998)
+UNAVAILABLE = ("Device unavailable", -9985)
+
 
 class FakeStream:
     """What `InputStream` returns; the test plays the part of the audio system's own thread."""
 
     def __init__(self, system: FakeSounddevice, **options: Any) -> None:
-        if system.refuses:
-            raise system.PortAudioError(system.refuses)
+        system.check_input_settings(options["device"], options["channels"], options["dtype"], options["samplerate"])
         self.options = options
         self.state = "open"
         system.streams.append(self)
@@ -49,16 +61,21 @@ class FakeSounddevice:
     Args:
         inputs: name, channels and rate of each device; one without channels is an output.
         default: the index of the default input, -1 for none.
+        accepts: pairs of rate and channels that devices can be opened with; None: any.
     """
 
     class PortAudioError(Exception):
-        pass
+        def __str__(self) -> str:
+            text, code = self.args
+            return f"{text} [PaErrorCode {code}]"
 
-    def __init__(self, *inputs: tuple[str, int, float], default: int = 0) -> None:
-        self.inputs = list(inputs)
+    def __init__(
+        self, *inputs: tuple[str, int, float], default: int = 0, accepts: set[tuple[int, int]] | None = None
+    ) -> None:
+        self.inputs, self.accepts = list(inputs), accepts
         self.default = SimpleNamespace(device=(default, -1))
         self.streams: list[FakeStream] = []
-        self.refuses = ""  # why no stream can be opened
+        self.refuses: tuple[str, int] | None = None  # why no stream can be opened: text and code
         self.refreshed = 0
         self.on_refresh: Callable[[], None] = lambda: None
 
@@ -70,6 +87,13 @@ class FakeSounddevice:
             {"name": name, "hostapi": 0, "max_input_channels": channels, "default_samplerate": float(rate)}
             for name, channels, rate in self.inputs
         ]
+
+    def check_input_settings(self, device: int, channels: int, dtype: str, samplerate: int) -> None:
+        if self.refuses:
+            raise self.PortAudioError(*self.refuses)
+        if self.accepts is not None and (samplerate, channels) not in self.accepts:
+            rates = {rate for rate, _ in self.accepts}
+            raise self.PortAudioError(*(INVALID_CHANNELS if samplerate in rates else INVALID_RATE))
 
     def InputStream(self, **options: Any) -> FakeStream:  # noqa: N802 - as it is called there
         return FakeStream(self, **options)

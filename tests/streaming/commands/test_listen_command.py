@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,10 @@ from streaming.commands import listen as commands
 from streaming.commands.options import SourceOptions
 from streaming.commands.serve import serve
 from streaming.sources.devices import Device
-from tests.streaming.test_listen import CHUNK_SAMPLES, Replay
 from tests.support.commands import Command
+from tests.support.listening import RUN, listening
+from tests.support.replay import CHUNK_SAMPLES, Replay
 from tests.support.small_model import small_model
-
-RUN = (
-    "import sys; from asr.commands.main import app, main; from streaming.commands.listen import register;"
-    " register(app); sys.exit(main())"
-)
 
 
 @pytest.fixture(scope="module")
@@ -115,21 +110,6 @@ def test_json_lines(command: Command, model: Path, talk: Path, expected: list[st
         assert line["text"] == " ".join(word["text"] for word in (*line["committed"], *line["tentative"]))
 
 
-@contextlib.contextmanager
-def listening(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command, listening."""
-    given = [sys.executable, "-c", RUN, "listen", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    root = Path(__file__).resolve().parents[3]
-    with subprocess.Popen(given, cwd=root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            assert process.stderr is not None
-            assert "listening to" in process.stderr.readline()
-            yield process
-        finally:
-            process.kill()
-
-
 def test_ctrl_c_brings_the_last_words(model: Path, talk: Path) -> None:
     with listening("--file", talk, "--model", model, "--partials", "--threads", 1) as process:
         assert process.stdout is not None
@@ -197,10 +177,10 @@ def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytes
     ("arguments", "says"),
     [
         (["--file", "a.wav", "--stdin"], "--file and --stdin: there can be only one source"),
-        (["--speed", "2"], "--speed: it is for --file alone"),
+        (["--speed", "2"], "--speed: it is only for --file"),
         (["--file", "a.wav", "--speed", "-1"], "--speed"),
-        (["--sample-rate", "8000"], "--sample-rate: it is for --stdin alone"),
-        (["--file", "a.wav", "--reconnect"], "--reconnect: it is for a microphone alone"),
+        (["--file", "a.wav", "--sample-rate", "8000"], "--sample-rate: it is only for a microphone or --stdin"),
+        (["--file", "a.wav", "--reconnect"], "--reconnect: it is only for a microphone"),
         (["--format", "srt", "--partials"], "--partials: srt has no place for them"),
         (["--format", "doc"], "--format"),
         (["--policy", "hope"], "--policy"),

@@ -19,7 +19,7 @@ from asr.transcript import Segment, Word
 from streaming import Event, Final, Partial
 from streaming.commands.display import LiveView, Tally
 from streaming.commands.writers import TranscriptWriter, WavWriter, transcript_file
-from tests.streaming.test_listen import CHUNK_SAMPLES, Replay
+from tests.support.replay import CHUNK_SAMPLES, Replay
 
 
 def words(*texts: str, start: float = 0.0) -> tuple[Word, ...]:

@@ -21,7 +21,7 @@ from asr.audio import SAMPLE_RATE, load
 from asr.errors import SourceError
 from streaming.sources import Microphone
 from streaming.sources.devices import devices, refresh
-from tests.streaming.commands.test_listen_command import listening
+from tests.support.listening import listening
 from tests.support.pulse import VirtualMicrophone, virtual_microphone
 
 pytestmark = pytest.mark.mic
@@ -89,6 +89,40 @@ def test_what_is_played_is_heard(microphone: VirtualMicrophone, tmp_path: Path) 
     whole = torch.cat(heard)
     assert similarity(whole, load(path)) > 0.99
     assert similarity(whole[::2], load(path)) < 0.5  # it does tell
+
+
+def record(microphone: VirtualMicrophone, path: Path, **settings: int) -> torch.Tensor:
+    """What is heard while a file is played."""
+    with Microphone(microphone.device, **settings) as source:
+        chunks = iter(source)
+        heard = [next(chunks)]
+        if settings:
+            assert source.capture_format == (settings["sample_rate"], settings["channels"])
+
+        def play() -> None:
+            microphone.play(path)
+            time.sleep(0.5)
+            source.stop()
+
+        player = threading.Thread(target=play)
+        player.start()
+        heard += chunks
+        player.join()
+    return torch.cat(heard)
+
+
+def test_the_rate_and_channels_of_the_user(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    path = tmp_path / "signal.wav"
+    soundfile.write(path, np.stack([signal(), signal()], axis=1), 48_000)
+    for settings in ({"sample_rate": 22_050, "channels": 1}, {"sample_rate": 96_000, "channels": 4}):
+        assert similarity(record(microphone, path, **settings), load(path)) > 0.99
+
+
+def test_phase_inverted_stereo_is_heard(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    """A balanced line in a stereo socket gave silence: the mean of a channel and its inverse."""
+    path = tmp_path / "inverted.wav"
+    soundfile.write(path, np.stack([signal(), -signal()], axis=1), 48_000)
+    assert similarity(record(microphone, path), torch.from_numpy(signal(rate=16_000))) > 0.95
 
 
 def test_the_sound_server_ends_and_comes_back(microphone: VirtualMicrophone) -> None:
