@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run: measurements, models kept, saves, curves, pictures and a progress bar."""
+"""Callbacks of a run: measurements on dev, checkpoints, saves, curves, pictures and a progress bar."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from asr.training.module import LasModule, Pair
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "Report", "Samples", "Saver", "Throughput"]
+__all__ = ["Bar", "Measurements", "Samples", "Saver", "Throughput"]
 
 
-class Report(Callback):
-    """Prints each measurement on dev as a line, and keeps models: `last`, `best`, and those that may be averaged.
+class Measurements(Callback):
+    """Prints a line for each measurement on dev, and keeps models: `last`, `best`, and candidates for averaging.
 
     Args:
         output: the run's folder.
         config: the run's settings.
-        patience: measurements without a better one after which the run ends; 0 for never.
-        first_step: of this stage of growth; those of an earlier one do not count.
+        patience: end the run after this many measurements without improvement; 0 for never.
+        first_step: first step of this growth stage; measurements of earlier stages do not count.
     """
 
     def __init__(self, output: Path, config: TrainConfig, patience: int, first_step: int) -> None:
@@ -49,7 +49,7 @@ class Report(Callback):
         self._stop_if_patience_is_over(trainer)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # This hook and not the one below: here the averaged weights are still in place.
+        # In this hook and not in on_validation_end, since here the averaged weights are still in place.
         module = cast(LasModule, pl_module)
         wer, step = module.dev_wer(), trainer.global_step
         best = min((values["wer"] for at, values in self.measured.items() if at != step), default=float("inf"))
@@ -85,7 +85,7 @@ class Report(Callback):
 
     def _stop_if_patience_is_over(self, trainer: pl.Trainer) -> None:
         own = [at for at in sorted(self.measured) if at > self._first_step or not self._first_step]
-        # What was measured out of turn, since the time was up, does not bring the end nearer.
+        # Extra measurements, made when time was up, do not count towards patience.
         wers = [self.measured[at]["wer"] for at in own if at % self._config.validate_every == 0]
         if self._patience and wers and len(wers) - 1 - wers.index(min(wers)) >= self._patience:
             trainer.should_stop = True
@@ -98,14 +98,14 @@ class Report(Callback):
 
 
 class Saver(Callback):
-    """Saves what a run needs to go on, and ends it after its last step, at a time, or when it is interrupted.
+    """Saves the state to resume from; ends the run after its last step, at its deadline, or on an interrupt.
 
     Args:
-        path: of the file.
+        path: file to save to.
         config: the run's settings.
         until_step: the last step.
-        deadline: on the monotonic clock, or None.
-        interrupted: set from outside, when the step under way is to be the last.
+        deadline: in seconds of the monotonic clock, or None.
+        interrupted: set by a signal handler: the current step is the last.
     """
 
     def __init__(
@@ -118,38 +118,38 @@ class Saver(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         step, decide = trainer.global_step, trainer.strategy.reduce_boolean_decision
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        # Processes must stop together, and asking them makes a GPU wait: of the two questions one is enough as a rule.
+        # All processes must stop together. Each decision makes a GPU wait, so usually only one is taken.
         asked = decide(late or self._interrupted.is_set(), all=False)
-        # After the last step lightning would stop of itself, but without a last measurement.
+        # Lightning would stop after the last step as well, but without a final measurement.
         if asked or step >= self._until_step:
             trainer.should_stop = True
         if asked and decide(self._interrupted.is_set(), all=False):
             self._interrupted.set()
-            trainer.limit_val_batches = 0  # who interrupts does not want to wait for a measurement
-        # Where dev is measured too, that comes first: a run killed meanwhile then measures again.
+            trainer.limit_val_batches = 0  # Ctrl-C does not wait for a measurement
+        # At a measurement, on_validation_end saves: a run killed during it measures again when resumed.
         if step % self._config.save_every == 0 and step % self._config.validate_every != 0:
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:  # and not the measurement before the first step
+        if trainer.state.fn == TrainerFn.FITTING:  # not the measurement before the first step
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The only epoch ends where the run does. Hereafter the averaged weights take the place of the trained ones.
+        # The run's only epoch ends here. After this hook the averaged weights replace the trained ones.
         if trainer.global_step != self._saved_step:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         part = self._path.with_name(self._path.name + ".part")
-        trainer.save_checkpoint(part, weights_only=False)  # the optimiser and the loops too
+        trainer.save_checkpoint(part, weights_only=False)  # with the state of the optimiser and the loops
         if trainer.is_global_zero:
             part.replace(self._path)
-        trainer.strategy.barrier("saved")  # the next stage of growth begins with what is there
+        trainer.strategy.barrier("saved")  # the next growth stage reads the file
         self._saved_step = trainer.global_step
 
 
 class Throughput(Callback):
-    """Logs how many hours of audio go through a run in an hour, over all its processes, measurements left out."""
+    """Logs hours of audio per hour of training, over all processes, excluding measurements."""
 
     def __init__(self, every: int = 20) -> None:
         self._every = every  # steps
@@ -178,7 +178,7 @@ class Throughput(Callback):
 
 
 class Samples(Callback):
-    """Shows TensorBoard, at each measurement, what was found in some utterances, and where the speller looked."""
+    """Logs transcripts and attention pictures of some dev utterances to TensorBoard at each measurement."""
 
     def __init__(self, texts: int = 8, pictures: int = 2) -> None:
         self._texts, self._pictures = texts, pictures
@@ -192,20 +192,20 @@ class Samples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # Dev is in order of length: those in the middle are neither trivial nor too long to look at.
+        # Dev is sorted by length: utterances in the middle are neither trivial nor too long to look at.
         if not trainer.is_global_zero or batch_idx != int(sum(trainer.num_val_batches)) // 2:
             return
         module, step = cast(LasModule, pl_module), trainer.global_step
         board = cast(TensorBoardLogger, trainer.logger).experiment
         pairs: list[Pair] = outputs["pairs"][: self._texts]
         rows = [f"| {reference} | {hypothesis} |" for reference, hypothesis in pairs]
-        board.add_text("dev/samples", "\n".join(["| said | found |", "|---|---|", *rows]), step)
+        board.add_text("dev/samples", "\n".join(["| reference | hypothesis |", "|---|---|", *rows]), step)
         for row in range(min(self._pictures, len(batch.samples))):
             board.add_figure(f"dev/attention_{row}", _picture(module, batch, row), step)
 
 
 def _picture(module: LasModule, batch: Batch, row: int) -> Any:
-    """Where the speller looks when it is told what was said."""
+    """Attention of the decoder when it is fed the reference."""
     from asr.plot import attention_figure
 
     samples, count = int(batch.samples[row]), int(batch.token_lengths[row])
@@ -219,7 +219,7 @@ def _picture(module: LasModule, batch: Batch, row: int) -> Any:
 
 
 class Bar(Callback):
-    """A progress bar on standard error: steps of the whole run, time left, and what was logged for it."""
+    """A progress bar on standard error: steps of the whole run, time left, logged values."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps
@@ -227,7 +227,7 @@ class Bar(Callback):
         self._drawn = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:  # all processes of a machine have the same terminal
+        if not trainer.is_global_zero:  # the processes of a node share a terminal
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -241,13 +241,13 @@ class Bar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[values]}"),
             console=Console(stderr=True),
-            redirect_stdout=sys.stdout.isatty(),  # lines appear above the bar, unless they go elsewhere
+            redirect_stdout=sys.stdout.isatty(),  # print lines above the bar, unless they are redirected
         )
         self._bar.start()
         self._bar.add_task("train", total=self._max_steps, completed=trainer.global_step, values="")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self._drawn < 0.5:  # reading values makes a GPU wait
+        if time.monotonic() - self._drawn < 0.5:  # reading a value makes a GPU wait
             return
         self._drawn = time.monotonic()
         values = "  ".join(f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())

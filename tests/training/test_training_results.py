@@ -144,7 +144,7 @@ def test_steps_left_out_are_told_at_the_end(
     witness.kill_at(None)
     run()
     last_line = capfd.readouterr().out.splitlines()[-1]
-    assert last_line == "2 steps were left out, since their gradient was not finite"
+    assert last_line == "2 steps skipped: their gradient was not finite"
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -173,7 +173,7 @@ def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Pat
     assert board.Scalars("train/hours_per_hour")[0].value > 1
     assert {"dev/attention_0", "dev/attention_1"} <= {*board.Tags()["images"]}
     (text,) = board.Tensors("dev/samples/text_summary")
-    assert b"| said | found |" in text.tensor_proto.string_val[0]
+    assert b"| reference | hypothesis |" in text.tensor_proto.string_val[0]
 
 
 def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

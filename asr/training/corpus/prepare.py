@@ -99,7 +99,7 @@ def prepare(
                 _put_in_place(part, folder)
             return report
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is done is kept in {part}: the same command goes on from there") from None
+        raise KeyboardInterrupt(f"what is done is kept in {part}: the same command resumes the run") from None
     except OSError as error:
         raise DataError(f"{error.filename or part}: cannot be written: {error.strerror or error}") from None
 

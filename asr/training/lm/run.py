@@ -191,7 +191,7 @@ def train(
                 curves.step(progress, batch, loss, norm, rate)
             if interrupted.is_set():
                 run.save(progress)
-                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command goes on from there")
+                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
             if progress.step % config.validate_every == 0 or progress.share(config, max_seconds) >= 1:
                 found, measured_step = measure(run.lm, sentences, tokenizer, config.batch_tokens), progress.step
                 report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {progress.passes:.3f} passes  {found}")

@@ -213,7 +213,7 @@ def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(training._Run, "step", interrupted)
     status, _, err = command()
     assert (status, len(steps)) == (130, 3)
-    assert "interrupted: saved after step 3; the same command goes on from there" in err
+    assert "interrupted: saved after step 3; the same command resumes the run" in err
     assert command()[0] == 0
     whole = int(load_file(Path("lm/last.safetensors"))["optimiser.step.bias"])
     assert len(steps) == whole > 30  # none was made twice
