@@ -1,8 +1,13 @@
-"""Manifests: one utterance a line, as JSON, beside the audio.
+"""Manifests: utterances listed with their audio files and, where it is known, what was said.
 
-`{"id", "corpus", "speaker", "audio", "duration", "text"}`, where `audio` is relative to the manifest's own folder,
-`duration` is in seconds, and `text` is null where nobody wrote down what was said. `corpus` and `speaker` may be left
-out or null. Further keys are ignored.
+Spellstream writes JSON lines: `{"id", "corpus", "speaker", "audio", "duration", "text"}`, one object a line, where
+`duration` is in seconds and `text` is null where nobody wrote down what was said. It reads, besides, what other tools
+write, in any form that `asr.archive.tables` reads:
+
+- Only the audio is required. Its path is relative to the manifest's folder; `~` is expanded, `file://` understood.
+- A row without an id gets its audio path, as written; a repeated one gets `#2`, `#3` and so on.
+- A row without a corpus gets the manifest's stem. A duration that is missing is None in `scan`, measured in `read`.
+- `KEYS` lists the names that other tools give to fields, such as NeMo's `audio_filepath`. Further keys are ignored.
 """
 
 from __future__ import annotations
@@ -10,14 +15,27 @@ from __future__ import annotations
 import json
 import os
 import sys
+import urllib.parse
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from asr.archive.tables import Fields, rows
 from asr.errors import DataError
 from asr.files import write_atomically
 
-__all__ = ["Utterance", "read", "scan", "write"]
+__all__ = ["KEYS", "Utterance", "measured", "read", "scan", "write"]
+
+KEYS = {
+    "id": ("id", "utt_id", "utterance_id"),
+    "audio": ("audio", "audio_filepath", "audio_file", "audio_path", "file_name", "wav_filename", "wav", "path"),
+    "duration": ("duration", "duration_seconds"),
+    "text": ("text", "transcript", "transcription", "sentence", "wrd"),
+    "speaker": ("speaker", "speaker_id", "spk_id", "client_id"),
+    "corpus": ("corpus",),
+}
+"""The names of each field, in order of preference: ours, then those of NeMo, Hugging Face, DeepSpeech, SpeechBrain and
+Common Voice."""
 
 
 @dataclass(frozen=True)
@@ -26,51 +44,71 @@ class Utterance:
 
     id: str
     audio: Path
-    duration_seconds: float
+    duration_seconds: float | None
     text: str | None
     corpus: str
     speaker: str | None
 
 
 def read(path: Path) -> list[Utterance]:
-    """The utterances of a manifest, in its order; blank lines are skipped. Audio files are not looked at.
+    """The utterances of a manifest that must be right in every row, in its order, with durations.
 
-    An utterance without a corpus gets the manifest's stem as its corpus.
+    Audio files are opened only to measure durations that the manifest lacks.
 
     Raises:
-        DataError: the file cannot be read or holds no utterance, or a line is not a JSON object, lacks a key, has a
-            value of the wrong type or repeats an id. The message names the file and the line.
+        DataError: the manifest cannot be read or holds no utterance, a row cannot be understood, or an id is repeated.
+            The message names the file and the line.
+        AudioError: a file whose duration is needed cannot be read.
     """
     utterances: list[Utterance] = []
-    line_of: dict[str, int] = {}
-    for number, utterance in scan(path):
+    place_of: dict[str, str] = {}
+    for place, utterance in scan(path):
         if isinstance(utterance, DataError):
             raise utterance
-        first = line_of.setdefault(utterance.id, number)
-        if first != number:
-            raise DataError(f"{path}:{number}: id {utterance.id!r} was used before, on line {first}")
-        utterances.append(utterance)
+        first = place_of.setdefault(utterance.id, place)
+        if first != place:
+            raise DataError(f"{place}: id {utterance.id!r} was used before, at {first}")
+        utterances.append(measured(utterance))
     return utterances
 
 
-def scan(path: Path) -> Iterator[tuple[int, Utterance | DataError]]:
-    """Each line's number with its utterance, or with what is wrong with it; ids may repeat.
+def scan(path: Path) -> Iterator[tuple[str, Utterance | DataError]]:
+    """The place of each row (see `asr.archive.tables.rows`) with its utterance, or with what is wrong with it.
+
+    Ids that the manifest gives may repeat. Audio files are not looked at.
 
     Raises:
-        DataError: the file cannot be read or holds no line.
+        DataError: the manifest cannot be read or holds no row.
     """
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the manifest: {error.strerror or error}") from error
-    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not filled:
-        raise DataError(f"{path}: the manifest is empty; expected at least one utterance")
-    for number, line in filled:
+    used: set[str] = set()
+    for place, fields in rows(path, KEYS["audio"]):
+        if isinstance(fields, DataError):
+            yield place, fields
+            continue
         try:
-            yield number, _parse(line, path, f"{path}:{number}")
+            utterance = _utterance(fields, path, place, used)
         except DataError as error:
-            yield number, error
+            yield place, error
+            continue
+        used.add(utterance.id)
+        yield place, utterance
+
+
+def measured(utterance: Utterance) -> Utterance:
+    """The utterance with a duration: the manifest's, or that of the audio, from its header or by decoding it.
+
+    Raises:
+        AudioError: the audio cannot be read.
+    """
+    from asr.audio import SAMPLE_RATE, blocks
+    from asr.audio.decode import duration_seconds
+
+    seconds = utterance.duration_seconds
+    if seconds is None:
+        seconds = duration_seconds(utterance.audio)
+    if seconds is None:
+        seconds = sum(len(block) for block in blocks(utterance.audio)) / SAMPLE_RATE
+    return replace(utterance, duration_seconds=seconds)
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -108,43 +146,69 @@ def _relative(audio: Path, folder: Path) -> str:
         return audio.absolute().as_posix()
 
 
-def _parse(line: bytes, path: Path, where: str) -> Utterance:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
-    missing = [key for key in ("id", "audio", "duration", "text") if key not in record]
-    if missing:
-        raise DataError(f"{where}: missing {', '.join(missing)}")
+def _utterance(fields: Fields, path: Path, place: str, used: set[str]) -> Utterance:
+    """The utterance of one row; `used` are the ids of the rows before it."""
+    if _field(fields, "audio") is None:
+        raise DataError(f"{place}: no audio; expected a field named audio or audio_filepath")
+    if fields.get("offset") not in (None, 0, "0", "0.0"):
+        raise DataError(f"{place}: offset is {fields['offset']!r}; parts of a file are not read, cut it before")
+    written = _string(fields, "audio", place)
+    name = _string(fields, "id", place) if _field(fields, "id") is not None else _unused(written, used)
     return Utterance(
-        id=_name(record, "id", where),
-        # Made absolute by its letters alone: following links would give a linked clip the name of its target.
-        audio=Path(os.path.normpath(path.absolute().parent / _name(record, "audio", where))),
-        duration_seconds=_duration(record["duration"], where),
-        text=_optional_text(record, "text", where),
-        corpus=_optional_text(record, "corpus", where) or path.stem,
-        speaker=_optional_text(record, "speaker", where),
+        id=name,
+        audio=_audio_path(written, path.absolute() if path.is_dir() else path.absolute().parent, fields),
+        duration_seconds=_duration(_field(fields, "duration"), place),
+        text=_optional_string(fields, "text", place),
+        corpus=_optional_string(fields, "corpus", place) or path.absolute().stem,
+        speaker=_optional_string(fields, "speaker", place),
     )
 
 
-def _name(record: dict[str, object], key: str, where: str) -> str:
-    value = record[key]
+def _field(fields: Fields, name: str) -> object:
+    """The value under the first of the field's names that has one."""
+    return next((fields[key] for key in KEYS[name] if fields.get(key) is not None), None)
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """The name, or else the name with the lowest number that makes it unique."""
+    number, unused = 1, name
+    while unused in used:
+        number += 1
+        unused = f"{name}#{number}"
+    return unused
+
+
+def _audio_path(written: str, folder: Path, fields: Fields) -> Path:
+    """The absolute path, lexically: resolving links would give a linked clip the name of its target."""
+    if written.startswith("file://"):
+        written = urllib.parse.unquote(urllib.parse.urlsplit(written).path)
+    elif "sentence" in fields and written == fields.get("path") == Path(written).name:  # Common Voice
+        written = str(Path("clips", written if Path(written).suffix else f"{written}.mp3"))
+    return Path(os.path.normpath(folder / os.path.expanduser(written)))  # noqa: PTH111 - pathlib's raises
+
+
+def _string(fields: Fields, name: str, place: str) -> str:
+    value = _field(fields, name)
     if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: {key} is {value!r}; expected a string that is not empty")
+        raise DataError(f"{place}: {name} is {value!r}; expected a string that is not empty")
     return value
 
 
-def _optional_text(record: dict[str, object], key: str, where: str) -> str | None:
-    value = record.get(key)
+def _optional_string(fields: Fields, name: str, place: str) -> str | None:
+    value = _field(fields, name)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: {key} is {value!r}; expected a string or null")
+        raise DataError(f"{place}: {name} is {value!r}; expected a string or null")
     return value
 
 
-def _duration(value: object, where: str) -> float:
-    # bool is an int to isinstance, but no duration. The bound also keeps out integers too large for a float.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
-        raise DataError(f"{where}: duration is {value!r}; expected a finite number of seconds above 0")
-    return float(value)
+def _duration(value: object, place: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        # bool is an int to isinstance, but no duration; an integer may be too large for a float.
+        seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    except (ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 < seconds <= sys.float_info.max:
+        raise DataError(f"{place}: duration is {value!r}; expected a finite number of seconds above 0")
+    return seconds

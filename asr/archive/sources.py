@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from asr.archive import tables
+from asr.archive.folders import audio_files
 from asr.archive.manifest import scan
 from asr.errors import AudioError, DataError, SpellstreamError
 
-__all__ = ["STANDARD_INPUT", "SUFFIXES", "are_several", "find", "is_folder", "is_manifest"]
+__all__ = ["STANDARD_INPUT", "are_several", "find", "is_folder", "is_manifest"]
 
 STANDARD_INPUT = "-"
-# fmt: off
-SUFFIXES = frozenset({
-    # libsndfile reads these
-    ".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc",
-    ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".sds", ".avr",
-    # ffmpeg reads these
-    ".m4a", ".m4b", ".aac", ".ac3", ".eac3", ".amr", ".ape", ".wma", ".wv", ".tta", ".mka", ".spx", ".dts",
-    ".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".3g2",
-    ".ogv", ".vob",
-})
-# fmt: on
-"""Extensions that count as audio in a folder, in lower case."""
 
 
 def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
@@ -42,7 +31,7 @@ def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
             yield source
             continue
         empty = True
-        for found in _audio_files(source):
+        for found in audio_files(source):
             empty = False
             yield found
         if empty:
@@ -64,7 +53,7 @@ def is_folder(source: str) -> bool:
 
 def is_manifest(source: str) -> bool:
     """Whether the source is a manifest, by its suffix."""
-    return Path(source).suffix.lower() == ".jsonl" and not is_folder(source)
+    return Path(source).suffix.lower() in tables.SUFFIXES and not is_folder(source)
 
 
 def _listed(manifest: str) -> Iterator[str | SpellstreamError]:
@@ -73,19 +62,3 @@ def _listed(manifest: str) -> Iterator[str | SpellstreamError]:
             yield found if isinstance(found, DataError) else str(found.audio)
     except DataError as error:
         yield error
-
-
-def _audio_files(folder: str) -> Iterator[str | AudioError]:
-    try:
-        with os.scandir(folder) as entries:
-            visible = (entry for entry in entries if not entry.name.startswith("."))
-            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in visible)
-    except OSError as error:
-        yield AudioError(folder, error.strerror or str(error))
-        return
-    for name, is_dir in found:
-        path = Path(folder, name)
-        if is_dir:
-            yield from _audio_files(str(path))
-        elif path.suffix.lower() in SUFFIXES:
-            yield str(path)

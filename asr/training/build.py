@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from asr import checkpoint
-from asr.archive.sources import SUFFIXES
+from asr.archive.folders import SUFFIXES
 from asr.audio import load
 from asr.config import ModelConfig, require
 from asr.errors import DataError

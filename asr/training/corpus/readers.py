@@ -15,8 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from asr.archive import manifest
-from asr.archive.sources import SUFFIXES
+from asr.archive import manifest, tables
+from asr.archive.folders import SUFFIXES, audio_files
 from asr.errors import DataError
 
 __all__ = ["Candidate", "Kind", "Problem", "read"]
@@ -59,7 +59,8 @@ def read(source: Path, kind: Kind = Kind.auto) -> Iterator[Candidate | Problem]:
     """The utterances of a corpus, in its order.
 
     Args:
-        source: a manifest (`.jsonl`), a folder like LibriSpeech (`speaker/chapter/*.trans.txt` beside the audio) or
+        source: a manifest (see `asr.archive.manifest`: `.jsonl`, `.json`, `.csv`, `.tsv`, or a folder of audio files
+            with a NAME.txt beside each), a folder like LibriSpeech (`speaker/chapter/*.trans.txt` beside the audio) or
             Kaldi (`wav.scp`, `text`, maybe `segments` and `utt2spk`), a table of Common Voice (`.tsv`, or the folder of
             `validated.tsv` and `clips`), or lhotse's cuts (`cuts.jsonl`, `.gz` or not, or their folder).
         kind: what it is.
@@ -89,23 +90,31 @@ def _detect(source: Path) -> Kind:
     if source.is_file():
         if source.name.endswith((".jsonl.gz", "cuts.jsonl")):
             return Kind.cuts
-        if source.suffix in (".jsonl", ".tsv"):
-            return Kind.manifest if source.suffix == ".jsonl" else Kind.common_voice
+        if source.suffix == ".tsv" and {"path", "sentence"} <= {*next(_lines(source), (1, ""))[1].split("\t")}:
+            return Kind.common_voice
+        if source.suffix.lower() in tables.SUFFIXES:
+            return Kind.manifest
     for name, kind in (("cuts.jsonl.gz", Kind.cuts), ("wav.scp", Kind.kaldi), ("validated.tsv", Kind.common_voice)):
         if (source / name).is_file():
             return kind
     if source.is_dir() and next(source.rglob("*.trans.txt"), None):
         return Kind.librispeech
+    if source.is_dir() and any(path.with_suffix(".txt").is_file() for path in _audio(source)):
+        return Kind.manifest
     raise DataError(
-        f"{source}: no corpus of a known shape: expected a .jsonl manifest, a .tsv of Common Voice, or a folder with "
-        "*.trans.txt, wav.scp, validated.tsv or cuts.jsonl.gz in it"
+        f"{source}: no corpus of a known shape: expected a manifest (.jsonl, .json, .csv, .tsv), or a folder with "
+        "*.trans.txt, wav.scp, validated.tsv, cuts.jsonl.gz, or audio files with a .txt beside each"
     )
 
 
+def _audio(folder: Path) -> Iterator[Path]:
+    return (Path(found) for found in audio_files(str(folder)) if isinstance(found, str))
+
+
 def _manifest(path: Path) -> Iterator[Candidate | Problem]:
-    for number, found in manifest.scan(path):
+    for place, found in manifest.scan(path):
         if isinstance(found, DataError):
-            yield Problem(f"{path.name}:{number}", "bad line", str(found))
+            yield Problem(Path(place).name, "bad line", str(found))
         else:
             u = found
             yield Candidate(u.id, u.audio, u.text, u.speaker, u.corpus, seconds=u.duration_seconds)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr.archive.manifest import Utterance, read, write
-from asr.errors import DataError
+from asr.archive.manifest import Utterance, read, scan, write
+from asr.errors import AudioError, DataError
+from tests.support.sounds import tone
+from tests.support.sounds import write as write_audio
 
 # A machine under load is no failure.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -70,11 +72,13 @@ def test_blank_lines_a_byte_order_mark_and_unknown_keys_do_no_harm(tmp_path: Pat
     [
         ("{'id': 1}", "not JSON"),
         ("[1]", "expected a JSON object, found list"),
-        (without("audio", "text"), "missing audio, text"),
+        (without("audio", "text"), "no audio; expected a field named audio or audio_filepath"),
         (GOOD | {"id": 7}, "id is 7"),
         (GOOD | {"id": ""}, "id is ''"),
-        (GOOD | {"audio": None}, "audio is None"),
-        (GOOD | {"duration": "1"}, "duration is '1'"),
+        (GOOD | {"audio": None}, "no audio; expected a field"),
+        (GOOD | {"audio": 5}, "audio is 5"),
+        (GOOD | {"offset": 1.5}, "offset is 1.5; parts of a file are not read"),
+        (GOOD | {"duration": "long"}, "duration is 'long'"),
         (GOOD | {"duration": True}, "duration is True"),
         (GOOD | {"duration": 0}, "duration is 0"),
         (GOOD | {"duration": float("nan")}, "duration is nan"),
@@ -82,7 +86,7 @@ def test_blank_lines_a_byte_order_mark_and_unknown_keys_do_no_harm(tmp_path: Pat
         (GOOD | {"text": 5}, "text is 5"),
         (GOOD | {"corpus": 5}, "corpus is 5"),
         (GOOD | {"speaker": 5}, "speaker is 5"),
-        (GOOD, "id 'a1' was used before, on line 1"),
+        (GOOD, "id 'a1' was used before, at "),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: object, message: str) -> None:
@@ -106,6 +110,33 @@ def test_missing_and_empty_manifests_are_named(tmp_path: Path) -> None:
         read(tmp_path / "gone.jsonl")
     with pytest.raises(DataError, match=r"dev\.jsonl: the manifest is empty"):
         read(put(tmp_path, "", "  "))
+
+
+def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~/a.wav` was looked for in a folder named ~ beside the manifest."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    audio = ("~/a.wav", "file:///data/b%20c.wav", "~nobody-here.wav")
+    path = put(tmp_path, *(GOOD | {"id": str(number), "audio": name} for number, name in enumerate(audio)))
+    expected = [Path("/home/ann/a.wav"), Path("/data/b c.wav"), tmp_path / "~nobody-here.wav"]
+    assert [one.audio for one in read(path)] == expected
+
+
+def test_ids_and_durations_are_filled_in(tmp_path: Path) -> None:
+    """NeMo's manifests have no id, some have no duration: they were refused. An id depends on the rows before alone."""
+    write_audio(tmp_path / "a.wav", tone(0.5))
+    rows = [{"audio_filepath": "a.wav", "text": "hello"}] * 2 + [GOOD | {"id": "a.wav#3"}, {"audio_filepath": "a.wav"}]
+    path = put(tmp_path, *rows)
+    found = read(path)
+    assert [one.id for one in found] == ["a.wav", "a.wav#2", "a.wav#3", "a.wav#4"]
+    assert [one.duration_seconds for one in found] == [0.5, 0.5, 1.006, 0.5]
+    assert [one.text for one in found] == ["hello", "hello", "yes", None]
+    scanned = [one for _, one in scan(path) if isinstance(one, Utterance)]
+    assert [one.duration_seconds for one in scanned] == [None, None, 1.006, None]
+
+
+def test_a_duration_that_cannot_be_measured_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"gone\.wav: no such file"):
+        read(put(tmp_path, {"audio": "gone.wav"}))
 
 
 def test_write_refuses_what_read_would(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:
     audio = tmp_path.parent / "audio"
     assert [str(one) for one in found] == [
         f"{audio}/deep/b.wav",
-        f"{manifest}:2: missing id, audio, duration, text",
+        f"{manifest}:2: no audio; expected a field named audio or audio_filepath",
         f"{audio}/a.wav",
         f"{tmp_path}/missing.jsonl: cannot read the manifest: No such file or directory",
     ]

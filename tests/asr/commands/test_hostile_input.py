@@ -303,7 +303,7 @@ def test_a_broken_manifest(tmp_path: Path, command: Command) -> None:
     manifest.write_text('{"id": "a"}\n')
     status, out, err = command("evaluate", manifest)
     assert (status, out) == (1, "")
-    assert err == f"spellstream: {manifest}:1: missing audio, duration, text\n"
+    assert err == f"spellstream: {manifest}:1: no audio; expected a field named audio or audio_filepath\n"
 
 
 def test_as_a_process(tmp_path: Path, good: Path, model: Path, repository_root: Path) -> None:

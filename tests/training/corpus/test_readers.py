@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -129,10 +130,25 @@ def test_tables_of_common_voice(tmp_path: Path) -> None:
             Candidate("two", clips / "two.mp3", "No.", "cd34", "en"),
         ]
         assert wrong(named) == {"validated.tsv:4": "bad line"}
-    with pytest.raises(
-        DataError, match=r"other\.tsv: no table of Common Voice: its first line lacks path and sentence"
+    other = table(tmp_path / "other.tsv", "a\tb", "c\td")
+    with pytest.raises(DataError, match=r"other\.tsv: no table of Common Voice: its first line lacks path and sent"):
+        list(read(other, Kind.common_voice))
+    with pytest.raises(DataError, match=r"other\.tsv:1: no header with a column audio, audio_filepath, "):
+        list(read(other))
+
+
+def test_tables_and_folders_of_any_tool(tmp_path: Path) -> None:
+    """A CSV, NeMo's manifest or a folder of audio and text is read as `transcribe` and `evaluate` read it."""
+    tone(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text("Go on.")
+    expected = Candidate("a.wav", tmp_path / "a.wav", "Go on.", None, tmp_path.name)
+    assert list(read(tmp_path)) == [expected]
+    for name, *lines in (
+        ("m.csv", "audio,text", "a.wav,Go on."),
+        ("m.tsv", "audio\ttext", "a.wav\tGo on."),
+        ("m.json", '{"audio_filepath": "a.wav", "text": "Go on."}'),
     ):
-        list(read(table(tmp_path / "other.tsv", "a\tb", "c\td")))
+        assert list(read(table(tmp_path / name, *lines))) == [dataclasses.replace(expected, corpus="m")]
 
 
 def test_cuts_of_lhotse(tmp_path: Path) -> None:
