@@ -1,40 +1,86 @@
-"""Spellstream: streaming speech recognition that listens, transcribes and learns.
+"""Spellstream: speech to text, from files and live streams.
 
     import asr
-    print(asr.load("default").transcribe("talk.wav").text)
 
-Importing this package is quick: torch and the rest are imported where they are used.
+    recogniser = asr.load("default")
+    transcript = recogniser.transcribe("talk.wav")
+    print(transcript.text)
+    transcript.save("talk.srt")
+
+Importing this package is quick: PyTorch and the rest are imported when they are first used. Live streams are in the
+package `streaming`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from asr.audio.segment import SegmentConfig
+    from asr.config import SearchConfig
+    from asr.errors import SpellstreamError
+    from asr.output.subtitles import SubtitleShape
     from asr.recogniser import Recogniser
+    from asr.transcript import Segment, Transcript, Word
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Recogniser",
+    "SearchConfig",
+    "Segment",
+    "SegmentConfig",
+    "SpellstreamError",
+    "SubtitleShape",
+    "Transcript",
+    "Word",
+    "__version__",
+    "load",
+]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "audio.segment": ("SegmentConfig",),
+    "config": ("SearchConfig",),
+    "errors": ("SpellstreamError",),
+    "output.subtitles": ("SubtitleShape",),
+    "recogniser": ("Recogniser",),
+    "transcript": ("Segment", "Transcript", "Word"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def load(
     model: str = "default", device: str = "auto", dtype: str = "float32", lm: str | Path | None = None
 ) -> Recogniser:
-    """A recogniser, ready to transcribe.
+    """Load a model and put it on a device.
+
+        recogniser = asr.load("default", device="cpu")
 
     Args:
-        model: a shipped model's name or a checkpoint folder.
-        device: "auto", "cpu" or "cuda".
-        dtype: "float32", "bfloat16" or "float16".
-        lm: the folder of a language model, in place of the model's own. It is used where a search gives it a weight.
+        model: name of a shipped model, or a checkpoint folder.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        dtype: number format to compute in: "float32", "bfloat16" or "float16".
+        lm: folder of a language model, in place of the model's own. A search uses it if its `lm_weight` is above 0.
 
     Raises:
-        CheckpointError: if there is no such model, or it is broken.
-        DeviceError: if the device is not there, or the dtype is none of these.
+        CheckpointError: the model does not exist or is broken.
+        DeviceError: the device or the dtype is not available.
     """
     from asr.recogniser import Recogniser
 
     return Recogniser.load(model, device=device, dtype=dtype, lm=lm)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # so that the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,53 +5,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Alternative", "Segment", "Transcript", "Word"]
+from asr.errors import ConfigError, DataError
+from asr.files import write_atomically
+from asr.output import fields, formats
+from asr.output.subtitles import SubtitleShape
+from asr.output.timed import Alternative, Segment, Word
 
-
-@dataclass(frozen=True)
-class Word:
-    """One word; `confidence` is in [0, 1]."""
-
-    text: str
-    start_seconds: float
-    end_seconds: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """One further hypothesis of a segment, with the search's total score (log domain, higher is better)."""
-
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech between two silences; `alternatives` is best first and includes `text` itself."""
-
-    text: str
-    start_seconds: float
-    end_seconds: float
-    score: float
-    words: tuple[Word, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
-
-    def shifted(self, seconds: float) -> Segment:
-        """The same with its times moved, as from its own start to its source's."""
-        words = tuple(
-            replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in self.words
-        )
-        return replace(
-            self, start_seconds=self.start_seconds + seconds, end_seconds=self.end_seconds + seconds, words=words
-        )
+__all__ = ["Alternative", "Segment", "Transcript", "Word", "read_json"]
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The whole of one source."""
+    """The text of one source, with times.
+
+        transcript = asr.load("default").transcribe("talk.mp4")
+        print(transcript.text)
+        transcript.save("talk.srt")
+
+    Args:
+        source: name of the source: a path, "standard input", "array".
+        duration_seconds: length of the source.
+        segments: its segments in order; pauses between them hold no speech.
+    """
 
     source: str
     duration_seconds: float
@@ -59,10 +39,61 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All that was said, in one line."""
+        """The whole text on one line."""
         return " ".join(segment.text for segment in self.segments if segment.text)
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """The words of all segments, in order (empty unless word times were asked for)."""
+        """The words of all segments, in order; empty unless word times were asked for."""
         return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_srt(self, shape: SubtitleShape | None = None) -> str:
+        """SubRip subtitles; `shape` sets line width, lines and words per cue."""
+        return formats.render(self, "srt", shape)
+
+    def to_vtt(self, shape: SubtitleShape | None = None) -> str:
+        """WebVTT subtitles; `shape` sets line width, lines and words per cue."""
+        return formats.render(self, "vtt", shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`: source, duration_seconds, text, segments; times to the millisecond."""
+        return fields.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Transcript:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DataError: a field is missing or of the wrong type; the message names it.
+        """
+        return cls(*fields.read(values))
+
+    def save(self, path: str | Path, shape: SubtitleShape | None = None) -> None:
+        """Write a file, whole or not at all, in the format that its extension names: txt, json, srt, vtt or tsv.
+
+        Args:
+            path: where to write; an existing file is replaced.
+            shape: line width, lines and words per cue of srt, vtt and tsv.
+
+        Raises:
+            ConfigError: the extension is none of these.
+            DataError: the file cannot be written.
+        """
+        path = Path(path)
+        name = path.suffix[1:].lower()
+        if name not in formats.FORMATS:
+            raise ConfigError(f"{path}: expected a name that ends in .{', .'.join(formats.FORMATS)}")
+        write_atomically(path, formats.render(self, name, shape))
+
+
+def read_json(text: str) -> Transcript:
+    """The transcript that a json file holds, times to the millisecond.
+
+    Raises:
+        DataError: `text` is not JSON, or a field is missing or of the wrong type; the message names the field.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"transcript: not JSON: {error}") from error
+    return Transcript.from_dict(values)

@@ -19,9 +19,10 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # The rooms of asr, from errors up to the command. A file may import from rooms of earlier layers and from its own room;
 # no files may import each other in a circle. `__init__` is `asr` itself, the public face.
 LAYERS = (
-    ("errors", "terminal", "transcript"),
+    ("errors", "terminal"),
     ("config", "files"),
     ("audio", "text", "output"),
+    ("transcript",),
     ("model",),
     ("search",),
     ("checkpoint",),

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 from asr.config import SearchConfig, require, usable_cores
 from asr.errors import AudioError, ClusterError, DeviceError, SpellstreamError
 from asr.files import absolute
-from asr.output.formats import read_json, render
+from asr.output.formats import render
+from asr.transcript import read_json
 
 if TYPE_CHECKING:
     from asr.recogniser import Outcome

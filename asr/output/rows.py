@@ -24,7 +24,7 @@ from asr.output.formats import render
 if TYPE_CHECKING:
     import pyarrow
 
-    from asr.transcript import Transcript
+    from asr.output.timed import TimedText
 
 __all__ = ["SUFFIXES", "Rows", "open_rows"]
 
@@ -59,7 +59,7 @@ class Rows:
     def holds(self, source: str) -> bool:
         return _valid(absolute(source)) in self._held
 
-    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
+    def write(self, source: str, transcript: TimedText, error: SpellstreamError | None = None) -> None:
         """A row with the transcript, and the reason why it is not whole, if so."""
         self._add(source, json.loads(render(transcript, "json")), error)
 

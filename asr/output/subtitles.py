@@ -1,60 +1,108 @@
-"""`Transcript` → subtitles, SubRip and WebVTT: cues that can be read, follow the speech and never overlap.
+"""`Transcript` → cues, as SubRip, WebVTT and TSV: they can be read in time, follow the speech and never overlap.
 
-Inside this module all times are whole milliseconds, so that rounding happens once and cues never overlap by an ulp.
+Inside this module all times are whole milliseconds, so that rounding happens once and cues cannot overlap by a rounding
+error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from asr.config import require
 from asr.errors import DataError
-from asr.transcript import Segment, Transcript
+from asr.output.timed import Segment, TimedText
 
-__all__ = ["milliseconds", "srt", "vtt"]
+__all__ = ["SubtitleShape", "srt", "tsv", "vtt"]
 
-# What subtitle guidelines agree on: two lines of 42 characters, on screen for one to seven seconds.
-MAX_LINE_CHARACTERS = 42
+# Subtitle guidelines agree on these: a cue stays on screen for one to seven seconds.
 MAX_CUE_MS = 7000
 MIN_CUE_MS = 1000
-PAUSE_MS = 300
+PAUSE_MS = 300  # a silence this long is a good place to end a cue
 
 
-def milliseconds(seconds: float, transcript: Transcript) -> int:
-    """A time in whole milliseconds; a DataError names the transcript's source where it is not a finite number."""
-    if not math.isfinite(seconds):
-        raise DataError(f"{transcript.source}: a time is {seconds} s; expected a finite number")
-    return max(0, round(seconds * 1000))
+@dataclass(frozen=True)
+class SubtitleShape:
+    """How much text a cue holds; the defaults are what subtitle guidelines agree on.
+
+    Args:
+        max_line_width: characters per line.
+        max_lines: lines per cue.
+        max_words: words per cue; None for as many as the lines hold.
+        highlight_words: underline each word while it is spoken (srt and vtt).
+
+    Raises:
+        ConfigError: a value is out of bounds.
+    """
+
+    max_line_width: int = 42
+    max_lines: int = 2
+    max_words: int | None = None
+    highlight_words: bool = False
+
+    def __post_init__(self) -> None:
+        require(1 <= self.max_line_width <= 1000, "max_line_width", self.max_line_width, "in 1..1000")
+        require(1 <= self.max_lines <= 100, "max_lines", self.max_lines, "in 1..100")
+        require(self.max_words is None or self.max_words >= 1, "max_words", self.max_words, "at least 1")
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """Text with its time: a word (or the part of one that fits on a line), or a whole cue."""
+    """A word, or the part of a long one that fits on a line, with its time."""
 
     text: str
     start_ms: int
     end_ms: int
 
 
-def srt(transcript: Transcript) -> str:
+@dataclass(frozen=True)
+class _Cue:
+    """Lines of words that are on screen together."""
+
+    lines: tuple[tuple[_Timed, ...], ...]
+    start_ms: int
+    end_ms: int
+
+    def text(self, escape: Callable[[str], str] = str, spoken: _Timed | None = None) -> str:
+        """The lines, escaped, with the word that is being spoken underlined."""
+
+        def shown(word: _Timed) -> str:
+            return f"<u>{escape(word.text)}</u>" if word is spoken else escape(word.text)
+
+        return "\n".join(" ".join(map(shown, line)) for line in self.lines)
+
+
+def srt(transcript: TimedText, shape: SubtitleShape) -> str:
     """The transcript as SubRip."""
-    # SubRip has no way to escape its arrow, and a line that holds one is taken for a cue's times.
-    cues = [
-        f"{number}\n{_stamp(cue.start_ms, ',')} --> {_stamp(cue.end_ms, ',')}\n{cue.text.replace('-->', '→')}\n"
-        for number, cue in enumerate(_cues(transcript), start=1)
-    ]
-    return "\n".join(cues)
+    shown = _shown(transcript, shape, _srt_text)
+    return "\n".join(
+        f"{number}\n{_stamp(start_ms, ',')} --> {_stamp(end_ms, ',')}\n{text}\n"
+        for number, (start_ms, end_ms, text) in enumerate(shown, start=1)
+    )
 
 
-def vtt(transcript: Transcript) -> str:
+def vtt(transcript: TimedText, shape: SubtitleShape) -> str:
     """The transcript as WebVTT."""
-    blocks = ["WEBVTT\n"]
-    for cue in _cues(transcript):
-        text = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        blocks.append(f"{_stamp(cue.start_ms, '.')} --> {_stamp(cue.end_ms, '.')}\n{text}\n")
-    return "\n".join(blocks)
+    shown = _shown(transcript, shape, _vtt_text)
+    cues = [f"{_stamp(start_ms, '.')} --> {_stamp(end_ms, '.')}\n{text}\n" for start_ms, end_ms, text in shown]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def tsv(transcript: TimedText, shape: SubtitleShape) -> str:
+    """The transcript as a table of cues, `start`, `end` (both in milliseconds) and `text`, as whisper writes it."""
+    rows = (f"{cue.start_ms}\t{cue.end_ms}\t{' '.join(cue.text().splitlines())}\n" for cue in _cues(transcript, shape))
+    return "".join(["start\tend\ttext\n", *rows])
+
+
+def _srt_text(text: str) -> str:
+    # SubRip cannot escape its arrow, and a line that holds one is taken for the times of a cue.
+    return text.replace("-->", "→")
+
+
+def _vtt_text(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _stamp(ms: int, point: str) -> str:
@@ -62,42 +110,69 @@ def _stamp(ms: int, point: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}{point}{ms % 1000:03d}"
 
 
-def _cues(transcript: Transcript) -> list[_Timed]:
+def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], str]) -> Iterator[tuple[int, int, str]]:
+    """Start, end and text of all that appears on screen: a cue, or one for each word of it that is highlighted."""
+    for cue in _cues(transcript, shape):
+        if not shape.highlight_words:
+            yield cue.start_ms, cue.end_ms, cue.text(escape)
+            continue
+        at_ms = cue.start_ms
+        for word in (word for line in cue.lines for word in line):
+            start_ms, end_ms = max(word.start_ms, at_ms), min(word.end_ms, cue.end_ms)
+            if at_ms < start_ms < cue.end_ms:  # between two words none is underlined
+                yield at_ms, start_ms, cue.text(escape)
+                at_ms = start_ms
+            if start_ms < end_ms:
+                yield start_ms, end_ms, cue.text(escape, word)
+                at_ms = end_ms
+        if at_ms < cue.end_ms:
+            yield at_ms, cue.end_ms, cue.text(escape)
+
+
+def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
     """The transcript in cues that never overlap, each held for a second where the next one leaves the time."""
-    raw = [cue for segment in transcript.segments for cue in _split(_timed_words(segment, transcript))]
-    ends = [cue.start_ms for cue in raw[1:]] + [milliseconds(transcript.duration_seconds, transcript)]
-    cues: list[_Timed] = []
+    raw = [cue for segment in transcript.segments for cue in _split(_timed_words(segment, transcript, shape), shape)]
+    ends = [cue.start_ms for cue in raw[1:]] + [_milliseconds(transcript.duration_seconds, transcript)]
+    cues: list[_Cue] = []
     free_ms = 0
     for cue, latest_end_ms in zip(raw, ends, strict=False):
         start_ms = max(cue.start_ms, free_ms)
         held_ms = min(start_ms + MIN_CUE_MS, latest_end_ms)
         # Players drop a cue that lasts no time at all.
         free_ms = max(cue.end_ms, held_ms, start_ms + 1)
-        cues.append(_Timed(cue.text, start_ms, free_ms))
+        cues.append(_Cue(cue.lines, start_ms, free_ms))
     return cues
 
 
-def _timed_words(segment: Segment, transcript: Transcript) -> list[_Timed]:
-    """The words of a segment's text, timed by its `words` where they match it, else by their share of characters."""
+def _milliseconds(seconds: float, transcript: TimedText) -> int:
+    """A time in whole milliseconds; a DataError names the transcript's source if it is not a finite number."""
+    if not math.isfinite(seconds):
+        raise DataError(f"{transcript.source}: a time is {seconds} s; expected a finite number")
+    return max(0, round(seconds * 1000))
+
+
+def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) -> list[_Timed]:
+    """The words of a segment's text, timed by `words` if they match it, else by their share of the characters."""
     words = segment.text.split()
-    start_ms = milliseconds(segment.start_seconds, transcript)
-    end_ms = milliseconds(segment.end_seconds, transcript)
+    start_ms = _milliseconds(segment.start_seconds, transcript)
+    end_ms = _milliseconds(segment.end_seconds, transcript)
     if len(segment.words) == len(words):
         spans = [
-            (milliseconds(word.start_seconds, transcript), milliseconds(word.end_seconds, transcript))
+            (_milliseconds(word.start_seconds, transcript), _milliseconds(word.end_seconds, transcript))
             for word in segment.words
         ]
     else:
         spans = _share(start_ms, end_ms, [len(word) + 1 for word in words])
     timed: list[_Timed] = []
     for word, span in zip(words, spans, strict=True):
-        parts = [word[at : at + MAX_LINE_CHARACTERS] for at in range(0, len(word), MAX_LINE_CHARACTERS)]
+        parts = [word[at : at + shape.max_line_width] for at in range(0, len(word), shape.max_line_width)]
         part_spans = _share(*span, [len(part) for part in parts])
         timed += [_Timed(part, *part_span) for part, part_span in zip(parts, part_spans, strict=True)]
     return timed
 
 
 def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int, int]]:
+    """The time from start to end, divided in proportion to the weights."""
     total, done = sum(weights), 0
     edges = [start_ms]
     for weight in weights:
@@ -106,37 +181,51 @@ def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int
     return list(pairwise(edges))
 
 
-def _split(words: list[_Timed]) -> list[_Timed]:
+def _split(words: list[_Timed], shape: SubtitleShape) -> list[_Cue]:
     """Halve until each part is a readable cue: filling cues from the left would leave single words over."""
     if not words:
         return []
     start_ms, end_ms = words[0].start_ms, words[-1].end_ms
-    text = _wrap([word.text for word in words])
-    if text is not None and (end_ms - start_ms <= MAX_CUE_MS or len(words) == 1):
-        return [_Timed(text, start_ms, min(end_ms, start_ms + MAX_CUE_MS))]
-    middle = _best_break(words)
-    return _split(words[:middle]) + _split(words[middle:])
+    lines = _wrap(words, shape) if len(words) <= (shape.max_words or len(words)) else None
+    if lines is not None and (end_ms - start_ms <= MAX_CUE_MS or len(words) == 1):
+        return [_Cue(lines, start_ms, min(end_ms, start_ms + MAX_CUE_MS))]
+    middle = _best_break(words, shape)
+    return _split(words[:middle], shape) + _split(words[middle:], shape)
 
 
-def _wrap(words: list[str]) -> str | None:
-    """The words on one line, or on two as even as can be; None when they need more."""
-    line = " ".join(words)
-    if len(line) <= MAX_LINE_CHARACTERS:
-        return line
-    if len(line) > 2 * MAX_LINE_CHARACTERS + 1:
+def _wrap(words: list[_Timed], shape: SubtitleShape) -> tuple[tuple[_Timed, ...], ...] | None:
+    """The words on as few lines as they need, as even as can be; None if they need too many."""
+    count = len(_fill(words, shape.max_line_width))
+    if count > shape.max_lines:
         return None
-    pairs = [(" ".join(words[:at]), " ".join(words[at:])) for at in range(1, len(words))]
-    upper, lower = min(pairs, key=lambda pair: max(map(len, pair)))
-    return f"{upper}\n{lower}" if max(len(upper), len(lower)) <= MAX_LINE_CHARACTERS else None
+    characters = sum(len(word.text) + 1 for word in words) - 1
+    for width in range(characters // count, shape.max_line_width):
+        if len(lines := _fill(words, width)) == count:
+            return lines
+    return _fill(words, shape.max_line_width)
 
 
-def _best_break(words: list[_Timed]) -> int:
-    """Where to cut: near the middle of the characters, better still at a pause or after punctuation."""
-    total = sum(len(word.text) + 1 for word in words)
+def _fill(words: list[_Timed], width: int) -> tuple[tuple[_Timed, ...], ...]:
+    """The words on lines of up to `width` characters, filled from the last; a longer word has a line for itself."""
+    lines: list[list[_Timed]] = []
+    used = 0
+    for word in reversed(words):
+        if lines and used + 1 + len(word.text) <= width:
+            lines[-1].append(word)
+            used += 1 + len(word.text)
+        else:
+            lines.append([word])
+            used = len(word.text)
+    return tuple(tuple(reversed(line)) for line in reversed(lines))
+
+
+def _best_break(words: list[_Timed], shape: SubtitleShape) -> int:
+    """Where to cut: near the middle of what limits a cue, better still at a pause or after punctuation."""
+    sizes = [len(word.text) + 1 if shape.max_words is None else 1 for word in words]
+    total, done = sum(sizes), 0
     costs: list[float] = []
-    done = 0
-    for word, following in pairwise(words):
-        done += len(word.text) + 1
+    for (word, following), size in zip(pairwise(words), sizes, strict=False):
+        done += size
         natural = word.text[-1] in ".,;:?!" or following.start_ms - word.end_ms >= PAUSE_MS
         costs.append(abs(done / total - 0.5) - (0.2 if natural else 0.0))
     return costs.index(min(costs)) + 1

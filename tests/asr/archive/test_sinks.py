@@ -8,8 +8,8 @@ import pytest
 
 from asr.archive.sinks import OutputFolder, StandardOutput
 from asr.archive.sources import find
-from asr.output.formats import FORMATS, read_json
-from asr.transcript import Transcript
+from asr.output.formats import FORMATS
+from asr.transcript import Transcript, read_json
 from tests.support.archive import files
 from tests.support.commands import transcript_of
 
@@ -45,7 +45,7 @@ def test_a_linked_file_keeps_its_own_name(tmp_path: Path) -> None:
     [
         ("txt", False, "hello there\nagain\n"),
         ("txt", True, "a.wav: hello there\na.wav: again\n"),
-        ("tsv", False, "start_ms\tend_ms\ttext\n0\t1000\thello there\n1000\t2000\tagain\n"),
+        ("tsv", False, "start\tend\ttext\n0\t1000\thello there\n1000\t2000\tagain\n"),
     ],
 )
 def test_standard_output(name: str, several: bool, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

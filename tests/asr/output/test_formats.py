@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asr.errors import ConfigError, DataError
-from asr.output.formats import FORMATS, parse_formats, read_json, render
-from asr.transcript import Alternative, Segment, Transcript, Word
+from asr.output.formats import FORMATS, parse_formats, render
+from asr.transcript import Alternative, Segment, Transcript, Word, read_json
 
 # A machine under load is no failure.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -73,7 +73,7 @@ def test_an_empty_transcript_is_a_valid_empty_file_in_every_format() -> None:
     assert render(EMPTY, "txt") == ""
     assert render(EMPTY, "srt") == ""
     assert render(EMPTY, "vtt") == "WEBVTT\n"
-    assert render(EMPTY, "tsv") == "start_ms\tend_ms\ttext\n"
+    assert render(EMPTY, "tsv") == "start\tend\ttext\n"
     assert read_json(render(EMPTY, "json")) == EMPTY
 
 
@@ -88,7 +88,7 @@ def test_txt_has_one_line_for_each_segment() -> None:
 
 
 def test_tsv_keeps_its_columns_whatever_the_text_holds() -> None:
-    assert render(one_segment("a\tb\r\nc", 1.5, 2.25), "tsv") == "start_ms\tend_ms\ttext\n1500\t2250\ta b c\n"
+    assert render(one_segment("a\tb\r\nc", 1.5, 2.25), "tsv") == "start\tend\ttext\n1500\t2250\ta b c\n"
 
 
 def test_json_is_readable_and_stable() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from asr.archive.batch import run
 from asr.errors import AudioError, ConfigError, DataError
-from asr.output.formats import read_json
 from asr.output.rows import Rows, open_rows
 from asr.terminal import Progress
+from asr.transcript import read_json
 from tests.support.archive import OPTIONS, RESUME, files
 from tests.support.commands import Stub, transcript_of
 

@@ -1,0 +1,81 @@
+"""The shape of subtitles: line width, lines and words per cue, highlighted words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.errors import ConfigError
+from asr.output.formats import render
+from asr.output.subtitles import SubtitleShape
+from asr.transcript import Segment, Transcript, Word
+
+TEXT = "it was a great while before he could"
+
+
+def spoken(*texts: str) -> Transcript:
+    """Segments of words that take 0.4 s each, 0.1 s apart."""
+    segments, at = [], 0.0
+    for text in texts:
+        words = []
+        for word in text.split():
+            words.append(Word(word, at, at + 0.4, 1.0))
+            at += 0.5
+        segments.append(Segment(text, words[0].start_seconds, at - 0.1, -1.0, tuple(words)))
+    return Transcript("talk.wav", at, tuple(segments))
+
+
+def blocks(transcript: Transcript, shape: SubtitleShape) -> list[list[str]]:
+    """The lines of each cue."""
+    text = render(transcript, "srt", shape)
+    return [block.split("\n")[2:] for block in text.removesuffix("\n").split("\n\n")]
+
+
+@given(
+    st.builds(SubtitleShape, st.integers(8, 60), st.integers(1, 3), st.none() | st.integers(1, 6)),
+    st.lists(st.text("abcdefg ", min_size=1, max_size=120).filter(str.strip), min_size=1, max_size=3),
+)
+def test_cues_keep_to_the_shape_and_lose_nothing(shape: SubtitleShape, texts: list[str]) -> None:
+    transcript = spoken(*texts)
+    cues = blocks(transcript, shape)
+    assert all(len(lines) <= shape.max_lines for lines in cues)
+    assert all(len(line) <= shape.max_line_width for lines in cues for line in lines)
+    if shape.max_words is not None:
+        assert all(sum(len(line.split()) for line in lines) <= shape.max_words for lines in cues)
+    assert "".join("".join(lines) for lines in cues).replace(" ", "") == "".join(transcript.text.split())
+
+
+def test_one_word_at_a_time() -> None:
+    assert blocks(spoken("one two three"), SubtitleShape(max_words=1)) == [["one"], ["two"], ["three"]]
+
+
+def test_lines_are_as_few_as_can_be_and_about_equally_long() -> None:
+    assert blocks(spoken(TEXT), SubtitleShape(24, 3)) == [["it was a great while", "before he could"]]
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt"])
+def test_each_word_is_underlined_while_it_is_spoken(name: str) -> None:
+    text = render(spoken("one <two>"), name, SubtitleShape(highlight_words=True))
+    shown = re.findall(r"00:00:0(\d)[.,](\d{3}) --> 00:00:0(\d)[.,](\d{3})\n(.*)\n", text)
+    two = "<two>" if name == "srt" else "&lt;two&gt;"
+    assert [(int(s + ms), int(e + end), line) for s, ms, e, end, line in shown] == [
+        (0, 400, f"<u>one</u> {two}"),
+        (400, 500, f"one {two}"),
+        (500, 900, f"one <u>{two}</u>"),
+        (900, 1000, f"one {two}"),
+    ]
+
+
+def test_tsv_has_a_row_for_each_cue() -> None:
+    """Rows of whole segments, up to 20 s long, were of no use in an editor; whisper writes cues as well."""
+    table = render(spoken(TEXT), "tsv", SubtitleShape(max_words=4)).splitlines()
+    assert table == ["start\tend\ttext", "0\t1900\tit was a great", "2000\t3900\twhile before he could"]
+
+
+@pytest.mark.parametrize("shape", [{"max_line_width": 0}, {"max_lines": 0}, {"max_words": 0}])
+def test_a_shape_without_room_is_refused(shape: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(shape))):
+        SubtitleShape(**shape)  # type: ignore[arg-type]
