@@ -9,8 +9,9 @@ Importing this package is quick: what it offers is imported when it is first use
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from streaming.lazy import lazy
 
 if TYPE_CHECKING:
     from streaming.endpoint import EndpointConfig
@@ -44,15 +45,7 @@ _MODULES = {
     "policy": ("PolicyConfig",),
     "sources": ("AudioSource", "FileReplay", "Microphone", "StandardInput"),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # so that the next look-up does not come here
-    return value
+__getattr__ = lazy(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -16,7 +16,7 @@ from asr.transcript import Word
 from streaming.events import Event, Final, Partial
 from streaming.sources.base import AudioSource
 
-__all__ = ["LiveView", "Tally"]
+__all__ = ["LiveStatistics", "LiveView"]
 
 _KEPT_WORDS = 20_000  # of whose latencies the median is taken
 _RECENT_WORDS = 20
@@ -28,8 +28,8 @@ _QUIETEST_DBFS = -60.0
 _LOUD_DBFS = -3.0
 
 
-class Tally:
-    """Counts words, and how long after they were spoken they were committed.
+class LiveStatistics:
+    """Words and their latency: how long after a word was spoken it was committed.
 
     Args:
         clock: the time in seconds.
@@ -71,13 +71,13 @@ class Tally:
     def recent_latency_seconds(self) -> float | None:
         """The median over the latest words."""
         recent = list(self._latencies)[-_RECENT_WORDS:]
-        return statistics.median(recent) if recent else None
+        return median(recent) if recent else None
 
     @property
     def latency_seconds(self) -> float | None:
         """The median over all words; None without words, or if the audio came faster than it can have been spoken."""
         live = self._heard_at - self._started >= _PACED * self.audio_seconds
-        return statistics.median(self._latencies) if live and self._latencies else None
+        return median(self._latencies) if live and self._latencies else None
 
     def summary(self, compute_seconds: float, dropped_seconds: float, overflows: int = 0) -> str:
         """All of it in one line; `overflows` is how often the sound system dropped audio, nobody knows how much."""
@@ -108,12 +108,14 @@ class LiveView:
     Args:
         console: a terminal.
         source: whose level and dropped seconds to show.
-        tally: whose latency to show.
+        statistics: whose latency to show.
         meter: whether to show these.
     """
 
-    def __init__(self, console: Console, source: AudioSource, tally: Tally, *, meter: bool = True) -> None:
-        self._source, self._tally, self._meter = source, tally, meter
+    def __init__(
+        self, console: Console, source: AudioSource, statistics: LiveStatistics, *, meter: bool = True
+    ) -> None:
+        self._source, self._statistics, self._meter = source, statistics, meter
         self._partial: Partial | None = None
         self._live = Live(
             console=console, transient=True, refresh_per_second=10, get_renderable=self._lines, redirect_stdout=False
@@ -153,7 +155,7 @@ class LiveView:
         filled = round(_METER_CELLS * min(1.0, max(0.0, 1 - level / _QUIETEST_DBFS)))
         bar = ("█" * filled, "red" if level > _LOUD_DBFS else "green")
         facts = [f"{max(level, _QUIETEST_DBFS):4.0f} dB"]
-        if (latency := self._tally.recent_latency_seconds) is not None:
+        if (latency := self._statistics.recent_latency_seconds) is not None:
             facts.append(f"latency {latency:.1f} s")
         if dropped := self._source.dropped_seconds:
             facts.append(f"{dropped:.1f} s dropped")

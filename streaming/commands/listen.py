@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 import typer
 
 from asr.commands import options as shared
+from asr.commands.groups import grouped
 from asr.errors import DeviceError
 from asr.terminal import say
-from streaming.commands import options as opt
+from streaming.commands import listen_options as opt
+from streaming.commands.options import StreamOptions, make_engine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from streaming.commands.display import LiveView, Tally
+    from streaming.commands.display import LiveStatistics, LiveView
     from streaming.commands.writers import TranscriptWriter
     from streaming.engine import Engine
     from streaming.sources.base import BaseSource
@@ -36,33 +38,13 @@ def register(app: typer.Typer) -> None:
     app.command()(devices)
 
 
+@grouped
 def listen(
-    input_device: opt.InputDevice = None,
-    reconnect: opt.Reconnect = False,
-    file: opt.File = None,
-    speed: opt.Speed = None,
-    stdin: opt.Stdin = False,
-    sample_rate: opt.SampleRate = None,
-    channels: opt.Channels = None,
-    sample_format: opt.SampleFormatOption = None,
-    model: shared.ModelName = "default",
-    device: shared.Device = shared.DeviceName.auto,
-    threads: opt.Threads = 1,
-    lm: shared.Lm = None,
+    source: opt.SourceOptions,
+    model: opt.ListenModelOptions,
+    streams: StreamOptions,
+    outputs: opt.OutputOptions,
     lm_weight: shared.LmWeight = None,
-    min_silence_ms: opt.MinSilenceMs = 800,
-    speech_threshold: opt.SpeechThreshold = 0.5,
-    max_seconds: opt.MaxSeconds = 20.0,
-    policy: opt.Policy = opt.PolicyName.ctc,
-    margin_ms: opt.MarginMs = 640,
-    chunk_ms: opt.ChunkMs = None,
-    lookahead_ms: opt.LookaheadMs = None,
-    overlap_ms: opt.OverlapMs = 1200,
-    save: opt.Save = None,
-    output: opt.Output = None,
-    format_name: opt.TranscriptFormat = None,
-    partials: opt.Partials = False,
-    level: opt.Level = True,
 ) -> None:
     """Turn speech into text while it is spoken.
 
@@ -76,21 +58,21 @@ def listen(
       spellstream listen --file talk.mp4 --speed 0 > talk.txt
       arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
     """
-    outputs = opt.Outputs(save, output, format_name, partials, level)
-    stream = opt.SourceOptions(input_device, reconnect, file, speed, stdin, sample_rate, channels, sample_format)
-    stream.check()
-    outputs.check(file)
-    config = opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms, overlap_ms)
+    source.check()
+    outputs.check(source.file)
+    source.find()
+    say(f"loading the model {model.model}")  # before the imports, which take seconds
 
-    from streaming.commands.display import Tally
+    config = streams.config()
+    from streaming.commands.display import LiveStatistics
 
-    tally = Tally()
-    with stream.open() as source:  # before the model is loaded: what is said meanwhile is not lost
-        engine = opt.engine(model, device, threads, lm, lm_weight, config, chunk_ms, lookahead_ms)
-        _run(engine, source, tally, outputs)
+    statistics = LiveStatistics()
+    with source.open() as opened:  # before the model is loaded, so that audio of that time is not lost
+        engine = make_engine(model, lm_weight, streams, config)
+        _run(engine, opened, statistics, outputs)
 
 
-def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs) -> None:
+def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> None:
     """Listen until the source ends, and write and show what is heard."""
     from asr.audio import SAMPLE_RATE
     from streaming.commands.writers import WavWriter
@@ -99,27 +81,27 @@ def _run(engine: Engine, source: BaseSource, tally: Tally, outputs: opt.Outputs)
     with ExitStack() as files:
         recorder = files.enter_context(WavWriter(outputs.save)) if outputs.save else None
         writers = list(_writers(outputs, files))
-        view = _live_view(source, tally, outputs)
+        view = _live_view(source, statistics, outputs)
 
         def heard(chunk: Tensor) -> None:
             if recorder is not None:
                 recorder.write(chunk)
-            tally.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + source.lost_seconds)
+            statistics.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + source.lost_seconds)
 
         listener = Listener(engine, source, heard=heard, notify=say)
         say(f"listening to {source.name}; Ctrl-C ends")
-        shows = [tally.show, *(w.show for w in writers), *([view.show] if view else [])]
+        shows = [statistics.show, *(w.show for w in writers), *([view.show] if view else [])]
         try:
             with view or nullcontext(), _stopped_by_signals(source.stop):
                 for event in listener:
                     for show in shows:
                         show(event)
         finally:
-            if tally.audio_seconds:
-                say(tally.summary(listener.compute_seconds, source.dropped_seconds, source.overflows))
+            if statistics.audio_seconds:
+                say(statistics.summary(listener.compute_seconds, source.dropped_seconds, source.overflows))
 
 
-def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWriter]:
+def _writers(outputs: opt.OutputOptions, files: ExitStack) -> Iterator[TranscriptWriter]:
     """Whatever writes transcripts: to the file, and to standard output unless that is a terminal."""
     from streaming.commands.writers import TranscriptWriter, transcript_file
 
@@ -129,7 +111,7 @@ def _writers(outputs: opt.Outputs, files: ExitStack) -> Iterator[TranscriptWrite
         yield TranscriptWriter(sys.stdout, "standard output", stdout_format, partials=outputs.partials)
 
 
-def _live_view(source: BaseSource, tally: Tally, outputs: opt.Outputs) -> LiveView | None:
+def _live_view(source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> LiveView | None:
     """The view for a terminal, if that is what standard output is."""
     if outputs.stdout_format is not None:
         return None
@@ -137,7 +119,7 @@ def _live_view(source: BaseSource, tally: Tally, outputs: opt.Outputs) -> LiveVi
 
     from streaming.commands.display import LiveView
 
-    return LiveView(Console(), source, tally, meter=outputs.level)
+    return LiveView(Console(), source, statistics, meter=outputs.level)
 
 
 @contextlib.contextmanager

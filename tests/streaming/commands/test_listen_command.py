@@ -24,7 +24,7 @@ from asr.config import SearchConfig
 from asr.errors import DependencyError
 from streaming import EndpointConfig, Final, PolicyConfig, StreamConfig
 from streaming.commands import listen as commands
-from streaming.commands.options import SourceOptions
+from streaming.commands.listen_options import SourceOptions
 from streaming.commands.serve import serve
 from streaming.sources.devices import Device
 from tests.support.commands import Command
@@ -149,6 +149,7 @@ def test_signals(command: Command, model: Path, talk: Path, monkeypatch: pytest.
             os.kill(os.getpid(), presses[chunk])
 
     source = Replay(load(talk), press)
+    monkeypatch.setattr(SourceOptions, "find", lambda self: None)
     monkeypatch.setattr(SourceOptions, "open", lambda self: source)
     status, out, _ = command("listen", "--model", model)
     assert (status, len(out.splitlines())) == (0, 1)
@@ -163,6 +164,7 @@ def test_signals(command: Command, model: Path, talk: Path, monkeypatch: pytest.
 def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Replay(torch.zeros(16_000))
     source.lost = 2.5
+    monkeypatch.setattr(SourceOptions, "find", lambda self: None)
     monkeypatch.setattr(SourceOptions, "open", lambda self: source)
     status, out, err = command("listen", "--model", model)
     assert (status, out) == (0, "")
@@ -181,10 +183,15 @@ def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytes
         (["--file", "a.wav", "--speed", "-1"], "--speed"),
         (["--file", "a.wav", "--sample-rate", "8000"], "--sample-rate: it is only for a microphone or --stdin"),
         (["--file", "a.wav", "--reconnect"], "--reconnect: it is only for a microphone"),
-        (["--format", "srt", "--partials"], "--partials: srt has no place for them"),
+        (["--format", "srt", "--partials"], "--partials: srt cannot hold them"),
         (["--format", "doc"], "--format"),
         (["--policy", "hope"], "--policy"),
-        (["--speech-threshold", "1.5"], "endpoint.speech_threshold is 1.5: it must be between 0 and 1"),
+        (["--speech-threshold", "1.5"], "--speech-threshold"),
+        (["--polcy", "ctc"], "--policy"),
+        (
+            ["--output", "talk.json"],
+            "--output: a stream can be written as txt, jsonl, srt, vtt, not as json",
+        ),
         (["--max-seconds", "100"], "--max-seconds"),
     ],
 )
@@ -210,6 +217,14 @@ def test_files_that_cannot_be_used(option: str, command: Command, model: Path, t
     )
     assert (status, out) == (1, "")
     assert str(tmp_path / "nowhere" / "file") in err.splitlines()[-1]
+
+
+def test_the_model_is_announced_before_anything_slow(talk: Path, repository_root: Path) -> None:
+    """Nothing was said for the seconds that the imports take. Here, importing torch fails: what came before is seen."""
+    code = f"import sys; sys.modules['torch'] = None; {RUN.removeprefix('import sys;')}"
+    given = [sys.executable, "-c", code, "listen", "--file", str(talk)]
+    done = subprocess.run(given, cwd=repository_root, capture_output=True, text=True)
+    assert done.stderr.splitlines()[0] == "spellstream: loading the model default"
 
 
 def test_help(command: Command, repository_root: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from asr.errors import DataError
 from asr.transcript import Segment, Word
 from streaming import Event, Final, Partial
-from streaming.commands.display import LiveView, Tally
+from streaming.commands.display import LiveStatistics, LiveView
 from streaming.commands.writers import TranscriptWriter, WavWriter, transcript_file
 from tests.support.replay import CHUNK_SAMPLES, Replay
 
@@ -113,22 +113,22 @@ def test_a_full_disk_is_told_and_a_closed_pipe_ends_it() -> None:
 
 def test_latency_is_from_when_a_word_was_spoken() -> None:
     now = 100.0
-    tally = Tally(lambda: now)
+    statistics = LiveStatistics(lambda: now)
     now += 1
-    tally.heard(1.0, 0.0)  # the stream began at 100
+    statistics.heard(1.0, 0.0)  # the stream began at 100
     now += 2
-    tally.heard(1.0, 0.0)  # a second late: the recogniser was busy
+    statistics.heard(1.0, 0.0)  # a second late: the recogniser was busy
     now = 103.5
-    tally.show(Partial(words("one", "two")[:1], (), 2.0))  # said until 0.5
-    assert tally.recent_latency_seconds == pytest.approx(3.0, abs=0.01)
-    tally.show(final("one", "two"))  # "two" until 1.5
-    assert tally.latency_seconds == pytest.approx(2.5, abs=0.01)
+    statistics.show(Partial(words("one", "two")[:1], (), 2.0))  # said until 0.5
+    assert statistics.recent_latency_seconds == pytest.approx(3.0, abs=0.01)
+    statistics.show(final("one", "two"))  # "two" until 1.5
+    assert statistics.latency_seconds == pytest.approx(2.5, abs=0.01)
     now = 107.0
-    tally.heard(1.0, 4.0)  # four seconds were dropped before this
+    statistics.heard(1.0, 4.0)  # four seconds were dropped before this
     now = 108.0
-    tally.show(final("three", start=2.0))  # until 2.5, which was at 106.5
-    assert tally.recent_latency_seconds == pytest.approx(2.0, abs=0.01)
-    assert tally.summary(0.3, 4.0) == (
+    statistics.show(final("three", start=2.0))  # until 2.5, which was at 106.5
+    assert statistics.recent_latency_seconds == pytest.approx(2.0, abs=0.01)
+    assert statistics.summary(0.3, 4.0) == (
         "3.0 s heard, 3 words, median latency 2.00 s, 0.100 s of computing per second of audio, 4.0 s dropped"
     )
 
@@ -136,10 +136,10 @@ def test_latency_is_from_when_a_word_was_spoken() -> None:
 def test_the_view_on_a_terminal() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system="standard", legacy_windows=False)
-    source, tally = Replay(torch.full((CHUNK_SAMPLES,), 0.1)), Tally()
+    source, statistics = Replay(torch.full((CHUNK_SAMPLES,), 0.1)), LiveStatistics()
     source.lost = 1.5
     list(source)
-    with LiveView(console, source, tally) as view:
+    with LiveView(console, source, statistics) as view:
         view.show(Partial(words("sure"), words("maybe", start=1), 2.0))
         view._live.refresh()
         assert "sure \x1b[2mmaybe\x1b[0m" in screen.getvalue()

@@ -1,0 +1,272 @@
+"""The options of `spellstream listen` alone: the source, and what to show and keep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr.commands.options import ModelOptions
+from asr.errors import AudioError
+
+if TYPE_CHECKING:
+    from streaming.sources.base import BaseSource
+
+__all__ = ["FormatName", "ListenModelOptions", "OutputOptions", "SampleFormat", "SourceOptions"]
+
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="CPU threads. More do not make one stream faster, and delay it on a busy machine.",
+        rich_help_panel="Model",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ListenModelOptions(ModelOptions):
+    """The model and where it runs, on one thread unless told otherwise."""
+
+    threads: Threads = 1
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+class SampleFormat(str, Enum):
+    """Encoding of raw PCM, as ffmpeg spells it."""
+
+    u8 = "u8"
+    s16le = "s16le"
+    s24le = "s24le"
+    s32le = "s32le"
+    f32le = "f32le"
+
+
+_SOURCE = "Source (the default microphone if none is named)"
+
+InputDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Microphone: its number, its name or a part of that, as listed by spellstream devices.",
+        rich_help_panel=_SOURCE,
+    ),
+]
+Reconnect = Annotated[
+    bool, typer.Option("--reconnect", help="Wait for an unplugged microphone to come back.", rich_help_panel=_SOURCE)
+]
+File = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Replay an audio or video file as live input.", rich_help_panel=_SOURCE),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="FACTOR",
+        help="Replay speed of --file: 1 is real time (the default), 0 the fastest.",
+        rich_help_panel=_SOURCE,
+    ),
+]
+Stdin = Annotated[bool, typer.Option("--stdin", help="Raw PCM on standard input.", rich_help_panel=_SOURCE)]
+SampleRate = Annotated[
+    int | None,
+    typer.Option(
+        min=1000,
+        max=768_000,
+        metavar="HZ",
+        help="Sample rate of the microphone (its own by default) or of --stdin (16000).",
+        rich_help_panel=_SOURCE,
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Channels of the microphone (its own by default) or of --stdin (1).",
+        rich_help_panel=_SOURCE,
+    ),
+]
+SampleFormatOption = Annotated[
+    SampleFormat | None,
+    typer.Option("--sample-format", help="Encoding of --stdin; s16le by default.", rich_help_panel=_SOURCE),
+]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What to listen to."""
+
+    input_device: InputDevice = None
+    reconnect: Reconnect = False
+    file: File = None
+    speed: Speed = None
+    stdin: Stdin = False
+    sample_rate: SampleRate = None
+    channels: Channels = None
+    sample_format: SampleFormatOption = None
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            typer.BadParameter: names the options.
+        """
+        named = {
+            "--input-device": self.input_device is not None,
+            "--file": self.file is not None,
+            "--stdin": self.stdin,
+        }
+        if len(chosen := [name for name, given in named.items() if given]) > 1:
+            raise typer.BadParameter("there can be only one source", param_hint=" and ".join(chosen))
+        microphone = self.file is None and not self.stdin
+        _require_owner({"--speed": self.speed}, "--file", self.file is not None)
+        _require_owner({"--sample-format": self.sample_format}, "--stdin", self.stdin)
+        raw = {"--sample-rate": self.sample_rate, "--channels": self.channels}
+        _require_owner(raw, "a microphone or --stdin", self.file is None)
+        _require_owner({"--reconnect": self.reconnect or None}, "a microphone", microphone)
+
+    def find(self) -> None:
+        """Check that the source is there, which takes a moment, before anything that takes longer.
+
+        Raises:
+            AudioError: no such file.
+            DependencyError: PortAudio is not installed.
+            DeviceError: no such microphone, or more than one.
+        """
+        if self.file is not None:
+            if self.file != "-" and not Path(self.file).exists():
+                raise AudioError(self.file, "no such file")
+        elif not self.stdin:
+            from streaming.sources.devices import find_device
+
+            find_device(self.input_device)
+
+    def open(self) -> BaseSource:
+        """Open the source; a microphone captures from now on.
+
+        Raises:
+            AudioError, DeviceError: it cannot be opened.
+        """
+        from asr.audio import SAMPLE_RATE
+        from asr.terminal import say
+        from streaming.sources import FileReplay, Microphone, StandardInput
+
+        if self.file is not None:
+            speed = 1.0 if self.speed is None else self.speed
+            return FileReplay(self.file, speed=speed or None)
+        if self.stdin:
+            encoding = (self.sample_format or SampleFormat.s16le).value
+            return StandardInput(self.sample_rate or SAMPLE_RATE, self.channels or 1, encoding)
+        return Microphone(
+            self.input_device,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            reconnect=self.reconnect,
+            notify=say,
+        )
+
+
+def _require_owner(options: Mapping[str, object], owner: str, there: bool) -> None:
+    """Refuse options that have no effect without `owner`."""
+    for name, value in options.items():
+        if value is not None and not there:
+            raise typer.BadParameter(f"it is only for {owner}", param_hint=name)
+
+
+# --- what to show and keep --------------------------------------------------------------------------------------------
+
+
+class FormatName(str, Enum):
+    """Formats that can be written while a stream goes on."""
+
+    txt = "txt"
+    jsonl = "jsonl"
+    srt = "srt"
+    vtt = "vtt"
+
+
+# Extensions of formats that only a finished transcript has, each with the nearest one that a stream can have.
+_OF_FILES = {"json": "jsonl", "tsv": "jsonl", "csv": "jsonl", "parquet": "jsonl"}
+_OUTPUT = "Output"
+
+Save = Annotated[
+    Path | None,
+    typer.Option(metavar="WAV", help="Record the audio, 16 kHz mono, 16 bits.", rich_help_panel=_OUTPUT),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write each segment to a file as soon as it ends.", rich_help_panel=_OUTPUT),
+]
+TranscriptFormat = Annotated[
+    FormatName | None,
+    typer.Option(
+        "--format",
+        help="Format of --output (by default that of its extension) or, without --output, of standard output.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Partials = Annotated[
+    bool,
+    typer.Option("--partials", help="Print JSON lines, unfinished segments included.", rich_help_panel=_OUTPUT),
+]
+Level = Annotated[
+    bool,
+    typer.Option("--level/--no-level", help="Show level and latency on a terminal.", rich_help_panel=_OUTPUT),
+]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What to show and keep."""
+
+    save: Save = None
+    output: Output = None
+    format_name: TranscriptFormat = None
+    partials: Partials = False
+    level: Level = True
+
+    @property
+    def file_format(self) -> str:
+        """The format of `output`."""
+        if self.format_name is None and self._extension in FormatName.__members__:
+            return self._extension
+        return (self.format_name or FormatName.txt).value
+
+    @property
+    def stdout_format(self) -> str | None:
+        """The format of standard output; None: the live view of a terminal."""
+        if self.partials:
+            return FormatName.jsonl.value
+        if self.format_name is not None and self.output is None:
+            return self.format_name.value
+        return None if sys.stdout.isatty() else FormatName.txt.value
+
+    @property
+    def _extension(self) -> str:
+        return self.output.suffix[1:].lower() if self.output else ""
+
+    def check(self, file: str | None) -> None:
+        """Refuse options that contradict each other, and to overwrite the file that is listened to.
+
+        Raises:
+            typer.BadParameter: names the option.
+        """
+        if self.partials and self.output is None and self.format_name not in (None, FormatName.jsonl):
+            raise typer.BadParameter(f"{self.format_name.value} cannot hold them", param_hint="--partials")
+        if self.format_name is None and (nearest := _OF_FILES.get(self._extension)):
+            names = ", ".join(FormatName.__members__)
+            reason = f"a stream can be written as {names}, not as {self._extension}: use .{nearest}"
+            raise typer.BadParameter(reason, param_hint="--output")
+        for name, path in (("--save", self.save), ("--output", self.output)):
+            if path is not None and file is not None and path.exists() and Path(file).exists() and path.samefile(file):
+                raise typer.BadParameter(f"it would overwrite {file}", param_hint=name)
