@@ -1,4 +1,4 @@
-"""Augmentation on whole batches, on the device: room, speed, gain, noise, codec, bandwidth, and SpecAugment."""
+"""Augmentation of whole batches on the device: room, speed, gain, noise, codec, bandwidth, and SpecAugment."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from asr.training.config import AugmentConfig
 
 __all__ = ["degrade", "limit_bandwidth", "mask_spectrum", "perturb_waveform", "reverberate"]
 
-_DIRECT_DB = (0.0, 15.0)  # direct sound to reverberation
+_DIRECT_DB = (0.0, 15.0)  # direct-to-reverberant ratio
 _FRAME, _HOP = 512, 256  # samples of the codec's transform
-_BAND_BINS = (*(4,) * 8, *(8,) * 8, *(16,) * 10, 1)  # of its bands, 125 to 500 Hz wide, from low to high
+_BAND_BINS = (*(4,) * 8, *(8,) * 8, *(16,) * 10, 1)  # widths of the codec's bands, 125 to 500 Hz, low to high
 
 
 def reverberate(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
-    """Put some rows into a room: convolve them with noise that fades exponentially (Moorer 1979).
+    """Add reverberation to random rows: convolution with exponentially decaying noise (Moorer 1979).
 
     Args:
         waveform: `(B, N)`.
-        samples: `(B,)`, real samples of each row; beyond them stays silence.
-        config: probability, and the range of the time in which the room's sound fades by 60 dB.
+        samples: `(B,)`, lengths of the rows; padding stays silent.
+        config: probability and range of RT60.
 
     Returns:
-        `(B, N)`, each row about as loud as before, its direct sound where it was.
+        `(B, N)`, with each row's loudness and the position of its direct sound unchanged.
     """
     rows = _some(len(waveform), config.reverb_probability, waveform.device)
     if not len(rows):
@@ -45,14 +45,14 @@ def reverberate(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Ten
 
 
 def degrade(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
-    """Let some rows go through a codec of a low rate: quantise their spectrum, band by band, as coarsely as asked for.
+    """Simulate a low-bitrate codec in random rows: quantise the spectrum band by band.
 
-    As in mp3 or opus, a band's quantisation step follows its own energy, and what is below half a step is gone.
+    As in MP3 or Opus, a band's quantisation step follows its energy, and coefficients below half a step are lost.
 
     Args:
         waveform: `(B, N)`.
-        samples: `(B,)`, real samples of each row; beyond them stays silence.
-        config: probability, and the range of the signal to quantisation noise ratio in a band.
+        samples: `(B,)`, lengths of the rows; padding stays silent.
+        config: probability and range of the signal-to-quantisation-noise ratio per band.
     """
     rows = _some(len(waveform), config.codec_probability, waveform.device)
     if not len(rows) or waveform.shape[1] < _FRAME:
@@ -64,7 +64,7 @@ def degrade(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
     band = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
     power = spectrum.square().sum(-1).transpose(1, 2)  # (B', frames, bins)
     energy = power.new_zeros(*power.shape[:2], len(sizes)).index_add(2, band, power) / (2 * sizes)
-    # A step of s adds noise of the power s² / 12 to each coefficient.
+    # A step of s adds noise of power s² / 12 to each coefficient.
     snr_db = _uniform(config.codec_snr_db, len(rows), device)[..., None]
     step = (12 * energy * 10 ** (-snr_db / 10)).sqrt()[..., band].transpose(1, 2)[..., None].clamp(min=1e-9)
     coarse = torch.view_as_complex((spectrum / step).round() * step)
@@ -76,16 +76,16 @@ def degrade(waveform: Tensor, samples: Tensor, config: AugmentConfig) -> Tensor:
 def perturb_waveform(
     waveform: Tensor, samples: Tensor, noise: Tensor | None, config: AugmentConfig
 ) -> tuple[Tensor, Tensor]:
-    """Change the speed of a batch, the gain of each row, and add noise to some.
+    """Change the speed of the batch and the gain of each row, and add noise to random rows.
 
     Args:
         waveform: `(B, N)`.
-        samples: `(B,)`, real samples of each row.
-        noise: `(M,)` of background noise to cut from, or None for none.
+        samples: `(B,)`, lengths of the rows.
+        noise: `(M,)` background noise to cut from, or None.
         config: ranges and probabilities.
 
     Returns:
-        The new waveform `(B, N')` and samples `(B,)`. Speed perturbation (Ko et al. 2015) moves the pitch too.
+        The new waveform `(B, N')` and lengths `(B,)`. Speed perturbation (Ko et al. 2015) changes the pitch as well.
     """
     batch, device = waveform.shape[0], waveform.device
     speed = config.speeds[int(torch.randint(len(config.speeds), ()))] if config.speeds else 1.0
@@ -99,7 +99,7 @@ def perturb_waveform(
         starts = torch.randint(noise.numel(), (batch, 1), device=device)
         cut = noise[(starts + torch.arange(waveform.shape[1], device=device)) % noise.numel()] * inside
         snr_db = _uniform(config.noise_snr_db, batch, device)
-        # Energies of a row's own samples; the bound keeps a cut of silence from being blown up.
+        # Energies without padding; the bound keeps a silent cut of noise from being amplified.
         speech, other = (x.square().sum(1, keepdim=True) for x in (waveform * inside, cut))
         ratio = speech / other.clamp(min=1e-10 * waveform.shape[1]) * 10 ** (-snr_db / 10)
         chosen = torch.rand(batch, 1, device=device) < config.noise_probability
@@ -109,7 +109,7 @@ def perturb_waveform(
 
 
 def limit_bandwidth(features: Tensor, centres_hz: Tensor, floor: Tensor, config: AugmentConfig) -> Tensor:
-    """Empty the mel bins above a random frequency in some rows, as narrow-band codecs and telephones do.
+    """Clear the mel bins above a random frequency in random rows, as narrow-band codecs and telephones do.
 
     Args:
         features: `(B, T, n_mels)`, normalised.
@@ -126,7 +126,7 @@ def limit_bandwidth(features: Tensor, centres_hz: Tensor, floor: Tensor, config:
 
 
 def mask_spectrum(features: Tensor, lengths: Tensor, config: AugmentConfig) -> Tensor:
-    """SpecAugment (Park et al. 2019) without time warping: random mel bands and stretches of time become zero."""
+    """SpecAugment (Park et al. 2019) without time warping: random bands of mel bins and of frames become zero."""
     batch, frames, mels = features.shape
     device = features.device
     gone = torch.zeros(batch, frames, mels, dtype=torch.bool, device=device)
@@ -139,7 +139,7 @@ def mask_spectrum(features: Tensor, lengths: Tensor, config: AugmentConfig) -> T
 
 
 def _bands(lengths: Tensor, size: int, longest: Tensor | int) -> Tensor:
-    """One random band in each row: `(B, size)` bool, inside the row's length."""
+    """A random band within each row's length: `(B, size)` bool."""
     width = torch.rand(lengths.shape, device=lengths.device) * longest
     start = torch.rand(lengths.shape, device=lengths.device) * (lengths - width).clamp(min=0)
     places = torch.arange(size, device=lengths.device)[None]
@@ -147,13 +147,13 @@ def _bands(lengths: Tensor, size: int, longest: Tensor | int) -> Tensor:
 
 
 def _some(batch: int, probability: float, device: torch.device) -> Tensor:
-    """Indices of the rows that were drawn."""
+    """Indices of randomly drawn rows."""
     if probability == 0:
         return torch.zeros(0, dtype=torch.long, device=device)
     return (torch.rand(batch, device=device) < probability).nonzero()[:, 0]
 
 
 def _uniform(bounds: tuple[float, ...], rows: int, device: torch.device) -> Tensor:
-    """One number for each row, `(rows, 1)`, evenly distributed."""
+    """Uniformly distributed numbers `(rows, 1)`."""
     low, high = bounds
     return low + (high - low) * torch.rand(rows, 1, device=device)

@@ -1,4 +1,4 @@
-"""Averages of models: the weights of several measurements of a run, as one model that is often better than each."""
+"""Weight averaging: the mean of several checkpoints of a run is often better than each of them."""
 
 from __future__ import annotations
 
@@ -21,62 +21,62 @@ _DEFAULT_BEST = 5
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where a run keeps the model of a step."""
+    """Folder of the model saved at a step."""
     return run / MODELS / f"step-{step:08d}"
 
 
 def kept(wers: Mapping[int, float], last: int, best: int) -> set[int]:
-    """The steps of the last so many measurements and of the best so many; of equals, the later are better."""
+    """Steps of the `last` newest and the `best` best measurements; ties go to the later one."""
     by_age, by_wer = sorted(wers, reverse=True), sorted(wers, key=lambda step: (wers[step], -step))
     return {*by_age[:last], *by_wer[:best]}
 
 
 def measurements(run: Path) -> dict[int, dict[str, float]]:
-    """What a run measured on dev, by step: `wer` (a fraction), and the losses `attention` and `ctc`.
+    """A run's measurements on dev by step: `wer` (a fraction), and the losses `attention` and `ctc`.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged.
+        CheckpointError: if the file is missing or damaged.
     """
     path = run / MEASUREMENTS
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {int(row.pop("step")): {name: float(value) for name, value in row.items()} for row in rows}
     except OSError as error:
-        raise CheckpointError(f"{run}: not the folder of a run that was measured: {path}: {error.strerror}") from None
+        raise CheckpointError(f"{run}: not a run with measurements: {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
 
 
 def choose(run: Path, last: int | None = None, best: int | None = None) -> list[Path]:
-    """The folders of the models of a run's last so many measurements, or of the best so many, in order of time.
+    """Folders of the models of a run's `last` newest or `best` best measurements, oldest first.
 
-    With neither, the five best, or all there are.
+    With neither, the five best, or all if there are fewer.
 
     Raises:
-        CheckpointError: if there are fewer than that, or none.
+        CheckpointError: if there are fewer models than requested, or none.
     """
     measured = measurements(run)
     present = {step: values["wer"] for step, values in measured.items() if folder_of(run, step).is_dir()}
     wanted = last or best or min(_DEFAULT_BEST, len(present))
     if not 0 < wanted <= len(present):
         raise CheckpointError(
-            f"{run / MODELS}: {len(present)} models are there, {max(wanted, 1)} were asked for; "
-            f"keep_last and keep_best in the run's config say how many are kept"
+            f"{run / MODELS}: {len(present)} models found, {max(wanted, 1)} requested; "
+            f"the run's config sets keep_last and keep_best"
         )
     steps = kept(present, wanted, 0) if last else kept(present, 0, wanted)
     return [folder_of(run, step) for step in sorted(steps)]
 
 
 def average(folders: Sequence[Path], output: Path) -> None:
-    """Write the mean of some models' weights as a model.
+    """Write the mean of several models' weights as a model.
 
     Args:
-        folders: of models that are alike, but for dropout and how they are searched; what is no weight is taken from
-            the last. One that is named several times counts as often.
+        folders: models of one architecture; dropout and search settings may differ. Repeated folders count repeatedly.
+            Everything but weights is copied from the last.
         output: the new model's folder.
 
     Raises:
-        CheckpointError: if one cannot be read, or is of another kind than the first.
+        CheckpointError: if one cannot be read, or differs from the first in architecture or tokenizer.
     """
     first = checkpoint.load(folders[0])
     total: dict[str, Tensor] = {name: torch.zeros_like(w).double() for name, w in first.model.state_dict().items()}
@@ -84,7 +84,7 @@ def average(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         newest = checkpoint.load(folder)
         if _kind(newest.model.config) != _kind(first.model.config) or newest.tokenizer.model != first.tokenizer.model:
-            raise CheckpointError(f"{folder}: another kind of model than {folders[0]}, or another tokenizer")
+            raise CheckpointError(f"{folder}: another architecture or tokenizer than {folders[0]}")
         for name, weight in newest.model.state_dict().items():
             total[name] += weight
     state = newest.model.state_dict()
@@ -95,7 +95,7 @@ def average(folders: Sequence[Path], output: Path) -> None:
 
 
 def _kind(config: ModelConfig) -> ModelConfig:
-    """What of a config its weights depend on."""
+    """The part of a config that determines the shape of the weights."""
     return replace(
         config,
         encoder=replace(config.encoder, dropout=0.0),

@@ -38,9 +38,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What is learned from the training transcripts when a run starts from nothing, or the `path` of one made before.
+    """The tokenizer of a new run: trained on its transcripts, or loaded from `path`.
 
-    A config may name that path in place of the whole table: `tokenizer = "bpe10k.model"`.
+    A config may give the path in place of the table: `tokenizer = "bpe10k.model"`.
     """
 
     kind: Literal["bpe", "char"] = "bpe"
@@ -53,13 +53,13 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which utterances, in what batches. A batch holds up to `batch_seconds` of audio, padding included."""
+    """Selection and batching of utterances. A batch holds up to `batch_seconds` of audio, padding included."""
 
     batch_seconds: float = 80.0
     min_seconds: float = 0.4
     max_seconds: float = 18.0
     workers: int = 1
-    sorted_passes: int = 1  # passes that go from the shortest utterances to the longest
+    sorted_passes: int = 1  # first passes, sorted from the shortest utterance to the longest
 
     def __post_init__(self) -> None:
         require(0 < self.min_seconds < self.max_seconds, "data.min_seconds", self.min_seconds, "in 0..max_seconds")
@@ -69,30 +69,30 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Each is drawn afresh for every batch or utterance; probabilities and ranges of 0 turn a part off."""
+    """Augmentation, drawn anew for every batch or utterance. A probability or range of 0 turns a part off."""
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     gain_db: float = 10.0  # up or down
     noise_probability: float = 0.3
     noise_snr_db: tuple[float, ...] = (5.0, 30.0)
-    bandwidth_probability: float = 0.3  # of losing what lies above a random frequency
+    bandwidth_probability: float = 0.3  # of a low-pass filter at a random frequency
     bandwidth_min_hz: float = 3_400.0
     reverb_probability: float = 0.1
-    reverb_seconds: tuple[float, ...] = (0.1, 0.6)  # until a sound has faded by 60 dB
+    reverb_seconds: tuple[float, ...] = (0.1, 0.6)  # RT60
     codec_probability: float = 0.1
     codec_snr_db: tuple[float, ...] = (6.0, 20.0)  # signal to quantisation noise in each band
     time_masks: int = 2
     time_mask_frames: int = 40
-    time_mask_share: float = 0.15  # of an utterance, at the most, for each mask
+    time_mask_share: float = 0.15  # longest time mask, as a share of the utterance
     mel_masks: int = 2
     mel_mask_bins: int = 15
-    start_step: int = 0  # spectrum masks wait until the model has begun to learn
+    start_step: int = 0  # first step with spectrum masks
 
     def __post_init__(self) -> None:
         require(all(s > 0 for s in self.speeds), "augment.speeds", self.speeds, "a list of positive factors")
         for name in ("noise_snr_db", "reverb_seconds", "codec_snr_db"):
             span = getattr(self, name)
-            require(len(span) == 2 and span[0] <= span[1], f"augment.{name}", span, "the lowest and the highest")
+            require(len(span) == 2 and span[0] <= span[1], f"augment.{name}", span, "a lowest and a highest value")
         require(self.reverb_seconds[0] > 0, "augment.reverb_seconds", self.reverb_seconds, "positive")
         for name in (*(f"{kind}_probability" for kind in ("noise", "bandwidth", "reverb", "codec")), "time_mask_share"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "in [0, 1]")
@@ -102,16 +102,16 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW; the rate rises for `warmup_steps`, holds, and falls along a straight line in the last `decay_steps`."""
+    """AdamW. The learning rate rises for `warmup_steps`, stays, and falls linearly over the last `decay_steps`."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 500
-    decay_steps: int = 2_000  # all of a shorter run
+    decay_steps: int = 2_000  # the whole of a shorter run
     max_steps: int = 20_000
     clip_norm: float = 5.0
     ema_decay: float = 0.999
-    max_skipped: int = 100  # steps in a row without a finite gradient, after which a run gives up
+    max_skipped: int = 100  # the run ends after this many steps in a row without a finite gradient
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optimiser.learning_rate", self.learning_rate, "positive")
@@ -123,7 +123,7 @@ class OptimiserConfig:
         require(0 <= self.ema_decay < 1, "optimiser.ema_decay", self.ema_decay, "in [0, 1)")
 
     def scale(self, step: int) -> float:
-        """What the learning rate is multiplied with at a step."""
+        """Factor of the learning rate at a step."""
         rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
         fall = min(1.0, max(0.01, (self.max_steps - step) / max(1, min(self.decay_steps, self.max_steps))))
         return rise * fall
@@ -131,14 +131,14 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class Growth:
-    """An encoder to begin with: its `joins` until a step. Hereafter that of the next entry, and at last `encoder`."""
+    """A growth stage: an encoder with these `joins` until a step. The last stage has the config's own `encoder`."""
 
     until_step: int
     joins: tuple[int, ...]
 
 
 class Stage(NamedTuple):
-    """A part of a run in which the model stays as it is."""
+    """A part of a run with one model architecture."""
 
     first_step: int
     until_step: int
@@ -147,7 +147,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `chunk_ms`: what a batch's context is drawn from; 0 stands for the whole utterance."""
+    """Settings of a run. Each batch draws its context from `chunk_ms` (0: the whole utterance) and `lookahead_ms`."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -160,26 +160,26 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     growth: tuple[Growth, ...] = ()  # shallow and coarse first, then deeper and finer (Zeyer et al. 2018)
-    ctc_weight: float = 0.3  # the rest of the loss is attention's
-    ctc_weight_end: float | None = None  # where the weight goes, along a straight line, in the first ctc_weight_steps
+    ctc_weight: float = 0.3  # the rest of the loss is the attention decoder's cross-entropy
+    ctc_weight_end: float | None = None  # reached linearly after ctc_weight_steps
     ctc_weight_steps: int = 0
     label_smoothing: float = 0.1
     label_smoothing_start_step: int = 0
-    sampling_rate: float = 0.1  # scheduled sampling
+    sampling_rate: float = 0.1  # scheduled sampling (Bengio et al. 2015)
     sampling_start_step: int = 2_000
     chunk_ms: tuple[int, ...] = (0,)
     lookahead_ms: tuple[int, ...] = (60, 120, 240)
     validate_every: int = 500  # steps
-    validate_beam_size: int = 4  # greedy search says little of a young model: CTC in the beam holds it up
-    patience: int = 0  # measurements without a better one, in the last stage of growth, that end the run; 0: never
-    keep_last: int = 5  # of the models measured, those of the last so many measurements are kept, to be averaged
-    keep_best: int = 5  # and the best so many
+    validate_beam_size: int = 4  # greedy search says little about a young model
+    patience: int = 0  # the last growth stage ends after this many measurements without improvement; 0: never
+    keep_last: int = 5  # models of the last measurements that are kept for averaging
+    keep_best: int = 5  # and of the best measurements
     save_every: int = 200  # steps
-    precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed; the weights are float32 in any case
+    precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed precision; weights are float32 in both
     seed: int = 1
-    init: str | None = None  # a checkpoint to start from: its weights, tokenizer and kind of model, not those above
-    dropout: float | None = None  # of the encoder and the decoder of `init`, in place of what it had
-    joins: tuple[int, ...] | None = None  # of the encoder of `init`, likewise: coarser or finer frames, layers on top
+    init: str | None = None  # checkpoint to start from; its architecture and tokenizer replace those above
+    dropout: float | None = None  # replaces the dropout of `init`'s encoder and decoder
+    joins: tuple[int, ...] | None = None  # replaces the joins of `init`: other frame rate, more layers
 
     def __post_init__(self) -> None:
         require(0 <= self.ctc_weight <= 1, "ctc_weight", self.ctc_weight, "in [0, 1]")
@@ -192,10 +192,10 @@ class TrainConfig:
         for name in ("dropout", "joins"):
             value = getattr(self, name)
             without = value is None or self.init is not None
-            require(without, name, value, "left out without init: [encoder] and [decoder] say it")
+            require(without, name, value, "left out without init: set it in [encoder] and [decoder]")
         for name in ("chunk_ms", "lookahead_ms"):
             values = getattr(self, name)
-            require(len(values) > 0 and min(values) >= 0, name, values, "a list of at least one, none below 0")
+            require(len(values) > 0 and min(values) >= 0, name, values, "a list of one or more numbers, none below 0")
         for name in ("validate_beam_size", "validate_every", "save_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("ctc_weight_steps", "label_smoothing_start_step", "patience", "keep_last", "keep_best"):
@@ -206,21 +206,23 @@ class TrainConfig:
     def _check_growth(self) -> None:
         if not self.growth:
             return
-        require(self.init is None, "init", self.init, "left out where there is growth: a run can do one of the two")
+        require(self.init is None, "init", self.init, "left out with growth: a run can have one of the two")
         steps = [0, *(g.until_step for g in self.growth), self.optimiser.max_steps]
         ascending = all(a < b for a, b in pairwise(steps))
         require(ascending, "growth: until_step", steps[1:-1], f"ascending, in 1..{steps[-1] - 1} (optimiser.max_steps)")
         depths = [len(stage.encoder.joins) for stage in self.stages()]
-        require(depths == sorted(depths), "growth: joins", [g.joins for g in self.growth], "lists that get no shorter")
+        require(
+            depths == sorted(depths), "growth: joins", [g.joins for g in self.growth], "lists that never get shorter"
+        )
 
     def stages(self) -> list[Stage]:
-        """The run's parts, in order; a single one where nothing grows."""
+        """The run's stages in order; a single one without growth."""
         encoders = [dataclasses.replace(self.encoder, joins=g.joins) for g in self.growth] + [self.encoder]
         ends = [*(g.until_step for g in self.growth), self.optimiser.max_steps]
         return [Stage(*stage) for stage in zip([0, *ends[:-1]], ends, encoders, strict=True)]
 
     def ctc_weight_at(self, step: int) -> float:
-        """CTC's share in the loss of a step."""
+        """Weight of the CTC loss at a step."""
         if self.ctc_weight_end is None:
             return self.ctc_weight
         gone = min(1.0, step / self.ctc_weight_steps) if self.ctc_weight_steps else 1.0
@@ -228,15 +230,15 @@ class TrainConfig:
 
 
 def read_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """Read a TOML file, on top of the one that it may extend, and below what the command line says.
+    """Read a TOML file. It overrides the file that it extends; `settings` override both.
 
     Args:
-        path: the file. Its `extends = "base.toml"`, relative to its own folder, takes over what it does not say itself.
-        settings: each a `key=value`, such as `optimiser.max_steps=100`, the value as in TOML, or else a plain string.
+        path: the file. `extends = "base.toml"` in it, relative to its folder, names a file with defaults.
+        settings: `key=value` each, such as `optimiser.max_steps=100`; the value in TOML, otherwise a plain string.
 
     Raises:
-        ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file. One that extends a
-            file which extends another is refused.
+        ConfigError: if the file is missing, not TOML, or has an unknown setting; or if the file it extends extends
+            another one. Names the file.
     """
     data = read_toml(path)
     base = data.pop("extends", None)
@@ -259,7 +261,7 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds; a ConfigError names one that cannot be read."""
+    """Read a TOML file; a ConfigError names one that cannot be read."""
     try:
         return _parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -282,7 +284,7 @@ def _parse_setting(setting: str) -> dict[str, Any]:
     key, equals, text = setting.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ConfigError(f"{setting!r} is no setting: it must be key=value, such as optimiser.max_steps=100")
+        raise ConfigError(f"{setting!r} is not a setting: write key=value, such as optimiser.max_steps=100")
     try:
         value = _parse_toml(f"value = {text}")["value"]
     except ValueError:
@@ -293,7 +295,7 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both tables as one, table by table; where both have a value, that of `over`."""
+    """Both tables merged recursively; values of `over` win."""
     result = dict(under)
     for name, value in over.items():
         both = isinstance(value, dict) and isinstance(under.get(name), dict)

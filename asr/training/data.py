@@ -46,27 +46,27 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Corpus(Dataset[Item]):
-    """Utterances of prepared folders; once `tokenise`d, what a DataLoader reads.
+    """Utterances of prepared folders; after `tokenise`, a data set for a DataLoader.
 
-    `left_out` counts what `tokenise` left out, by reason.
+    `left_out` counts the utterances that `tokenise` dropped, by reason.
     """
 
     entries: list[Entry]
     left_out: dict[str, int] = field(default_factory=dict)
-    # The tokens of all in a row, and where each utterance's begin: worker processes share these without copying.
+    # All tokens in a row, and where each utterance's begin: worker processes share the two arrays without copying.
     _tokens: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32), repr=False)
     _begins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
     @classmethod
     def open(cls, folders: Path | Sequence[Path], weights: Sequence[float] | None = None) -> Corpus:
-        """What `spellstream prepare` made.
+        """Read folders made by `spellstream prepare`.
 
         Args:
             folders: one or more.
             weights: how often each folder's utterances come in a pass over the data; 1 if not given.
 
         Raises:
-            DataError: if one is no prepared folder, or is damaged, or a weight is not positive.
+            DataError: if a folder was not prepared or is damaged, or a weight is out of range.
         """
         folders = [folders] if isinstance(folders, Path) else list(folders)
         weights = [1.0] * len(folders) if weights is None else weights
@@ -77,9 +77,9 @@ class Corpus(Dataset[Item]):
         return cls([entry for entries in read for entry in entries])
 
     def tokenise(self, tokenizer: Tokenizer, config: DataConfig, frame_seconds: float) -> Corpus:
-        """With texts as tokens, and without what is too short or long, or has no or too many tokens.
+        """The corpus with texts as tokens, without utterances that are too short or long or have no or too many tokens.
 
-        CTC needs a frame of the encoder, `frame_seconds` long, for each token.
+        CTC needs an encoder frame of `frame_seconds` for each token.
         """
         left_out: Counter[str] = Counter()
         entries, tokens = [], []
@@ -106,7 +106,7 @@ class Corpus(Dataset[Item]):
         return Item(self.waveform(index), torch.from_numpy(self._tokens[first:last].astype(np.int64)))
 
     def __getitems__(self, indices: list[int]) -> list[Item] | AudioError:
-        """What a DataLoader asks for. An error is returned: raised in a worker it would end as one of torch."""
+        """Items for a DataLoader. An error is returned, since one raised in a worker comes out as torch's own error."""
         try:
             return [self[i] for i in indices]
         except AudioError as error:
@@ -116,7 +116,7 @@ class Corpus(Dataset[Item]):
         """The audio of an utterance, `(samples,)`.
 
         Raises:
-            AudioError: if it is gone or shorter than it was.
+            AudioError: if the file is missing or has become shorter.
         """
         entry = self.entries[index]
         start, samples = round(entry.start_seconds * SAMPLE_RATE), round(entry.seconds * SAMPLE_RATE)
@@ -129,7 +129,7 @@ class Corpus(Dataset[Item]):
 
 
 def _enter(path: Path, start: int, samples: int) -> Tensor:
-    """A stretch of a 16 kHz file, without what comes before it."""
+    """`samples` samples of a 16 kHz file from `start` on, without decoding those before."""
     import soundfile
 
     try:
@@ -141,9 +141,9 @@ def _enter(path: Path, start: int, samples: int) -> Tensor:
 
 
 class LasData(pl.LightningDataModule):
-    """The batches of a run: `train` in buckets from where the trainer stands, `dev` in order of length.
+    """Batches of a run: `train` in buckets of like length, resumable; `dev` sorted by length.
 
-    Of several processes each has a share of both.
+    With several processes, each gets a share of both.
     """
 
     def __init__(self, train: Corpus, dev: Corpus, config: DataConfig, seed: int) -> None:
@@ -157,7 +157,7 @@ class LasData(pl.LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         seconds, weights = [e.seconds for e in entries], [e.weight for e in entries]
         self._sampler = BucketSampler(seconds, self._config, self._seed, weights, rank, world_size)
-        # Not what the sampler has given out: workers fetch batches ahead, and a killed run has not learned from these.
+        # Count the trainer's steps and not the sampler's batches: workers prefetch batches that a killed run never saw.
         self._sampler.start_at(trainer.global_step * trainer.accumulate_grad_batches if trainer else 0, self._starts)
         return DataLoader(
             self._train,  # type: ignore[arg-type]
@@ -168,11 +168,11 @@ class LasData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch | AudioError]:
-        """This process's share of dev; all of it, where there is less than an utterance for each."""
+        """This process's share of dev; all of it if there are fewer utterances than processes."""
         order = sorted(range(len(self._dev)), key=lambda i: self._dev.entries[i].seconds)
         world_size = self.trainer.world_size if self.trainer and self.trainer.world_size <= len(order) else 1
         own = order[self.trainer.global_rank :: world_size] if self.trainer and world_size > 1 else order
-        # As many batches in each process: with every one, DDP brings buffers into line, which all must take part in.
+        # The same number of batches in each process, since DDP synchronises buffers with every batch.
         count = -(-len(order) // (_DEV_BATCH * world_size))
         batches = [part.tolist() for part in np.array_split(own, count)]
         return DataLoader(self._dev, batch_sampler=batches, collate_fn=_collated)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Settings with which a model is trained further on somebody's own recordings."""
+"""Settings for fine-tuning a model on your own recordings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _DEFAULTS = Path(__file__).with_name("finetune.toml")
 
 
 def settings(model: str, given: Sequence[str] = ()) -> TrainConfig:
-    """What `finetune.toml` says, for a shipped model or a checkpoint folder; `given` are `key=value` settings over it.
+    """The settings of `finetune.toml` for a shipped model or a checkpoint folder; `given` overrides them (`key=value`).
 
     Raises:
-        CheckpointError: if there is no such model.
-        ConfigError: if a setting is none.
+        CheckpointError: if the model does not exist.
+        ConfigError: if a setting is unknown.
     """
     own = checkpoint.load(model).model.config
     derived = {f"search.{name}": value for name, value in to_dict(own.search).items()}
@@ -31,11 +31,11 @@ def settings(model: str, given: Sequence[str] = ()) -> TrainConfig:
 
 
 def verdict(measured: Mapping[int, Mapping[str, float]]) -> str:
-    """A line that says what a run that began with a model made of it."""
+    """A line that compares the fine-tuned model with the one it started from."""
     best = min(measured, key=lambda step: (measured[step]["wer"], step))
-    if 0 not in measured:  # the folder holds a run of `train`, which does not measure what it begins with
+    if 0 not in measured:  # a run of `train`, which does not measure its initial model
         return f"WER on dev: {100 * measured[best]['wer']:.1f} % after {best} steps"
     before, after = 100 * measured[0]["wer"], 100 * measured[best]["wer"]
     if best == 0:
-        return f"WER on dev: {before:.1f} % before; no measurement was better, so best is the model as it was"
+        return f"WER on dev: {before:.1f} % before; no measurement was better, so best/ is the initial model"
     return f"WER on dev: {before:.1f} % before, {after:.1f} % after {best} steps"

@@ -1,8 +1,8 @@
-"""Layer growth: what was learned with a shallow, coarse encoder, carried over into a deeper, finer one.
+"""Layer growth: the weights of a shallow encoder with a high time reduction initialise a deeper, finer one.
 
-After Zeyer et al. 2018, "Improved training of end-to-end attention models for speech recognition": with few layers and
-a high time reduction attention finds its way more easily. The decoder, the CTC head and the layers that both encoders
-have keep their weights; new layers, on top, start fresh.
+After Zeyer et al. 2018, "Improved training of end-to-end attention models for speech recognition": attention converges
+more easily with few layers and a high time reduction. The decoder, the CTC head and the layers of both encoders keep
+their weights; new layers on top start from their initialisation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["carried_over", "grow"]
 
-_WEIGHTS = ("state_dict", "current_model_state")  # in a run that averages, the second holds the trained weights
+_WEIGHTS = ("state_dict", "current_model_state")  # with weight averaging, the second holds the trained weights
 
 
 def grow(
@@ -26,18 +26,17 @@ def grow(
     fresh: Mapping[str, Tensor],
     groups: Sequence[Sequence[str]],
 ) -> None:
-    """Turn the saved run of one encoder into that of another, in place.
+    """Convert a saved run to another encoder, in place.
 
-    A layer that now joins another number of frames gets input weights resampled along time, so that from frames that
-    hardly change it computes what it did. The optimiser keeps what it knows of each weight that is carried over as it
-    is, and begins anew with the others.
+    Where a layer joins another number of frames, its input weights are resampled along time, so that its output hardly
+    changes for slowly changing frames. The optimiser keeps its state for weights that are copied unchanged.
 
     Args:
-        saved: a checkpoint of lightning's.
-        joins: of the encoder that it holds.
-        new_joins: of the encoder that it is to hold; no fewer.
-        fresh: the state of a new module with that encoder: names, and the first weights of new layers.
-        groups: names of the new module's weights in the order of its optimiser's groups.
+        saved: a Lightning checkpoint.
+        joins: of the saved encoder.
+        new_joins: of the new encoder; at least as many layers.
+        fresh: state dict of a new module with that encoder, which gives names and initial weights.
+        groups: parameter names of the new module in the order of its optimiser's groups.
     """
     for key in _WEIGHTS:
         if key in saved:
@@ -59,7 +58,7 @@ def carried_over(
     fresh: Mapping[str, Tensor],
     prefix: str = "",
 ) -> dict[str, Tensor]:
-    """The weights of one encoder's model as those of another's; arguments as in `grow`, `prefix` before all names."""
+    """Weights of a model converted to another encoder; arguments as in `grow`, names begin with `prefix`."""
     grown = {name: weights.get(name, first) for name, first in fresh.items()}
     for name, (old, new) in _changed(joins, new_joins, prefix).items():
         if name in grown:
@@ -68,7 +67,7 @@ def carried_over(
 
 
 def _changed(joins: Sequence[int], new_joins: Sequence[int], prefix: str) -> dict[str, tuple[int, int]]:
-    """The input weights of layers that join another number of frames, with these numbers."""
+    """Input weights of layers whose number of joined frames changes, with the old and new number."""
     return {
         f"{prefix}encoder.layers.{i}.{direction}_lstm.weight_ih_l0": (old, new)
         for i, (old, new) in enumerate(zip(joins, new_joins, strict=False))
@@ -78,10 +77,10 @@ def _changed(joins: Sequence[int], new_joins: Sequence[int], prefix: str) -> dic
 
 
 def _resampled(weight: Tensor, old: int, new: int) -> Tensor:
-    """Weights `(H, old * D)` of `old` joined frames as `(H, new * D)`: each new frame takes those that it lies over."""
+    """Weights `(H, old * D)` of `old` joined frames as `(H, new * D)`: each new frame takes the weights it overlaps."""
     edges = torch.arange(max(old, new) + 1, dtype=torch.float64)
     low = torch.maximum(edges[:new, None] / new, edges[None, :old] / old)
     high = torch.minimum(edges[1 : new + 1, None] / new, edges[None, 1 : old + 1] / old)
-    share = (high - low).clamp(min=0) * old  # (new, old): of each old frame's weights
+    share = (high - low).clamp(min=0) * old  # (new, old): overlap, as a share of an old frame
     blocks = weight.unflatten(1, (old, -1))
     return torch.einsum("no,hod->hnd", share.to(weight), blocks).flatten(1)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a training run: the step under way ends, and what is saved is whole."""
+"""Ctrl-C in a training run: the current step is finished and the run saved."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["heeding_interrupts"]
 
 @contextlib.contextmanager
 def heeding_interrupts() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C, so that the step under way ends and what is saved is whole; the second stops at once."""
+    """An event that the first Ctrl-C sets, so that the run can finish its step and save; the second stops at once."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield asked
         return
 
@@ -27,7 +27,7 @@ def heeding_interrupts() -> Iterator[threading.Event]:
     before = signal.signal(signal.SIGINT, heed)
     try:
         yield asked
-    except SystemExit:  # what lightning makes of a KeyboardInterrupt
+    except SystemExit:  # Lightning turns KeyboardInterrupt into this
         if not asked.is_set():
             raise
         raise KeyboardInterrupt from None

@@ -1,4 +1,4 @@
-"""The training step: features and augmentation on the device, joint attention and CTC loss, word errors on dev."""
+"""The training step: augmentation and features on the device, joint attention and CTC loss, word errors on dev."""
 
 from __future__ import annotations
 
@@ -29,32 +29,44 @@ __all__ = ["LasModule", "Losses", "Pair", "joint_loss"]
 class Losses(NamedTuple):
     """Means over tokens, in nats."""
 
-    attention: Tensor  # with its labels smoothed
+    attention: Tensor  # cross-entropy with smoothed labels
     ctc: Tensor
-    cross_entropy: Tensor  # attention's without smoothing, which alone can be compared with that of other data
-    accuracy: Tensor  # share of tokens that the speller, given the true history, would get right
+    cross_entropy: Tensor  # without smoothing: comparable between training and dev
+    accuracy: Tensor  # share of tokens right under teacher forcing
 
 
 class Pair(NamedTuple):
-    """What was said, and what was found."""
+    """Reference and hypothesis of an utterance."""
 
     reference: str
     hypothesis: str
 
 
 def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: float, sampling_rate: float) -> Losses:
-    """Label-smoothed cross-entropy (Szegedy et al. 2016) of the speller, and CTC of the head on the encoder."""
+    """Label-smoothed cross-entropy (Szegedy et al. 2016) of the decoder, and the CTC loss of the head on the encoder.
+
+    Args:
+        model: in training mode or not.
+        encoded: the encoder's output for the batch.
+        batch: its tokens are the targets.
+        label_smoothing: share of the target distribution that is uniform.
+        sampling_rate: share of decoder inputs drawn from its own predictions (scheduled sampling).
+    """
     encoder_out, lengths = encoded
+
+    # Decoder inputs begin with sos; targets end with eos and are padded with BLANK.
     rows, steps = batch.tokens.shape
     inputs = torch.cat([batch.tokens.new_full((rows, 1), SOS), batch.tokens], dim=1)
     places = torch.arange(steps + 1, device=inputs.device)
     targets = torch.cat([batch.tokens, batch.tokens.new_full((rows, 1), BLANK)], dim=1)
     targets = targets.masked_fill(places == batch.token_lengths[:, None], EOS)
+
     logits, _ = model.decoder(inputs, encoder_out, lengths, sampling_rate)
     log_probs, real = logits.float().log_softmax(-1), targets != BLANK
     plain = torch.nn.functional.nll_loss(log_probs.flatten(0, 1), targets.flatten(), ignore_index=BLANK)
     even = -(log_probs.mean(-1) * real).sum() / real.sum()
     accuracy = ((logits.argmax(-1) == targets) & real).sum() / real.sum()
+
     ctc = torch.nn.functional.ctc_loss(
         model.ctc_log_probs(encoder_out).transpose(0, 1),
         batch.tokens,
@@ -64,12 +76,13 @@ def joint_loss(model: Model, encoded: Encoded, batch: Batch, label_smoothing: fl
         reduction="sum",
         zero_infinity=True,
     )
+
     attention = (1 - label_smoothing) * plain + label_smoothing * even
     return Losses(attention, ctc / batch.token_lengths.sum(), plain.detach(), accuracy)
 
 
-def _told(losses: Losses) -> dict[str, Tensor]:
-    """What is logged, so that training and dev can be compared: a gap between them is a model that memorises."""
+def _logged(losses: Losses) -> dict[str, Tensor]:
+    """Values to log, comparable between training and dev: a gap between the two means memorising."""
     return {"attention": losses.cross_entropy, "ctc": losses.ctc, "accuracy": losses.accuracy}
 
 
@@ -78,10 +91,10 @@ class LasModule(pl.LightningModule):
 
     Args:
         model: with its feature statistics set.
-        tokenizer: that of the corpora.
+        tokenizer: the corpora's.
         config: the run's settings.
         noise: `(M,)` background noise at 16 kHz, or None.
-        grown_from: joins of the encoder that the run may have had so far, or None where it had this one.
+        grown_from: `joins` of the previous growth stage's encoder, which a saved run may have; None in the first.
     """
 
     centres_hz: Tensor
@@ -96,14 +109,14 @@ class LasModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.noise = noise  # no buffer: those are averaged with the weights at every step
+        self.noise = noise  # not a buffer: buffers are averaged with the weights at every step
         self._grown_from = grown_from
         features = model.config.features
         bins = torch.arange(1, features.n_mels + 1)
         highest, lowest = hz_to_mel(features.f_max), hz_to_mel(features.f_min)
         mels = lowest + (highest - lowest) * bins / (features.n_mels + 1)
         self.register_buffer("centres_hz", mel_to_hz(mels), persistent=False)
-        self.skipped = 0  # steps in all that were left out, because their gradient was not finite
+        self.skipped = 0  # steps so far without a finite gradient
         self.skipped_in_a_row = 0
         self._errors = torch.zeros(2)  # wrong words and words
 
@@ -112,9 +125,9 @@ class LasModule(pl.LightningModule):
             self.noise = self.noise.to(self.device)
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """What a training step makes of a batch: augmentation, features, encoder, speller and CTC head.
+        """Losses of a training batch: augmentation, features, encoder, decoder and CTC head.
 
-        All that is drawn depends on the seed, the step and the process alone, so that a resumed run draws the same.
+        Random numbers depend on the seed, the step and the process alone, so that a resumed run draws the same ones.
         The context is the same in all processes of a run, so that none waits for another.
         """
         config = self.config
@@ -135,7 +148,7 @@ class LasModule(pl.LightningModule):
         return joint_loss(self.model, encoded, batch, smoothing, rate)
 
     def _context(self, draw: int) -> Context:
-        generator = torch.Generator().manual_seed(7_919 * draw)  # other numbers than those of the augmentation
+        generator = torch.Generator().manual_seed(7_919 * draw)  # independent of the augmentation's
         chunks, lookaheads = self.config.chunk_ms, self.config.lookahead_ms
         chunk = chunks[int(torch.randint(len(chunks), (), generator=generator))]
         lookahead = lookaheads[int(torch.randint(len(lookaheads), (), generator=generator))]
@@ -147,16 +160,17 @@ class LasModule(pl.LightningModule):
         weight = self.config.ctc_weight_at(step)
         shares = self._shares(batch) if several else (1.0, 1.0)
         loss = (1 - weight) * shares[0] * losses.attention + weight * shares[1] * losses.ctc
-        values: dict[str, Tensor | float] = {"loss": loss, **_told(losses)}
+        values: dict[str, Tensor | float] = {"loss": loss, **_logged(losses)}
         values |= {"ctc_weight": weight, "learning_rate": self._learning_rate()}
         self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=len(batch.samples), sync_dist=several)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch.samples))
         return loss
 
     def _shares(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """This process's tokens, with and without eos, as shares of the mean over all processes.
+        """This process's token count, with and without eos, relative to the mean over all processes.
 
-        Gradients are averaged over processes; weighed so, they are those of one process with all the utterances.
+        Gradients are averaged over processes. With these weights the average equals that of one process with the whole
+        batch.
         """
         tokens = batch.token_lengths.sum().float()
         own = torch.stack([tokens + len(batch.token_lengths), tokens])
@@ -171,10 +185,10 @@ class LasModule(pl.LightningModule):
         self._errors = torch.zeros(2, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Pair]]:
-        """Losses and errors of a batch; returns its texts."""
+        """Log the losses and count the word errors of a batch; returns its texts."""
         encoded = self.model.encode(batch.waveform, batch.samples)
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
-        values = {f"dev/{name}": value for name, value in _told(losses).items()}
+        values = {f"dev/{name}": value for name, value in _logged(losses).items()}
         self.log_dict(values, batch_size=len(batch.samples), sync_dist=self.trainer.world_size > 1)
         settings = dataclasses.replace(self.config.search, beam_size=self.config.validate_beam_size, nbest=1)
         found = search(self.model, encoded, settings)
@@ -190,7 +204,7 @@ class LasModule(pl.LightningModule):
         return (t[:n].tolist() for t, n in zip(batch.tokens, batch.token_lengths, strict=True))
 
     def dev_wer(self) -> float:
-        """Word error rate over the utterances measured, in all processes, since the last validation began."""
+        """Word error rate of the current validation so far, over all processes."""
         wrong, words = self.trainer.strategy.reduce(self._errors.clone(), reduce_op="sum").tolist()
         return float(wrong / max(1.0, words))
 
@@ -198,14 +212,14 @@ class LasModule(pl.LightningModule):
         self.log("dev/wer", self.dev_wer(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient, or leave the step out where it is not finite: one bad batch must not end a run of days."""
+        """Clip the gradient; skip the step where it is not finite, since one bad batch must not end a run of days."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
         if torch.isfinite(norm):
             self.skipped_in_a_row = 0
             self.log("train/gradient_norm", norm)
         else:
             self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-            # Without a gradient the optimiser leaves a weight as it is; with one of zeros, momentum would move it on.
+            # Weights without a gradient stay as they are; with a gradient of zero, momentum would move them.
             optimizer.zero_grad(set_to_none=True)
             if self.skipped_in_a_row >= self.config.optimiser.max_skipped:
                 raise TrainingError(
@@ -221,7 +235,7 @@ class LasModule(pl.LightningModule):
         checkpoint["joins"] = self.model.config.encoder.joins
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a saved run, at the rates of this config; grow it where this module follows on that of the run."""
+        """Resume a saved run with this config's learning rates; grow it if it was saved in the previous stage."""
         self.skipped, self.skipped_in_a_row = checkpoint["skipped"]
         joins, own = tuple(checkpoint["joins"]), self.model.config.encoder.joins
         if self._grown_from is not None and joins == tuple(self._grown_from):
@@ -233,12 +247,12 @@ class LasModule(pl.LightningModule):
             shapes = [tuple(state[name].shape) if name in state else "none" for state in (expected, found)]
             if shapes[0] != shapes[1]:
                 raise CheckpointError(
-                    f"the run to resume is of another model: its {name} has shape {shapes[1]}, "
+                    f"the run to resume has another model: its {name} has shape {shapes[1]}, "
                     f"where the config makes it {shapes[0]}"
                 )
 
     def _set_rates(self, checkpoint: dict[str, Any]) -> None:
-        """The optimiser and the schedule restore what the run had; the config may say otherwise now."""
+        """Write this config's rates into the saved optimiser and schedule, which would restore the old ones."""
         settings = self.config.optimiser
         (optimiser,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
         rate = settings.learning_rate * settings.scale(schedule["last_epoch"])
@@ -247,7 +261,7 @@ class LasModule(pl.LightningModule):
         schedule["base_lrs"] = [settings.learning_rate] * len(optimiser["param_groups"])
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Named weights, those that decay first; biases and the like do not."""
+        """Parameter groups: weight matrices with weight decay, then biases and scales without."""
         named = list(self.named_parameters())
         decayed, others = ([pair for pair in named if (pair[1].dim() > 1) == wanted] for wanted in (True, False))
         decay = self.config.optimiser.weight_decay

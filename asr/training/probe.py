@@ -1,4 +1,4 @@
-"""What a config asks of a machine: parameters, memory and time, found by taking real steps on made-up speech."""
+"""Cost of a config: parameters, memory and time, measured with real training steps on noise."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from asr.training.module import LasModule
 
 __all__ = ["Probe", "probe"]
 
-_TOKENS_PER_SECOND = 3.0  # of read English in large byte-pair units
+_TOKENS_PER_SECOND = 3.0  # read English, large byte-pair units
 
 
 class Probe(NamedTuple):
-    """What was found."""
+    """Result of a probe."""
 
     parameters: int
     audio_seconds: float  # of the batch
     step_seconds: float
-    peak_bytes: int  # on a GPU what the step took at most; on the CPU what the whole process did
+    peak_bytes: int  # peak of the step on a GPU, of the whole process on a CPU
     loss: float
 
     @property
     def hours_per_hour(self) -> float:
-        """Hours of audio that go through training in an hour."""
+        """Hours of audio per hour of training."""
         return self.audio_seconds / self.step_seconds
 
     def __str__(self) -> str:
@@ -46,21 +46,21 @@ class Probe(NamedTuple):
 
 
 def probe(config: TrainConfig, utterances: int, seconds: float, device: str = "cpu", steps: int = 2) -> Probe:
-    """Build the full model of a config and train it for some steps on noise, with augmentation and optimiser.
+    """Build the model of a config and take some training steps on noise, with augmentation and optimiser.
 
     Args:
-        config: a run's settings; the vocabulary is taken to be as large as they say.
-        utterances: of the batch.
-        seconds: of each utterance.
+        config: a run's settings; they give the vocabulary size.
+        utterances: in the batch.
+        seconds: duration of each utterance.
         device: "cpu" or "cuda".
-        steps: the last one's time counts, since the first has to set things up.
+        steps: number of steps; the last one is timed, since the first includes set-up.
     """
     torch.manual_seed(config.seed)
     vocab_size = config.tokenizer.vocab_size
     model = Model(
         ModelConfig(vocab_size, config.features, config.encoder, config.attention, config.decoder, config.search)
     )
-    # The steps need no tokenizer; measurements, of which there are none here, would.
+    # Only measurements use the tokenizer, and there are none here.
     module = LasModule(model.train(), Tokenizer.train(["a"], 8, "char"), config).to(device)
     batch = _made_up(utterances, round(seconds * SAMPLE_RATE), vocab_size, device)
     optimiser = module.configure_optimizers()["optimizer"]
@@ -68,7 +68,7 @@ def probe(config: TrainConfig, utterances: int, seconds: float, device: str = "c
         torch.cuda.reset_peak_memory_stats()
     for step in range(steps):
         began = time.monotonic()
-        loss = _step(module, optimiser, batch, 10**9 + step)  # late in a run, when every schedule is over
+        loss = _step(module, optimiser, batch, 10**9 + step)  # late in a run, after every schedule
         taken = time.monotonic() - began
     return Probe(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -95,7 +95,7 @@ def _step(module: LasModule, optimiser: torch.optim.Optimizer, batch: Batch, ste
     torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimiser.clip_norm)
     optimiser.step()
     optimiser.zero_grad()
-    return float(loss.detach())  # waits until a GPU is done
+    return float(loss.detach())  # waits for the GPU
 
 
 def _peak_of_process() -> int:

@@ -1,4 +1,4 @@
-"""Which utterances make a batch: lhotse's dynamic bucketing, as numbered batches that a run can enter anywhere."""
+"""Batching of utterances: lhotse's dynamic bucketing, as numbered batches so that a run can resume anywhere."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from asr.training.config import DataConfig
 
 __all__ = ["BucketSampler"]
 
-_MAX_BUCKETS = 30  # with these, 3 to 4 % of a batch is padding
-_BATCHES_A_BUCKET = 4  # fewer would leave too many batches half empty at the end of a pass
+_MAX_BUCKETS = 30  # gives 3 to 4 % of padding
+_BATCHES_A_BUCKET = 4  # with fewer, too many batches are half empty at the end of a pass
 
 
 class BucketSampler(Sampler[list[int]]):
     """Endless batches of utterances of like length, up to `batch_seconds` with padding, in a random order.
 
-    The batches depend on the seed and their number alone, so that a run that was killed goes on where it stopped. The
-    first `sorted_passes` over the data go from short to long, which is easiest to begin with. Of several ranks each
-    gets batches of its own, as many as the others and of about the same length.
+    A batch depends on the seed and its number alone, so that a killed run resumes where it stopped. The first
+    `sorted_passes` go from short to long utterances, which is the easiest start. Each rank gets its own batches, as
+    many as the others and of about the same length.
 
     Args:
-        seconds: of each utterance.
-        config: which batches to make.
-        seed: of the order.
-        weights: how often each utterance comes in a pass; a fraction is its chance to come once more. 1 if not given.
-        rank: whose batches these are.
-        world_size: ranks in all.
+        seconds: durations of the utterances.
+        config: batch size and sorted passes.
+        seed: for the order.
+        weights: how often each utterance comes in a pass; the fractional part is a probability. 1 if not given.
+        rank: of this process.
+        world_size: number of processes.
 
     Raises:
         DataError: if there is no utterance.
@@ -52,14 +52,14 @@ class BucketSampler(Sampler[list[int]]):
         self._config, self._seed, self._first = config, seed, 0
         self._rank, self._world_size = rank, world_size
         self.starts = [0]
-        """The number of the first batch of each pass begun so far: kept in checkpoints, to enter a late one at once."""
+        """Number of the first batch of each pass begun so far; checkpoints keep it, to resume a late pass directly."""
 
     def start_at(self, batch: int, starts: Sequence[int] = (0,)) -> None:
-        """Leave out the first `batch` batches; `starts` is what the sampler had come to know about them."""
+        """Begin at a batch number; `starts` is the attribute of the sampler that produced those before."""
         self._first, self.starts = batch, list(starts)
 
     def one_pass(self, number: int) -> Iterator[list[int]]:
-        """The batches of one pass over the data."""
+        """Batches of one pass over the data."""
         rng = np.random.default_rng((self._seed, number))
         copies = np.floor(self._weights + rng.random(len(self._weights))).astype(int)
         order = rng.permutation(np.repeat(np.arange(len(copies)), copies))
@@ -78,13 +78,13 @@ class BucketSampler(Sampler[list[int]]):
 
         if not len(order):
             return
-        # The sampler asks cuts for no more than this.
+        # The sampler reads nothing else of a cut.
         cuts = [MonoCut(str(i), 0, float(self._seconds[i]), 0) for i in order]
         total, longest = float(self._seconds[order].sum()), float(self._seconds[order].max())
         batches = total / self._config.batch_seconds / self._world_size
         buckets = min(_MAX_BUCKETS, len(cuts), max(2, round(batches / _BATCHES_A_BUCKET)))
         bounds = estimate_duration_buckets(cuts, buckets) if buckets > 1 else []
-        # Batches are sized for the longest utterance that a bucket may hold, and so never exceed batch_seconds.
+        # Batch sizes assume the longest utterance of a bucket, so batches never exceed batch_seconds.
         sizes = [max(1, int(self._config.batch_seconds / bound)) for bound in (*bounds, longest)]
         sampler = DynamicBucketingSampler(
             cuts,
@@ -96,7 +96,7 @@ class BucketSampler(Sampler[list[int]]):
             world_size=self._world_size,
         )
         for batch in sampler:
-            # Where utterances run out, lhotse deals the last out again: 7_dup0 is another 7.
+            # lhotse repeats utterances to fill the last batches of all ranks: 7_dup0 is a copy of 7.
             yield [int(cut.id.partition("_")[0]) for cut in batch]
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""What a prepared corpus holds, in numbers; and the mean and deviation of its features, for models to normalise by."""
+"""Statistics of a prepared corpus, and the mean and standard deviation of its features for normalisation."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _PERCENTILES = (5, 50, 95)
 
 
 class FeatureStatistics(NamedTuple):
-    """Of log-mel features before they are normalised, over frames."""
+    """Statistics of unnormalised log-mel features over frames."""
 
     mean: Tensor  # (n_mels,)
     std: Tensor  # (n_mels,)
 
 
 def describe(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-    """A row of numbers for each corpus, and one for all, under the name `all`."""
+    """A row of numbers for each corpus, and one named `all`."""
     rows = {name: [e for e in entries if e.corpus == name] for name in sorted({e.corpus for e in entries})}
     return {name: _row(own) for name, own in rows.items()} | {"all": _row(entries)}
 
@@ -62,36 +62,36 @@ def _row(entries: Sequence[Entry]) -> dict[str, Any]:
 def measure_features(
     corpus: Corpus, features: LogMel, advance: Callable[[float], None] = lambda seconds: None
 ) -> FeatureStatistics:
-    """Mean and standard deviation of each mel bin over a sample of the corpus, spread evenly."""
+    """Mean and standard deviation of each mel bin over an evenly spread sample of the corpus."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for index in sample(corpus):
         frames = features.unnormalised(corpus.waveform(index)[None])[0].double()
         count, total, squares = count + len(frames), total + frames.sum(0), squares + frames.square().sum(0)
         advance(corpus.entries[index].seconds)
     if not count:
-        raise DataError("no utterance is long enough to measure features on")
+        raise DataError("no utterance is long enough to measure features")
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=_MIN_STD)
     return FeatureStatistics(mean.float(), std.float())
 
 
 def sample(corpus: Corpus) -> range:
-    """The utterances that `measure_features` listens to."""
+    """Indices of the utterances that `measure_features` reads."""
     return range(0, len(corpus), max(1, len(corpus) // _SAMPLE_UTTERANCES))
 
 
 def write_statistics(
     folder: Path, table: dict[str, dict[str, Any]], config: FeatureConfig, f: FeatureStatistics
 ) -> None:
-    """Store both beside the corpus."""
+    """Store the table and the feature statistics beside the corpus."""
     features = {"config": to_dict(config), "mean": f.mean.tolist(), "std": f.std.tolist()}
     write_atomically(folder / FILE, json.dumps({"corpora": table, "features": features}, indent=2) + "\n")
 
 
 def feature_statistics(folders: Iterable[Path], config: FeatureConfig) -> FeatureStatistics | None:
-    """What `write_statistics` stored of all these folders together, each counting by its hours.
+    """Stored feature statistics of several folders pooled, weighted by hours.
 
-    None where it stored nothing of one of them, or of features other than `config`.
+    None if a folder has none, or has those of another feature config.
 
     Raises:
         DataError: if a file of statistics is damaged.
@@ -111,7 +111,7 @@ def feature_statistics(folders: Iterable[Path], config: FeatureConfig) -> Featur
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         if not (mean.shape == std.shape == (config.n_mels,) and bool(mean.isfinite().all()) and bool((std > 0).all())):
-            raise DataError(f"{path}: damaged: expected {config.n_mels} means and deviations above 0")
+            raise DataError(f"{path}: damaged: expected {config.n_mels} means and positive deviations")
         parts.append((hours, FeatureStatistics(mean, std)))
     if not parts:
         return None

@@ -115,7 +115,7 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     assert (config.optimiser.max_steps, config.chunk_ms, config.init) == (9000, (0, 400), "run/best")
     assert (config.tokenizer.path, read_config(path).tokenizer.path) == ("b/c.model", "a.model")
     for wrong in ("max_steps", "=3", "optimiser..x=1"):
-        with pytest.raises(ConfigError, match="it must be key=value"):
+        with pytest.raises(ConfigError, match="write key=value"):
             read_config(path, [wrong])
     with pytest.raises(ConfigError, match="sede is no setting"):
         read_config(path, ["sede=1"])

@@ -66,11 +66,11 @@ def test_train_on_several_corpora_and_machines(config: Path, tmp_path: Path, com
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
-        (("--max-time", "soon"), 2, "'soon' is no time: write 2h30m, 90m or 45s"),
-        (("--max-time", "0m"), 2, "'0m' is no time"),
+        (("--max-time", "soon"), 2, "'soon' is not a duration: write 2h30m, 90m or 45s"),
+        (("--max-time", "0m"), 2, "'0m' is not a duration"),
         (("--devices", "0"), 2, "--devices"),
         (("--set", "sed=8"), 1, "config.sed is no setting"),
-        (("--set", "seed"), 1, "'seed' is no setting: it must be key=value"),
+        (("--set", "seed"), 1, "'seed' is not a setting: write key=value"),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -103,13 +103,13 @@ def test_average_names_what_it_took(tmp_path: Path, command: Command, monkeypatc
     lines = ['{"step": 100, "wer": 0.2}', '{"step": 200, "wer": 0.4}', '{"step": 300, "wer": 0.3}']
     (run / average.MEASUREMENTS).write_text("\n".join(lines))
     output = tmp_path / "mean"
-    expected = (0, f"{output}: the mean of step-00000100, step-00000300\n", "")
+    expected = (0, f"{output}: mean of step-00000100, step-00000300\n", "")
     assert command("average", run, "--best", 2, "--output", output) == expected
     assert command("average", run, "--last", 2, "--output", output)[1].endswith("step-00000200, step-00000300\n")
     assert command("average", run, "--last", 2, "--best", 1, "--output", output)[0] == 2
     status, _, err = command("average", tmp_path, "--output", output)
     assert (status, err.count("\n")) == (1, 1)
-    assert f"{tmp_path}: not the folder of a run" in err
+    assert f"{tmp_path}: not a run with measurements" in err
 
 
 def test_a_tokenizer_is_learned_from_a_corpus_and_from_text(tmp_path: Path, command: Command) -> None:

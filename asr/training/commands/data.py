@@ -1,4 +1,4 @@
-"""`spellstream prepare` and `spellstream statistics`, added to the command as a plugin."""
+"""The commands `prepare` and `statistics`, registered by an entry point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asr.terminal import Progress, say
 from asr.training.corpus.readers import Kind
 
 if TYPE_CHECKING:
-    from asr.training.corpus.prepare import Report
+    from asr.training.corpus.prepare import Prepared
 
 __all__ = ["register"]
 
@@ -26,7 +26,7 @@ _COLUMNS = ("utterances", "hours", "speakers", "words", "letters", "letters/s", 
 
 
 class Store(str, Enum):
-    """Where the audio of a prepared corpus lies."""
+    """How a prepared corpus stores its audio."""
 
     copy = "copy"
     link = "link"
@@ -39,15 +39,15 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Corpora; of equal ids the first is kept.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The prepared corpus; an earlier one there is replaced.")],
-    kind: Annotated[Kind, typer.Option(help="What the sources are.")] = Kind.auto,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Corpora. Of equal ids the first is kept.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an earlier one is replaced.")],
+    kind: Annotated[Kind, typer.Option(help="Kind of the sources.")] = Kind.auto,
     store: Annotated[
-        Store, typer.Option(help="copy: as 16 kHz WAV, 115 MB an hour, quick to read; link: left where it is.")
+        Store, typer.Option(help="copy: 16 kHz WAV, 115 MB per hour, fast to read. link: refer to the original files.")
     ] = Store.copy,
-    min_seconds: Annotated[float, typer.Option(help="Leave out what is shorter.")] = 0.2,
-    max_seconds: Annotated[float, typer.Option(help="Leave out what is longer.")] = 40.0,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = min(8, usable_cores()),
+    min_seconds: Annotated[float, typer.Option(help="Shortest utterance, seconds.")] = 0.2,
+    max_seconds: Annotated[float, typer.Option(help="Longest utterance, seconds.")] = 40.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = min(8, usable_cores()),
     quiet: shared.Quiet = False,
 ) -> None:
     """Check corpora and make them ready to train on.
@@ -67,10 +67,10 @@ def prepare(
         import lhotse  # noqa: F401 - better missed now than after hours of decoding
 
         from asr.training.corpus import prepare as preparing
-        from asr.training.corpus.checks import Limits
+        from asr.training.corpus.checks import DurationLimits
 
     with shared.usage("--min-seconds, --max-seconds"):
-        limits = Limits(min_seconds, max_seconds)
+        limits = DurationLimits(min_seconds, max_seconds)
     settings = preparing.Settings(kind, store.value, limits, jobs)
     with Progress(show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
 
@@ -82,8 +82,8 @@ def prepare(
     _tell(report, output)
 
 
-def _tell(report: Report, output: Path) -> None:
-    """Problems on standard error, a few of each kind; what is there on standard output."""
+def _tell(report: Prepared, output: Path) -> None:
+    """Print some problems of each kind to standard error, and the totals to standard output."""
     for kind, count in report.counts.items():
         for problem in [p for p in report.problems if p.kind == kind][:_SHOWN]:
             say(f"{problem.id}: {kind}: {problem.reason}")
@@ -103,7 +103,7 @@ def statistics(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Tell what a prepared corpus holds, and measure its features.
+    """Print statistics of a prepared corpus, and measure its features.
 
     Utterances, hours, speakers and lengths of each corpus in it are shown and, with the mean and deviation of the
     features over a sample, stored in DIR/statistics.json, where training finds them.

@@ -1,4 +1,4 @@
-"""`spellstream train-lm`, added to the command as a plugin."""
+"""The command `train-lm`, registered by an entry point."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ Texts = Annotated[
     typer.Option(
         "--text",
         metavar="FILE[@N]",
-        help="A sentence a line, or JSON lines with a text each; may be given again. @N: read N times in a pass.",
+        help="Text with one sentence per line, or JSON lines with a `text`. Repeatable. @N: read N times per pass.",
     ),
 ]
 DevText = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Text to measure perplexity on; the last 0.5 % of each text if not given."),
+    typer.Option(metavar="FILE", help="Held-out text for perplexity; by default the last 0.5 % of each text."),
 ]
-Model = Annotated[
-    str, typer.Option(metavar="NAME", help="The model, shipped or a checkpoint folder, whose tokens are to be used.")
-]
+Model = Annotated[str, typer.Option(metavar="NAME", help="Model whose tokenizer to use: a shipped model or a folder.")]
 TokenizerFile = Annotated[
-    Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.model in place of a model's.")
+    Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.model, instead of a model's.")
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run found there goes on.")]
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="The run's settings, TOML.")]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 MaxMinutes = Annotated[
-    float | None, typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then.")
+    float | None,
+    typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then."),
 ]
 
 
@@ -60,7 +59,7 @@ def train_lm(
     threads: shared.Threads = None,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Train a language model over a recogniser's tokens, or go on with a run that was stopped.
+    """Train a language model over a recogniser's tokens, or resume a run.
 
     DIR gets lm.safetensors and lm.json: name DIR with --lm, or copy the two beside a model.
 
@@ -94,7 +93,7 @@ def train_lm(
         )
         bar.remove_task(reading)
         unspelled = f"; left out, as they cannot be spelled: {sentences.left_out:,}" if sentences.left_out else ""
-        say(f"{sentences.learned_tokens:,} tokens to learn from, {sentences.dev_tokens:,} to measure on{unspelled}")
+        say(f"{sentences.learned_tokens:,} training tokens, {sentences.dev_tokens:,} held out{unspelled}")
         learning = bar.add_task("train", total=1.0)
         training.train(
             settings,

@@ -1,4 +1,4 @@
-"""`spellstream train`, `finetune`, `average` and `train-tokenizer`, added to the command as a plugin."""
+"""The commands `train`, `finetune`, `average` and `train-tokenizer`, registered by an entry point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 
 class TokenKind(str, Enum):
-    """What a tokenizer's tokens are."""
+    """Kind of a tokenizer's tokens."""
 
     bpe = "bpe"
     char = "char"
@@ -24,29 +24,28 @@ class TokenKind(str, Enum):
 
 _WHERE = "Machine"
 
-Config = Annotated[Path, typer.Option(metavar="FILE", help="The run's settings, TOML.")]
+Config = Annotated[Path, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 Data = Annotated[
     list[str],
     typer.Option(
-        metavar="DIR[@N]", help="A prepared corpus to learn from; may be given again. @N: N times in a pass, also 0.5."
+        metavar="DIR[@N]", help="A prepared corpus to train on. Repeatable. @N: N times per pass, 0.5 for half of it."
     ),
 ]
 Dev = Annotated[Path, typer.Option(metavar="DIR", help="A prepared corpus to choose the best model by.")]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run found there goes on.")]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
 Noise = Annotated[
-    Path | None, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Recordings of background noise.")
+    Path | None,
+    typer.Option(metavar="DIR", exists=True, file_okay=False, help="Recordings of background noise."),
 ]
-MaxTime = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Stop after so long, ready to go on: 2h30m, 90m, 45s.")
-]
-MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="The same in minutes.")]
+MaxTime = Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this time, resumable: 2h30m, 90m, 45s.")]
+MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="As --max-time, in minutes.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="In place of what the config says; may be given again."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the config. Repeatable."),
 ]
-Device = Annotated[shared.DeviceName, typer.Option(help="auto: a GPU where there is one.", rich_help_panel=_WHERE)]
-Devices = Annotated[int, typer.Option(min=1, help="Devices of each machine to train on.", rich_help_panel=_WHERE)]
-Nodes = Annotated[int, typer.Option(min=1, help="Machines; start with torchrun on each.", rich_help_panel=_WHERE)]
+Device = Annotated[shared.DeviceName, typer.Option(help="auto: a GPU if there is one.", rich_help_panel=_WHERE)]
+Devices = Annotated[int, typer.Option(min=1, help="Devices per node.", rich_help_panel=_WHERE)]
+Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes; start torchrun on each.", rich_help_panel=_WHERE)]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +69,7 @@ def train(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or resume a run.
 
     DIR gets best, the model with the fewest errors on dev, last, the one last measured, models, which `average` takes
     the mean of, measurements.jsonl, tensorboard, and last.ckpt to go on from. Ctrl-C ends the step under way and saves.
@@ -102,7 +101,7 @@ def finetune(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Train a model further on your own recordings, or go on with a run that was stopped.
+    """Fine-tune a model on your own recordings, or resume a run.
 
     The learning rate is low, the augmentation light, and the end comes when dev says that nothing is gained any more.
     Dev is measured before the first step, too, and the model as it was is the best until another has fewer errors.
@@ -127,12 +126,12 @@ def finetune(
 
 
 def average(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The new model.")],
-    last: Annotated[int | None, typer.Option(min=1, help="The models of the last so many measurements.")] = None,
-    best: Annotated[int | None, typer.Option(min=1, help="The so many best; 5, or all there are, by default.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the new model.")],
+    last: Annotated[int | None, typer.Option(min=1, help="Average the last N measurements.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Average the best N; default: up to 5.")] = None,
 ) -> None:
-    """Average the weights of several models of a run, which is often better than each of them.
+    """Average the weights of several models of a run; often better than each of them.
 
     Examples:
       spellstream average run --output run/average
@@ -144,21 +143,19 @@ def average(
 
     folders = averages.choose(run, last=last, best=best)
     averages.average(folders, output)
-    typer.echo(f"{output}: the mean of {', '.join(folder.name for folder in folders)}")
+    typer.echo(f"{output}: mean of {', '.join(folder.name for folder in folders)}")
 
 
 def train_tokenizer(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The tokenizer; what was there is replaced.")],
-    vocab_size: Annotated[int, typer.Option(min=5, help="Tokens, the four special ones included.")],
-    data: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="A prepared corpus; may be given again.")
-    ] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The tokenizer file to write.")],
+    vocab_size: Annotated[int, typer.Option(min=5, help="Number of tokens, including four special ones.")],
+    data: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="A prepared corpus. Repeatable.")] = None,
     text: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A sentence a line; may be given again.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Text with one sentence per line. Repeatable.")
     ] = None,
-    kind: Annotated[TokenKind, typer.Option(help="Byte-pair units, or single characters.")] = TokenKind.bpe,
+    kind: Annotated[TokenKind, typer.Option(help="Byte-pair units, or characters.")] = TokenKind.bpe,
 ) -> None:
-    """Learn a tokenizer, which a config names with `tokenizer = "FILE"`.
+    """Train a tokenizer; a config uses it with `tokenizer = "FILE"`.
 
     A run that is given none learns one of its own; several runs that are to be compared, or a language model for them,
     want the same.
@@ -168,7 +165,7 @@ def train_tokenizer(
       spellstream train-tokenizer --text librispeech-lm-norm.txt --vocab-size 10000 --output bpe10k.model
     """
     if not data and not text:
-        raise typer.BadParameter("give texts to learn from: --data or --text", param_hint="--data")
+        raise typer.BadParameter("give training text: --data or --text", param_hint="--data")
     from asr.files import write_atomically
     from asr.text.tokenizer import Tokenizer
 
@@ -207,14 +204,14 @@ def _run(
 
 
 def _echo(message: object) -> None:
-    """Print, in the first of the processes that train."""
+    """Print in the main process."""
     from lightning.pytorch.utilities import rank_zero_only
 
     rank_zero_only(typer.echo)(message)
 
 
 def _weighted(name: str) -> tuple[Path, float]:
-    """`DIR@N` as a folder and how often it comes in a pass; a folder may have such a name itself."""
+    """Parse `DIR@N` into a folder and its number of reads per pass; a folder's own name may look like that."""
     folder, at, times = name.rpartition("@")
     if at and not Path(name).exists():
         try:
@@ -230,7 +227,7 @@ def _seconds(max_time: str | None, max_minutes: float | None) -> float | None:
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", max_time.replace(" ", ""))
     seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
     if not seconds:
-        raise typer.BadParameter(f"{max_time!r} is no time: write 2h30m, 90m or 45s", param_hint="--max-time")
+        raise typer.BadParameter(f"{max_time!r} is not a duration: write 2h30m, 90m or 45s", param_hint="--max-time")
     return seconds
 
 
@@ -242,7 +239,7 @@ def _texts(folders: list[Path]) -> Iterator[str]:
 
 
 def _lines(paths: list[Path]) -> Iterator[str]:
-    """The sentences of text files, normalised; those that cannot be spelled with letters are left out."""
+    """Normalised sentences of text files, without those outside the alphabet."""
     from asr.errors import DataError
     from asr.text.normalise import normalise
 

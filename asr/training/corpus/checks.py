@@ -1,4 +1,4 @@
-"""What an utterance must be to be learned from: its text, its audio, and whether one can be the other."""
+"""Checks of an utterance for training: its text, its audio, and whether the two can belong together."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from asr.training.corpus.readers import Candidate, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Limits", "Linked", "Samples", "check_text", "examine", "link"]
+__all__ = ["DurationLimits", "Linked", "Samples", "check_text", "examine", "link"]
 
 Samples: TypeAlias = npt.NDArray[np.int16]  # (samples,), 16 kHz mono
 
-MAX_LETTERS_PER_SECOND = 35.0  # the fastest readers reach 27; beyond it, text and audio are of different utterances
-_CUT_SHORT_SECONDS = 0.5  # tables and files differ by less than this about how long an utterance is
+MAX_LETTERS_PER_SECOND = 35.0  # the fastest readers reach 27; above it, text and audio do not belong together
+_CUT_SHORT_SECONDS = 0.5  # tolerance between durations in tables and in files
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How long an utterance may be."""
+class DurationLimits:
+    """Shortest and longest utterance."""
 
     min_seconds: float = 0.2
     max_seconds: float = 40.0
@@ -43,7 +43,7 @@ class Limits:
 
 
 class Linked(NamedTuple):
-    """Where an utterance lies in an audio file, in the file's own samples."""
+    """Position of an utterance in an audio file, in the file's own samples."""
 
     sample_rate: int
     frames: int  # of the whole file
@@ -52,9 +52,9 @@ class Linked(NamedTuple):
 
 
 def check_text(candidate: Candidate) -> str | Problem:
-    """The text as the tokenizer takes it.
+    """The normalised text.
 
-    Punctuation of all scripts goes. Digits, emoji, and letters beyond a-z are refused: how are they said?
+    Punctuation is removed. Digits, emoji and letters beyond a-z are a problem, since nobody knows how they were spoken.
     """
     written = candidate.text
     if written is None or not written.strip():
@@ -69,22 +69,22 @@ def check_text(candidate: Candidate) -> str | Problem:
 
 
 def examine(
-    path: Path, candidates: Sequence[Candidate], texts: Sequence[str], limits: Limits
+    path: Path, candidates: Sequence[Candidate], texts: Sequence[str], limits: DurationLimits
 ) -> list[Samples | Problem]:
-    """Decode an audio file once and judge the utterances in it.
+    """Decode an audio file once and check the utterances in it.
 
     Args:
-        path: of all the candidates' audio.
+        path: the audio file.
         candidates: utterances in it.
-        texts: of each, normalised.
-        limits: how long they may be.
+        texts: their normalised texts.
+        limits: on their durations.
 
     Returns:
-        For each, its samples, 16 kHz mono, or what is wrong with it. A file that cannot be read to where its last
-        utterance ends is wrong for all of them.
+        For each, its samples (16 kHz mono) or its problem. A file that cannot be read up to the end of its last
+        utterance is a problem of all of them.
     """
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would block
             raise AudioError(path, "is not a file" if path.exists() else "no such file")
         decoded = _decode(path, candidates, limits)
     except (AudioError, OSError) as error:
@@ -97,7 +97,7 @@ def examine(
 def link(
     path: Path, candidates: Sequence[Candidate], found: Sequence[Samples | Problem]
 ) -> list[Samples | Linked | Problem]:
-    """Where the utterances that `examine` found lie in their file, which lhotse must be able to read as it is."""
+    """Positions in their file of utterances that passed `examine`. lhotse must be able to read the file as it is."""
     import soundfile
 
     if all(isinstance(one, Problem) for one in found):
@@ -115,7 +115,7 @@ def link(
         if isinstance(samples, Problem):
             linked.append(samples)
         elif wrong is not None:
-            linked.append(Problem(candidate.id, "cannot be linked", f"{path}: {wrong}: its audio must be copied"))
+            linked.append(Problem(candidate.id, "cannot be linked", f"{path}: {wrong}: use the store `copy`"))
         else:
             rate, frames = about.samplerate, about.frames
             start = round((candidate.start_seconds or 0.0) * rate)
@@ -123,8 +123,8 @@ def link(
     return linked
 
 
-def _decode(path: Path, candidates: Sequence[Candidate], limits: Limits) -> list[Samples]:
-    """No utterance is read for longer than it takes to see that it is too long."""
+def _decode(path: Path, candidates: Sequence[Candidate], limits: DurationLimits) -> list[Samples]:
+    """Samples of each candidate. Reading stops once an utterance is known to be too long."""
     import torch
 
     longest = round(limits.max_seconds * SAMPLE_RATE) + 1
@@ -143,25 +143,25 @@ def _decode(path: Path, candidates: Sequence[Candidate], limits: Limits) -> list
             position += len(block)
             if position >= last:
                 break
-    # 16-bit files come out as they were.
+    # 16-bit files come out bit-exact.
     return [(torch.cat(p) * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy() for p in parts]
 
 
-def _wrong(candidate: Candidate, text: str, samples: Samples, limits: Limits) -> Problem | None:
+def _wrong(candidate: Candidate, text: str, samples: Samples, limits: DurationLimits) -> Problem | None:
     seconds, said, audio = len(samples) / SAMPLE_RATE, candidate.seconds or 0.0, candidate.audio
     judgements = (
         (seconds > limits.max_seconds, "too long", f"it lasts more than {limits.max_seconds:g} s"),
         (
             seconds < said - max(_CUT_SHORT_SECONDS, 0.02 * said),
             "cut short",
-            f"{audio}: it holds {seconds:.2f} s of the {said:.6g} s that the corpus speaks of",
+            f"{audio}: holds {seconds:.2f} s of the {said:.6g} s that the corpus states",
         ),
         (seconds < limits.min_seconds, "too short", f"it lasts {seconds:.3f} s, less than {limits.min_seconds:g} s"),
         (not samples.any(), "silent", f"{audio}: every sample is zero"),
         (
             len(text) > MAX_LETTERS_PER_SECOND * seconds,
             "too fast",
-            f"{len(text)} letters in {seconds:.2f} s cannot be what is said",
+            f"{len(text)} letters in {seconds:.2f} s: not the text of this audio",
         ),
     )
     return next((Problem(candidate.id, kind, reason) for wrong, kind, reason in judgements if wrong), None)

@@ -1,4 +1,4 @@
-"""The lhotse manifests of a prepared folder: written with lhotse, read as what training needs of them."""
+"""lhotse manifests of a prepared folder: written with lhotse, read as the fields that training needs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RECORDINGS, _SUPERVISIONS = "recordings.jsonl.gz", "supervisions.jsonl.gz"
 
 @dataclass(frozen=True)
 class Kept:
-    """An utterance and where its samples lie; a row of a prepared folder."""
+    """A row of a prepared folder: an utterance and the position of its samples."""
 
     id: str
     text: str  # normalised
     speaker: str | None
     corpus: str
-    source: str  # the file it came from
-    audio: str  # the file to read: relative to the prepared folder, or absolute
+    source: str  # original file
+    audio: str  # file to read: relative to the prepared folder, or absolute
     sample_rate: int  # of that file
     frames: int  # of that file
     start: int  # in that file, in its own samples
@@ -38,7 +38,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An utterance to learn from. `weight`: how often it comes in a pass over the data."""
+    """A training utterance. `weight`: how often it comes in a pass over the data."""
 
     id: str
     text: str
@@ -47,12 +47,12 @@ class Entry:
     audio: Path
     start_seconds: float
     seconds: float
-    at_16_khz: bool  # then its samples can be entered directly
+    at_16_khz: bool  # WAV or FLAC at 16 kHz: random access
     weight: float = 1.0
 
 
 def write_manifests(folder: Path, rows: Iterable[Kept]) -> None:
-    """Write the recordings, supervisions and cuts of `rows`; those of one file follow each other."""
+    """Write the recordings, supervisions and cuts of `rows`; rows of one file are adjacent."""
     from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
     from lhotse.audio import AudioSource
 
@@ -77,10 +77,10 @@ def write_manifests(folder: Path, rows: Iterable[Kept]) -> None:
 
 
 def read_entries(folder: Path, weight: float = 1.0) -> list[Entry]:
-    """The utterances of a prepared folder.
+    """Read the utterances of a prepared folder.
 
     Raises:
-        DataError: it is none, or damaged.
+        DataError: if it is not a prepared folder, or damaged.
     """
     path = folder / CUTS
     entries: list[Entry] = []
@@ -97,7 +97,7 @@ def read_entries(folder: Path, weight: float = 1.0) -> list[Entry]:
 
 
 def _entry(cut: dict[str, Any], folder: Path, weight: float, paths: dict[str, Path]) -> Entry:
-    """`paths` has those seen so far: one for all utterances of a file, since worker processes each hold them all."""
+    """`paths` shares one Path object between the utterances of a file, since every worker process holds all entries."""
     recording, supervision = cut["recording"], cut["supervisions"][0]
     name = recording["sources"][0]["source"]
     audio = paths.get(name) or paths.setdefault(name, folder / name)

@@ -1,12 +1,11 @@
-"""Corpora → a folder to train from: checked, decoded once, described by lhotse's manifests.
+"""Corpora → a prepared folder for training: checked, decoded once, described by lhotse manifests.
 
-A prepared folder holds `recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz` (to be read with
-`lhotse.CutSet.from_file(...).with_recording_path_prefix(folder)`), `problems.jsonl` with what was left out, and
-`corpus.json`. Decoding compressed audio costs more than a small model's training step, so the audio is kept as WAV,
-16 kHz mono, five hundred utterances to a file, to be entered at any sample; with the store `link` it stays where it is.
+A prepared folder holds `recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz` (read them with
+`lhotse.CutSet.from_file(...).with_recording_path_prefix(folder)`), `problems.jsonl` with the utterances left out, and
+`corpus.json`. Decoding compressed audio costs more than a small model's training step, so the audio is stored as 16 kHz
+mono WAV, five hundred utterances per file, with random access; the store `link` leaves it where it is.
 
-All is made in `FOLDER.part`, a file at a time: a run that was stopped goes on where it was. Once whole
-it becomes `FOLDER`.
+Everything is written to `FOLDER.part` file by file, so that a stopped run can resume; at the end it is renamed.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from pathlib import Path
 from asr.errors import DataError
 from asr.files import write_atomically
 from asr.training.corpus import shards
-from asr.training.corpus.checks import Limits, check_text
+from asr.training.corpus.checks import DurationLimits, check_text
 from asr.training.corpus.manifests import write_manifests
 from asr.training.corpus.readers import Candidate, Kind, Problem, read
 from asr.training.corpus.shards import Clip, Store
 
-__all__ = ["Report", "Settings", "prepare"]
+__all__ = ["Prepared", "Settings", "prepare"]
 
 FORMAT = 1
 _ABOUT, _PROBLEMS, _LOCK, _PLAN = "corpus.json", "problems.jsonl", "lock", "plan"
@@ -38,22 +37,22 @@ _ABOUT, _PROBLEMS, _LOCK, _PLAN = "corpus.json", "problems.jsonl", "lock", "plan
 
 @dataclass(frozen=True)
 class Settings:
-    """How to prepare. `store`: copy the audio, or link to where it is."""
+    """Options of `prepare`. `store`: copy the audio, or refer to the original files."""
 
     kind: Kind = Kind.auto
     store: Store = "copy"
-    limits: Limits = field(default_factory=Limits)
-    jobs: int = 1  # processes that decode
+    limits: DurationLimits = field(default_factory=DurationLimits)
+    jobs: int = 1  # decoding processes
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a prepared folder holds, and what was left out of it."""
+class Prepared:
+    """Result of `prepare`: size of the folder, and the utterances left out."""
 
     utterances: int
     seconds: float
     problems: list[Problem]
-    found: bool = False  # it was there already, made of the same corpora in the same way
+    found: bool = False  # the folder already held these corpora with these settings
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,26 +64,26 @@ def prepare(
     folder: Path,
     settings: Settings,
     advance: Callable[[int, float], None] = lambda total, seconds: None,
-) -> Report:
-    """Check and decode corpora into `folder`; what it held of an earlier time is replaced once all is done.
+) -> Prepared:
+    """Check and decode corpora into `folder`. Its earlier content is replaced once everything is done.
 
     Args:
-        sources: what `corpora.read` takes; where ids repeat, the first utterance stays.
-        folder: made here, or by an earlier run.
-        settings: how.
-        advance: called after each utterance with the number in all and its seconds: 0 if left out, or done before.
+        sources: as for `readers.read`; of utterances with the same id the first is kept.
+        folder: a new folder, or one from an earlier run.
+        settings: options.
+        advance: called after each utterance with the total number and its seconds (0 if left out or done before).
 
     Returns:
-        What became of it. Where no utterance is left, `folder` is not touched; the problems are in `FOLDER.part`.
+        The result. If no utterance is left, `folder` is unchanged and the problems are in `FOLDER.part`.
 
     Raises:
-        DataError: a source cannot be read, `folder` or `FOLDER.part` holds something else, is being prepared already,
-            or cannot be written.
-        KeyboardInterrupt: after Ctrl-C, with the message that the same call goes on.
+        DataError: if a source cannot be read, or `folder` or `FOLDER.part` holds something else, is in use by another
+            run, or cannot be written.
+        KeyboardInterrupt: after Ctrl-C; the same call resumes.
     """
     folder = Path(os.path.realpath(folder))
     if folder.exists() and not (folder / _ABOUT).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is there already and is no prepared corpus: choose another place")
+        raise DataError(f"{folder}: exists and is not a prepared corpus: choose another folder")
     clips, problems = _gather(sources, settings.kind)
     plan = _plan(clips, problems, settings)
     if (earlier := _earlier(folder, plan)) is not None:
@@ -99,17 +98,17 @@ def prepare(
                 _put_in_place(part, folder)
             return report
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is done is kept in {part}: the same command resumes the run") from None
+        raise KeyboardInterrupt(f"finished work is kept in {part}: the same command resumes the run") from None
     except OSError as error:
         raise DataError(f"{error.filename or part}: cannot be written: {error.strerror or error}") from None
 
 
-def _describe(part: Path, problems: list[Problem], plan: str, settings: Settings) -> Report:
-    """Write all that is not audio."""
+def _describe(part: Path, problems: list[Problem], plan: str, settings: Settings) -> Prepared:
+    """Write everything but the audio."""
     problems = problems + [row for row in shards.rows(part) if isinstance(row, Problem)]
     write_atomically(part / _PROBLEMS, "".join(map(shards.line, problems)))
     lengths = [row.samples / row.sample_rate for row in shards.kept(part)]
-    report = Report(len(lengths), round(sum(lengths), 3), problems)
+    report = Prepared(len(lengths), round(sum(lengths), 3), problems)
     if lengths:
         write_manifests(part, shards.kept(part))
         about = {"format": FORMAT, "plan": plan, "store": settings.store, "limits": asdict(settings.limits)}
@@ -119,7 +118,7 @@ def _describe(part: Path, problems: list[Problem], plan: str, settings: Settings
 
 
 def _gather(sources: Sequence[Path], kind: Kind) -> tuple[list[Clip], list[Problem]]:
-    """What is worth decoding, neighbours in one file together; and what is not."""
+    """Utterances to decode, grouped by file, and problems found before decoding."""
     problems: list[Problem] = []
     clips: list[Clip] = []
     seen: set[str] = set()
@@ -143,7 +142,7 @@ def _judge(found: Candidate | Problem, seen: set[str]) -> tuple[Candidate, str] 
     if isinstance(found, Problem):
         return found
     if found.id in seen:
-        return Problem(found.id, "duplicate id", f"{found.audio}: an utterance of this id came before, and is kept")
+        return Problem(found.id, "duplicate id", f"{found.audio}: an earlier utterance has this id and is kept")
     if not all(_is_unicode(name) for name in (found.id, found.speaker or "", found.corpus)):
         return Problem(found.id, "bad line", f"{found.audio}: its id, speaker or corpus is not Unicode")
     text = check_text(found)
@@ -151,12 +150,12 @@ def _judge(found: Candidate | Problem, seen: set[str]) -> tuple[Candidate, str] 
 
 
 def _is_unicode(name: str) -> bool:
-    """Half a surrogate pair, as JSON may hold one, or what stands for it in a file's name, cannot be written."""
+    """False for lone surrogates, which JSON and file names can hold but UTF-8 cannot encode."""
     return name.encode("utf-8", "ignore").decode() == name
 
 
 def _plan(clips: list[Clip], problems: list[Problem], settings: Settings) -> str:
-    """A fingerprint of all that the result depends on: what is listed, how, and whether the files have changed."""
+    """Fingerprint of everything the result depends on: the utterances, the settings, size and time of the files."""
     digest = hashlib.sha256(repr((FORMAT, settings.store, settings.limits, problems)).encode("utf-8", "replace"))
     for clip in clips:
         try:
@@ -168,44 +167,44 @@ def _plan(clips: list[Clip], problems: list[Problem], settings: Settings) -> str
     return digest.hexdigest()
 
 
-def _earlier(folder: Path, plan: str) -> Report | None:
+def _earlier(folder: Path, plan: str) -> Prepared | None:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         if about["plan"] != plan:
             return None
         lines = (folder / _PROBLEMS).read_text(encoding="utf-8").splitlines()
-        return Report(
+        return Prepared(
             about["utterances"], about["seconds"], [Problem(**json.loads(line)) for line in lines], found=True
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # whatever is wrong with it, it is made anew
+        return None  # damaged in any way: prepare it again
 
 
 @contextlib.contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, which is made if need be. However a run ends, the system gives it free."""
+    """Make the folder and lock it against other runs. The system releases the lock however the run ends."""
     import fcntl
 
     part.mkdir(parents=True, exist_ok=True)
     with (part / _LOCK).open("w") as held:
         try:
-            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by processes that decode
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by decoding processes
         except (BlockingIOError, PermissionError):
-            raise DataError(f"{part}: another run is preparing this corpus: wait for it, or stop it") from None
+            raise DataError(f"{part}: in use by another run of prepare: wait for it, or stop it") from None
         except OSError:
-            pass  # some file systems of clusters have no locks
+            pass  # some cluster file systems have no locks
         yield
 
 
 def _begin(part: Path, plan: str) -> None:
-    """Go on with what a run of the same plan left, or start afresh."""
+    """Keep the work of an earlier run with the same plan; otherwise clear the folder."""
     own = part / _PLAN
     if own.is_file() and own.read_text(encoding="utf-8", errors="replace") == plan:
         return
     entries = [entry for entry in part.iterdir() if entry.name not in (_LOCK, _PLAN)]
     if entries and not own.is_file():
-        raise DataError(f"{part}: is in the way, and no run of prepare left it: move it, or choose another place")
-    write_atomically(own, "")  # killed from here on, there is nothing to go on from
+        raise DataError(f"{part}: was not made by prepare: move it, or choose another folder")
+    write_atomically(own, "")  # if killed from here on, nothing is resumed
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -1,7 +1,7 @@
-"""Corpora as they come → utterances: manifests, LibriSpeech's folders, Kaldi's, Common Voice's tables, lhotse's cuts.
+"""Readers of corpora: manifests, LibriSpeech and Kaldi folders, Common Voice tables, lhotse cuts.
 
-Nothing is decoded here, nothing fetched, and no command run. What cannot be used comes as a `Problem` in its place;
-what keeps a whole source from being read is a DataError.
+Nothing is decoded or downloaded, and no command is run. An unusable utterance becomes a `Problem`; a source that cannot
+be read at all raises a DataError.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Candidate", "Kind", "Problem", "read"]
 
 
 class Kind(str, Enum):
-    """The shape of a source; `auto` looks for the files that give each away."""
+    """Kind of a corpus; `auto` detects it from the files present."""
 
     auto = "auto"
     manifest = "manifest"
@@ -35,20 +35,20 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An utterance as its corpus describes it; nobody has listened to it yet."""
+    """An utterance as its corpus describes it, not yet decoded or checked."""
 
     id: str
     audio: Path
-    text: str | None  # as written; None where nobody wrote
+    text: str | None  # not normalised; None if there is no transcript
     speaker: str | None
     corpus: str
-    start_seconds: float | None = None  # in the audio; None where the audio holds this utterance alone
-    seconds: float | None = None  # as the corpus says; None where it does not
+    start_seconds: float | None = None  # in the audio file; None if the file holds only this utterance
+    seconds: float | None = None  # as stated by the corpus, or None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an utterance was left out. `id` is its own, or the place of a line that is none: `text:12`."""
+    """Why an utterance was left out. `id` is the utterance's, or the position of a bad line: `text:12`."""
 
     id: str
     kind: str
@@ -56,17 +56,17 @@ class Problem:
 
 
 def read(source: Path, kind: Kind = Kind.auto) -> Iterator[Candidate | Problem]:
-    """The utterances of a corpus, in its order.
+    """Utterances of a corpus in their original order.
 
     Args:
         source: a manifest (see `asr.archive.manifest`: `.jsonl`, `.json`, `.csv`, `.tsv`, or a folder of audio files
             with a NAME.txt beside each), a folder like LibriSpeech (`speaker/chapter/*.trans.txt` beside the audio) or
             Kaldi (`wav.scp`, `text`, maybe `segments` and `utt2spk`), a table of Common Voice (`.tsv`, or the folder of
             `validated.tsv` and `clips`), or lhotse's cuts (`cuts.jsonl`, `.gz` or not, or their folder).
-        kind: what it is.
+        kind: of the corpus.
 
     Raises:
-        DataError: it is of no known shape, cannot be read, or holds nothing.
+        DataError: if its kind is unknown, or it cannot be read or is empty.
     """
     kind = _detect(source) if kind is Kind.auto else kind
     readers = {
@@ -81,7 +81,7 @@ def read(source: Path, kind: Kind = Kind.auto) -> Iterator[Candidate | Problem]:
         empty = False
         yield found
     if empty:
-        raise DataError(f"{source}: no utterance is listed there (read as {kind.value})")
+        raise DataError(f"{source}: contains no utterance (read as {kind.value})")
 
 
 def _detect(source: Path) -> Kind:
@@ -102,7 +102,7 @@ def _detect(source: Path) -> Kind:
     if source.is_dir() and any(path.with_suffix(".txt").is_file() for path in _audio(source)):
         return Kind.manifest
     raise DataError(
-        f"{source}: no corpus of a known shape: expected a manifest (.jsonl, .json, .csv, .tsv), or a folder with "
+        f"{source}: unknown kind of corpus: expected a manifest (.jsonl, .json, .csv, .tsv), or a folder with "
         "*.trans.txt, wav.scp, validated.tsv, cuts.jsonl.gz, or audio files with a .txt beside each"
     )
 
@@ -124,7 +124,7 @@ def _librispeech(folder: Path) -> Iterator[Candidate | Problem]:
     folder = folder.absolute()
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         chapter = transcripts.parent
-        above = chapter.relative_to(folder).parts[:-2]  # what parts of LibriSpeech's tree lie above the speaker
+        above = chapter.relative_to(folder).parts[:-2]  # folders above the speaker: the part of LibriSpeech
         corpus = above[0] if above else folder.resolve().name
         audio = {path.stem: path for path in sorted(chapter.iterdir()) if path.suffix.lower() in SUFFIXES}
         for _, name, text in _table(transcripts):
@@ -166,13 +166,13 @@ def _kaldi(folder: Path) -> Iterator[Candidate | Problem]:
 
 
 def _segment(whole: Candidate, times: list[str], path: Path) -> Candidate | Problem:
-    """The part of a recording that a line of Kaldi's `segments` gives; an end of -1 is the recording's own."""
+    """A part of a recording, from a line of Kaldi's `segments`; an end of -1 is the end of the recording."""
     try:
         start, end = (float(time) for time in times[:2])
     except ValueError:
-        return Problem(whole.id, "bad line", f"{path}: its times are {' '.join(times)!r}: they must be two numbers")
+        return Problem(whole.id, "bad line", f"{path}: times {' '.join(times)!r}: expected two numbers")
     if not (0 <= start < end < float("inf") or (0 <= start < float("inf") and end == -1)):
-        return Problem(whole.id, "bad line", f"{path}: it goes from {start} to {end} s")
+        return Problem(whole.id, "bad line", f"{path}: goes from {start} to {end} s")
     seconds = None if end == -1 else end - start
     return Candidate(whole.id, whole.audio, whole.text, whole.speaker, whole.corpus, start, seconds)
 
@@ -183,9 +183,9 @@ def _common_voice(source: Path) -> Iterator[Candidate | Problem]:
     columns = next(lines, (1, ""))[1].split("\t")
     missing = [name for name in ("path", "sentence") if name not in columns]
     if missing:
-        raise DataError(f"{table}: no table of Common Voice: its first line lacks {' and '.join(missing)}")
+        raise DataError(f"{table}: not a Common Voice table: its header lacks {' and '.join(missing)}")
     for number, line in lines:
-        row = dict(zip(columns, line.split("\t"), strict=False))  # quotes mean nothing in these tables
+        row = dict(zip(columns, line.split("\t"), strict=False))  # quotes are literal in these tables
         clip, text = row.get("path"), row.get("sentence")
         if not clip or text is None:
             yield Problem(f"{table.name}:{number}", "bad line", f"{table}:{number}: it has no path or no sentence")
@@ -202,12 +202,12 @@ def _cuts(source: Path) -> Iterator[Candidate | Problem]:
             cut = json.loads(line)
             yield _cut(cut, path)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            reason = f"{path}:{number}: not a cut of lhotse: {type(error).__name__}: {error}"
+            reason = f"{path}:{number}: not a lhotse cut: {type(error).__name__}: {error}"
             yield Problem(place, "bad line", reason)
 
 
 def _cut(cut: dict[str, Any], path: Path) -> Candidate | Problem:
-    """One of lhotse's cuts as a dictionary; kept simple: one supervision, one channel, one file."""
+    """A lhotse cut as a dictionary; only cuts with one supervision, one channel and one file are supported."""
     name, recording, supervisions = str(cut["id"]), cut["recording"], cut.get("supervisions") or []
     source = recording["sources"][0]
     for wrong, why in (
@@ -221,35 +221,35 @@ def _cut(cut: dict[str, Any], path: Path) -> Candidate | Problem:
             return Problem(name, "cut", f"{path}: it {why}; only plain cuts of files with one channel can be read")
     start, seconds = float(cut["start"]), float(cut["duration"])
     if not (0 <= start < float("inf") and 0 < seconds < float("inf")):
-        return Problem(name, "bad line", f"{path}: it starts at {start} s and lasts {seconds} s")
+        return Problem(name, "bad line", f"{path}: starts at {start} s and lasts {seconds} s")
     whole = start == 0 and abs(seconds - float(recording["duration"])) < 1e-3
     supervision = supervisions[0] if supervisions else {}
     text, speaker = supervision.get("text"), supervision.get("speaker")
     if not isinstance(text, (str, type(None))) or not isinstance(speaker, (str, type(None))):
-        raise TypeError("its text or speaker is no string")
+        raise TypeError("its text or speaker is not a string")
     corpus = (supervision.get("custom") or {}).get("corpus") or path.absolute().parent.name
     audio = _beside(str(source["source"]), path.parent)
     return Candidate(name, audio, text, speaker, str(corpus), None if whole else start, seconds)
 
 
 def _beside(name: str, folder: Path) -> Path:
-    """A path as a table gives it: absolute, or beside the table, or from where the command runs."""
+    """Resolve a path from a table: absolute, relative to the table, or relative to the working directory."""
     beside = (folder / name).absolute()
     try:
         return beside if beside.exists() or not Path(name).exists() else Path(name).absolute()
-    except (OSError, ValueError):  # too long, or with a zero byte: reading it will tell
+    except (OSError, ValueError):  # too long, or with a zero byte: reported when it is read
         return beside
 
 
 def _table(path: Path) -> Iterator[tuple[int, str, str]]:
-    """The lines of a table as Kaldi writes them: number, first word, and the rest."""
+    """Lines of a Kaldi table: number, first word, rest."""
     for number, line in _lines(path):
         name, *rest = line.split(maxsplit=1) or [line]
         yield number, name, rest[0].strip() if rest else ""
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. What is not UTF-8 becomes a character that no text may hold."""
+    """Non-blank lines with their numbers. Bytes that are not UTF-8 become U+FFFD, which no text may contain."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""A corpus in shards of some hundred utterances: decoded by several processes, each there whole or not at all."""
+"""A corpus in shards of some hundred utterances, decoded by several processes and written atomically."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Literal, TypeAlias
 from asr.audio import SAMPLE_RATE
 from asr.errors import DataError
 from asr.files import write_atomically
-from asr.training.corpus.checks import Limits, Linked, Samples, examine, link
+from asr.training.corpus.checks import DurationLimits, Linked, Samples, examine, link
 from asr.training.corpus.manifests import Kept
 from asr.training.corpus.readers import Candidate, Problem
 
 __all__ = ["AUDIO", "MAX_UTTERANCES", "ROWS", "Clip", "Store", "kept", "line", "rows", "write"]
 
 AUDIO, ROWS = "audio", "rows"  # folders
-MAX_UTTERANCES = 500  # of a clip; twice as many of the longest stay below the 4 GiB of a WAV file
+MAX_UTTERANCES = 500  # per clip; twice as many of the longest fit into the 4 GiB of a WAV file
 _WAV_HEADER_BYTES = 44
 
 Store: TypeAlias = Literal["copy", "link"]
@@ -43,20 +43,20 @@ class Clip:
 def write(
     folder: Path,
     clips: list[Clip],
-    limits: Limits,
+    limits: DurationLimits,
     store: Store,
     jobs: int,
     advance: Callable[[int, float], None],
 ) -> None:
-    """Examine all clips and write those shards of them that are not in `folder` yet.
+    """Examine all clips and write the shards that are not in `folder` yet.
 
     Args:
         folder: holds folders AUDIO and ROWS.
         clips: in order.
-        limits: what to let pass.
-        store: write the audio there, or leave it where it is.
-        jobs: processes that decode.
-        advance: called after each utterance with the number in all and its seconds: 0 if left out, or done before.
+        limits: on durations.
+        store: copy the audio, or refer to the original files.
+        jobs: decoding processes.
+        advance: called after each utterance with the total number and its seconds (0 if left out or done before).
 
     Raises:
         DataError: if the audio cannot be written, or a process was killed.
@@ -80,7 +80,7 @@ def write(
 
 
 def rows(folder: Path) -> Iterator[Kept | Problem]:
-    """What was written, in order."""
+    """All rows and problems, in order."""
     for path in sorted((folder / ROWS).iterdir()):
         for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
             row = json.loads(text)
@@ -88,16 +88,16 @@ def rows(folder: Path) -> Iterator[Kept | Problem]:
 
 
 def kept(folder: Path) -> Iterator[Kept]:
-    """Those utterances that can be learned from."""
+    """The rows of utterances that were kept."""
     return (row for row in rows(folder) if isinstance(row, Kept))
 
 
 def line(row: Kept | Problem) -> str:
-    """As JSON."""
+    """A row as a JSON line."""
     return json.dumps(asdict(row), ensure_ascii=False) + "\n"
 
 
-def _examine(clip: Clip, limits: Limits, store: Store) -> Found:
+def _examine(clip: Clip, limits: DurationLimits, store: Store) -> Found:
     found = examine(clip.path, clip.candidates, clip.texts, limits)
     return list(found) if store == "copy" else link(clip.path, clip.candidates, found)
 
@@ -105,7 +105,7 @@ def _examine(clip: Clip, limits: Limits, store: Store) -> Found:
 def _write_shard(
     folder: Path, number: int, clips: list[Clip], found: Iterator[Found], advance: Callable[[float], None]
 ) -> None:
-    """One file of audio, if it is copied, and its rows: once these are there, the shard is done."""
+    """Write a shard: its audio file, if copied, then its rows, which mark it as done."""
     import soundfile
 
     name = f"{AUDIO}/{number:06}.wav"
@@ -133,7 +133,7 @@ def _write_shard(
         raise DataError(f"{path}: could not be written whole: is the disk full?")
     if not written:
         path.unlink()
-    # Only now it is known how long the file is.
+    # The length of the file is known only now.
     shard = [replace(row, frames=written) if isinstance(row, Kept) and row.audio == name else row for row in shard]
     write_atomically(_rows_path(folder, number), "".join(map(line, shard)))
 
@@ -148,7 +148,7 @@ def _rows_path(folder: Path, number: int) -> Path:
 
 
 def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -> Generator[Found, None, None]:
-    """`map` over processes that stays only a little ahead of who takes the results, so that memory stays flat."""
+    """`map` over processes that runs only slightly ahead of its consumer, so that memory stays flat."""
     if jobs == 1:
         yield from map(function, clips)
         return
@@ -170,5 +170,5 @@ def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -
 def _begin_process() -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one sees to it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent handles it
     torch.set_num_threads(1)

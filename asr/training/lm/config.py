@@ -14,17 +14,17 @@ __all__ = ["LmTrainConfig", "read_lm_config"]
 
 @dataclass(frozen=True)
 class LmTrainConfig:
-    """A whole run. The defaults suit an hour or two on one CPU core: a text of which no sentence is seen twice."""
+    """Settings of a run. The defaults suit one or two hours on a CPU core, with text that is read at most once."""
 
     embedding_size: int = 256
     hidden_size: int = 640
     layers: int = 1
-    dropout: float = 0.0  # for small texts that are read again and again
+    dropout: float = 0.0  # for small texts with several passes
     batch_tokens: int = 5_120  # padding included
-    max_tokens: int = 128  # longer sentences are cut into pieces
-    held_out: float = 0.005  # the share at each text's end that perplexity is measured on, without a text for that
-    passes: float = 1.0  # over all of the text
-    learning_rate: float = 4e-3  # AdamW; after the warm-up it falls along a straight line to zero at the run's end
+    max_tokens: int = 128  # longer sentences are split
+    held_out: float = 0.005  # share at the end of each text that is held out, unless a text is given for that
+    passes: float = 1.0  # over the whole text
+    learning_rate: float = 4e-3  # AdamW; falls linearly to zero after the warm-up
     warmup_steps: int = 200
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -43,11 +43,11 @@ class LmTrainConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
     def model(self, vocab_size: int) -> LmConfig:
-        """The model over so many tokens."""
+        """Config of the model for a vocabulary of this size."""
         return LmConfig(vocab_size, self.embedding_size, self.hidden_size, self.layers, self.dropout)
 
     def rate(self, step: int, progress: float) -> float:
-        """The learning rate at a step, when `progress` (0 to 1) of the run is over."""
+        """Learning rate at a step; `progress` is the share of the run that is done, 0 to 1."""
         rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return self.learning_rate * rise * max(0.0, 1.0 - progress)
 
@@ -56,7 +56,7 @@ def read_lm_config(path: Path) -> LmTrainConfig:
     """Read a TOML file.
 
     Raises:
-        ConfigError: if it is missing, not TOML, or holds a setting that is none; names the file.
+        ConfigError: if the file is missing, not TOML, or has an unknown setting; names the file.
     """
     data = read_toml(path)
     try:

@@ -1,6 +1,6 @@
-"""Text for a language model: tokenised once into one flat file, and batches of sentences of like length drawn from it.
+"""Text for a language model: tokenised once into a flat file, then batched by length.
 
-Every sentence is a row of its own that starts from sos and ends with eos, as hypotheses do in a search.
+Every sentence is a row of its own from sos to eos, like a hypothesis in the search.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from asr.training.lm.config import LmTrainConfig
 __all__ = ["Batch", "Position", "Sentences", "Source", "parse_source", "tokenise"]
 
 _TOKENS, _INDEX = "tokens.u16", "tokens.json"
-_MOST_TOKENS = 1 << 16  # that the file has room for
+_MOST_TOKENS = 1 << 16  # what two bytes hold
 _LINES_AT_A_TIME = 20_000
-_DEV_SENTENCES = 5_000  # more would say nothing new
-_POOL = 16_384  # so many shuffled sentences are sorted by length: more waste less on padding
+_DEV_SENTENCES = 5_000  # more would not change the measurement
+_POOL = 16_384  # shuffled sentences that are sorted by length together: a larger pool wastes less on padding
 
 
 class Source(NamedTuple):
-    """A text, and how often a pass over the data reads it; `times` 0 is for measuring alone."""
+    """A text, and how often a pass reads it; `times` 0 marks a held-out text."""
 
     path: Path
     times: int
@@ -44,12 +44,12 @@ class Source(NamedTuple):
 class Batch(NamedTuple):
     """Rows of like length, padded with BLANK."""
 
-    inputs: Tensor  # (B, U), from sos on
-    targets: Tensor  # (B, U), each what comes after the input; eos at the end
+    inputs: Tensor  # (B, U), beginning with sos
+    targets: Tensor  # (B, U), the next token of each input; ends with eos
 
 
 class Position(NamedTuple):
-    """Where in the data a run is: this many sentences and batches into a pass."""
+    """Position of a run in the data: pass, pool of the pass, batch of the pool."""
 
     epoch: int = 0
     pool: int = 0
@@ -57,7 +57,7 @@ class Position(NamedTuple):
 
 
 def parse_source(text: str) -> Source:
-    """`FILE` or `FILE@TIMES`, for one that is read several times in a pass.
+    """Parse `FILE` or `FILE@TIMES`; the latter is read several times in a pass.
 
     Raises:
         DataError: if there is no such file.
@@ -73,7 +73,7 @@ def parse_source(text: str) -> Source:
 
 
 def _read(path: Path) -> Iterator[str | None]:
-    """The normalised sentences of a text (a line each) or JSON lines; None for each that cannot be spelled."""
+    """Normalised sentences of a text (one per line) or of JSON lines; None for a sentence outside the alphabet."""
     manifest = path.suffix in (".jsonl", ".json")
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
@@ -81,7 +81,7 @@ def _read(path: Path) -> Iterator[str | None]:
                 if not line.strip():
                     continue
                 text = _text(line, f"{path}:{number}") if manifest else line
-                if text is not None:  # else nobody wrote down what was said
+                if text is not None:  # null: not transcribed
                     yield normalise(text)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
@@ -105,15 +105,12 @@ class Sentences:
     tokens: npt.NDArray[np.uint16]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]  # how often a pass reads each piece
-    dev: npt.NDArray[np.int64]  # the pieces that are for measuring
-    left_out: int  # sentences that cannot be spelled
+    times: npt.NDArray[np.int64]  # reads of each piece per pass
+    dev: npt.NDArray[np.int64]  # held-out pieces
+    left_out: int  # sentences outside the alphabet
 
     def batches(self, position: Position, config: LmTrainConfig) -> Iterator[tuple[Batch, Position, float]]:
-        """Shuffled batches from a position on, without end.
-
-        With each come the position after it and how many passes are over then.
-        """
+        """Endless shuffled batches from a position on, each with the next position and the passes done by then."""
         while True:
             random = np.random.default_rng([config.seed, position.epoch])
             order = random.permutation(np.repeat(np.arange(len(self.starts)), self.times))
@@ -131,7 +128,7 @@ class Sentences:
 
     @property
     def learned_tokens(self) -> int:
-        """In a pass; eos counts."""
+        """Tokens per pass, eos included."""
         return int((self.lengths * self.times).sum())
 
     @property
@@ -142,7 +139,7 @@ class Sentences:
         return map(self.batch, self._batches(self.dev, batch_tokens))
 
     def _batches(self, pieces: npt.NDArray[np.int64], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
-        """Pieces sorted by length and parted so that no batch, padding included, has more than `batch_tokens`."""
+        """Batches of pieces of like length, each with at most `batch_tokens` tokens, padding included."""
         pieces = pieces[np.argsort(self.lengths[pieces], kind="stable")]
         cuts, first = [], 0
         for i, length in enumerate(self.lengths[pieces].tolist()):
@@ -167,16 +164,16 @@ def tokenise(
     config: LmTrainConfig,
     advance: Callable[[int, int], None],
 ) -> Sentences:
-    """Tokenise texts into `folder`, unless it holds them from before.
+    """Tokenise texts into `folder`, or reuse what it holds.
 
-    Without a source that is for measuring alone, the last `config.held_out` of each text is, and never learnt from.
+    Without a held-out source, the last `config.held_out` of each text is held out.
 
     Args:
         sources: one or more.
-        tokenizer: that of the recogniser.
-        folder: gets `tokens.u16`, all sentences in a row with an eos after each, and `tokens.json`.
-        config: of the run.
-        advance: is told how many bytes of all have been read.
+        tokenizer: the recogniser's.
+        folder: gets `tokens.u16`, all sentences with an eos after each, and `tokens.json`.
+        config: the run's settings.
+        advance: called with the bytes read and the total.
 
     Raises:
         ConfigError: if the tokenizer has too many tokens.
@@ -190,9 +187,9 @@ def tokenise(
             known = json.loads(index.read_text(encoding="utf-8"))
             same = known["fingerprint"] == wanted
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{index}: damaged; without it the text is read anew") from None
+            raise DataError(f"{index}: damaged; delete it to read the text again") from None
         if not same:
-            raise DataError(f"{folder}: holds a run on other text or another tokenizer; it needs a folder of its own")
+            raise DataError(f"{folder}: holds a run with other text or another tokenizer; use another folder")
     else:
         counts = _write(sources, tokenizer, tokens, advance)
         known = {"fingerprint": wanted, "sentences": counts}
@@ -213,7 +210,7 @@ def _fingerprint(sources: Sequence[Source], tokenizer: Tokenizer) -> str:
 def _write(
     sources: Sequence[Source], tokenizer: Tokenizer, path: Path, advance: Callable[[int, int], None]
 ) -> list[dict[str, int]]:
-    """Write the flat file; says for each source how many sentences it has, and how many were left out."""
+    """Write the flat file; returns the numbers of sentences kept and left out for each source."""
     total, before, counts = sum(s.path.stat().st_size for s in sources), 0, []
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -229,7 +226,7 @@ def _write(
                 done += sum(len(text) + 1 for text in texts)
                 advance(min(done, total), total)
             if not kept:
-                raise DataError(f"{source.path}: no sentence in it can be used")
+                raise DataError(f"{source.path}: contains no usable sentence")
             counts.append({"kept": kept, "left_out": left_out})
             before += source.path.stat().st_size
     part.replace(path)
@@ -250,10 +247,10 @@ def _pieces(
         held_out.append(np.arange(first if source.times == 0 else dev, after))
         first = after
     if not times.any():
-        raise DataError("no sentence is left to learn from")
+        raise DataError("no sentence is left to train on")
     dev_sentences = np.concatenate(held_out)
     dev_sentences = dev_sentences[:: -(-len(dev_sentences) // _DEV_SENTENCES)]
-    # A sentence that is too long goes on as another, begun afresh, as one does that a recogniser's segments cut.
+    # The rest of a long sentence becomes a sentence of its own, as when the recogniser cuts a segment.
     parts = -(-(ends - starts) // config.max_tokens)
     sentence = np.repeat(np.arange(len(ends)), parts)
     number = np.arange(len(sentence)) - np.repeat(np.cumsum(parts) - parts, parts)

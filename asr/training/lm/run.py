@@ -1,7 +1,7 @@
-"""Training of the language model that search fuses in: from text to `lm.safetensors`, resumable at any moment.
+"""Training of the language model for shallow fusion: from text to `lm.safetensors`, resumable at any moment.
 
-What a run needs to go on lies in one file of plain data, `last.safetensors`: weights, both moments of Adam, the state
-of the random generator and, in its header, how far the run is.
+A run resumes from one file of plain data, `last.safetensors`: weights, both moments of Adam, the state of the random
+generator and, in its header, the progress.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ _CURVE_EVERY = 20  # steps
 
 
 class Perplexity(NamedTuple):
-    """How surprised a model is: of a token and of a word, the end of a sentence counted as one of either."""
+    """Perplexity per token and per word; the end of a sentence counts as one token and one word."""
 
     token: float
     word: float
 
     def __str__(self) -> str:
-        return f"perplexity of a token {self.token:.2f}, of a word {self.word:.1f}"
+        return f"perplexity {self.token:.2f} per token, {self.word:.1f} per word"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     step: int = 0
     position: Position = field(default_factory=Position)
     passes: float = 0.0
-    seconds: float = 0.0  # of training, those of earlier starts included
-    best: float = math.inf  # perplexity of a word
+    seconds: float = 0.0  # of training, over all starts of the run
+    best: float = math.inf  # perplexity per word
 
     def share(self, config: LmTrainConfig, max_seconds: float | None) -> float:
-        """How much of the run is over, 0 to 1."""
+        """Share of the run that is done, 0 to 1."""
         by_time = self.seconds / max_seconds if max_seconds else 0.0
         return min(1.0, max(by_time, self.passes / config.passes))
 
 
 def _loss(lm: LanguageModel, batch: Batch, device: torch.device) -> Tensor:
-    """Sum over tokens, in nats."""
+    """Cross-entropy summed over tokens, in nats."""
     inputs, targets = (x.to(device, non_blocking=True) for x in batch)
     with torch.autocast(device.type, torch.bfloat16):
         logits, _ = lm(inputs, lm.initial_state(len(inputs)))
@@ -74,7 +74,7 @@ def _loss(lm: LanguageModel, batch: Batch, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def measure(lm: LanguageModel, sentences: Sentences, tokenizer: Tokenizer, batch_tokens: int) -> Perplexity:
-    """Perplexity on the sentences that are for measuring."""
+    """Perplexity on the held-out sentences."""
     device, starts = lm.bias.device, torch.tensor(tokenizer.word_starts)
     was_training, nats, tokens, words = lm.training, 0.0, 0, 0
     lm.eval()
@@ -87,7 +87,7 @@ def measure(lm: LanguageModel, sentences: Sentences, tokenizer: Tokenizer, batch
 
 
 class _Run:
-    """A model and its optimiser, and the file that they are saved to."""
+    """A model, its optimiser, and the file they are saved to."""
 
     def __init__(self, folder: Path, config: LmTrainConfig, vocab_size: int, device: torch.device) -> None:
         self.path, self.config, self.device = folder / _LAST, config, device
@@ -97,7 +97,7 @@ class _Run:
         self.optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """One step; the mean loss of a token, and the norm of the gradient."""
+        """One step; returns the mean loss per token and the gradient norm."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = _loss(self.lm, batch, self.device) / (batch.targets != BLANK).sum()
@@ -119,18 +119,18 @@ class _Run:
         part.replace(self.path)
 
     def load(self) -> Progress:
-        """Go on from the file, if it is there."""
+        """Resume from the file if it exists."""
         if not self.path.exists():
             return Progress()
         try:
             with safe_open(self.path, "pt") as file:
                 described = json.loads(file.metadata()["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             saved = from_dict(LmTrainConfig, described["config"])
         except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
-            raise CheckpointError(f"{self.path}: damaged; without it the run starts anew ({error})") from None
+            raise CheckpointError(f"{self.path}: damaged; delete it to start anew ({error})") from None
         if saved.model(5) != self.config.model(5) or saved.seed != self.config.seed:
-            raise ConfigError(f"{self.path}: the run was of another model or seed; it needs a folder of its own")
+            raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
         self.lm.load_state_dict({n.removeprefix("lm."): t for n, t in tensors.items() if n.startswith("lm.")})
         for name, parameter in zip(self.names, self.lm.parameters(), strict=True):
             state = {k: tensors[f"optimiser.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
@@ -151,24 +151,24 @@ def train(
     advance: Callable[[Progress, float], None] = lambda progress, share: None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Perplexity:
-    """Train, or go on with the run in `output`, until all passes are made or the time is up.
+    """Train, or resume the run in `output`, until all passes are made or the time is up.
 
     Args:
         config: the run's settings.
-        sentences: what to learn from and to measure on.
-        tokenizer: that of the sentences.
+        sentences: training and held-out text.
+        tokenizer: the one the sentences are tokenised with.
         output: the run's folder: `last.safetensors` to resume from, the best model (`lm.safetensors`, `lm.json`) and
             `tensorboard/`.
         device: to train on.
-        max_minutes: how long the run may take, earlier starts of it included. The learning rate falls to zero by then.
-        advance: is told after each step how far the run is, and what share of it.
-        report: is given each measurement as a line.
+        max_minutes: training time over all starts of the run. The learning rate falls to zero by then.
+        advance: called after each step with the progress and the share done.
+        report: called with each measurement as a line.
 
     Returns:
         The last measurement.
 
     Raises:
-        CheckpointError, ConfigError: if the run in `output` is damaged or was another one.
+        CheckpointError, ConfigError: if the run in `output` is damaged or has other settings.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     run = _Run(output, config, len(tokenizer), device)
@@ -206,7 +206,7 @@ def train(
 
 
 class _Curves:
-    """What TensorBoard shows; also a context manager."""
+    """TensorBoard curves, as a context manager."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=progress.step + 1)

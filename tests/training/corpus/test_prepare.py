@@ -145,7 +145,7 @@ def test_what_is_no_prepared_corpus_is_not_replaced(tmp_path: Path, command: Com
     source = tones(tmp_path, 1)
     status, _, err = command("prepare", source, "--output", tmp_path)
     assert (status, len(err.splitlines())) == (1, 1)
-    assert "is no prepared corpus: choose another place" in err
+    assert "is not a prepared corpus: choose another folder" in err
     assert source.exists()
     status, _, err = command("prepare", source, "--output", tmp_path / "out", "--min-seconds", 5, "--max-seconds", 2)
     assert (status, "min_seconds is 5.0" in err) == (2, True)
@@ -182,7 +182,7 @@ def test_linked_audio_stays_where_it_is(tmp_path: Path, command: Command) -> Non
     source = manifest(tmp_path, *rows)
     status, _, err = command("prepare", source, "--output", tmp_path / "out", "--store", "link")
     assert (status, problems(tmp_path / "out")) == (0, {"c": "cannot be linked"})
-    assert "c.wav: it has 2 channels: its audio must be copied" in err
+    assert "c.wav: it has 2 channels: use the store `copy`" in err
     assert list((tmp_path / "out" / "audio").iterdir()) == []
     corpus = Corpus.open(tmp_path / "out")
     for i, entry in enumerate(corpus.entries):
@@ -235,7 +235,7 @@ def test_an_interrupted_preparation_goes_on(
         patch.setattr(shards, "_write_shard", interrupted)
         status, _, err = command("prepare", source, "--output", out, "--jobs", jobs)
     assert status == 130
-    assert f"interrupted: what is done is kept in {out}.part" in err
+    assert f"interrupted: finished work is kept in {out}.part" in err
     assert not out.exists()
     written: list[int] = []
 
@@ -265,7 +265,7 @@ def test_a_corpus_is_prepared_by_one_run_at_a_time(tmp_path: Path, command: Comm
         other.stdout.readline()
         status, _, err = command("prepare", source, "--output", out)
         assert (status, out.exists()) == (1, False)
-        assert f"{part}: another run is preparing this corpus" in err
+        assert f"{part}: in use by another run of prepare" in err
         other.kill()
     assert command("prepare", source, "--output", out)[0] == 0
     assert sorted(p.name for p in out.iterdir() if not p.name.endswith(".gz")) == [
@@ -281,7 +281,7 @@ def test_what_lies_beside_a_corpus_is_left_alone(tmp_path: Path) -> None:
     for name in ("out.old", "out.part"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious").write_text("mine")
-    with pytest.raises(DataError, match=r"out\.part: is in the way, and no run of prepare left it"):
+    with pytest.raises(DataError, match=r"out\.part: was not made by prepare"):
         prepare([tones(tmp_path, 1)], out, Settings())
     (tmp_path / "out.part").rename(tmp_path / "elsewhere")
     for count in (1, 2):

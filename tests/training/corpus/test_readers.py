@@ -131,7 +131,7 @@ def test_tables_of_common_voice(tmp_path: Path) -> None:
         ]
         assert wrong(named) == {"validated.tsv:4": "bad line"}
     other = table(tmp_path / "other.tsv", "a\tb", "c\td")
-    with pytest.raises(DataError, match=r"other\.tsv: no table of Common Voice: its first line lacks path and sent"):
+    with pytest.raises(DataError, match=r"other\.tsv: not a Common Voice table: its header lacks path and sent"):
         list(read(other, Kind.common_voice))
     with pytest.raises(DataError, match=r"other\.tsv:1: no header with a column audio, audio_filepath, "):
         list(read(other))
@@ -201,7 +201,7 @@ def test_what_is_no_corpus_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cuts.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1_000)[:-10])
     with pytest.raises(DataError, match=r"cuts\.jsonl\.gz: cannot be read"):
         list(read(tmp_path))
-    with pytest.raises(DataError, match="no utterance is listed there"):
+    with pytest.raises(DataError, match="contains no utterance"):
         list(read(tmp_path, Kind.librispeech))
 
 

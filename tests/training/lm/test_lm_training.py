@@ -95,9 +95,9 @@ def test_it_learns_and_leaves_a_model_that_a_search_can_use(command: Command, to
     assert status == 0
     *lines, folder = out.splitlines()
     assert folder == "lm"
-    per_token = [float(line.split("of a token ")[1].split(",")[0]) for line in lines]
+    per_token = [float(line.split("perplexity ")[1].split()[0]) for line in lines]
     assert per_token[-1] < 2 < 3 < per_token[0]
-    assert "tokens to learn from" in err
+    assert "training tokens" in err
     lm = checkpoint.load_lm(Path("lm"), tokenizer)
     text = tokenizer.encode("the cat saw a dog")
     log_probs = lm(torch.tensor([[SOS, *text]]), lm.initial_state(1))[0][0].log_softmax(-1)
@@ -234,10 +234,10 @@ def test_time_is_of_the_whole_run(command: Command) -> None:
     ("options", "says"),
     [
         (("--text", "nothing.txt"), "nothing.txt: no such file"),
-        (("--text", "empty.txt"), "empty.txt: no sentence in it can be used"),
+        (("--text", "empty.txt"), "empty.txt: contains no usable sentence"),
         (("--text", "broken.jsonl"), "broken.jsonl:1: not JSON"),
         (("--text", "list.jsonl"), "list.jsonl:1: expected an object"),
-        (("--text", "one.txt"), "no sentence is left to learn from"),
+        (("--text", "one.txt"), "no sentence is left to train on"),
         (("--config", "wrong.toml"), "wrong.toml: config.hidden is no setting"),
         (("--config", "none.toml"), "none.toml: No such file"),
         (("--tokenizer", "text.txt"), "text.txt: not a sentencepiece model"),
@@ -262,7 +262,7 @@ def test_a_folder_keeps_to_its_run(command: Command, folder: Path) -> None:
     (folder / "other.toml").write_text(SETTINGS + "layers = 2\n", encoding="utf-8")
     assert "another model or seed" in command("--config", "other.toml")[2]
     (folder / "text.txt").write_text("the cat\na dog\n", encoding="utf-8")
-    assert "holds a run on other text" in command()[2]
+    assert "holds a run with other text" in command()[2]
     (folder / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     (folder / "lm" / "last.safetensors").write_bytes(b"damaged")
     assert "last.safetensors: damaged" in command()[2]
