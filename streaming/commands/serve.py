@@ -26,7 +26,7 @@ __all__ = ["register"]
 
 KEY_VARIABLE = "SPELLSTREAM_API_KEY"
 
-_ACCESS, _LIMITS, _OTHER = "Access", "Limits", "Other clients and logs"
+_ACCESS, _LIMITS, _OTHER = "Access", "ServerLimits", "Other clients and logs"
 
 
 class LogFormatName(str, Enum):
@@ -155,10 +155,10 @@ def serve(
     """
     with shared.extra("serve"):
         import streaming.server.app  # noqa: F401 - what is missing is to be known before a model is loaded
-        from streaming.server.config import Limits, ServerConfig
+        from streaming.server.config import ServerConfig, ServerLimits
 
     with shared.usage():
-        limits = Limits(
+        limits = ServerLimits(
             max_connections=max_connections,
             max_sessions=max_sessions,
             load_share=load_share,

@@ -18,7 +18,7 @@ __all__ = ["BEARER", "Access"]
 
 BEARER = "bearer"  # a browser's WebSocket can set no header: it names this subprotocol, and the key after it
 _READS = ("GET", "HEAD", "OPTIONS")
-_PUBLIC = ("/health", "/ready")  # and the page, which is where a key is asked for
+_PUBLIC = ("/", "/docs", "/health", "/ready")  # and the page at /ui, where the user enters the key
 
 
 class Access:

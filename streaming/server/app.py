@@ -13,10 +13,11 @@ from starlette.middleware import Middleware
 
 import asr
 from streaming.engine import Engine
-from streaming.server import page
+from streaming.server import docs, page
 from streaming.server.access import Access
 from streaming.server.answers import add_handlers, problem
 from streaming.server.config import ServerConfig
+from streaming.server.head import HeadRequests
 from streaming.server.limits import BodyLimit
 from streaming.server.logs import AccessLog
 from streaming.server.protocols import openai, vosk, wyoming
@@ -51,18 +52,25 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
         version=asr.__version__,
         summary="Speech recognition: OpenAI-compatible HTTP here, the vosk-server WebSocket protocol at /.",
         lifespan=lifespan,
-        docs_url=None,  # it would load its scripts from somewhere else
+        docs_url=None,  # FastAPI's own page loads its scripts from another server; see streaming.server.docs
         redoc_url=None,
         middleware=[
             Middleware(AccessLog, metrics=service.metrics),
             Middleware(CORSMiddleware, **cors),
             Middleware(Access, config=config),
             Middleware(BodyLimit, service=service),
+            Middleware(HeadRequests),
         ],
     )
     app.state.service = service
     add_handlers(app)
-    for routes in (_operations(service), vosk.router(service), openai.router(service), page.router()):
+    for routes in (
+        _operations(service),
+        vosk.router(service),
+        openai.router(service),
+        page.router(),
+        docs.router(app.openapi),
+    ):
         app.include_router(routes)
     return app
 
@@ -80,6 +88,8 @@ def _operations(service: Service) -> APIRouter:
     @routes.get("/ready", responses=refusals)
     async def ready() -> Response:
         """Whether it takes another stream now."""
+        if service.connections.full:
+            return _state("as many connections are open as are allowed")
         refusal = service.refusal()
         return _state(str(refusal) if refusal else None)
 

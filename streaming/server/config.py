@@ -9,7 +9,7 @@ from pathlib import Path
 from asr.config import require
 from streaming.engine import StreamConfig
 
-__all__ = ["Limits", "ServerConfig"]
+__all__ = ["ServerConfig", "ServerLimits"]
 
 _HOST = re.compile(r"\*|[\w.-]+", re.ASCII)
 # As browsers write it, without a path: with so much as a slash at its end it would never be met.
@@ -17,7 +17,7 @@ _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What one client may ask for, and all of them together."""
 
     max_connections: int = 1000  # of all kinds, idle ones included
@@ -57,7 +57,7 @@ class ServerConfig:
     wyoming_port: int | None = None
     sample_rate: int = 8000  # of WebSocket clients that do not tell theirs, as with vosk-server
     grace_seconds: float = 10.0  # for streams to finish when the server is stopped
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
     stream: StreamConfig = field(default_factory=StreamConfig)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from streaming.engine import Engine
 from streaming.events import Event
 from streaming.pool import SessionPool
-from streaming.server.config import Limits
+from streaming.server.config import ServerLimits
 from streaming.server.stream import Order, Status, Stream
 
 __all__ = ["EngineSide"]
@@ -17,7 +17,7 @@ __all__ = ["EngineSide"]
 class EngineSide:
     """The streams' sessions. Of `turn` and `busy` only one may run at a time."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: ServerLimits) -> None:
         self._pool = SessionPool(engine, limits.max_sessions, limits.max_behind_seconds)
         self._streams: dict[int, Stream] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import threading
@@ -23,7 +24,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, blocks
 from asr.audio.decode import duration_seconds
 from asr.audio.segment import SegmentConfig, Span, steps
-from asr.errors import AudioError
+from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
 from streaming.server.service import Service
 
@@ -33,7 +34,8 @@ __all__ = ["FileDecoder", "Part", "TooLongError"]
 _SPANS = SegmentConfig(max_seconds=10.0)
 _BLOCK_SECONDS = 5.0
 _END = Span(math.inf, torch.zeros(0))
-_NAME = "file"  # what errors call it: its name is the client's, and stays there
+_NAME = "file"  # stands for the file in errors: its real name is private to the client
+_LOG = logging.getLogger(__name__)
 
 
 class TooLongError(AudioError):
@@ -113,13 +115,18 @@ class _Reading:
         self._file.close()
 
     def _read(self) -> Generator[Span | None, None, None]:
-        # What a header says is the cheapest to refuse, and needs not be true.
-        self._check(duration_seconds(self._file) or 0.0)
         try:
+            # The header's length is the cheapest to check, but need not be true.
+            self._check(duration_seconds(self._file) or 0.0)
             with contextlib.closing(blocks(self._file, block_seconds=_BLOCK_SECONDS)) as read:
                 yield from steps(self._counted(read), _SPANS)
         except AudioError as error:
             raise type(error)(_NAME, error.reason) from error
+        except SpellstreamError:
+            raise
+        except Exception as error:  # of any library: a fault of this file, not of the server
+            _LOG.warning("an uploaded file could not be decoded", exc_info=True)
+            raise AudioError(_NAME, "cannot be decoded: it is damaged, or its format is not supported") from error
 
     def _counted(self, read: Iterator[Tensor]) -> Iterator[Tensor]:
         samples = 0

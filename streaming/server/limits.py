@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming.server.answers import overloaded, problem
-from streaming.server.config import Limits
+from streaming.server.config import ServerLimits
 from streaming.server.service import OverloadError, Service
 
 __all__ = ["BodyLimit"]
@@ -81,7 +81,7 @@ class _Body:
             raise HTTPException(503, str(error), headers) from None
 
 
-def _too_large(limits: Limits) -> str:
+def _too_large(limits: ServerLimits) -> str:
     return f"the request is larger than {limits.max_upload_bytes} bytes, which is all that it may be"
 
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streaming.server.connections import PROBES
 from streaming.server.metrics import Metrics
 
 __all__ = ["AccessLog", "configure", "formatter", "note"]
 
 LogFormat = Literal["text", "json"]
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "WEBSOCKET")
-_PROBES = ("/health", "/ready", "/metrics")
 _LOG = logging.getLogger(__name__)
 
 
@@ -105,7 +105,7 @@ class AccessLog:
             # Not the path, nor any method: there are as many as clients care to think of.
             route = getattr(scope.get("route"), "path", "") or "unknown"
             self._metrics.requests.labels(method if method in _METHODS else "other", route, status).inc()
-            level = logging.DEBUG if route in _PROBES and status == 200 else logging.INFO
+            level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO
             facts = {"method": method, "path": scope["path"], "status": status}
             seconds = time.monotonic() - started
             note(_LOG, "request", level, **facts, client=client[0] if client else "-", seconds=seconds)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 
 __all__ = ["router"]
 
 FOLDER = Path(__file__).parent / "page"
 INDEX = "index.html"
+OVERVIEW = "Spellstream: WebSocket at /, OpenAI-compatible HTTP at /v1, a page at /ui, its documentation at /docs.\n"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -58,20 +59,30 @@ class PageFile:
 
 
 def router() -> APIRouter:
-    """Routes `/ui/` and its files, each read once, now. They are public: the page is where a key is asked for."""
+    """Routes `/`, `/ui/` and the page's files, which are read once, here.
+
+    They need no API key: the page is where the user enters it.
+    """
     files = _read(FOLDER)
     routes = APIRouter(include_in_schema=False)
 
-    @routes.api_route("/ui", methods=["GET", "HEAD"])
+    @routes.get("/")
+    def root(request: Request) -> Response:
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
+        if "text/html" in request.headers.get("accept", ""):  # a browser; relative, as below
+            return RedirectResponse("ui/", headers=headers)
+        return PlainTextResponse(OVERVIEW, headers=headers)
+
+    @routes.get("/ui")
     def to_folder() -> Response:
         # Relative, so that it holds behind a proxy that serves all of this under a prefix.
         return RedirectResponse("ui/", headers={"Cache-Control": "no-cache"})
 
-    @routes.api_route("/ui/", methods=["GET", "HEAD"])
+    @routes.get("/ui/")
     def index(request: Request) -> Response:
         return _answer(files[INDEX], request)
 
-    @routes.api_route("/ui/{name}", methods=["GET", "HEAD"])
+    @routes.get("/ui/{name}")
     def file(name: str, request: Request) -> Response:
         if name not in files:
             raise HTTPException(404, "the page has no such file")

@@ -14,10 +14,10 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asr.errors import SpellstreamError
 from streaming.server.config import ServerConfig
+from streaming.server.connections import bounded_protocol
 from streaming.server.logs import note
 from streaming.server.service import Service
 
@@ -28,10 +28,6 @@ _TICKS = 10  # uvicorn's, of 0.1 s: how often connections are looked at
 _GOODBYE_SECONDS = 2.0  # for WebSocket clients to answer that they are being closed
 _SPARE_FILES = 64  # beside connections: the model, uploads, logs
 _SEND_BYTES = 1 << 16  # that the system keeps for a client that does not read; answers are small
-_MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
-_MAX_HEAD_BYTES = 1 << 16  # of a request's address and headers; uvicorn would gather any number
-_MAX_IGNORED_BYTES = 1 << 20  # of a body that goes on after its answer; uvicorn would take it to the end
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -63,7 +59,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_bounded(app.state.service),
+                http=bounded_protocol(app.state.service.connections),
                 ws="websockets-sansio",
                 ws_max_size=limits.max_message_bytes,
                 ws_per_message_deflate=False,  # PCM hardly shrinks, and each connection would need memory for it
@@ -75,7 +71,7 @@ class Server(uvicorn.Server):
         )
         self.failed = False  # it ends for a fault of its own
         self._service: Service = app.state.service
-        self._service.connections.append(self.server_state.connections)
+        self._service.connections.add_group(self.server_state.connections)
         self._limits, self._grace_seconds = limits, config.grace_seconds
         self._watched: dict[Any, _Seen] = {}
         _allow_files(limits.max_connections + _SPARE_FILES)
@@ -123,7 +119,7 @@ class Server(uvicorn.Server):
     def _sweep(self) -> None:
         """Drop who connects and asks for nothing, and who reads nothing of what is sent."""
         now, connections = time.monotonic(), self.server_state.connections
-        self._service.metrics.connections.set(self._service.open_connections)
+        self._service.metrics.connections.set(len(self._service.connections))
         self._watched = {c: _Seen.of(c, self._watched.get(c), now) for c in connections}
         for connection, seen in self._watched.items():
             if now - seen.asked > self._limits.idle_seconds or now - seen.read > self._limits.send_seconds:
@@ -148,44 +144,6 @@ class _Seen:
             return cls(unread, now, now)
         stuck = unread > 0 and unread >= before.unread > 0
         return cls(unread, before.read if stuck else now, now if at_work else before.asked)
-
-
-def _bounded(service: Service) -> type[HttpToolsProtocol]:
-    """A protocol that turns connections away when there are enough, and ends those that ask for too much at once."""
-
-    class Bounded(HttpToolsProtocol):
-        # That came since a request, or the last piece of its body, began: what the parser holds, bodies apart.
-        held_bytes = 0
-        ignored_bytes = 0
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if service.open_connections > service.limits.max_connections:
-                service.metrics.refused.labels("connections").inc()
-                transport.write(_BUSY)
-                transport.close()
-
-        def data_received(self, data: bytes) -> None:
-            self.held_bytes += len(data)
-            super().data_received(data)
-            if self.held_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("the head of the request is too long")
-
-        def on_message_begin(self) -> None:
-            if len(self.pipeline) >= _MAX_PIPELINED:
-                raise ValueError("too many requests at once")  # the parser stops, and the client is told: 400
-            self.held_bytes = self.ignored_bytes = 0
-            super().on_message_begin()
-
-        def on_body(self, body: bytes) -> None:
-            self.held_bytes = 0
-            super().on_body(body)
-            if self.cycle.response_complete:
-                self.ignored_bytes += len(body)
-                if self.ignored_bytes > _MAX_IGNORED_BYTES:
-                    self.transport.abort()
-
-    return Bounded
 
 
 def _allow_files(count: int) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from asr.errors import SpellstreamError
 from streaming.engine import Engine
 from streaming.events import Final
 from streaming.server.config import ServerConfig
+from streaming.server.connections import Connections
 from streaming.server.engine_side import EngineSide
 from streaming.server.load import MAX_USE, WINDOW_SECONDS, Load, Turn, warm_up
 from streaming.server.logs import note
@@ -64,7 +65,7 @@ class Service:
         self.recogniser = engine.recogniser
         self.metrics = Metrics()
         self.draining = asyncio.Event()  # the server is being stopped: nothing new, and what is open is finished
-        self.connections: list[Sized] = []  # of each protocol, those that are open
+        self.connections = Connections(config.limits.max_connections, self.metrics)
         self._streams: dict[Stream, float] = {}  # since when each is open
         self._dropped: list[Stream] = []  # not finished, but nobody waits for more
         self._engine_side = EngineSide(engine, config.limits)
@@ -207,11 +208,6 @@ class Service:
     def open_streams(self) -> int:
         """How many streams are open."""
         return len(self._streams)
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections are open, of all protocols."""
-        return sum(map(len, self.connections))
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function that uses the model in the engine's thread, between two turns.

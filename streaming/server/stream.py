@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from asr.audio import Resampler
+from asr.audio import Resampler, pcm
 from asr.errors import SpellstreamError
 from streaming.events import Event, Final, Partial
-from streaming.server.config import Limits
+from streaming.server.config import ServerLimits
 from streaming.session import check_chunk
 
 __all__ = ["LimitError", "Order", "Status", "Stream"]
@@ -68,7 +67,7 @@ class Stream:
         AudioError: if the sample rate is out of bounds.
     """
 
-    def __init__(self, sample_rate: int, kind: str, live: bool, limits: Limits, wake: Callable[[], None]) -> None:
+    def __init__(self, sample_rate: int, kind: str, live: bool, limits: ServerLimits, wake: Callable[[], None]) -> None:
         self.sample_rate, self.kind, self.live = sample_rate, kind, live
         self.resampler = Resampler(sample_rate, "stream")
         self.session_id: int | None = None  # the engine's thread gives it one with its first audio
@@ -79,7 +78,7 @@ class Stream:
         self._limits, self._wake = limits, wake
         self._inbox: list[Tensor] = []
         self._inbox_seconds = self._waiting_seconds = 0.0
-        self._odd = b""
+        self._leftover = b""
         self._arrived: float | None = None
         self._flush = self._flushing = self._finish = self._finishing = False
         self._events: deque[Event] = deque()
@@ -215,11 +214,9 @@ class Stream:
             self._events.clear()
             self.error = LimitError(f"nobody has read {self._limits.max_events} events", "max_events")
 
-    def _samples(self, pcm: bytes) -> Tensor:
-        pcm = self._odd + pcm
-        whole = len(pcm) & ~1
-        self._odd = pcm[whole:]
-        return torch.from_numpy(np.frombuffer(pcm[:whole], dtype="<i2").astype(np.float32) / 32768)
+    def _samples(self, data: bytes) -> Tensor:
+        frames, self._leftover = pcm.decode(self._leftover + data)
+        return torch.from_numpy(frames[:, 0])
 
     def _put(self, piece: Tensor) -> None:
         if not len(piece):

@@ -19,7 +19,7 @@ import asr
 from recipes.benchmark import per_connection, serve
 from recipes.benchmark.serve import Crowd, Held, Peer, Speech, percentile
 from streaming.engine import Engine
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
 from tests.support.small_model import small_model
 
@@ -34,7 +34,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(scope="module")
 def server(engine: Engine) -> Iterator[Running]:
-    with running(ServerConfig(limits=Limits(load_share=100, max_sessions=2)), engine) as made:
+    with running(ServerConfig(limits=ServerLimits(load_share=100, max_sessions=2)), engine) as made:
         yield made
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import zlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -18,7 +19,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
-from starlette.datastructures import FormData
 from starlette.types import Send
 
 from asr.errors import AudioError, SpellstreamError
@@ -26,16 +26,17 @@ from asr.output.formats import render
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Segment, Transcript, Word
 from streaming.server.files import FileDecoder, Part, TooLongError
+from streaming.server.forms import FormRequest
 from streaming.server.service import Service
 
 __all__ = ["router"]
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 # Clients have these built in; all of them mean the model that is served.
 _ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 _LANGUAGES = {"en": "english"}
-_FIELDS, _FIELD_BYTES = 64, 1 << 16  # of a form, the file aside
 _MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -72,13 +73,6 @@ class _RefusedError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class _Request(Request):
-    """A request whose form cannot fill the memory: FastAPI's own bounds are a thousand fields of a megabyte."""
-
-    async def _get_form(self, **_: Any) -> FormData:
-        return await super()._get_form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
-
-
 class _Route(APIRoute):
     """A route that reads requests and answers errors as above."""
 
@@ -87,7 +81,7 @@ class _Route(APIRoute):
 
         async def handle_or_refuse(request: Request) -> Response:
             try:
-                return await handle(_Request(request.scope, request.receive))
+                return await handle(FormRequest(request.scope, request.receive))
             except RequestValidationError as invalid:
                 error = _invalid(invalid)
             except _RefusedError as refused:
@@ -249,6 +243,9 @@ async def _events(first: Part, rest: AsyncGenerator[Part, None], kind: Format) -
             yield _event({"type": "transcript.text.done", "text": " ".join(said)})
         except SpellstreamError as error:
             yield _event({"type": "error", **_failed(error).body})
+        except Exception:
+            _LOG.exception("a file failed for a fault of the server")
+            yield _event({"type": "error", **_RefusedError(500, "the server failed to transcribe this file").body})
 
 
 def _event(data: dict[str, Any]) -> str:
@@ -286,8 +283,10 @@ def _check_model(name: str, models: dict[str, Any]) -> None:
 
 def _invalid(error: RequestValidationError) -> _RefusedError:
     first = error.errors()[0]
-    name = str(first["loc"][-1])
-    return _RefusedError(400, f"{_shown(name)}: {first['msg']}", name, "invalid_value")
+    name = str(first["loc"][1:2] and first["loc"][1])  # ("body", name of the field, index in a list)
+    # A validator's own message names Python classes; the only field with one is the file.
+    reason = "must be a file" if first["type"] == "value_error" else first["msg"]
+    return _RefusedError(400, f"{_shown(name)}: {reason}", name, "invalid_value")
 
 
 def _failed(error: SpellstreamError) -> _RefusedError:

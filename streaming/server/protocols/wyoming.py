@@ -15,10 +15,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
@@ -27,6 +24,7 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 from wyoming.ping import Ping, Pong
 
 import asr
+from asr.audio import pcm
 from asr.errors import ConfigError, SpellstreamError
 from streaming.events import Final
 from streaming.server.service import OverloadError, Service, Stream
@@ -44,11 +42,14 @@ class _ProtocolError(SpellstreamError):
 
 
 class _Format(NamedTuple):
-    """Of PCM: Hz, bytes of a sample, channels."""
+    """A PCM format: sample rate in Hz, bytes of a sample, channels."""
 
     rate: int
     width: int
     channels: int
+
+    def __str__(self) -> str:
+        return f"{self.rate} Hz, width {self.width}, channels {self.channels}"
 
 
 @asynccontextmanager
@@ -59,11 +60,11 @@ async def serving(service: Service, host: str, port: int) -> AsyncIterator[None]
         ConfigError: the port cannot be listened on.
     """
     connections: set[asyncio.Task[None]] = set()
-    service.connections.append(connections)
+    service.connections.add_group(connections)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if service.open_connections >= service.limits.max_connections:
-            service.metrics.refused.labels("connections").inc()
+        if service.connections.full:
+            service.connections.refused()
             writer.transport.abort()
             return
         connection = asyncio.create_task(_Connection(service, reader, writer).run())
@@ -94,9 +95,14 @@ class _Connection:
         """Answer until the client goes away, or has to."""
         try:
             while (event := await self._read()) is not None:
-                await self._answer(event)
                 if AudioStart.is_type(event.type):
                     await self._transcribe(_format(event))
+                elif AudioChunk.is_type(event.type):  # some clients send no audio-start: the chunk has all that it has
+                    await self._transcribe(_format(event), event)
+                elif AudioStop.is_type(event.type):
+                    await self._write_empty()
+                else:
+                    await self._answer(event)
         except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             self._writer.transport.abort()  # gone, or silent, or deaf
         except OverloadError as error:
@@ -105,6 +111,7 @@ class _Connection:
             await self._refuse(str(error), "refused")
         except Exception:
             _LOG.exception("a Wyoming client was dropped for a fault of the server")
+            await self._refuse("the server failed to go on with this stream", "failed")
         finally:
             self._writer.close()
         try:  # counted among the connections until it is one no more: a client that does not read would keep it open
@@ -124,11 +131,11 @@ class _Connection:
             if language and str(language).lower().replace("_", "-").partition("-")[0] != known:
                 raise _ProtocolError(f"language is {str(language)[:40]!r}: the model knows {known!r} alone")
 
-    async def _transcribe(self, audio: _Format) -> None:
-        """Hear a stream out, and say what is said in it."""
+    async def _transcribe(self, audio: _Format, first: Event | None = None) -> None:
+        """Recognise one stream of audio, which may begin with a chunk, and send its transcript."""
         async with self._service.stream(audio.rate, kind="wyoming") as stream:
             telling = asyncio.create_task(self._tell(stream))
-            hearing = asyncio.create_task(self._hear(stream, audio))
+            hearing = asyncio.create_task(self._hear(stream, audio, first))
             stopping = asyncio.create_task(self._stop(stream, hearing))
             try:
                 # Whichever fails ends the other.
@@ -147,26 +154,30 @@ class _Connection:
         hearing.cancel()
         stream.finish()
 
-    async def _hear(self, stream: Stream, audio: _Format) -> None:
-        """Push what comes, to the end of the audio."""
-        rest = b""
-        frame_bytes = audio.width * audio.channels
-        while (event := await self._read()) is not None:
-            if AudioStop.is_type(event.type):
-                stream.finish()
-                return
+    async def _hear(self, stream: Stream, audio: _Format, first: Event | None) -> None:
+        """Push the client's audio to the stream until its audio-stop."""
+        downmix, state = pcm.Downmix(audio.rate, audio.channels), pcm.DownmixState.start(audio.channels)
+        leftover = b""
+        event = first or await self._read()
+
+        while event is not None and not AudioStop.is_type(event.type):
             if AudioStart.is_type(event.type):
-                raise _ProtocolError("audio-start came before the audio-stop of what was there")
-            if not AudioChunk.is_type(event.type):
+                raise _ProtocolError("an audio-start came before the audio-stop of the stream before")
+            if AudioChunk.is_type(event.type):
+                if (found := _format(event)) != audio:
+                    raise _ProtocolError(f"the format changed within a stream: {found} after {audio}")
+                data = leftover + (event.payload or b"")
+                frames, leftover = pcm.decode(data, pcm.INTEGER_ENCODINGS[audio.width], audio.channels)
+                mono, state = downmix.step(frames, state)
+                await stream.push(torch.from_numpy(mono))
+            else:
                 await self._answer(event)
-                continue
-            if _format(event) != audio:
-                raise _ProtocolError(f"an audio-chunk is {_format(event)} after an audio-start of {audio}")
-            rest += event.payload or b""
-            whole = len(rest) // frame_bytes * frame_bytes
-            await stream.push(_mono(rest[:whole], audio))
-            rest = rest[whole:]
-        raise ConnectionResetError
+            event = await self._read()
+
+        if event is None:
+            raise ConnectionResetError
+        await stream.push(torch.from_numpy(downmix.flush(state)))
+        stream.finish()
 
     async def _tell(self, stream: Stream) -> None:
         """Send words as they are committed, and in the end the whole text, which begins with all of them."""
@@ -181,6 +192,12 @@ class _Connection:
                 await self._write(TranscriptChunk(text[len(sent) :]))
                 sent = text
         await self._write(Transcript(finished, language=self._service.config.language))
+        await self._write(TranscriptStop())
+
+    async def _write_empty(self) -> None:
+        """Answer an audio-stop without audio: a client would wait for a transcript for ever."""
+        await self._write(TranscriptStart())
+        await self._write(Transcript("", language=self._service.config.language))
         await self._write(TranscriptStop())
 
     async def _read(self) -> Event | None:
@@ -256,20 +273,6 @@ def _format(event: Event) -> _Format:
     if not 1 <= width <= 4 or not 1 <= channels <= _MAX_CHANNELS:
         raise _ProtocolError(f"{event.type}: width must be 1 to 4 bytes, channels 1 to {_MAX_CHANNELS}")
     return _Format(rate, width, channels)
-
-
-def _mono(pcm: bytes, audio: _Format) -> Tensor:
-    """Whole frames of little-endian PCM, unsigned where a sample is a byte, to `(samples,)` float32 in [-1, 1]."""
-    values: NDArray[Any]
-    if audio.width == 1:
-        values = np.frombuffer(pcm, np.uint8).astype(np.float32) / 128 - 1
-    elif audio.width == 3:  # as the upper bytes of four
-        words = np.zeros((len(pcm) // 3, 4), np.uint8)
-        words[:, 1:] = np.frombuffer(pcm, np.uint8).reshape(-1, 3)
-        values = words.view("<i4")[:, 0].astype(np.float32) / 2.0**31
-    else:
-        values = np.frombuffer(pcm, f"<i{audio.width}").astype(np.float32) / 2.0 ** (8 * audio.width - 1)
-    return torch.from_numpy(values.reshape(-1, audio.channels).mean(axis=1, dtype=np.float32))
 
 
 def _info(service: Service) -> Info:

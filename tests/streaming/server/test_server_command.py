@@ -27,7 +27,7 @@ import asr
 from asr.commands.main import main
 from streaming.engine import Engine
 from streaming.server import logs
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.metrics import Metrics
 from tests.support.serving import Running, running
 from tests.support.small_model import small_model
@@ -186,7 +186,7 @@ def test_streams_that_do_not_finish_are_cut_off_when_time_is_up(model: Path, mon
                 await websocket.recv()
             return websocket.close_code
 
-    with running(ServerConfig(limits=Limits(load_share=100), grace_seconds=0.5), engine) as made:
+    with running(ServerConfig(limits=ServerLimits(load_share=100), grace_seconds=0.5), engine) as made:
         try:
             assert asyncio.run(asyncio.wait_for(cut_off(made), 15)) == 1012
         finally:

@@ -21,12 +21,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import asr
 from streaming.engine import Engine
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.run import listen
 from tests.support.serving import Running, running
 from tests.support.small_model import small_model
 
-PATIENT = Limits(load_share=100)
+PATIENT = ServerLimits(load_share=100)
 KEY = "a key"
 HELD = b"GET /health HTTP/1.1\r\nHost: here\r\nX-Held: "
 
@@ -199,14 +199,14 @@ def test_the_protocols_share_one_limit_on_connections(engine: Engine) -> None:
 
     def answered(at: int) -> bool:
         with socket.create_connection(("127.0.0.1", at), timeout=20) as one, contextlib.suppress(ConnectionResetError):
-            one.sendall(b'{"type": "ping"}\n' if at == port else b"GET /health HTTP/1.1\r\n\r\n")
+            one.sendall(b'{"type": "ping"}\n' if at == port else b"GET /v1/models HTTP/1.1\r\n\r\n")
             return re.search(b"pong|200 OK", one.recv(1000)) is not None
         return False
 
     def wait_for(made: Running, count: int) -> None:
         deadline = time.monotonic() + 20
-        while made.service.open_connections != count:
-            assert time.monotonic() < deadline, made.service.open_connections
+        while len(made.service.connections) != count:
+            assert time.monotonic() < deadline, len(made.service.connections)
             time.sleep(0.01)
 
     limits = replace(PATIENT, max_connections=4)
@@ -363,7 +363,7 @@ def test_metrics_tell_of_streams(guarded: Running) -> None:
 def test_settings_are_checked(tmp_path: Path) -> None:
     for wrong in ({"max_sessions": 0}, {"load_share": 0.0}, {"max_behind_seconds": 0.5}, {"idle_seconds": -1.0}):
         with pytest.raises(asr.errors.ConfigError, match=next(iter(wrong))):
-            Limits(**wrong)
+            ServerLimits(**wrong)
     for settings, complaint in (
         ({"port": 70_000}, "port"),
         ({"port": 2700, "wyoming_port": 2700}, "wyoming_port is 2700"),

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 import asr
 from streaming.engine import Engine
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import running
 from tests.support.small_model import small_model
 
@@ -44,7 +44,7 @@ def test_a_live_stream_loses_what_the_engine_has_no_time_for_and_is_told(
             await websocket.send('{"eof": 1}')
             return dict(json.loads(await websocket.recv()))
 
-    with running(ServerConfig(limits=Limits(load_share=100, max_behind_seconds=1)), engine) as made:
+    with running(ServerConfig(limits=ServerLimits(load_share=100, max_behind_seconds=1)), engine) as made:
         monkeypatch.setattr(engine, "step", late)
         assert asyncio.run(flood(made.ws_url)) == {"text": ""}
         assert "spellstream_dropped_audio_seconds_total 0.0" in metrics(made.url)

@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.client import connect
 
 from streaming.engine import Engine
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
 
 if TYPE_CHECKING:  # imported where a browser is asked for
@@ -106,7 +106,7 @@ def test_a_microphone_that_goes_away_while_it_connects_is_not_listened_to(visit:
 
 
 def test_a_busy_server_is_told_and_tried_again(visit: Visit, shipped_engine: Engine) -> None:
-    config = ServerConfig(limits=Limits(max_sessions=1))
+    config = ServerConfig(limits=ServerLimits(max_sessions=1))
     with running(config, shipped_engine) as server:
         page = visit.open(f"{server.url}/ui")
         with connect(server.ws_url) as first:

@@ -21,11 +21,11 @@ from asr.transcript import Segment
 from streaming.engine import Engine
 from streaming.events import Event, Final
 from streaming.server import service as module
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.service import LimitError, OverloadError, Service
 
 SECOND = b"\1\0" * 16_000
-ROOMY = Limits(load_share=100)
+ROOMY = ServerLimits(load_share=100)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run a coroutine with a service on a counter."""
     monkeypatch.setattr(module, "warm_up", lambda engine: None)
 
-    def run(use: Use, limits: Limits = ROOMY) -> None:
+    def run(use: Use, limits: ServerLimits = ROOMY) -> None:
         async def main() -> None:
             engine = Counter()
             service = Service(cast(Engine, engine), ServerConfig(limits=limits))
@@ -241,7 +241,7 @@ def test_no_more_streams_once_those_that_are_open_get_late(serve: Any) -> None:
             assert await texts(stream) == ["1600 0"]
         assert b'refused_total{reason="load"} 1.0' in service.metrics.text()
 
-    serve(use, Limits(load_share=0.5))
+    serve(use, ServerLimits(load_share=0.5))
 
 
 def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) -> None:

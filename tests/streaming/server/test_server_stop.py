@@ -24,13 +24,13 @@ from websockets.sync.client import connect
 import asr
 from asr.commands.main import main
 from streaming.engine import Engine
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.run import listen
 from streaming.server.service import Service
 from tests.support.serving import Running, running
 from tests.support.small_model import small_model
 
-PATIENT = Limits(load_share=100)
+PATIENT = ServerLimits(load_share=100)
 PATH = "/v1/audio/transcriptions"
 
 

@@ -23,10 +23,10 @@ from asr.audio import load
 from asr.text.normalise import normalise
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Final
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
 
-PATIENT = Limits(load_share=100, idle_seconds=1000)
+PATIENT = ServerLimits(load_share=100, idle_seconds=1000)
 SETTINGS = ("sample_rate", "words", "max_alternatives", "phrase_list", "model", "colour")
 EOF_MESSAGE = '{"eof" : 1}'
 

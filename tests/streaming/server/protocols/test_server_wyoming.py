@@ -16,8 +16,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from wyoming.asr import Transcribe, Transcript, TranscriptChunk
+from wyoming.asr import Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
@@ -28,13 +27,14 @@ import asr
 from asr import audio
 from streaming.engine import Engine
 from streaming.events import Final
-from streaming.server.config import Limits, ServerConfig
+from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.load import Load
 from streaming.server.protocols.wyoming import _Connection, _project_url
 from streaming.server.run import listen
 from tests.support.serving import Running, running
+from tests.support.wyoming import converse, pcm16, transcript
 
-LIMITS = Limits(max_sessions=8, load_share=1.0, idle_seconds=2.0, send_seconds=1.0, max_message_bytes=1 << 20)
+LIMITS = ServerLimits(max_sessions=8, load_share=1.0, idle_seconds=2.0, send_seconds=1.0, max_message_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -67,33 +67,6 @@ def expected(shipped_engine: Engine, speech: torch.Tensor) -> str:
         [shipped_engine.start()], [torch.from_numpy(pcm16(speech) / 32768).float()], [True]
     )
     return " ".join(event.text for event in events if isinstance(event, Final))
-
-
-def pcm16(waveform: torch.Tensor) -> NDArray[np.int16]:
-    return (waveform.numpy() * 32767).astype("<i2")
-
-
-async def converse(
-    port: int, pcm: bytes, rate: int = 16_000, width: int = 2, channels: int = 1, cut: int = 2048
-) -> list[Event]:
-    """Send one utterance as Home Assistant does; all that is answered up to the transcript-stop."""
-    async with AsyncTcpClient("127.0.0.1", port, read_timeout=30) as client:
-        await client.write_event(Transcribe(language="en").event())
-        await client.write_event(AudioStart(rate, width, channels).event())
-        for at in range(0, len(pcm), cut):
-            await client.write_event(AudioChunk(rate, width, channels, pcm[at : at + cut]).event())
-        await client.write_event(AudioStop().event())
-        answers: list[Event] = []
-        while not answers or answers[-1].type not in ("transcript-stop", "error"):
-            event = await client.read_event()
-            assert event is not None, f"closed after {[answer.type for answer in answers]}"
-            answers.append(event)
-        return answers
-
-
-def transcript(answers: list[Event]) -> str:
-    (found,) = (answer for answer in answers if Transcript.is_type(answer.type))
-    return Transcript.from_event(found).text
 
 
 def send(port: int, data: bytes, seconds: float = 5.0) -> bytes:
@@ -247,7 +220,7 @@ START = {"rate": 16_000, "width": 2, "channels": 1}
         (line(type="audio-start", data=START) * 2, "audio-start came before the audio-stop"),
         (
             line(type="audio-start", data=START) + line(type="audio-chunk", data={**START, "rate": 8000}),
-            "an audio-chunk is",
+            "the format changed within a stream: 8000 Hz, width 2, channels 1 after 16000 Hz, width 2, channels 1",
         ),
         (line(type="transcribe", data={"language": "de-DE"}), "language is 'de-DE': the model knows 'en' alone"),
     ],

@@ -1,0 +1,81 @@
+"""Wyoming clients that leave out an event or send unusual audio: each is answered, none waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr import audio
+from streaming.engine import Engine
+from streaming.server.config import ServerConfig, ServerLimits
+from streaming.server.load import Load
+from streaming.server.run import listen
+from tests.support.serving import Running, running
+from tests.support.wyoming import converse, pcm16, transcript
+
+ROOM = ServerLimits(load_share=100.0)
+
+
+@pytest.fixture(scope="module")
+def server(shipped_engine: Engine) -> Iterator[Running]:
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    config = ServerConfig(wyoming_port=port, limits=ROOM)
+    with pytest.MonkeyPatch.context() as patch, running(config, shipped_engine) as live:
+        patch.setattr(Load, "has_room", lambda *_: True)
+        yield live
+
+
+@pytest.fixture(scope="module")
+def port(server: Running) -> int:
+    port = server.service.config.wyoming_port
+    assert port is not None
+    return port
+
+
+@pytest.fixture(scope="module")
+def samples(repository_root: Path) -> np.ndarray:
+    return pcm16(audio.load(repository_root / "recipes/sample.flac"))
+
+
+def said(port: int, pcm: bytes, **options: int) -> str:
+    return transcript(asyncio.run(converse(port, pcm, **options)))
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_stop_without_audio_is_answered_by_an_empty_transcript(port: int, started: bool) -> None:
+    """A bare audio-stop was never answered."""
+    answers = asyncio.run(converse(port, b"", started=started))
+    assert [answer.type for answer in answers] == ["transcript-start", "transcript", "transcript-stop"]
+    assert transcript(answers) == ""
+
+
+def test_chunks_without_a_start_are_a_stream(port: int, samples: np.ndarray) -> None:
+    """All their audio was thrown away, and the stop never answered; every chunk carries the format."""
+    assert said(port, samples.tobytes(), started=False) == said(port, samples.tobytes()) != ""
+
+
+def test_channels_that_cancel_are_heard(port: int, samples: np.ndarray) -> None:
+    """A balanced line plugged into a stereo socket: the mean of its channels is silence."""
+    stereo = np.stack([samples, -samples], axis=1)
+    expected = said(port, samples.tobytes())
+    assert said(port, stereo.tobytes(), channels=2) == expected != ""
+    assert said(port, stereo.tobytes(), channels=2, cut=1001, started=False) == expected
+
+
+def test_all_of_a_short_stream_is_heard(server: Running, port: int) -> None:
+    """Several channels are mixed in windows: the samples of the last one are pushed, too."""
+    frames = np.ones((12_345, 2), "<i2")
+    before = heard_seconds(server)
+    asyncio.run(converse(port, frames.tobytes(), channels=2))
+    assert heard_seconds(server) - before == pytest.approx(12_345 / 16_000, abs=1e-4)
+
+
+def heard_seconds(server: Running) -> float:
+    value = server.service.metrics.registry.get_sample_value("spellstream_audio_seconds_total")
+    assert value is not None
+    return value
