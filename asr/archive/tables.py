@@ -16,7 +16,7 @@ from typing import Any
 from asr.archive.folders import audio_files
 from asr.errors import AudioError, DataError
 
-__all__ = ["SUFFIXES", "Fields", "rows"]
+__all__ = ["SUFFIXES", "Fields", "content", "rows"]
 
 SUFFIXES = frozenset({".jsonl", ".json", ".csv", ".tsv"})
 """Suffixes of manifest files, in lower case."""
@@ -42,9 +42,9 @@ def rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | Da
     if path.is_dir():
         found = _folder(path)
     elif path.suffix.lower() in (".csv", ".tsv"):
-        found = _table(_content(path), path, required)
+        found = _table(content(path), path, required)
     else:
-        found = _records(_content(path), path)
+        found = _records(content(path), path)
     empty = True
     for row in found:
         empty = False
@@ -53,23 +53,27 @@ def rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | Da
         raise DataError(f"{path}: the manifest is empty; expected at least one utterance")
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a UTF-8 file, without a byte order mark."""
+def content(path: Path) -> bytes:
+    """The bytes of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        DataError: the file cannot be read, or is in UTF-16.
+    """
     try:
-        content = path.read_bytes()
+        found = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot read the manifest: {error.strerror or error}") from error
-    if content.startswith(_UTF16_MARKS) or b"\0" in content[:4]:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if found.startswith(_UTF16_MARKS) or b"\0" in found[:4]:
         raise DataError(f"{path}: the text is UTF-16; save it as UTF-8")
-    return content.removeprefix(b"\xef\xbb\xbf")
+    return found.removeprefix(b"\xef\xbb\xbf")
 
 
-def _records(content: bytes, path: Path) -> Iterator[tuple[str, Fields | DataError]]:
+def _records(document: bytes, path: Path) -> Iterator[tuple[str, Fields | DataError]]:
     """JSON lines, or one JSON array of objects."""
     try:
-        document = json.loads(content)
+        parsed = json.loads(document)
     except (ValueError, RecursionError):  # several lines, or a broken one
-        numbered = ((number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip())
+        numbered = ((number, line) for number, line in enumerate(document.split(b"\n"), start=1) if line.strip())
         for number, line in numbered:
             place = f"{path}:{number}"
             try:
@@ -77,7 +81,7 @@ def _records(content: bytes, path: Path) -> Iterator[tuple[str, Fields | DataErr
             except (ValueError, RecursionError) as error:
                 yield place, DataError(f"{place}: not JSON: {error}")
         return
-    for number, record in enumerate(document if isinstance(document, list) else [document], start=1):
+    for number, record in enumerate(parsed if isinstance(parsed, list) else [parsed], start=1):
         place = f"{path}:{number}"
         yield place, _object(record, place)
 
@@ -88,8 +92,8 @@ def _object(record: object, place: str) -> Fields | DataError:
     return DataError(f"{place}: expected a JSON object, found {type(record).__name__}")
 
 
-def _table(content: bytes, path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | DataError]]:
-    text = content.decode("utf-8", errors="surrogateescape")
+def _table(document: bytes, path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | DataError]]:
+    text = document.decode("utf-8", errors="surrogateescape")
     header = text.partition("\n")[0]
     if path.suffix.lower() == ".tsv":
         lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -128,7 +132,7 @@ def _folder(folder: Path) -> Iterator[tuple[str, Fields | DataError]]:
             continue
         beside = Path(found).with_suffix(".txt")
         try:
-            text = _content(beside).decode("utf-8") if beside.is_file() else None
+            text = content(beside).decode("utf-8") if beside.is_file() else None
         except DataError as error:
             yield found, error
         except UnicodeDecodeError:

@@ -1,175 +1,182 @@
-"""A manifest transcribed and scored: which utterances, how many errors, how fast; and the report of it."""
+"""A manifest transcribed and scored, or another system's texts scored against it."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asr import __version__
-from asr.archive import manifest
-from asr.archive.manifest import Utterance
-from asr.config import to_dict
+from asr.archive.manifest import Utterance, scan
 from asr.errors import DataError
 from asr.terminal import Progress, say
 from asr.text import metrics
-from asr.text.normalise import normalise
+from asr.text.normalise import fold, normalise
 
 if TYPE_CHECKING:
+    from asr.archive.hypotheses import Hypotheses
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
-__all__ = ["Evaluation", "Selection", "report", "run", "select", "settings", "to_json"]
+__all__ = ["Evaluation", "Scorer", "Selection", "score_hypotheses", "select", "transcribe"]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Utterances with their normalised texts, and how many were left out for want of a text to compare with."""
+    """Utterances with a text to compare with.
 
-    rows: tuple[tuple[Utterance, str], ...]
+    Args:
+        utterances: in the manifest's order.
+        skipped: utterances left out because they have no such text.
+        errors: rows of the manifest that cannot be used.
+    """
+
+    utterances: tuple[Utterance, ...]
     skipped: int
+    errors: tuple[DataError, ...]
+
+
+@dataclass
+class Scorer:
+    """Scores texts against references as they come, under one normaliser and under the plain one beside it.
+
+    Args:
+        normaliser: for both sides, see `asr.text.normalise.normaliser`.
+    """
+
+    normaliser: Callable[[str], str]
+    scored: dict[str, metrics.Scored] = field(default_factory=dict)
+    plain: dict[str, metrics.Scored] = field(default_factory=dict)
+
+    def add(self, utterance: Utterance, text: str, seconds: float) -> None:
+        """Score one text; under the plain normaliser only where the reference has no digits or other scripts."""
+        reference = utterance.text or ""
+        sides = self.normaliser(reference), self.normaliser(text)
+        self.scored[utterance.id] = metrics.score(utterance.id, utterance.corpus, *sides, seconds)
+        if self.normaliser is not fold and is_plain(reference):
+            sides = fold(reference), fold(text)
+            self.plain[utterance.id] = metrics.score(utterance.id, utterance.corpus, *sides, seconds)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every utterance that could be read, scored, in the manifest's order; `wall_seconds` is what it all took."""
+    """The scores of every utterance that has a hypothesis, in the manifest's order.
+
+    Args:
+        scored: under the chosen normaliser.
+        plain: under the plain one, if another was chosen, without utterances that it cannot score.
+        failed: utterances without a hypothesis, and rows of the manifest or of hypotheses that cannot be used.
+        skipped: utterances without a text to compare with.
+        wall_seconds: time for reading and recognising; None where nothing was recognised.
+    """
 
     scored: tuple[metrics.Scored, ...]
+    plain: tuple[metrics.Scored, ...]
     failed: int
     skipped: int
-    wall_seconds: float
+    wall_seconds: float | None
 
     @property
     def audio_seconds(self) -> float:
         return sum(one.duration_seconds for one in self.scored)
 
     @property
-    def real_time_factor(self) -> float:
+    def real_time_factor(self) -> float | None:
         """Seconds of work for each second of audio, reading included."""
-        return self.wall_seconds / max(self.audio_seconds, 1e-9)
+        return None if self.wall_seconds is None else self.wall_seconds / max(self.audio_seconds, 1e-9)
 
 
-def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None) -> Selection:
+def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None, *, plain: bool = True) -> Selection:
     """Read a manifest and keep what can be scored.
 
     Args:
-        path: the manifest.
-        corpora: only these; all when empty.
-        limit: only so many, the first.
+        path: the manifest, see `asr.archive.manifest`.
+        corpora: keep only these; all when empty.
+        limit: keep only the first utterances, this many.
+        plain: leave out references with digits or other scripts, which the plain normaliser cannot compare.
 
     Raises:
-        DataError: the manifest is broken, has no such corpus, or nothing is left.
+        DataError: the manifest cannot be read, has no such corpus, or has no utterance with a text.
     """
-    utterances = manifest.read(path)
-    known = dict.fromkeys(one.corpus for one in utterances)
+    utterances: dict[str, Utterance] = {}
+    errors: list[DataError] = []
+    for place, found in scan(path):
+        if isinstance(found, DataError):
+            errors.append(found)
+        elif found.id in utterances:
+            errors.append(DataError(f"{place}: id {found.id!r} was used before"))
+        else:
+            utterances[found.id] = found
+
+    known = dict.fromkeys(one.corpus for one in utterances.values())
     for name in corpora:
         if name not in known:
             raise DataError(f"{path}: no corpus {name!r}; there are {', '.join(known)}")
-    chosen = [one for one in utterances if not corpora or one.corpus in corpora]
-    pairs = [(one, _reference(one.text)) for one in chosen]
-    kept = [(one, reference) for one, reference in pairs if reference is not None]
-    if not kept:
+
+    chosen = [one for one in utterances.values() if not corpora or one.corpus in corpora]
+    kept = [one for one in chosen if one.text is not None and (not plain or is_plain(one.text))]
+    if not kept and not errors:
         raise DataError(f"{path}: none of {len(chosen)} utterances has a text to compare with")
-    return Selection(tuple(kept[:limit]), len(pairs) - len(kept))
+    return Selection(tuple(kept[:limit]), len(chosen) - len(kept), tuple(errors))
 
 
-def _reference(text: str | None) -> str | None:
-    """The text normalised; None where there is none or it cannot be. An empty text says that nothing was said."""
-    return normalise(text) if text and text.strip() else text and ""
+def is_plain(text: str) -> bool:
+    """Whether nothing of a reference is lost by `normalise`. An empty text says that nothing was said."""
+    return not text.strip() or normalise(text) is not None
 
 
-def run(
+def transcribe(
     recogniser: Recogniser,
     selection: Selection,
+    scorer: Scorer,
     progress: Progress,
     *,
     search: SearchConfig,
     batch_size: int,
 ) -> Evaluation:
-    """Transcribe and score; each utterance that fails is named in one line."""
-    rows_of: dict[str, list[int]] = {}
-    for row, (utterance, _) in enumerate(selection.rows):
-        rows_of.setdefault(str(utterance.audio), []).append(row)
-    scored: dict[int, metrics.Scored] = {}
+    """Transcribe and score; each utterance that fails is reported in one line on standard error."""
+    by_audio: dict[str, list[Utterance]] = {}
+    for utterance in selection.utterances:
+        by_audio.setdefault(str(utterance.audio), []).append(utterance)
+
     started = time.perf_counter()
-    outcomes = recogniser.transcribe_many(rows_of, search=search, word_timestamps=False, batch_size=batch_size)
+    outcomes = recogniser.transcribe_many(by_audio, search=search, word_timestamps=False, batch_size=batch_size)
     for source, transcript, error in outcomes:
-        for row in rows_of[source]:
-            utterance, reference = selection.rows[row]
+        for utterance in by_audio[source]:
             if transcript is None:
                 say(f"{utterance.id}: {error}")
                 progress.advance()
-                continue
-            hypothesis = normalise(transcript.text) or transcript.text
-            seconds = transcript.duration_seconds
-            scored[row] = metrics.score(utterance.id, utterance.corpus, reference, hypothesis, seconds)
-            progress.advance(seconds)
-    wall_seconds = time.perf_counter() - started
-    # In the manifest's order, for the interval depends on it and outcomes come in any.
-    in_order = tuple(scored[row] for row in sorted(scored))
-    return Evaluation(in_order, len(selection.rows) - len(scored), selection.skipped, wall_seconds)
+            else:
+                scorer.add(utterance, transcript.text, transcript.duration_seconds)
+                progress.advance(transcript.duration_seconds)
+    return _evaluation(selection, scorer, time.perf_counter() - started)
 
 
-def settings(recogniser: Recogniser, search: SearchConfig, batch_size: int) -> dict[str, Any]:
-    """What the scores depend on, beside the model and the manifest."""
-    import torch
+def score_hypotheses(hypotheses: Hypotheses, selection: Selection, scorer: Scorer) -> Evaluation:
+    """Score texts of another system; each utterance without one is reported in one line on standard error.
 
-    return {
-        "spellstream": __version__,
-        "device": recogniser.device.type,
-        "dtype": recogniser.dtype,
-        "threads": torch.get_num_threads(),
-        "batch_size": batch_size,
-        "search": to_dict(search),
-    }
+    The audio is opened only where the manifest has no duration, and need not be there.
+    """
+    from asr.audio.decode import duration_seconds
 
-
-def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
-    """All of it as plain values for `json.dumps`; rates are fractions."""
-    return {
-        "settings": settings,
-        "failed": evaluation.failed,
-        "skipped": evaluation.skipped,
-        "wall_seconds": round(evaluation.wall_seconds, 3),
-        "audio_seconds": round(evaluation.audio_seconds, 3),
-        "real_time_factor": evaluation.real_time_factor,
-        **metrics.to_json(metrics.summarise(evaluation.scored), evaluation.scored),
-    }
+    for utterance in selection.utterances:
+        text = hypotheses.of(utterance)
+        if text is None:
+            say(f"{utterance.id}: no hypothesis")
+            continue
+        seconds = utterance.duration_seconds or duration_seconds(utterance.audio) or 0.0
+        scorer.add(utterance, text, seconds)
+    return _evaluation(selection, scorer, None, len(hypotheses.errors))
 
 
-def report(evaluation: Evaluation, settings: dict[str, Any], *, title: str, worst: int, confusions: int) -> None:
-    """Print the table, the speed, the settings, the worst utterances and the most frequent errors."""
-    from rich.console import Console
-
-    # In a file or pipe, lines are as long as they need be.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-
-    def line(text: str = "") -> None:
-        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-    console.print(metrics.table(metrics.summarise(evaluation.scored), title))
-    factor = evaluation.real_time_factor
-    line(f"{evaluation.audio_seconds:.1f} s of audio in {evaluation.wall_seconds:.1f} s: real-time factor {factor:.4f}")
-    line(" · ".join(f"{name} {value}" for name, value in _flat(settings)))
-    if evaluation.skipped:
-        line(f"{evaluation.skipped} utterances were left out: no text, or digits or another script in it")
-    for one in metrics.worst(evaluation.scored, worst):
-        words = one.words
-        line(f"\n{one.id} ({one.corpus}): {words.errors} errors in {words.reference_length} words")
-        line(metrics.align_text(one.reference, one.hypothesis))
-    if found := metrics.confusions(evaluation.scored, confusions) if confusions else []:
-        line("\nmost frequent errors:")
-    for confusion in found:
-        pair = f"{confusion.reference or '***'} → {confusion.hypothesis or '***'}"
-        line(f"{confusion.occurrences:6d}  {confusion.kind:12}  {pair}")
-
-
-def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from value.items()
-        else:
-            yield name, value
+def _evaluation(selection: Selection, scorer: Scorer, wall_seconds: float | None, unreadable: int = 0) -> Evaluation:
+    # In the manifest's order: the interval depends on it, and transcripts come in any.
+    names = [one.id for one in selection.utterances]
+    return Evaluation(
+        scored=tuple(scorer.scored[name] for name in names if name in scorer.scored),
+        plain=tuple(scorer.plain[name] for name in names if name in scorer.plain),
+        failed=len(names) - len(scorer.scored) + len(selection.errors) + unreadable,
+        skipped=selection.skipped,
+        wall_seconds=wall_seconds,
+    )

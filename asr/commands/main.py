@@ -22,11 +22,11 @@ import typer
 
 from asr import __version__
 from asr.commands import options as opt
+from asr.commands.evaluate import evaluate
 from asr.commands.groups import grouped
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
-from asr.files import write_atomically
-from asr.terminal import Progress, say
+from asr.terminal import say
 
 __all__ = ["PLUGINS", "app", "main"]
 
@@ -121,60 +121,7 @@ def root(
 
 
 app.command()(transcribe)
-
-
-# --- evaluate ---------------------------------------------------------------------------------------------------------
-
-Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines: id, audio, duration, text.")]
-JsonFile = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Also write all scores as JSON; - prints them instead.")
-]
-Worst = Annotated[int, typer.Option(min=0, help="Utterances with most errors to show, aligned.")]
-Confusions = Annotated[int, typer.Option(min=0, help="Most frequent errors to show.")]
-Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus; repeatable.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first utterances, this many.")]
-
-
-@app.command()
-@grouped
-def evaluate(
-    manifest: Manifest,
-    model: opt.ModelOptions,
-    search: opt.SearchOptions,
-    dtype: opt.Dtype = opt.DtypeName.float32,
-    batch_size: opt.BatchSize = 16,
-    json_file: JsonFile = None,
-    worst: Worst = 5,
-    confusions: Confusions = 0,
-    corpora: Corpora = None,
-    limit: Limit = None,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Count the errors in words and characters against what was said.
-
-    Texts are compared in lower case and without punctuation; utterances without one, or with digits or another script
-    in it, are left out and counted.
-
-    Examples:
-      spellstream evaluate test.jsonl
-      spellstream evaluate test.jsonl --corpus test-other --beam-size 1 --worst 20
-      spellstream evaluate test.jsonl --json scores.json --confusions 10
-    """
-    from asr.commands import evaluation
-
-    selection = evaluation.select(manifest, corpora or (), limit)
-    recogniser, config = opt.load(model, search, dtype=dtype)
-    with Progress(len(selection.rows), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
-        result = evaluation.run(recogniser, selection, progress, search=config, batch_size=batch_size)
-    settings = {"model": model.model, **evaluation.settings(recogniser, config, batch_size)}
-    if result.scored and json_file is not None:
-        scores = json.dumps(evaluation.to_json(result, settings), indent=2, ensure_ascii=False) + "\n"
-        sys.stdout.write(scores) if json_file == "-" else write_atomically(Path(json_file), scores)
-    if result.scored and json_file != "-":
-        evaluation.report(result, settings, title=manifest.name, worst=worst, confusions=confusions)
-    if result.failed and len(selection.rows) > 1:
-        say(f"{result.failed} of {len(selection.rows)} failed")
-    raise typer.Exit(1 if result.failed else 0)
+app.command()(evaluate)
 
 
 # --- plot and info ----------------------------------------------------------------------------------------------------

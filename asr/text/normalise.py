@@ -1,6 +1,6 @@
 """Text normalisation: the one place where written text becomes the text that models learn and that is scored.
 
-`normalise` is used for transcripts and text corpora in training, and for references and hypotheses in scoring.
+`normalise` is used for transcripts and text corpora in training, and for references in scoring; `fold` for hypotheses.
 `plain` is its first step: lower case and ASCII wherever a character has an ASCII form. `modernise` is its last step:
 spellings of older books, which sound like today's, become today's.
 """
@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
+from typing import Literal
 
-__all__ = ["modernise", "normalise", "plain"]
+__all__ = ["Normaliser", "fold", "modernise", "normalise", "normaliser", "plain"]
 
-_WORD = re.compile(r"[a-z']+")
+Normaliser = Literal["plain", "whisper"]
+
+_WORD = re.compile(r"(?:[a-z0-9']|[^\x00-\x7f])+")
+_LOST = re.compile(r"[0-9]|[^\x00-\x7f]")  # digits, and what has no form in ASCII
 
 # Typed or printed for an apostrophe: left, right and reversed quotes, modifier letters, acute, grave, primes, saltillo.
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼʻʽʹ´`′‵ꞌ＇", "'"))
@@ -59,12 +64,16 @@ def normalise(text: str) -> str | None:
     Returns:
         None where the text has no word, or has digits, symbols or letters of another script, which would be lost.
     """
+    folded = fold(text)
+    return None if _LOST.search(folded) else folded or None
+
+
+def fold(text: str) -> str:
+    """`normalise` for text that must be scored whatever it holds: digits and characters of other scripts are kept."""
     text = re.sub(r"&c\b\.?", " et cetera ", plain(text)).replace("&", " and ").replace("-", " ")
-    if re.search(r"[0-9]|[^\x00-\x7f]", text):
-        return None
     words = (w.lstrip("'") for w in _WORD.findall(text))
     words = (w if w.endswith("s'") and len(w) > 2 else w.rstrip("'") for w in words)
-    return modernise(" ".join(w for w in words if w)) or None
+    return modernise(" ".join(w for w in words if w))
 
 
 def plain(text: str) -> str:
@@ -103,6 +112,24 @@ def modernise(text: str) -> str:
     for old, new in _OLD_SPELLINGS:
         text = old.sub(new, text)
     return text
+
+
+def normaliser(name: Normaliser) -> Callable[[str], str]:
+    """What both sides of a score go through.
+
+    - plain: `fold`.
+    - whisper: Whisper's English normaliser (Radford et al. 2022, appendix C), which others report their scores with:
+      numbers become digits, contractions and American spellings are unified, "uh" and brackets are left out.
+
+    Raises:
+        ModuleNotFoundError: the package whisper-normalizer, of the extra `evaluate`, is missing.
+    """
+    if name == "plain":
+        return fold
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    english = EnglishTextNormalizer()
+    return lambda text: str(english(text)).strip()
 
 
 def _is_symbol(character: str) -> bool:

@@ -106,7 +106,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_manifests_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jsonl: cannot read the manifest: No such file"):
+    with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read: No such file"):
         read(tmp_path / "gone.jsonl")
     with pytest.raises(DataError, match=r"dev\.jsonl: the manifest is empty"):
         read(put(tmp_path, "", "  "))

@@ -63,7 +63,7 @@ def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:
         f"{audio}/deep/b.wav",
         f"{manifest}:2: no audio; expected a field named audio or audio_filepath",
         f"{audio}/a.wav",
-        f"{tmp_path}/missing.jsonl: cannot read the manifest: No such file or directory",
+        f"{tmp_path}/missing.jsonl: cannot be read: No such file or directory",
     ]
     assert [isinstance(one, DataError) for one in found] == [False, True, False, True]
     out = OutputFolder(tmp_path / "out", [str(manifest)], ["txt"])

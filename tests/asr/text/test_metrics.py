@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asr.text.metrics import ErrorCounts, Scored, align_text, confusions, score, summarise, table, to_json, worst
+from asr.text.error_report import align_text, confusions, table, worst
+from asr.text.metrics import ErrorCounts, Scored, score, summarise, to_json
 
 # A machine under load is no failure.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

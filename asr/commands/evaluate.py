@@ -1,0 +1,235 @@
+"""`spellstream evaluate`: error rates of our own transcripts, or of another system's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr import __version__
+from asr.commands import options as opt
+from asr.commands.groups import grouped
+from asr.config import to_dict
+from asr.files import write_atomically
+from asr.terminal import Progress, say
+
+if TYPE_CHECKING:
+    from asr.commands.evaluation import Evaluation, Scorer, Selection
+    from asr.config import SearchConfig
+    from asr.recogniser import Recogniser
+
+__all__ = ["evaluate"]
+
+
+class NormaliserName(str, Enum):
+    """The names of `asr.text.normalise.Normaliser`."""
+
+    plain = "plain"
+    whisper = "whisper"
+
+
+Manifest = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MANIFEST",
+        help="Audio and texts: a .jsonl, .json, .csv or .tsv, or a folder with a NAME.txt beside each audio file.",
+    ),
+]
+Hypotheses = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Score these texts in place of our own: .jsonl, .csv or .tsv with id and text, .trn, or .txt (id, text).",
+    ),
+]
+NormaliserOption = Annotated[
+    NormaliserName,
+    typer.Option(help="plain: letters and apostrophes. whisper: Whisper's English normaliser, plain beside it."),
+]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write all scores as JSON; - prints them instead.")
+]
+Worst = Annotated[int, typer.Option(min=0, help="Utterances with most errors to show, aligned.")]
+Confusions = Annotated[int, typer.Option(min=0, help="Most frequent errors to show.")]
+Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus; repeatable.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first utterances, this many.")]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What is compared with the references, and how."""
+
+    hypotheses: Hypotheses = None
+    normaliser: NormaliserOption = NormaliserName.plain
+    corpora: Corpora = None
+    limit: Limit = None
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown of the scores."""
+
+    json_file: JsonFile = None
+    worst: Worst = 5
+    confusions: Confusions = 0
+
+
+@grouped
+def evaluate(
+    manifest: Manifest,
+    scoring: ScoringOptions,
+    shown: ReportOptions,
+    model: opt.ModelOptions,
+    search: opt.SearchOptions,
+    dtype: opt.Dtype = opt.DtypeName.float32,
+    batch_size: opt.BatchSize = 16,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Word and character error rates against reference texts.
+
+    Both sides are compared in lower case, without punctuation and accents, and with old spellings made modern
+    ("to-morrow"). Utterances without a text are left out and counted; with the plain normaliser also those whose text
+    has digits or another script.
+
+    Examples:
+      spellstream evaluate test.jsonl
+      spellstream evaluate test.jsonl --corpus test-other --beam-size 1 --worst 20
+      spellstream evaluate test.jsonl --normaliser whisper --json scores.json --confusions 10
+      spellstream evaluate test.jsonl --hypotheses other.jsonl
+    """
+    from asr.commands import evaluation
+    from asr.text.normalise import normaliser
+
+    selection = evaluation.select(
+        manifest, scoring.corpora or (), scoring.limit, plain=scoring.normaliser is NormaliserName.plain
+    )
+    for problem in selection.errors:
+        say(problem)
+    if not selection.utterances:
+        raise typer.Exit(1)
+    with opt.extra("evaluate"):
+        scorer = evaluation.Scorer(normaliser(scoring.normaliser.value))
+
+    if scoring.hypotheses is not None:
+        _refuse_model_options(model, search)
+        result, about = _score_file(scoring.hypotheses, selection, scorer)
+    else:
+        recogniser, config = opt.load(model, search, dtype=dtype)
+        with Progress(len(selection.utterances), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
+            result = evaluation.transcribe(
+                recogniser, selection, scorer, progress, search=config, batch_size=batch_size
+            )
+        about = {"model": model.model, **_model_settings(recogniser, config, batch_size)}
+
+    settings = {"spellstream": __version__, "normaliser": scoring.normaliser.value, **about}
+    if result.scored and shown.json_file is not None:
+        scores = json.dumps(to_json(result, settings), indent=2, ensure_ascii=False) + "\n"
+        sys.stdout.write(scores) if shown.json_file == "-" else write_atomically(Path(shown.json_file), scores)
+    if result.scored and shown.json_file != "-":
+        report(result, settings, manifest.name, shown)
+    total = len(result.scored) + result.failed
+    if result.failed and total > 1:
+        say(f"{result.failed} of {total} failed")
+    raise typer.Exit(1 if result.failed else 0)
+
+
+def _refuse_model_options(model: opt.ModelOptions, search: opt.SearchOptions) -> None:
+    """Nothing is recognised where the texts are given."""
+    if model != opt.ModelOptions() or search != opt.SearchOptions():
+        raise typer.BadParameter("options of the model or the search do not go with it", param_hint="--hypotheses")
+
+
+def _score_file(path: Path, selection: Selection, scorer: Scorer) -> tuple[Evaluation, dict[str, Any]]:
+    """The scores of another system's texts, and the settings that they are reported with."""
+    from asr.archive import hypotheses
+    from asr.commands.evaluation import score_hypotheses
+
+    found = hypotheses.read(path)
+    for problem in found.errors:
+        say(problem)
+    result = score_hypotheses(found, selection, scorer)
+    unused = len(found.texts) - len(result.scored)
+    return result, {"hypotheses": str(path), "hypotheses_not_scored": unused}
+
+
+def _model_settings(recogniser: Recogniser, search: SearchConfig, batch_size: int) -> dict[str, Any]:
+    """The settings that the transcripts depend on, beside the model."""
+    import torch
+
+    return {
+        "device": recogniser.device.type,
+        "dtype": recogniser.dtype,
+        "threads": torch.get_num_threads(),
+        "batch_size": batch_size,
+        "search": to_dict(search),
+    }
+
+
+def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
+    """All scores as plain values for `json.dumps`; rates are fractions."""
+    from asr.text import metrics
+
+    result = {
+        "settings": settings,
+        "failed": evaluation.failed,
+        "skipped": evaluation.skipped,
+        "wall_seconds": None if evaluation.wall_seconds is None else round(evaluation.wall_seconds, 3),
+        "audio_seconds": round(evaluation.audio_seconds, 3),
+        "real_time_factor": evaluation.real_time_factor,
+        **metrics.to_json(metrics.summarise(evaluation.scored), evaluation.scored),
+    }
+    if evaluation.plain:
+        result["plain_summaries"] = metrics.to_json(metrics.summarise(evaluation.plain))["summaries"]
+    return result
+
+
+def report(evaluation: Evaluation, settings: dict[str, Any], title: str, shown: ReportOptions) -> None:
+    """Print the table, the speed, the settings, the worst utterances and the most frequent errors."""
+    from rich.console import Console
+
+    from asr.text import error_report, metrics
+
+    # In a file or pipe, lines are as long as they need to be.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+
+    def line(text: str = "") -> None:
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    plain = metrics.summarise(evaluation.plain) if evaluation.plain else ()
+    console.print(error_report.table(metrics.summarise(evaluation.scored), title, plain))
+    if evaluation.wall_seconds is not None:
+        spent = f"{evaluation.audio_seconds:.1f} s of audio in {evaluation.wall_seconds:.1f} s"
+        line(f"{spent}: real-time factor {evaluation.real_time_factor:.4f}")
+    line(" · ".join(f"{name} {value}" for name, value in _flat(settings)))
+    if evaluation.skipped:
+        digits = ", or digits or another script in it" if settings["normaliser"] == "plain" else ""
+        line(f"{evaluation.skipped} utterances were left out: no text{digits}")
+    if plain and len(evaluation.plain) < len(evaluation.scored):
+        left = len(evaluation.scored) - len(evaluation.plain)
+        line(f"{left} utterances are not in the plain WER: digits or another script in their text")
+
+    for one in error_report.worst(evaluation.scored, shown.worst):
+        words = one.words
+        line(f"\n{one.id} ({one.corpus}): {words.errors} errors in {words.reference_length} words")
+        line(error_report.align_text(one.reference, one.hypothesis))
+
+    found = error_report.confusions(evaluation.scored, shown.confusions) if shown.confusions else []
+    if found:
+        line("\nmost frequent errors:")
+    for confusion in found:
+        pair = f"{confusion.reference or '***'} → {confusion.hypothesis or '***'}"
+        line(f"{confusion.occurrences:6d}  {confusion.kind:12}  {pair}")
+
+
+def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield name, value
