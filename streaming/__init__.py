@@ -1,10 +1,13 @@
-"""Recognition over time: sources, buffers, sessions and events, up to many streams in one batch.
+"""Live speech recognition: sources of audio, sessions, events, and an engine that steps many streams as one batch.
 
     import streaming
-    for event in streaming.listen():
-        print(event.text)
 
-Importing this package is quick: what it offers is imported when it is first used.
+    for event in streaming.listen():
+        if isinstance(event, streaming.Final):
+            print(event.text)
+
+`listen` and `alisten` recognise one source. Servers step many sessions with an `Engine`. Importing this package is
+quick: its names are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where speech begins and ends: rules with a memory over the speech probabilities of windows of 32 ms."""
+"""Endpoint rules: where segments begin and end, from the speech probabilities of 32 ms windows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ __all__ = ["Decision", "EndpointConfig", "EndpointState", "advance"]
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """When a segment begins and ends.
+    """When a segment begins and ends. All times are rounded up to 32 ms windows.
 
-    It begins once windows have reached `speech_threshold` for `min_speech_ms`, and takes `padding_ms` of what came
-    before with it, so that the first sound is not lost. It ends after `min_silence_ms` below `silence_threshold`, or
-    when it is `max_seconds` long: then at the window least like speech among the last of it. All times are rounded up
-    to windows of 32 ms.
+        config = streaming.StreamConfig(endpoint=streaming.EndpointConfig(min_silence_ms=500))
+
+    Attributes:
+        speech_threshold: a segment begins after `min_speech_ms` of windows with at least this speech probability.
+        silence_threshold: a segment ends after `min_silence_ms` of windows below this probability.
+        min_speech_ms: see `speech_threshold`.
+        min_silence_ms: see `silence_threshold`.
+        padding_ms: audio before a segment's first speech that belongs to it, so that the first sound is not lost.
+        max_seconds: longest segment; a longer one is cut at the least speech-like window of its last seconds.
+
+    Raises:
+        ConfigError: a setting is out of its bounds.
     """
 
     speech_threshold: float = 0.5
@@ -51,17 +59,17 @@ class EndpointConfig:
 
     @property
     def speech_windows(self) -> int:
-        """Windows of speech in a row that begin a segment."""
+        """Consecutive windows of speech that begin a segment."""
         return max(1, _windows(self.min_speech_ms))
 
     @property
     def silence_windows(self) -> int:
-        """Windows of silence in a row that end a segment."""
+        """Consecutive windows of silence that end a segment."""
         return _windows(self.min_silence_ms)
 
     @property
     def held_windows(self) -> int:
-        """Windows before the one that begins a segment which belong to it: the padding, and those that made sure."""
+        """Windows of a segment before the one that begins it: the padding, and the speech windows before the last."""
         return _windows(self.padding_ms) + self.speech_windows - 1
 
 
@@ -70,24 +78,24 @@ def _windows(milliseconds: int) -> int:
 
 
 class Decision(Enum):
-    """What a window means for the stream."""
+    """The consequence of a window."""
 
     WAIT = "no segment is open"
-    BEGIN = "a segment begins; it includes the padding before this window"
-    SPEAK = "the open segment goes on"
+    BEGIN = "a segment begins, including the held windows before this one"
+    SPEAK = "the open segment continues"
     END = "the open segment ends with this window"
 
 
 @dataclass(frozen=True)
 class EndpointState:
-    """What the rules remember of one stream."""
+    """State of the rules for one stream."""
 
     speaking: bool = False
-    run: int = 0  # windows of speech in a row while waiting; of silence in a row while speaking
+    run: int = 0  # consecutive windows: of speech while waiting, of silence while speaking
 
 
 def advance(state: EndpointState, probability: float, config: EndpointConfig) -> tuple[EndpointState, Decision]:
-    """Take the speech probability of the next window."""
+    """Take the speech probability of the next window; return the next state and the decision."""
     if state.speaking:
         run = state.run + 1 if probability < config.silence_threshold else 0
         if run >= config.silence_windows:

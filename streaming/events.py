@@ -1,4 +1,4 @@
-"""What a stream tells: words while they are spoken, and segments once they are finished."""
+"""The events of a stream: words while they are spoken, and finished segments."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ __all__ = ["Event", "Final", "Partial"]
 
 @dataclass(frozen=True)
 class Partial:
-    """The segment that is being spoken. `committed` words never change; `tentative` ones may with the next event.
+    r"""The words so far of the segment that is being spoken.
 
-    Times are seconds from the start of the stream; `heard_seconds` is how far it has been heard.
+        if isinstance(event, streaming.Partial):
+            print(event.text, end="\r")
+
+    Attributes:
+        committed: words that will not change; each later event of the segment begins with them.
+        tentative: words after them, which the next event may change.
+        heard_seconds: how much of the stream had been recognised, in seconds from its start, as are the words' times.
     """
 
     committed: tuple[Word, ...]
@@ -23,19 +29,31 @@ class Partial:
 
     @property
     def text(self) -> str:
+        """All words, joined by spaces."""
         return " ".join(word.text for word in (*self.committed, *self.tentative))
 
 
 @dataclass(frozen=True)
 class Final:
-    """A finished segment; it begins with every word that was committed while it was spoken, times and all."""
+    """A finished segment.
+
+        if isinstance(event, streaming.Final):
+            print(f"{event.segment.start_seconds:.2f} {event.text}")
+
+    Attributes:
+        segment: its text, times (seconds from the start of the stream), score and words. The words begin with all that
+            were committed in its partials, unchanged.
+        heard_seconds: how much of the stream had been recognised.
+    """
 
     segment: Segment
     heard_seconds: float
 
     @property
     def text(self) -> str:
+        """The text of the segment; empty if its partials turned out to hold no words."""
         return self.segment.text
 
 
 Event: TypeAlias = Partial | Final
+"""What an iteration over a stream yields."""

@@ -1,8 +1,4 @@
-"""Live audio to events: one source and one session of an engine, stepped as the audio comes.
-
-for event in streaming.listen():
-    print(event.text)
-"""
+"""Live audio to events: one source and one session of an engine, stepped as the audio comes."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from streaming.sources import AudioSource, Microphone
 
 __all__ = ["Listener", "alisten", "listen"]
 
-_TELL_AGAIN_SECONDS = 5.0  # a recogniser that stays late is not worth a line for every chunk
+_REPORT_SECONDS = 5.0  # dropped audio is reported at most this often
 _LOG = logging.getLogger(__name__)
 
 
@@ -38,18 +34,30 @@ def listen(
 ) -> Generator[Event, None, None]:
     """Recognise speech while it is spoken.
 
-    Where the source ends, fails or is stopped, and at Ctrl-C, the words that are still open come as a last `Final`;
-    then the error or KeyboardInterrupt, if there was one, is raised. What was dropped because the recogniser was late
-    is logged as a warning, with how many seconds.
+        for event in streaming.listen(streaming.Microphone("usb")):
+            if isinstance(event, streaming.Final):
+                print(event.text)
+
+    When the source ends, fails or is stopped, and at Ctrl-C, the words of the open segment come as a last `Final`; then
+    the error or KeyboardInterrupt, if there was one, is raised. Audio that was dropped because the recogniser was late
+    is logged as a warning, in seconds.
 
     Args:
-        source: what to listen to, closed at the end; the default microphone if None.
-        model: a shipped model's name, a checkpoint folder, or a recogniser that is loaded already.
-        device: "auto", "cpu" or "cuda"; where to load a model.
-        config: endpoint rules, commit policy and search; `StreamConfig()` if None.
+        source: the source, which is closed at the end; None: the default microphone.
+        model: a shipped model's name, a checkpoint folder, or a loaded recogniser.
+        device: where to load the model: "auto", "cpu" or "cuda".
+        config: endpoint rules, commit policy and search; None: `StreamConfig()`.
+
+    Yields:
+        `Partial` and `Final` events, in order. Their times are seconds from the start of the source.
 
     Raises:
-        SpellstreamError: no microphone, no such model, or the source failed.
+        AudioError: a chunk of the source is NaN, infinite or of the wrong type, or a file cannot be read.
+        CheckpointError: there is no such model, or it is broken.
+        ConfigError: settings contradict the model.
+        DependencyError: PortAudio is not installed.
+        DeviceError: there is no microphone, or it cannot be opened; or no such compute device.
+        SourceError: the microphone went away.
     """
     with Microphone() if source is None else source as opened:
         recogniser = model if isinstance(model, Recogniser) else asr.load(model, device)
@@ -63,7 +71,13 @@ async def alisten(
     device: str = "auto",
     config: StreamConfig | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """`listen` for asyncio: all that takes time happens in a thread. Cancelled or closed, it closes the source."""
+    """`listen` for asyncio: it computes in a thread. When it is cancelled or closed, it closes the source.
+
+        async for event in streaming.alisten():
+            print(event.text)
+
+    Arguments, events and errors are those of `listen`.
+    """
     opened: AudioSource = Microphone() if source is None else source
     events = listen(opened, model=model, device=device, config=config)
     loop = asyncio.get_running_loop()
@@ -71,26 +85,26 @@ async def alisten(
 
     def close() -> None:
         events.close()
-        opened.close()  # had `events` not begun, it would not know of it
+        opened.close()  # `events` does not close a source before its first step
 
     try:
         while (event := await loop.run_in_executor(thread, next, events, None)) is not None:
             yield event
     finally:
         opened.stop()
-        closed = loop.run_in_executor(thread, close)  # waits its turn: the thread may be in the midst of a step
+        closed = loop.run_in_executor(thread, close)  # queued in the thread, behind a step that may be running
         thread.shutdown(wait=False)
         await asyncio.shield(closed)
 
 
 class Listener:
-    """A source on its way through an engine: iterate over it, once, for what `listen` yields.
+    """One source recognised by an engine: iterate over it, once, for the events of `listen`.
 
     Args:
-        engine: recognises; the listener is one session of it.
-        source: is closed at the end.
-        heard: is given each chunk before it is recognised.
-        notify: is told in one line of audio that was dropped; a logged warning if None.
+        engine: the engine; the listener is one session of it.
+        source: the source, which is closed at the end.
+        heard: called with each chunk before it is recognised.
+        notify: called with one line when audio was dropped; None: the line is logged as a warning.
     """
 
     def __init__(
@@ -107,8 +121,8 @@ class Listener:
         self._heard = heard or (lambda chunk: None)
         self._notify = notify or _LOG.warning
         self._session = engine.start()
-        self._told_seconds, self._told_overflows = 0.0, 0
-        self._tell_after = -1.0
+        self._reported_seconds, self._reported_overflows = 0.0, 0
+        self._report_after = -1.0
 
     def __iter__(self) -> Generator[Event, None, None]:
         nothing = chunk = torch.zeros(0)
@@ -124,28 +138,29 @@ class Listener:
                 ending = error
             self.source.stop()
             yield from self._step(chunk, final=True)
-            self._tell_dropped(now=True)
+            self._report_dropped(now=True)
         if ending is not None:
             raise ending
 
     def _step(self, chunk: Tensor, final: bool = False) -> list[Event]:
-        self._tell_dropped()
+        self._report_dropped()
         started = time.perf_counter()
         (self._session,), (events,) = self.engine.step([self._session], [chunk], [final])
         self.compute_seconds += time.perf_counter() - started
         self.audio_seconds += len(chunk) / SAMPLE_RATE
         return events
 
-    def _tell_dropped(self, now: bool = False) -> None:
-        """Tell of what has been lost since it was last told, unless that was a moment ago."""
-        lost = self.source.dropped_seconds - self._told_seconds
-        gaps = getattr(self.source, "overflows", 0) - self._told_overflows  # not every source of others' has them
-        if (lost <= 0 and not gaps) or not (now or time.monotonic() >= self._tell_after):
+    def _report_dropped(self, now: bool = False) -> None:
+        """Report the audio lost since the last report, unless that was a moment ago."""
+        lost = self.source.dropped_seconds - self._reported_seconds
+        gaps = getattr(self.source, "overflows", 0) - self._reported_overflows  # not in the `AudioSource` protocol
+        if (lost <= 0 and not gaps) or not (now or time.monotonic() >= self._report_after):
             return
         if lost > 0:
-            self._notify(f"{self.source.name}: {lost:.1f} s of audio dropped, as the recogniser is late")
+            self._notify(f"{self.source.name}: {lost:.1f} s of audio dropped: the recogniser is late")
         if gaps:
             times = "once" if gaps == 1 else f"{gaps} times"
-            self._notify(f"{self.source.name}: the sound system dropped audio {times} before it got here")
-        self._told_seconds, self._told_overflows = self._told_seconds + lost, self._told_overflows + gaps
-        self._tell_after = time.monotonic() + _TELL_AGAIN_SECONDS
+            self._notify(f"{self.source.name}: the sound system dropped audio {times} before it was captured")
+        self._reported_seconds += lost
+        self._reported_overflows += gaps
+        self._report_after = time.monotonic() + _REPORT_SECONDS

@@ -1,7 +1,7 @@
-"""Streams that come and go while an engine steps them as one batch: admission, and what happens when it falls behind.
+"""Streams that come and go while an engine steps them as one batch: admission, buffers, and dropping when it is late.
 
-There are no threads here: a server pushes what arrives and calls `step` as often as it can, and must not do two of
-these at once.
+There are no threads here: a server pushes the audio that arrives and calls `step` as often as it can. Calls must not
+overlap.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ __all__ = ["PoolFullError", "SessionPool"]
 
 
 class PoolFullError(SpellstreamError):
-    """There are as many sessions as are allowed; one has to end before another may begin."""
+    """The maximum number of sessions is open."""
 
 
 @dataclass
 class _Stream:
-    """A session and what it has not heard yet."""
+    """A session and its audio that still waits."""
 
     session: Session
     waiting: deque[Tensor] = field(default_factory=deque)
     waiting_samples: int = 0
-    gap_samples: int = 0  # dropped since the session was stepped last: between what it has heard and what waits
+    gap_samples: int = 0  # dropped since the last step: between the audio that was heard and the audio that waits
     dropped_samples: int = 0
     flushing: bool = False
     closing: bool = False
 
     @property
     def ending(self) -> bool:
-        """Whether what is open is finished with the last that waits."""
+        """Whether the open segment ends with the last audio that waits."""
         return self.closing or self.flushing
 
     def put(self, waveform: Tensor, bound: int) -> None:
-        """Append a copy; the oldest samples beyond the bound give way."""
+        """Append a copy; the oldest samples beyond the bound are dropped."""
         kept = waveform[max(0, len(waveform) - bound) :]
         gone = max(0, self.waiting_samples + len(kept) - bound)
         self.take(gone)
@@ -57,7 +57,7 @@ class _Stream:
         self.dropped_samples += gone
 
     def take(self, samples: int) -> Tensor:
-        """The oldest samples, at most so many."""
+        """Remove the oldest samples, at most this many."""
         taken: list[Tensor] = []
         while samples > 0 and self.waiting:
             chunk = self.waiting.popleft()
@@ -74,11 +74,11 @@ class SessionPool:
     """Admits, buffers, steps and retires sessions.
 
     Args:
-        engine: steps them.
-        max_sessions: how many there may be at once; those that are being closed count until they are done.
-        max_behind_seconds: how much of a session's audio may wait. Beyond that the oldest is dropped and counted; the
-            segment in which it is missing ends there, and the stream's clock goes on as if it had been heard.
-        step_seconds: how much of a session's audio a step takes at the most, so that none makes the others wait.
+        engine: steps the sessions.
+        max_sessions: most sessions at once, including those that are still closing.
+        max_behind_seconds: most audio of a session that may wait. Beyond that the oldest is dropped and counted; the
+            open segment ends at the gap, and the stream's clock goes on as if the audio had been heard.
+        step_seconds: most audio of a session in one step, so that no session delays the others.
     """
 
     def __init__(
@@ -96,43 +96,43 @@ class SessionPool:
         return len(self._streams)
 
     def __contains__(self, session_id: int) -> bool:
-        """Whether more events of it may come."""
+        """Whether the session is open or still closing, so that more events may come."""
         return session_id in self._streams
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether there is work for a step."""
         return any(s.waiting_samples or s.gap_samples or s.ending for s in self._streams.values())
 
     def open(self) -> int:
-        """Admit a stream; its id, which is never used again.
+        """Admit a stream and return its id, which is never used again.
 
         Raises:
-            PoolFullError: if there is no room.
+            PoolFullError: `max_sessions` are open.
         """
         if len(self._streams) >= self.max_sessions:
-            raise PoolFullError(f"{len(self._streams)} sessions are open: the bound is {self.max_sessions}")
+            raise PoolFullError(f"{len(self._streams)} sessions are open: the maximum is {self.max_sessions}")
         session_id = next(self._ids)
         self._streams[session_id] = _Stream(self.engine.start())
         return session_id
 
     def push(self, session_id: int, waveform: Tensor) -> int:
-        """Append 16 kHz mono float32 `(samples,)`, which is copied; how many samples had to be dropped for it.
+        """Append 16 kHz mono float32 `(samples,)`, which is copied; return the number of samples dropped for it.
 
         Raises:
-            AudioError: if it is of another kind, or a sample in it is NaN or infinite. The session can go on.
-            SpellstreamError: if there is no such session, or it is being closed.
+            AudioError: it is of another type, or a sample is NaN or infinite. The session is unchanged.
+            SpellstreamError: there is no such session, or it is closing.
         """
         stream = self._stream(session_id)
         if stream.closing:
-            raise SpellstreamError(f"session {session_id} is being closed: it takes no more audio")
+            raise SpellstreamError(f"session {session_id} is closing: it takes no more audio")
         check_chunk(waveform, f"session {session_id}")
         before = stream.dropped_samples
         stream.put(waveform, self._bound)
         return stream.dropped_samples - before
 
     def step(self) -> list[tuple[int, Event]]:
-        """Advance all sessions that have something to hear or are being closed; what they say, each in order."""
+        """Advance all sessions that have audio or are closing; return ids with events, each session's in order."""
         gaps = {i: s for i, s in self._streams.items() if s.gap_samples}
         events = self._advance(gaps, lambda s: torch.zeros(0), lambda s: True)
         for stream in gaps.values():
@@ -149,44 +149,48 @@ class SessionPool:
         return events
 
     def flush(self, session_id: int) -> None:
-        """The next steps hear what waits and finish what is open then; the stream goes on with what is pushed later.
+        """Finish the open segment with the audio that waits, in the next steps; the stream goes on afterwards.
 
         Raises:
-            SpellstreamError: if there is no such session.
+            SpellstreamError: there is no such session.
         """
         self._stream(session_id).flushing = True
 
     def close(self, session_id: int, discard: bool = False) -> None:
-        """The stream ends: the next steps hear what waits, finish what is open and forget it; at once if `discard`.
+        """End the stream: the next steps recognise the audio that waits, finish the open segment, and remove it.
+
+        Args:
+            session_id: the session.
+            discard: remove it at once, without further events.
 
         Raises:
-            SpellstreamError: if there is no such session.
+            SpellstreamError: there is no such session.
         """
         self._stream(session_id).closing = True
         if discard:
             del self._streams[session_id]
 
     def flushing(self, session_id: int) -> bool:
-        """Whether what `flush` asked for is still to be done."""
+        """Whether a `flush` is still under way."""
         return self._stream(session_id).flushing
 
     def behind_seconds(self, session_id: int) -> float:
-        """How much of a session's audio waits."""
+        """Audio of a session that waits, in seconds."""
         return self._stream(session_id).waiting_samples / SAMPLE_RATE
 
     def dropped_seconds(self, session_id: int) -> float:
-        """How much of a session's audio was dropped so far."""
+        """Audio of a session that was dropped so far, in seconds."""
         return self._stream(session_id).dropped_samples / SAMPLE_RATE
 
     def _stream(self, session_id: int) -> _Stream:
         if session_id not in self._streams:
-            raise SpellstreamError(f"session {session_id}: there is none, or it is closed")
+            raise SpellstreamError(f"session {session_id}: no such session, or it is closed")
         return self._streams[session_id]
 
     def _advance(
         self, streams: dict[int, _Stream], chunk: Callable[[_Stream], Tensor], final: Callable[[_Stream], bool]
     ) -> list[tuple[int, Event]]:
-        """One engine step; `final` is asked after `chunk` has been taken."""
+        """One engine step; `final` is called after `chunk`."""
         if not streams:
             return []
         chunks = [chunk(s) for s in streams.values()]

@@ -1,4 +1,4 @@
-"""What someone sees who listens along: the line that is being spoken, a level meter, and a summary at the end."""
+"""The display of `listen` on a terminal: the words being spoken, a level meter, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from streaming.sources.base import AudioSource
 
 __all__ = ["LiveStatistics", "LiveView"]
 
-_KEPT_WORDS = 20_000  # of whose latencies the median is taken
+_KEPT_WORDS = 20_000  # the median latency is that of the latest words, this many
 _RECENT_WORDS = 20
-_DRIFT = 1e-4  # how much slower than ours a device's clock may run
-_PACED = 0.9  # audio that comes faster than this much of real time is not live
+_DRIFT = 1e-4  # assumed bound on how much slower than ours a device's clock runs
+_PACED = 0.9  # audio that takes less than this fraction of real time to come is not live
 
 _METER_CELLS = 20
 _QUIETEST_DBFS = -60.0
@@ -40,16 +40,16 @@ class LiveStatistics:
         self.words = 0
         self._clock = clock
         self._started = self._heard_at = clock()
-        self._origin = float("inf")  # when the stream's time was 0, had nothing of it been missed
+        self._origin = float("inf")  # clock time of the stream's start, had no audio been missed
         self._missed_seconds = 0.0
         self._committed = 0  # words of the open segment
         self._latencies: deque[float] = deque(maxlen=_KEPT_WORDS)
 
     def heard(self, seconds: float, missed_seconds: float) -> None:
-        """Note that so much audio has just come, and how much was missed until then.
+        """Count `seconds` of audio that have just come, and all the audio missed so far.
 
-        The earliest that audio ever came, as seen on the stream's own clock, tells when that clock began; later audio
-        had to wait because the recogniser was busy.
+        The stream's start on our clock is estimated from the chunk that came with the least delay: other chunks had to
+        wait because the recogniser was busy.
         """
         now = self._clock()
         self.audio_seconds += seconds
@@ -58,7 +58,7 @@ class LiveStatistics:
         self._missed_seconds, self._heard_at = missed_seconds, now
 
     def show(self, event: Event) -> None:
-        """Count the words that this event commits."""
+        """Count the words that an event commits."""
         words: tuple[Word, ...] = event.committed if isinstance(event, Partial) else event.segment.words
         spoken = self._origin - self._clock()
         self._latencies.extend(-spoken - word.end_seconds for word in words[self._committed :])
@@ -69,18 +69,18 @@ class LiveStatistics:
 
     @property
     def recent_latency_seconds(self) -> float | None:
-        """The median over the latest words."""
+        """Median latency of the latest words; None without words."""
         recent = list(self._latencies)[-_RECENT_WORDS:]
         return median(recent) if recent else None
 
     @property
     def latency_seconds(self) -> float | None:
-        """The median over all words; None without words, or if the audio came faster than it can have been spoken."""
+        """Median latency of all words; None without words, or if the audio came faster than real time."""
         live = self._heard_at - self._started >= _PACED * self.audio_seconds
         return median(self._latencies) if live and self._latencies else None
 
     def summary(self, compute_seconds: float, dropped_seconds: float, overflows: int = 0) -> str:
-        """All of it in one line; `overflows` is how often the sound system dropped audio, nobody knows how much."""
+        """One line; `overflows` is the number of times that the sound system dropped an unknown amount of audio."""
         parts = [f"{_duration(self.audio_seconds)} heard", "1 word" if self.words == 1 else f"{self.words} words"]
         if (latency := self.latency_seconds) is not None:
             parts.append(f"median latency {latency:.2f} s")
@@ -101,15 +101,15 @@ def _duration(seconds: float) -> str:
 
 
 class LiveView:
-    """Finals, one below the other; under them what is being spoken, committed words plain and tentative ones dimmed.
+    """Finished segments line by line; below them the words being spoken, tentative ones dimmed, and a meter.
 
-    A context manager. What is written to standard error meanwhile appears above.
+    A context manager. Lines written to standard error meanwhile appear above.
 
     Args:
         console: a terminal.
-        source: whose level and dropped seconds to show.
-        statistics: whose latency to show.
-        meter: whether to show these.
+        source: the source of the level and the dropped seconds.
+        statistics: the source of the latency.
+        meter: whether to show the meter.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class LiveView:
             self._partial = event
             return
         self._partial = None
-        self._live.refresh()  # or it would be there twice for a moment
+        self._live.refresh()  # else the text would be shown twice for a moment
         if event.text:
             self._live.console.print(Text(event.text))
 

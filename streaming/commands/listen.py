@@ -33,7 +33,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands to the app."""
     app.command()(listen)
     app.command()(devices)
 
@@ -49,14 +49,15 @@ def listen(
     """Turn speech into text while it is spoken.
 
     On a terminal, words that may still change are dimmed. In a pipe, each segment is a line as soon as it is finished.
-    Ctrl-C ends it with the last words; a second one at once.
+    Ctrl-C ends the stream after its last words; a second Ctrl-C ends it at once.
 
     Examples:
       spellstream listen
-      spellstream listen --input-device usb --save session.wav
+      spellstream listen --input-device usb --sample-rate 48000 --save session.wav
       spellstream listen --output session.srt
       spellstream listen --file talk.mp4 --speed 0 > talk.txt
       arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
+      ffmpeg -i rtsp://camera/stream -f s16le -ac 1 -ar 16000 - | spellstream listen --stdin --partials
     """
     source.check()
     outputs.check(source.file)
@@ -73,7 +74,7 @@ def listen(
 
 
 def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> None:
-    """Listen until the source ends, and write and show what is heard."""
+    """Listen until the source ends; write and show the events."""
     from asr.audio import SAMPLE_RATE
     from streaming.commands.writers import WavWriter
     from streaming.listener import Listener
@@ -102,7 +103,7 @@ def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs
 
 
 def _writers(outputs: opt.OutputOptions, files: ExitStack) -> Iterator[TranscriptWriter]:
-    """Whatever writes transcripts: to the file, and to standard output unless that is a terminal."""
+    """Writers of transcripts: to the file, and to standard output unless that is a terminal."""
     from streaming.commands.writers import TranscriptWriter, transcript_file
 
     if outputs.output is not None:
@@ -112,7 +113,7 @@ def _writers(outputs: opt.OutputOptions, files: ExitStack) -> Iterator[Transcrip
 
 
 def _live_view(source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> LiveView | None:
-    """The view for a terminal, if that is what standard output is."""
+    """The live view, if standard output is a terminal."""
     if outputs.stdout_format is not None:
         return None
     from rich.console import Console
@@ -124,7 +125,7 @@ def _live_view(source: BaseSource, statistics: LiveStatistics, outputs: opt.Outp
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM calls `stop`; the next one interrupts."""
+    """Call `stop` at the first Ctrl-C or SIGTERM; the second one interrupts."""
     stopping = False
 
     def handle(number: int, frame: FrameType | None) -> None:

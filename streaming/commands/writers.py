@@ -1,4 +1,4 @@
-"""What a stream leaves behind: a recording and a transcript, whole up to now whenever the program ends or is killed."""
+"""Files written while a stream goes on: recording and transcript, both valid whenever the program ends or is killed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from streaming.events import Event, Partial
 
 __all__ = ["TranscriptWriter", "WavWriter", "transcript_file"]
 
-_WAV_BYTES = (1 << 32) - (1 << 16)  # a WAV file counts its bytes in 32 bits: at 16 kHz, 37 hours
+_WAV_BYTES = (1 << 32) - (1 << 16)  # the size field of a WAV file has 32 bits: 37 hours at 16 kHz
 
 
 class WavWriter:
-    """16 kHz 16-bit mono, appended as it comes; its header is right after every chunk.
+    """A 16 kHz, 16-bit mono WAV file whose header is updated after every chunk.
 
     Raises:
         OSError: the file cannot be opened.
@@ -49,7 +49,7 @@ class WavWriter:
     def _append(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._bytes > _WAV_BYTES:
-            raise DataError(f"{self._path}: is full: a WAV file holds at most 4 GiB")
+            raise DataError(f"{self._path}: is full: a WAV file holds 4 GiB at most")
         try:
             self._wave.writeframes(data)
             self._file.flush()
@@ -63,7 +63,7 @@ class WavWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for closing in (self._wave, self._file):
-            with contextlib.suppress(OSError):  # all is flushed, unless that has failed before
+            with contextlib.suppress(OSError):  # everything was flushed, unless that failed before
                 closing.close()
 
 
@@ -71,10 +71,10 @@ class TranscriptWriter:
     """Writes finals, each as soon as it comes, to a file or to standard output.
 
     Args:
-        file: what to write to, opened for text.
-        name: what the user would call it.
+        file: a text file.
+        name: its name for messages.
         format: txt (a line for each final), jsonl, srt or vtt.
-        partials: write partials, too; jsonl alone can tell them from finals.
+        partials: also write partials; only with jsonl, whose lines have a type.
     """
 
     def __init__(self, file: TextIO, name: str, format: str, *, partials: bool = False) -> None:  # noqa: A002
@@ -98,11 +98,11 @@ class TranscriptWriter:
         if isinstance(event, Partial):
             if self._partials:
                 self._write(_partial_line(event))
-        elif event.text or self._partials:  # one without words says that those of its partials were none
+        elif event.text or self._partials:  # a final without words takes back those of its partials
             self._write(self._render(event.segment))
 
     def _srt(self, segment: Segment) -> str:
-        """The segment's cues, numbered on from those before it."""
+        """The segment's cues, numbered after those before it."""
         cues = render(_transcript(segment), "srt").split("\n\n")
         texts = [cue.partition("\n")[2].rstrip("\n") for cue in cues]
         first, self._cues = self._cues + 1, self._cues + len(texts)
@@ -120,17 +120,17 @@ class TranscriptWriter:
 
 @contextlib.contextmanager
 def transcript_file(path: Path, format: str) -> Iterator[TranscriptWriter]:  # noqa: A002
-    """A writer to a new file, which replaces an old one of that name."""
+    """A writer to a new file, which replaces an existing one."""
     file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
     try:
         yield TranscriptWriter(file, str(path), format)
     finally:
-        with contextlib.suppress(OSError):  # all is flushed, unless that has failed before
+        with contextlib.suppress(OSError):  # everything was flushed, unless that failed before
             file.close()
 
 
 def _transcript(segment: Segment) -> Transcript:
-    """The segment alone. Its own end, where the next may begin, is as long as a cue may be held."""
+    """The segment alone; its end, where the next may begin, is the latest end of a cue."""
     return Transcript("", segment.end_seconds, (segment,))
 
 

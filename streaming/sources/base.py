@@ -1,4 +1,4 @@
-"""What every source of live audio has in common."""
+"""The interface of sources of live audio, and their common part."""
 
 from __future__ import annotations
 
@@ -23,27 +23,31 @@ SourceT = TypeVar("SourceT", bound="BaseSource")
 
 
 class AudioSource(Protocol):
-    """Something to listen to: iterate over it for 16 kHz mono float32 tensors `(samples,)`, none empty."""
+    """A source of live audio. Iterating over it yields 16 kHz mono float32 tensors `(samples,)`, none of them empty.
+
+    Any object with these members can be passed to `streaming.listen`; `Microphone`, `FileReplay` and `StandardInput`
+    are the ones that come along.
+    """
 
     @property
     def name(self) -> str:
-        """What the user would call it."""
+        """What the user calls it, for messages."""
 
     @property
     def level(self) -> float:
-        """How loud the latest chunk was: RMS in dB below full scale, `SILENCE_DBFS` to about 0."""
+        """RMS level of the latest chunk in dBFS: from `SILENCE_DBFS` to about 0."""
 
     @property
     def dropped_seconds(self) -> float:
-        """How much was dropped because it was not read in time."""
+        """Audio that was dropped because it was not read in time, in seconds."""
 
     def __iter__(self) -> Iterator[torch.Tensor]: ...
 
     def stop(self) -> None:
-        """Ask for the end, from any thread or signal handler: what came before it is still delivered."""
+        """End the stream, from any thread or signal handler. Audio from before is still delivered."""
 
     def close(self) -> None:
-        """Stop, and give back what the source holds; more than once does no harm."""
+        """Stop, and release the device or file. May be called more than once."""
 
     def __enter__(self) -> AudioSource: ...
 
@@ -53,13 +57,13 @@ class AudioSource(Protocol):
 
 
 def level_dbfs(chunk: torch.Tensor) -> float:
-    """The RMS of `(samples,)` in dB below full scale; NaN or infinite where a sample is."""
+    """The RMS level of `(samples,)` in dBFS; NaN or infinite if a sample is."""
     power = float(chunk.double().square().mean())
     return power if not math.isfinite(power) else 10 * math.log10(max(power, 10 ** (SILENCE_DBFS / 10)))
 
 
 class BaseSource(ABC):
-    """What all sources have in common; each adds `_chunks`, whose tensors may be empty."""
+    """The common part of sources; each adds `_chunks`, whose tensors may be empty."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -70,20 +74,22 @@ class BaseSource(ABC):
 
     @property
     def level(self) -> float:
+        """RMS level of the latest chunk in dBFS."""
         return self._level
 
     @property
     def dropped_seconds(self) -> float:
+        """Audio that was dropped because it was not read in time, in seconds."""
         return 0.0
 
     @property
     def lost_seconds(self) -> float:
-        """For how long there was nothing to listen to, all in all; what was said meanwhile is in no chunk."""
+        """How long the device was away, in seconds; audio of that time is in no chunk."""
         return 0.0
 
     @property
     def overflows(self) -> int:
-        """How often the system dropped audio before it got here."""
+        """How many times the sound system dropped audio before it was captured."""
         return 0
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -103,10 +109,12 @@ class BaseSource(ABC):
     def _chunks(self) -> Generator[torch.Tensor, None, None]: ...
 
     def stop(self) -> None:
+        """End the stream, from any thread or signal handler. Audio from before is still delivered."""
         self._stopping = True
         self._wake.send()
 
     def close(self) -> None:
+        """Stop, and release the device or file. May be called more than once."""
         self.stop()
 
     def __enter__(self: SourceT) -> SourceT:

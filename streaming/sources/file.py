@@ -16,21 +16,25 @@ from streaming.sources.base import BaseSource
 
 __all__ = ["FileReplay"]
 
-_READ_SECONDS = 5.0  # how much of a file to decode at a time
+_READ_SECONDS = 5.0  # audio decoded at a time
 
 
 class FileReplay(BaseSource):
-    """A file as if it were spoken now: each chunk comes when its last sample would have been heard.
+    """An audio or video file as live audio: each chunk comes when its last sample would have been heard.
 
     A reader that is late gets the chunks that have become due at once; nothing is dropped.
 
+        for event in streaming.listen(streaming.FileReplay("talk.mp4", speed=None)):
+            print(event.text)
+
     Args:
-        path: whatever `asr.audio.blocks` reads.
-        speed: how many times as fast as real time; None: as fast as it is read.
-        chunk_ms: how much comes at a time.
+        path: any file that `asr.audio.blocks` reads.
+        speed: 1 is real time, 2 twice as fast; None: as fast as the file can be read.
+        chunk_ms: length of a chunk.
 
     Raises:
-        ConfigError: a setting is out of its bounds. Iterating raises the AudioErrors of `asr.audio.blocks`.
+        ConfigError: a setting is out of its bounds.
+        AudioError: iterating: the file cannot be read to its end.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, speed: float | None = 1.0, chunk_ms: int = 100) -> None:
@@ -53,13 +57,13 @@ class FileReplay(BaseSource):
                 yield piece
 
     def _pieces(self) -> Generator[torch.Tensor, None, None]:
-        """The file in chunks of the asked-for length; the last may be shorter."""
-        rest = torch.empty(0)
+        """The file in chunks of equal length; the last may be shorter."""
+        leftover = torch.empty(0)
         with contextlib.closing(blocks(self._path, block_seconds=_READ_SECONDS)) as decoded:
             for block in decoded:
-                *whole, rest = torch.cat((rest, block)).split(self._chunk_samples)
+                *whole, leftover = torch.cat((leftover, block)).split(self._chunk_samples)
                 yield from whole
-        yield rest
+        yield leftover
 
     def _wait_until(self, due: float) -> None:
         while not self._stopping and (remaining := due - time.monotonic()) > 0:

@@ -1,8 +1,8 @@
-"""A bounded buffer between the audio callback, which may never wait, and the recogniser, which may be late.
+"""A bounded buffer between the audio callback, which must never wait, and the recogniser, which may be late.
 
-One thread writes and one reads, without a lock between them. The writer announces how far it is about to write, copies,
-and says that it is done; it never looks at where the reader is. The reader copies first and then checks how far the
-writer has been announced meanwhile: whatever that may have overwritten is thrown away and counted as dropped.
+One thread writes and one reads, without a lock. The writer announces the position it is about to write up to, copies,
+and then publishes that position; it ignores the reader. The reader copies first and then looks at the announced
+position: samples that may have been overwritten meanwhile are discarded and counted as dropped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["RingBuffer", "Signal"]
 class Signal:
     """Wakes the one thread that waits for it.
 
-    Sending never blocks, which `threading.Event` does not promise: audio callbacks and signal handlers may do it. One
-    that is sent while nobody waits is kept for the next to come; several count as one.
+    Sending never blocks, which `threading.Event` does not promise, so audio callbacks and signal handlers may send. A
+    signal that is sent while no thread waits is kept for the next wait; several count as one.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Signal:
         self._lock.acquire()
 
     def send(self) -> None:
-        with contextlib.suppress(RuntimeError):  # sent before and not yet waited for
+        with contextlib.suppress(RuntimeError):  # sent before, and no thread has waited since
             self._lock.release()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -41,7 +41,7 @@ class Signal:
 
 
 class _Reader(NamedTuple):
-    """Where the reader stands; replaced as one value, so that other threads see both numbers or neither."""
+    """The reader's position and losses; replaced as one value, so that other threads see consistent numbers."""
 
     position: int = 0  # samples since the start, read or dropped
     dropped: int = 0  # how many of them were dropped
@@ -50,12 +50,12 @@ class _Reader(NamedTuple):
 class RingBuffer:
     """The latest `capacity` samples of a stream, for one writing and one reading thread.
 
-    When it is full the oldest samples give way. All counts are samples of one channel.
+    A full buffer drops its oldest samples. All counts are samples of one channel.
 
     Args:
-        capacity: how many samples it holds.
+        capacity: samples that it holds.
         sample_rate: of the stream, in Hz.
-        channels: how many values make up one sample.
+        channels: values per sample.
     """
 
     def __init__(self, capacity: int, sample_rate: int, channels: int = 1) -> None:
@@ -91,13 +91,13 @@ class RingBuffer:
         self._news.send()
 
     def read(self, timeout_seconds: float | None = None, max_samples: int | None = None) -> NDArray[np.float32]:
-        """Return what is there and was not read before, `(samples, channels)`, at most `max_samples` of it.
+        """The unread samples `(samples, channels)`, at most `max_samples`.
 
-        Waits for the first sample; returns none at all only after the timeout or at the end (see `finished`).
+        Waits for the first sample; returns none only after the timeout or at the end (see `finished`).
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            closed = self._closed  # before looking for samples: after closing no more will come
+            closed = self._closed  # looked at before the samples: after closing, no more come
             chunk = self._copy(max_samples)
             if len(chunk) or closed:
                 return chunk
@@ -106,23 +106,24 @@ class RingBuffer:
                 return self._copy(max_samples)
 
     def close(self) -> None:
-        """End the stream, from any thread: what is there can still be read, more cannot be written."""
+        """End the stream, from any thread. Its samples can still be read; no more can be written."""
         self._closed = True
         self._news.send()
 
     @property
     def finished(self) -> bool:
-        """Closed, and everything was read."""
+        """Whether it is closed and every sample was read."""
         return self._closed and self._reader.position >= self._written
 
     @property
     def dropped_samples(self) -> int:
-        """How many samples gave way unread so far, those included that the reader has yet to stumble on."""
+        """Samples overwritten unread so far, including those that the reader has not come to."""
         reader = self._reader
         return reader.dropped + max(0, self._announced - len(self._ring) - reader.position)
 
     @property
     def dropped_seconds(self) -> float:
+        """`dropped_samples` in seconds."""
         return self.dropped_samples / self.sample_rate
 
     def _copy(self, max_samples: int | None) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Raw samples on standard input, as a source of live audio."""
+"""Raw PCM on standard input, as a source of live audio."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _STDIN_BYTES = 1 << 16
 
 
 class StandardInput(BaseSource):
-    """Raw samples from standard input, delivered as soon as they come; the stream ends where the input does.
+    """Raw PCM from standard input, delivered as soon as it comes; the stream ends where the input does.
+
+        for event in streaming.listen(streaming.StandardInput(44_100, channels=2)):
+            print(event.text)
 
     Args:
         sample_rate: of the samples, in Hz.

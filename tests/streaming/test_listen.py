@@ -129,8 +129,8 @@ def test_dropped_audio_is_told(
     source = Replay(torch.zeros(10 * CHUNK_SAMPLES), drop)
     list(streaming.listen(source, model=recogniser))
     assert [record.getMessage() for record in caplog.records] == [
-        "the replay: 0.5 s of audio dropped, as the recogniser is late",
-        "the replay: 3.5 s of audio dropped, as the recogniser is late",
+        "the replay: 0.5 s of audio dropped: the recogniser is late",
+        "the replay: 3.5 s of audio dropped: the recogniser is late",
     ]
 
 
@@ -139,8 +139,8 @@ def test_what_the_sound_system_dropped_is_told(recogniser: Recogniser, caplog: p
     source = Replay(torch.zeros(10 * CHUNK_SAMPLES), lambda chunk: setattr(source, "gaps", chunk // 3))
     list(streaming.listen(source, model=recogniser))
     assert [record.getMessage() for record in caplog.records] == [
-        "the replay: the sound system dropped audio once before it got here",
-        "the replay: the sound system dropped audio 2 times before it got here",
+        "the replay: the sound system dropped audio once before it was captured",
+        "the replay: the sound system dropped audio 2 times before it was captured",
     ]
     assert LiveStatistics().summary(0, 0, 3).endswith(", 3 gaps left by the sound system")
     assert LiveStatistics().summary(0, 0).endswith(", nothing dropped")

@@ -68,7 +68,7 @@ def texts(events: list[tuple[int, Event]]) -> list[tuple[int, str]]:
 def test_no_more_are_let_in_than_there_is_room_for() -> None:
     made, _ = pool()
     first, second = made.open(), made.open()
-    with pytest.raises(PoolFullError, match="2 sessions are open: the bound is 2"):
+    with pytest.raises(PoolFullError, match="2 sessions are open: the maximum is 2"):
         made.open()
     made.close(first)
     with pytest.raises(PoolFullError):
@@ -115,7 +115,7 @@ def test_what_waits_when_a_session_is_closed_is_still_heard() -> None:
     a = made.open()
     made.push(a, samples(0, 10))
     made.close(a)
-    with pytest.raises(SpellstreamError, match=f"session {a} is being closed"):
+    with pytest.raises(SpellstreamError, match=f"session {a} is closing"):
         made.push(a, samples(10, 11))
     assert [texts(made.step()) for _ in range(3)] == [[], [], [(a, "10")]]
     assert a not in made
