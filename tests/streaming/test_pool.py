@@ -120,7 +120,7 @@ def test_what_waits_when_a_session_is_closed_is_still_heard() -> None:
     assert [texts(made.step()) for _ in range(3)] == [[], [], [(a, "10")]]
     assert a not in made
     for use in (made.close, made.flush, made.behind_seconds, made.dropped_seconds):
-        with pytest.raises(SpellstreamError, match=f"session {a}: there is none"):
+        with pytest.raises(SpellstreamError, match=f"session {a}: no such session"):
             use(a)
 
 
