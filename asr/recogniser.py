@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
 from asr.search import Hypothesis, search
-from asr.search.alignment import align
+from asr.search.alignment import Sound, time_words
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Transcript, Word
 
@@ -250,49 +249,28 @@ class Recogniser:
         samples = torch.tensor([len(w) for w in waveforms])
         if self.device.type == "cuda":
             padded = padded.pin_memory().to(self.device, non_blocking=True)
-        encoded = self.model.encode(padded, samples.to(self.device))
+        features, feature_lengths = self.model.features(padded, samples.to(self.device))
+        encoded = self.model.encode_features(features, feature_lengths)
         found = search(self.model, encoded, config, self.language_model(config))
-        lengths: list[int] = encoded.encoder_out_lengths.tolist()
-        log_probs: Sequence[Tensor | None] = [None] * len(found)
+        seconds = [n / SAMPLE_RATE for n in samples.tolist()]
+        sounds: Sequence[Sound | None] = [None] * len(found)
         if word_timestamps:
-            log_probs = list(self.model.ctc_log_probs(encoded.encoder_out).cpu())
-        rows = zip(found, log_probs, lengths, samples.tolist(), strict=True)
-        return [self._segment(f, None if p is None else p[:n], s / SAMPLE_RATE, config.nbest) for f, p, n, s in rows]
+            lengths: list[int] = encoded.encoder_out_lengths.tolist()
+            log_probs = self.model.ctc_log_probs(encoded.encoder_out).cpu()
+            levels = self.model.features.level(features).cpu()
+            rows = zip(log_probs, levels, lengths, feature_lengths.tolist(), seconds, strict=True)
+            sounds = [Sound.of(self.model.config, p[:n], level[:t], s) for p, level, n, t, s in rows]
+        return [self._segment(*row, config.nbest) for row in zip(found, sounds, seconds, strict=True)]
 
-    def _segment(self, found: list[Hypothesis], log_probs: Tensor | None, seconds: float, nbest: int) -> Segment:
+    def _segment(self, found: list[Hypothesis], sound: Sound | None, seconds: float, nbest: int) -> Segment:
         best = found[0]
         words: tuple[Word, ...] = ()
-        if log_probs is not None:
-            words = tuple(self.words(best, log_probs, seconds))
+        if sound is not None:
+            timed = time_words(self.tokenizer, best, sound)
+            words = tuple(Word(w.text, w.start_seconds, w.end_seconds, w.confidence) for w in timed)
         alternatives = (Alternative(self.tokenizer.decode(h.tokens), h.score) for h in found)
         text = self.tokenizer.decode(best.tokens)
         return Segment(text, 0.0, seconds, best.score, words, tuple(alternatives) if nbest > 1 else ())
-
-    def words(
-        self, hypothesis: Hypothesis, log_probs: Tensor, seconds: float, start_seconds: float = 0.0
-    ) -> Iterator[Word]:
-        """The words of a hypothesis with times and confidences.
-
-        Times are by CTC forced alignment, confidences from the speller: the geometric mean over a word's tokens.
-
-        Args:
-            hypothesis: of the whole span.
-            log_probs: `(T, V)` of the CTC head, on the CPU.
-            seconds: length of the span; no word ends later.
-            start_seconds: of the span, added to all times.
-        """
-        frame_seconds = self.model.config.frame_seconds
-        spans = align(log_probs, hypothesis.tokens)
-        if spans is None:  # more tokens than frames: an even spread is the best guess that is left
-            count = max(1, len(hypothesis.tokens))
-            times = [(i * seconds / count, (i + 1) * seconds / count) for i in range(count)]
-        else:
-            times = [(a * frame_seconds, b * frame_seconds) for a, b in spans]
-        for text, first, after in self.tokenizer.words(hypothesis.tokens):
-            confidence = math.exp(sum(hypothesis.token_scores[first:after]) / (after - first))
-            start, end = times[first][0], times[after - 1][1]
-            start, end = min(start, seconds) + start_seconds, min(end, seconds) + start_seconds
-            yield Word(text, start, end, min(1.0, confidence))
 
 
 def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]:

@@ -24,11 +24,12 @@ from asr.model.las import Encoded
 from asr.model.lm import LmState
 from asr.recogniser import Recogniser
 from asr.search import Hypothesis, Prefix, beam_search
+from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import EOS, SOS
 from asr.transcript import Alternative
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
-from streaming.policy import FoundWord, PolicyConfig, committable, found_words
+from streaming.policy import PolicyConfig, committable
 from streaming.session import Committed, Session, Utterance, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
@@ -184,11 +185,13 @@ class Engine:
         waveform = self._placed(torch.stack([u.unencoded[:samples] for u in utterances]))
         state = FeatureState(torch.cat([u.features.pending for u in utterances]))
         features, state = self.model.features.step(waveform, state)
+        levels = self.model.features.level(features).cpu()
         recent = torch.cat([torch.cat([u.recent for u in utterances]), features.to(self.model.dtype)], dim=1)
         encoder = EncoderState.stack([u.encoder for u in utterances])
         out, encoder, settled, recent = self._encode_anew(recent, encoder, ended)
-        parts = zip(rows, utterances, state.pending.split(1), encoder.split(), out, recent.split(1), strict=True)
-        for i, utterance, pending, encoder_state, frames, latest in parts:
+        states = zip(state.pending.split(1), encoder.split(), strict=True)
+        parts = zip(rows, utterances, states, out, recent.split(1), levels, strict=True)
+        for i, utterance, (pending, encoder_state), frames, latest, level in parts:
             ahead = utterance.settled - utterance.released  # below 0 where settled frames to come are released already
             grown = replace(
                 utterance,
@@ -196,6 +199,7 @@ class Engine:
                 unencoded=utterance.unencoded[samples:].clone(),
                 features=FeatureState(pending),
                 encoder=encoder_state,
+                level=torch.cat([utterance.level, level]),
                 recent=latest.clone(),  # of its own: the others' need not live as long
                 encoder_out=torch.cat([utterance.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
                 settled=utterance.settled + settled,
@@ -234,7 +238,7 @@ class Engine:
         if policy.kind == "attention":
             traced = self._trace(encoded, committed, [h.tokens for h in found])
             peaks = [torch.stack([t[row] for t, _ in traced]).tolist() if traced else [] for row in range(len(rows))]
-        words = self._words(encoded, committed, found, peaks)
+        words = self._words(encoded, utterances, found, peaks)
         pairs, frame_ms = zip(words, utterances, strict=True), self.model.encoder.frame_ms
         counts = [committable(w, u.tentative, len(u.encoder_out), frame_ms, policy) for w, u in pairs]
         after = self._commit(encoded, utterances, found, words, counts)
@@ -252,7 +256,7 @@ class Engine:
         encoded: Encoded,
         utterances: Sequence[Utterance],
         found: Sequence[Hypothesis],
-        words: Sequence[Sequence[FoundWord]],
+        words: Sequence[Sequence[TimedWord]],
         counts: Sequence[int],
     ) -> list[Utterance]:
         """The utterances with the first `counts` of their `words` committed."""
@@ -288,7 +292,7 @@ class Engine:
         frames = [max(round(u.samples / self.frame_samples), u.committed_frames) - u.released for u in utterances]
         encoded = self._encoded([u.encoder_out[:n] for u, n in zip(utterances, frames, strict=True)])
         found = self._search(encoded, committed, self.final)
-        words = self._words(encoded, committed, [best for best, *_ in found])
+        words = self._words(encoded, utterances, [best for best, *_ in found])
         for i, utterance, nbest, rest in zip(rows, utterances, found, words, strict=True):
             segment = utterance.segment(rest, nbest[0].score, self.model.config.frame_seconds)
             if self.final.nbest > 1:
@@ -329,17 +333,21 @@ class Engine:
     def _words(
         self,
         encoded: Encoded,
-        committed: Sequence[Committed],
+        utterances: Sequence[Utterance],
         found: Sequence[Hypothesis],
         peaks: Sequence[Sequence[int]] | None = None,
-    ) -> list[list[FoundWord]]:
-        """The words of what was found after the committed ones, with where they were heard."""
+    ) -> list[list[TimedWord]]:
+        """The words found after the committed ones, timed from the first frame of each utterance's encoder_out."""
+        config, tokenizer = self.model.config, self.recogniser.tokenizer
         log_probs, lengths = self.model.ctc_log_probs(encoded.encoder_out).cpu(), encoded.encoder_out_lengths.tolist()
-        starts = [c.end_frame for c in committed]
-        return [
-            found_words(self.recogniser.tokenizer, h, log_probs[row, :length], start, peaks[row] if peaks else None)
-            for row, (h, start, length) in enumerate(zip(found, starts, lengths, strict=True))
-        ]
+        words = []
+        for row, (utterance, hypothesis, length) in enumerate(zip(utterances, found, lengths, strict=True)):
+            level = utterance.level[utterance.released * config.encoder.reduction :]
+            seconds = utterance.samples / SAMPLE_RATE - utterance.released * config.frame_seconds
+            sound = Sound.of(config, log_probs[row, :length], level, seconds)
+            start_frame = utterance.committed.end_frame
+            words.append(time_words(tokenizer, hypothesis, sound, start_frame, peaks[row] if peaks else None))
+        return words
 
     def _prefix(self, committed: Sequence[Committed], encoded: Encoded) -> Prefix:
         """What searches go on from, their alignments brought to the frames that there are."""
@@ -362,8 +370,8 @@ class Engine:
             lm = self.lm.initial_state(1) if self.lm else None
             committed = Committed((), (), 0.0, model.decoder.initial_state(memory), 0, lm)
             features, encoder = model.features.initial_state(1), model.encoder.initial_state(1)
-            recent = encoder_out.new_zeros(1, 0, model.config.features.n_mels)
-            return Utterance(0, 0, torch.zeros(0), features, encoder, recent, encoder_out, committed)
+            recent, empty = encoder_out.new_zeros(1, 0, model.config.features.n_mels), torch.zeros(0)
+            return Utterance(0, 0, empty, features, encoder, recent, empty, encoder_out, committed)
 
     def _placed(self, waveform: Tensor) -> Tensor:
         """Samples on the model's device, copied while the host goes on where that is a GPU."""

@@ -22,9 +22,9 @@ from asr.model.encoder import EncoderState
 from asr.model.features import FeatureState
 from asr.model.lm import LmState
 from asr.search import Hypothesis
+from asr.search.alignment import TimedWord
 from asr.transcript import Segment, Word
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
-from streaming.policy import FoundWord
 
 __all__ = ["Committed", "Session", "Utterance", "Window", "check_chunk"]
 
@@ -60,6 +60,7 @@ class Utterance:
     features: FeatureState
     encoder: EncoderState  # after the settled frames
     recent: Tensor  # features after that state, (1, t, n_mels)
+    level: Tensor  # (n,), decibels of its feature frames from its start, on the CPU
     encoder_out: Tensor  # (T, D), what is kept of it: frames well behind the committed words are released
     committed: Committed
     settled: int = 0  # frames, from the utterance's start; those after them will be encoded anew
@@ -82,23 +83,21 @@ class Utterance:
         """From its start to where the last of the committed words ends."""
         return self.released + self.committed.end_frame
 
-    def words(self, found: Sequence[FoundWord], frame_seconds: float) -> tuple[Word, ...]:
-        """Words that were found in it, with their times on the stream's clock."""
-        start, end = self.start_seconds + self.released * frame_seconds, self.end_seconds
-        return tuple(
-            Word(
-                word.text,
-                min(start + word.first_frame * frame_seconds, end),
-                min(start + word.last_frame * frame_seconds, end),
-                word.confidence,
-            )
-            for word in found
-        )
+    def words(self, found: Sequence[TimedWord], frame_seconds: float) -> tuple[Word, ...]:
+        """Words with their times on the stream's clock; none begins before the committed words end."""
+        start = self.start_seconds + self.released * frame_seconds
+        earliest = self.committed.words[-1].end_seconds if self.committed.words else self.start_seconds
+        words = []
+        for word in found:
+            times = (start + word.start_seconds, start + word.end_seconds)
+            begin, end = (min(max(seconds, earliest), self.end_seconds) for seconds in times)
+            words.append(Word(word.text, begin, end, word.confidence))
+        return tuple(words)
 
     def commit(
         self,
         hypothesis: Hypothesis,
-        words: Sequence[FoundWord],
+        words: Sequence[TimedWord],
         decoder: DecoderState,
         frame_seconds: float,
         keep_frames: int,
@@ -121,7 +120,7 @@ class Utterance:
         kept = self.encoder_out[release:].clone() if release else self.encoder_out
         return replace(self, committed=committed, encoder_out=kept, released=self.released + release)
 
-    def segment(self, rest: Sequence[FoundWord], score: float, frame_seconds: float) -> Segment:
+    def segment(self, rest: Sequence[TimedWord], score: float, frame_seconds: float) -> Segment:
         """The committed words and, with their score, those that were found at its end."""
         words = (*self.committed.words, *self.words(rest, frame_seconds))
         text = " ".join(word.text for word in words)

@@ -62,6 +62,10 @@ class LogMel(nn.Module):
         """Log-mel value, before normalisation, of a bin without any power."""
         return math.log(_FLOOR)
 
+    def level(self, features: Tensor) -> Tensor:
+        """Level in decibels `(B, T)` of normalised features `(B, T, n_mels)`: the mean over the mel bins."""
+        return (features.float() * self.std + self.mean).mean(dim=-1) * (10 / math.log(10))
+
     def unnormalised(self, waveform: Tensor) -> Tensor:
         """Log-mel features `(B, T, n_mels)` before normalisation, in float32 whatever the autocast state."""
         if waveform.shape[-1] < self.config.n_fft:

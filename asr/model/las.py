@@ -35,8 +35,12 @@ class Model(nn.Module):
         self.ctc = nn.Linear(size, config.vocab_size)
 
     def encode(self, waveform: Tensor, samples: Tensor, context: Context | None = None) -> Encoded:
-        """Waveforms `(B, N)` with `samples` `(B,)` real ones each, to what the search works on."""
+        """Encode waveforms `(B, N)`, each `samples` `(B,)` long before padding."""
         features, lengths = self.features(waveform, samples)
+        return self.encode_features(features, lengths, context)
+
+    def encode_features(self, features: Tensor, lengths: Tensor, context: Context | None = None) -> Encoded:
+        """Encode features `(B, T, n_mels)`, each `lengths` `(B,)` long before padding."""
         return Encoded(*self.encoder(features.to(self.dtype), lengths, context))
 
     @property

@@ -1,7 +1,7 @@
-"""Forced alignment: when each token of a known text was spoken, by the CTC head.
+"""Word times: CTC forced alignment, and the boundaries between words by the level of the sound.
 
-torchaudio's kernel is the normal path. Where torchaudio cannot be loaded, a Viterbi search in plain PyTorch finds the
-same path, and one logged line names the two versions and the remedy.
+torchaudio's kernel is the normal path of forced alignment. Where torchaudio cannot be loaded, a Viterbi search in plain
+PyTorch finds the same path, and one logged line names the two versions and the remedy.
 """
 
 from __future__ import annotations
@@ -10,17 +10,32 @@ import functools
 import importlib.metadata
 import itertools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from asr.text.tokenizer import BLANK
+from asr.config import ModelConfig
+from asr.search.hypothesis import Hypothesis
+from asr.text.tokenizer import BLANK, Tokenizer
 
-__all__ = ["align", "viterbi"]
+__all__ = ["Sound", "TimedWord", "align", "time_words", "viterbi"]
 
 _LOG = logging.getLogger(__name__)
+
+# A pause between words: at least this long, and this far below the louder parts of the words around it.
+_MIN_PAUSE_SECONDS = 0.08
+_PAUSE_DECIBELS = 20.0
+
+# Without a pause, the boundary lies this far from the last token of a word to the first of the next. CTC hears a token
+# late: these numbers were measured with synthetic voices that tell their word boundaries.
+_BOUNDARY = 0.6
+_LEAD_SECONDS, _MAX_LEAD_SECONDS = 0.04, 0.3  # from a word's start to its first token
+_TAIL_SECONDS, _MAX_TAIL_SECONDS = 0.08, 0.3  # from a word's last token to its end
+
 _CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -119,3 +134,136 @@ def _explanation(error: Exception) -> str:
     if "+cpu" in torch.__version__:  # PyPI's torchaudio for Linux is built for CUDA
         remedy += f" --index-url {_CPU_WHEELS}"
     return f"{problem}: word times take longer to compute; remedy: {remedy}"
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word of a hypothesis; frames and seconds count from the start of the log-probabilities it was aligned with."""
+
+    text: str
+    tokens: int  # number of the hypothesis's tokens up to and including this word
+    first_frame: int  # of the CTC path's tokens
+    last_frame: int  # the frame after the last of them
+    start_seconds: float
+    end_seconds: float
+    confidence: float
+    attention_frame: int = 0  # last attention peak while the word was spelled; 0 if peaks were not given
+    aligned: bool = True  # False: too few frames for the tokens, so that times are an even spread
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is known of a stretch of audio, for timing the words in it; made by `Sound.of`."""
+
+    log_probs: Tensor  # (T, V) of the CTC head, on the CPU
+    decibels: Sequence[float]  # level of each feature frame; may be longer or shorter than the T frames
+    frame_seconds: float  # of log_probs
+    hop_seconds: float  # of decibels
+    centre_seconds: float  # from the start of a feature frame to its middle
+    seconds: float  # length; no word ends later
+
+    @classmethod
+    def of(cls, config: ModelConfig, log_probs: Tensor, decibels: Tensor, seconds: float) -> Sound:
+        """Args: the model's config, `log_probs` `(T, V)`, `decibels` `(t,)` by `LogMel.level`, and the length."""
+        features = config.features
+        return cls(
+            log_probs,
+            decibels.tolist(),
+            config.frame_seconds,
+            features.hop_ms / 1000,
+            features.n_fft / 2 / features.sample_rate,
+            seconds,
+        )
+
+    def loudest(self, start: float, end: float) -> float:
+        """The highest level between two times; that of the nearest frame if no frame's middle lies between them."""
+        first = min(self._index(start), max(0, len(self.decibels) - 1))
+        return max(self.decibels[first : max(self._index(end), first + 1)], default=-math.inf)
+
+    def pause(self, start: float, end: float, level: float) -> tuple[float, float] | None:
+        """The longest stretch between two times that is below `level`, if it is long enough for a pause."""
+        first, longest, run = self._index(start), (0, 0), 0
+        for i, decibels in enumerate(self.decibels[first : self._index(end)], start=first):
+            run = run + 1 if decibels < level else 0
+            longest = max(longest, (run, i + 1))
+        length, after = longest
+        if length * self.hop_seconds < _MIN_PAUSE_SECONDS:
+            return None
+        begin, stop = (i * self.hop_seconds + self.centre_seconds for i in (after - length, after))
+        return max(start, begin), min(max(stop, begin), end)
+
+    def _index(self, seconds: float) -> int:
+        """The first feature frame whose middle is not before a time."""
+        return max(0, math.ceil((seconds - self.centre_seconds) / self.hop_seconds - 1e-6))
+
+
+def time_words(
+    tokenizer: Tokenizer,
+    hypothesis: Hypothesis,
+    sound: Sound,
+    start_frame: int = 0,
+    peaks: Sequence[int] | None = None,
+) -> list[TimedWord]:
+    """The words of a hypothesis with their times and confidences.
+
+    CTC tells in which frames a word's tokens are heard, which is less than the word lasts. Between the frames of two
+    neighbouring words lies their boundary: the two ends of a pause, where the level falls for long enough, and one
+    point otherwise. Confidence is the decoder's: the geometric mean of the probabilities of a word's tokens.
+
+    Args:
+        tokenizer: the model's.
+        hypothesis: all that was said from `start_frame` on.
+        sound: of the same audio.
+        start_frame: where earlier words end; 0 if there are none.
+        peaks: for each token the frame of its attention peak, if it is wanted.
+    """
+    tokens = hypothesis.tokens
+    spans = align(sound.log_probs[start_frame:], tokens)
+    aligned = spans is not None
+    if spans is None:
+        frames, count = len(sound.log_probs) - start_frame, len(tokens)
+        spans = [(i * frames // count, (i + 1) * frames // count) for i in range(count)]
+
+    pieces = tokenizer.words(tokens)
+    heard = [(start_frame + spans[first][0], start_frame + spans[after - 1][1]) for _, first, after in pieces]
+    times = _word_times(sound, heard, start_frame) if aligned else [_even(sound, span) for span in heard]
+    words = []
+    for (text, first, after), span, (start, end) in zip(pieces, heard, times, strict=True):
+        confidence = min(1.0, math.exp(sum(hypothesis.token_scores[first:after]) / (after - first)))
+        peak = max(peaks[first:after]) if peaks else 0
+        words.append(TimedWord(text, after, *span, start, end, confidence, peak, aligned))
+    return words
+
+
+def _even(sound: Sound, span: tuple[int, int]) -> tuple[float, float]:
+    start, end = (min(frame * sound.frame_seconds, sound.seconds) for frame in span)
+    return start, end
+
+
+def _word_times(sound: Sound, heard: Sequence[tuple[int, int]], start_frame: int) -> list[tuple[float, float]]:
+    """Start and end in seconds of words whose tokens are heard in the given frames, in order; times do not overlap."""
+    cores = [(a * sound.frame_seconds, min(b * sound.frame_seconds, sound.seconds)) for a, b in heard]
+    levels = [sound.loudest(a - sound.frame_seconds, b + sound.frame_seconds) - _PAUSE_DECIBELS for a, b in cores]
+    if not cores:
+        return []
+
+    # The start of the first word: after the words before it, or after silence.
+    (first, _), known = cores[0], start_frame * sound.frame_seconds
+    before = known if start_frame else max(0.0, first - _MAX_LEAD_SECONDS)
+    pause = sound.pause(before, first, levels[0])
+    boundary = known + _BOUNDARY * (first - known) if start_frame else first - _LEAD_SECONDS
+    starts = [pause[1] if pause else max(boundary, first - _MAX_LEAD_SECONDS, 0.0)]
+
+    # Between two words.
+    ends = []
+    for (_, end), (start, _), level in zip(cores, cores[1:], map(min, levels, levels[1:]), strict=False):
+        boundary = end + _BOUNDARY * (start - end)
+        pause = sound.pause(end, start, level)
+        ends.append(pause[0] if pause else min(boundary, end + _MAX_TAIL_SECONDS))
+        starts.append(pause[1] if pause else max(boundary, start - _MAX_LEAD_SECONDS))
+
+    # The end of the last word: before silence.
+    last = cores[-1][1]
+    pause = sound.pause(last, min(last + _MAX_TAIL_SECONDS + _MIN_PAUSE_SECONDS, sound.seconds), levels[-1])
+    ends.append(pause[0] if pause else min(last + _TAIL_SECONDS, sound.seconds))
+    return list(zip(starts, ends, strict=True))

@@ -1,20 +1,20 @@
-"""Which words may be committed, by each policy, and how words are read off a hypothesis."""
+"""Which words may be committed, by each policy."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from asr.errors import ConfigError
-from asr.search import Hypothesis
-from asr.text.tokenizer import Tokenizer
-from streaming.policy import FoundWord, PolicyConfig, committable, found_words
+from asr.search.alignment import TimedWord
+from streaming.policy import PolicyConfig, committable
 
 FRAME_MS = 60.0
-WORDS = [FoundWord(text, i + 1, 10 * i + 4, 10 * i, 10 * i + 8, 1.0) for i, text in enumerate(("one", "two", "three"))]
+WORDS = [
+    TimedWord(text, i + 1, 10 * i, 10 * i + 8, 0.6 * i, 0.6 * i + 0.5, 1.0, attention_frame=10 * i + 4)
+    for i, text in enumerate(("one", "two", "three"))
+]
 
 
 def count(heard_frames: int, kind: str, before: tuple[str, ...] = (), margin_ms: int = 300) -> int:
@@ -57,22 +57,3 @@ def test_settings_are_checked() -> None:
         PolicyConfig("ctx")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="margin_ms"):
         PolicyConfig(margin_ms=-1)
-
-
-def test_words_are_read_off_a_hypothesis() -> None:
-    tokenizer = Tokenizer.train(["ab ba", "a b"], 20, "char")
-    tokens = tokenizer.encode("ab b")
-    log_probs = torch.full((30, len(tokenizer)), -9.0)
-    log_probs[:, 0] = -1.0
-    for i, token in enumerate(tokens):
-        log_probs[10 + 3 * i, token] = 0.0
-    found = Hypothesis(tokens, -1.0, [math.log(0.5)] * len(tokens))
-    words = found_words(tokenizer, found, log_probs, 5, [11 + 3 * i for i in range(len(tokens))])
-    assert [w.text for w in words] == ["ab", "b"]
-    assert [w.tokens for w in words] == [3, 5]
-    assert [(w.first_frame, w.last_frame) for w in words] == [(10, 17), (19, 23)]
-    assert [w.attention_frame for w in words] == [17, 23]
-    assert [w.confidence for w in words] == pytest.approx([0.5, 0.5])
-    crowded = found_words(tokenizer, found, log_probs[:8], 5, None)
-    assert [(w.first_frame, w.last_frame, w.aligned) for w in crowded] == [(5, 6, False), (6, 8, False)]
-    assert found_words(tokenizer, Hypothesis([], 0.0, []), log_probs, 30, None) == []

@@ -21,8 +21,9 @@ from asr.model.decoder import DecoderState
 from asr.model.encoder import Encoder, EncoderState
 from asr.model.features import FeatureState
 from asr.search import Hypothesis
+from asr.search.alignment import TimedWord
+from asr.transcript import Word
 from streaming.endpoint import EndpointConfig, EndpointState
-from streaming.policy import FoundWord
 from streaming.session import Committed, Session, Utterance, check_chunk
 
 RULES = EndpointConfig(min_speech_ms=64, min_silence_ms=256, padding_ms=96, max_seconds=2.0)  # 2, 8 and 3 windows
@@ -36,6 +37,7 @@ FRESH = Utterance(
     FeatureState(torch.zeros(1, 0)),
     EncoderState(()),
     torch.zeros(1, 0, 3),
+    NOTHING,
     torch.zeros(0, 4),
     Committed((), (), 0.0, DecoderState(NOTHING, NOTHING, NOTHING), 0),
 )
@@ -171,7 +173,7 @@ def test_a_stream_that_ended_waits_for_another() -> None:
 
 def test_words_have_times_on_the_streams_clock_and_end_with_the_utterance() -> None:
     utterance = replace(FRESH, start_samples=32_000, samples=16_000)
-    found = [FoundWord("a", 1, 0, 2, 5, 0.5), FoundWord("b", 3, 0, 5, 99, 0.25)]
+    found = [TimedWord("a", 1, 2, 5, 0.12, 0.3, 0.5), TimedWord("b", 3, 5, 99, 0.3, 5.94, 0.25)]
     first, second = utterance.words(found, 0.06)
     assert (first.start_seconds, first.end_seconds) == pytest.approx((2.12, 2.3))
     assert (second.start_seconds, second.end_seconds) == pytest.approx((2.3, 3.0))
@@ -185,15 +187,23 @@ def test_words_have_times_on_the_streams_clock_and_end_with_the_utterance() -> N
     assert (segment.text, segment.score, segment.start_seconds, segment.end_seconds) == ("a b", -3.5, 2.0, 3.0)
 
 
+def test_a_word_never_begins_before_the_committed_ones_end() -> None:
+    """Each search times the first of its words anew, without the words before it; their end is fixed by then."""
+    utterance = replace(FRESH, start_samples=32_000, samples=16_000)
+    committed = utterance.committed._replace(words=(Word("a", 2.1, 2.5, 0.5),))
+    (word,) = replace(utterance, committed=committed).words([TimedWord("b", 1, 8, 10, 0.45, 0.7, 0.5)], 0.06)
+    assert (word.start_seconds, word.end_seconds) == pytest.approx((2.5, 2.7))
+
+
 def test_frames_behind_the_committed_words_are_released() -> None:
     utterance = replace(FRESH, start_samples=32_000, samples=16_000, encoder_out=torch.arange(12.0)[:, None])
     decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])
-    word, later = FoundWord("a", 1, 0, 2, 5, 0.5), FoundWord("b", 3, 0, 5, 7, 0.25)
+    word, later = TimedWord("a", 1, 2, 5, 0.12, 0.3, 0.5), TimedWord("b", 3, 5, 7, 0.3, 0.42, 0.25)
     after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), [word], decoder, 0.06, 2)
     assert (after.released, after.committed.end_frame, after.committed_frames) == (3, 2, 5)
     assert after.encoder_out[:, 0].tolist() == after.committed.decoder.alignment[0, 0].tolist() == list(range(3, 12))
     assert after.encoder_out.untyped_storage().nbytes() == 9 * 4
-    moved = replace(later, first_frame=2, last_frame=4)
+    moved = replace(later, first_frame=2, last_frame=4, start_seconds=0.12, end_seconds=0.24)
     (expected,), (found,) = utterance.words([later], 0.06), after.words([moved], 0.06)
     assert (found.start_seconds, found.end_seconds) == pytest.approx((expected.start_seconds, expected.end_seconds))
     again = after.commit(Hypothesis([8, 9], -2.0, [-1.0, -2.0]), [replace(moved, tokens=2)], decoder, 0.06, 2)

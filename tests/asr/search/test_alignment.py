@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.search import alignment
-from asr.search.alignment import align, viterbi
-from asr.text.tokenizer import BLANK
+from asr.search import Hypothesis, alignment
+from asr.search.alignment import Sound, align, time_words, viterbi
+from asr.text.tokenizer import BLANK, Tokenizer
 from tests.support.ctc_paths import VOCAB, collapse, random_log_probs
 
 
@@ -126,3 +126,96 @@ def test_a_missing_torchaudio_is_named_once(
 )
 def test_collapse_joins_repeats_and_drops_blanks(path: list[int], text: list[int]) -> None:
     assert collapse(path) == text
+
+
+# --- Word times
+
+
+def sound(log_probs: Tensor, decibels: Sequence[float] = (), seconds: float | None = None) -> Sound:
+    """Frames of 60 ms, with levels every 10 ms."""
+    return Sound(log_probs, decibels, 0.06, 0.01, 0.016, 0.06 * len(log_probs) if seconds is None else seconds)
+
+
+def level(*parts: tuple[float, float]) -> list[float]:
+    """Decibels of stretches of so many seconds, each frame 10 ms."""
+    return [decibels for seconds, decibels in parts for _ in range(round(seconds / 0.01))]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["ab ba", "a b"], 20, "char")
+
+
+def heard(tokenizer: Tokenizer, text: str, at: Sequence[int], frames: int) -> tuple[Hypothesis, Tensor]:
+    """A hypothesis, and log-probabilities in which CTC hears its tokens in the frames `at`."""
+    tokens = tokenizer.encode(text)
+    log_probs = torch.full((frames, len(tokenizer)), -9.0)
+    log_probs[:, BLANK] = -1.0
+    log_probs[list(at), tokens] = 0.0
+    return Hypothesis(tokens, -1.0, [math.log(0.5)] * len(tokens)), log_probs
+
+
+def test_words_are_read_off_a_hypothesis(tokenizer: Tokenizer) -> None:
+    found, log_probs = heard(tokenizer, "ab b", (10, 13, 16, 19, 22), 30)
+    words = time_words(tokenizer, found, sound(log_probs), 5, [11 + 3 * i for i in range(5)])
+    assert [w.text for w in words] == ["ab", "b"]
+    assert [w.tokens for w in words] == [3, 5]
+    assert [(w.first_frame, w.last_frame) for w in words] == [(10, 17), (19, 23)]
+    assert [w.attention_frame for w in words] == [17, 23]
+    assert [w.confidence for w in words] == pytest.approx([0.5, 0.5])
+    crowded = time_words(tokenizer, found, sound(log_probs[:8]), 5)
+    assert [(w.first_frame, w.last_frame, w.aligned) for w in crowded] == [(5, 6, False), (6, 8, False)]
+    assert time_words(tokenizer, Hypothesis([], 0.0, []), sound(log_probs), 30) == []
+
+
+def test_words_meet_where_there_is_no_pause(tokenizer: Tokenizer) -> None:
+    """One boundary between two words; a word used to end with its last token, in the middle of its sound."""
+    found, log_probs = heard(tokenizer, "a b", (4, 5, 14, 15), 20)
+    loud = level((0.2, 0), (0.9, 50), (0.1, 0))
+    first, second = time_words(tokenizer, found, sound(log_probs, loud))
+    assert (first.first_frame, first.last_frame, second.first_frame) == (4, 6, 14)
+    assert first.start_seconds == pytest.approx(0.21, abs=0.017)  # where the level rises
+    assert first.end_seconds == second.start_seconds == pytest.approx(0.36 + 0.6 * 0.48)
+    assert second.end_seconds == pytest.approx(1.1, abs=0.017)  # where it falls
+
+
+def test_a_pause_belongs_to_no_word(tokenizer: Tokenizer) -> None:
+    found, log_probs = heard(tokenizer, "a b", (4, 5, 24, 25), 30)
+    first, second = time_words(tokenizer, found, sound(log_probs, level((0.2, 0), (0.3, 50), (0.8, 10), (0.5, 50))))
+    assert first.end_seconds == pytest.approx(0.5, abs=0.017)
+    assert second.start_seconds == pytest.approx(1.3, abs=0.017)
+
+
+def test_a_stop_within_a_word_is_no_pause(tokenizer: Tokenizer) -> None:
+    """The closure of a p or t is quiet for less than 80 ms."""
+    found, log_probs = heard(tokenizer, "a b", (4, 5, 14, 15), 20)
+    stop = level((0.5, 50), (0.07, 0), (0.63, 50))
+    first, second = time_words(tokenizer, found, sound(log_probs, stop))
+    assert first.end_seconds == second.start_seconds
+
+
+def test_noise_in_a_long_pause_does_not_stretch_the_words(tokenizer: Tokenizer) -> None:
+    """Where the level never falls, words end at most 300 ms from their tokens."""
+    found, log_probs = heard(tokenizer, "a b", (4, 5, 54, 55), 60)
+    first, second = time_words(tokenizer, found, sound(log_probs, level((3.6, 50))))
+    assert (first.end_seconds, second.start_seconds) == pytest.approx((0.36 + 0.3, 54 * 0.06 - 0.3))
+
+
+@settings(max_examples=60)
+@given(
+    frames=st.lists(st.integers(0, 39), min_size=4, max_size=4, unique=True).map(sorted),
+    decibels=st.lists(st.sampled_from((0.0, 15.0, 50.0)), max_size=300),
+    seconds=st.floats(2.35, 2.5),
+)
+def test_times_are_in_order_and_within_the_sound(frames: list[int], decibels: list[float], seconds: float) -> None:
+    """Whatever the levels, and however many of them there are."""
+    tokenizer = Tokenizer.train(["ab ba", "a b"], 20, "char")
+    found, log_probs = heard(tokenizer, "a b", frames, 40)
+    words = time_words(tokenizer, found, sound(log_probs, [x for x in decibels for _ in range(5)], seconds))
+    times = [t for word in words for t in (word.start_seconds, word.end_seconds)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[1]
+    assert times[2] < times[3] <= seconds
+    for word in words:
+        assert word.start_seconds <= word.first_frame * 0.06 + 1e-6
+        assert word.end_seconds >= min(word.last_frame * 0.06, seconds) - 1e-6
