@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "say"]
+__all__ = ["Progress", "loading", "say"]
 
 
 def say(message: object) -> None:
     """One line on standard error, whatever the message holds: a file name may have line breaks."""
     sys.stderr.write("spellstream: " + " ".join(str(message).splitlines()) + "\n")
     sys.stderr.flush()
+
+
+def loading(what: str) -> None:
+    """Say that something is being loaded, if that takes long: in a process that has not imported PyTorch yet."""
+    if "torch" not in sys.modules:
+        say(f"loading {what}")
 
 
 class Progress:

@@ -86,6 +86,8 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
             elif options.resume and sink.holds(source):
                 totals.skipped += 1
                 progress.advance()
+            elif (obstacle := sink.obstacle(source)) is not None:
+                fail(obstacle)
             else:
                 yield source
 

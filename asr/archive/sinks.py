@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from asr.archive.names import OutputNames
 from asr.archive.sources import STANDARD_INPUT, are_several, find, is_folder, is_manifest
 from asr.errors import DataError, SpellstreamError
 from asr.files import absolute, write_atomically
@@ -16,13 +18,46 @@ from asr.output.formats import render
 from asr.output.rows import open_rows
 
 if TYPE_CHECKING:
+    from asr.output.subtitles import SubtitleShape
     from asr.transcript import Transcript
 
-__all__ = ["OutputFolder", "Sink", "StandardOutput", "open_sink"]
+__all__ = ["Destination", "OutputFile", "OutputFiles", "Sink", "StandardOutput", "open_sink"]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where transcripts go, and in which form; standard output unless one of the first four is given.
+
+    Args:
+        rows: a file or folder of rows, see `asr.output.rows`.
+        file: a file for the transcript of the only source.
+        folder: a folder that mirrors the tree of the sources.
+        beside: each transcript beside its source.
+        formats: of `asr.output.formats.FORMATS`; a file or standard output takes the first.
+        shape: line width and so on of subtitles.
+        resume: go on with what is there: existing rows and files are kept.
+        overwrite: replace existing files beside sources.
+    """
+
+    rows: Path | None = None
+    file: Path | None = None
+    folder: Path | None = None
+    beside: bool = False
+    formats: tuple[str, ...] = ("txt",)
+    shape: SubtitleShape | None = None
+    resume: bool = False
+    overwrite: bool = False
 
 
 class Sink(Protocol):
-    """Takes transcripts one by one; a subclass inherits a `fail` and a `close` that do nothing."""
+    """Takes transcripts one by one; a subclass inherits methods that do nothing."""
+
+    notes: Sequence[str] = ()
+    """What the user should know before the work starts, one line each."""
+
+    def obstacle(self, source: str) -> DataError | None:
+        """Why this source's output cannot be written, as far as that is known before the work."""
+        return None
 
     def holds(self, source: str) -> bool:
         """Whether the output for this source is complete already."""
@@ -53,16 +88,17 @@ class StandardOutput(Sink):
     Args:
         format: one of `asr.output.formats.FORMATS`.
         several: mark which source a line is from: plain text lines start with its name, json is one line per source.
+        shape: line width and so on of subtitles.
     """
 
-    def __init__(self, format: str, several: bool) -> None:  # noqa: A002 - as in asr.output.formats
-        self._format, self._several = format, several
+    def __init__(self, format: str, several: bool, shape: SubtitleShape | None = None) -> None:  # noqa: A002
+        self._format, self._several, self._shape = format, several, shape
 
     def holds(self, source: str) -> bool:
         return False
 
     def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
-        text = render(transcript, self._format)
+        text = render(transcript, self._format, self._shape)
         if self._several and self._format == "json":
             text = json.dumps(json.loads(text), ensure_ascii=False) + "\n"
         elif self._several:
@@ -72,33 +108,107 @@ class StandardOutput(Sink):
         sys.stdout.flush()  # a reader at the other end of a pipe sees each transcript at once
 
 
-class OutputFolder(Sink):
-    """Transcripts as files `NAME.wav.txt` in a folder tree that mirrors the sources'.
+class OutputFile(Sink):
+    """One file for the transcript of one source; an existing file is replaced."""
 
-    The whole name is kept, so that the outputs of `a.wav` and `a.mp3` do not collide. Paths are relative to the deepest
-    folder that holds all sources; for a single folder, relative to that folder.
+    def __init__(self, path: Path, format: str, shape: SubtitleShape | None = None) -> None:  # noqa: A002
+        self._path, self._format, self._shape = path, format, shape
+
+    def obstacle(self, source: str) -> DataError | None:
+        if not self._path.parent.exists():
+            return DataError(f"{self._path.parent}: no such folder")
+        return _unwritable(self._path)
+
+    def holds(self, source: str) -> bool:
+        return False
+
+    def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
+        write_atomically(self._path, render(transcript, self._format, self._shape))
+
+
+class OutputFiles(Sink):
+    """A file for each source and format, `talk.srt` for `talk.mp4`; `OutputNames` chooses the names.
+
+    Files go beside their sources, or into a folder tree that mirrors the sources': relative to the deepest folder that
+    holds all sources; for a single folder, relative to that folder.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[str], formats: Sequence[str]) -> None:
-        self._folder, self._formats = folder, tuple(formats)
-        self._root = os.path.commonpath(parents) if (parents := _parents(sources)) else ""
+    def __init__(self, sources: Sequence[str], destination: Destination) -> None:
+        self._destination = destination
+        self._root = os.path.commonpath(parents) if (parents := _parents(sources)) else str(Path.cwd())
+        found = (self._path(one) for one in find(sources) if isinstance(one, str))
+        self._names = OutputNames(found, _longest_name(destination.folder or Path(self._root)))
+
+    @property
+    def notes(self) -> Sequence[str]:  # type: ignore[override]
+        notes = []
+        if (path := self._names.collision) is not None:
+            example = f"{self._names.short(path)}.{self._destination.formats[0]}"
+            notes.append(f"sources that differ in their extension only keep it in the output: {example}")
+        if (path := self._names.shortened) is not None:
+            notes.append(f"{path}: too long a name for an output, shortened: {self._names.short(path)}")
+        return notes
 
     def paths(self, source: str) -> list[Path]:
         """The output files of a source, one for each format."""
-        name = "stdin" if source == STANDARD_INPUT else os.path.relpath(absolute(source), self._root)
-        return [self._folder / f"{name}.{format_name}" for format_name in self._formats]
+        return self._paths(source, self._names.short)
+
+    def obstacle(self, source: str) -> DataError | None:
+        keep = self._destination.beside and not (self._destination.resume or self._destination.overwrite)
+        for path in self.paths(source):
+            if keep and path.exists():
+                return DataError(f"{path}: exists already: --overwrite replaces it, --resume skips it")
+            if (error := _unwritable(path)) is not None:
+                return error
+        return None
 
     def holds(self, source: str) -> bool:
-        return all(path.is_file() for path in self.paths(source))
+        # Before version 0.2 all outputs kept the extension of their source.
+        return any(
+            all(path.is_file() for path in self._paths(source, name)) for name in (self._names.short, self._names.whole)
+        )
 
     def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
-        contents = [render(transcript, format_name) for format_name in self._formats]
-        for path, content in zip(self.paths(source), contents, strict=True):
+        for path, name in zip(self.paths(source), self._destination.formats, strict=True):
+            if self._destination.beside and self._destination.resume and path.exists():
+                continue
+            content = render(transcript, name, self._destination.shape)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DataError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
             write_atomically(path, content)
+
+    def _path(self, source: str) -> str:
+        return str(Path(self._root, "stdin")) if source == STANDARD_INPUT else absolute(source)
+
+    def _paths(self, source: str, name: Callable[[str], str]) -> list[Path]:
+        path = self._path(source)
+        folder = Path(path).parent
+        if self._destination.folder is not None:
+            folder = self._destination.folder / os.path.relpath(folder, self._root)
+        return [folder / f"{name(path)}.{format_name}" for format_name in self._destination.formats]
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes of the longest file name that a folder takes."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not on every system; the folder may not be there yet
+        return 255
+
+
+def _unwritable(path: Path) -> DataError | None:
+    """Why the file cannot be written, as far as its folder, or the one that it would be made in, tells."""
+    for folder in path.parents:
+        try:
+            if folder.is_dir():
+                return None if os.access(folder, os.W_OK) else DataError(f"{folder}: no permission to write here")
+            if folder.exists():
+                return DataError(f"{folder}: cannot be made: File exists")
+        except OSError as error:
+            return DataError(f"{path}: cannot be written: {error.strerror or error}")
+    return None
 
 
 def _parents(sources: Sequence[str]) -> set[str]:
@@ -113,18 +223,19 @@ def _parents(sources: Sequence[str]) -> set[str]:
     return parents
 
 
-def open_sink(
-    sources: Sequence[str], rows: Path | None, folder: Path | None, formats: Sequence[str], *, resume: bool
-) -> Sink:
-    """The sink for the given options: rows, or files in `folder`, or standard output in the first of `formats`.
+def open_sink(sources: Sequence[str], destination: Destination) -> Sink:
+    """The sink for a destination.
 
     Raises:
         ConfigError: see `asr.output.rows.open_rows`.
         OSError: the folder cannot be made.
     """
-    if rows is not None:
-        return open_rows(rows, resume=resume)
-    if folder is None:
-        return StandardOutput(formats[0], are_several(sources))
-    folder.mkdir(parents=True, exist_ok=True)
-    return OutputFolder(folder, sources, formats)
+    if destination.rows is not None:
+        return open_rows(destination.rows, resume=destination.resume)
+    if destination.file is not None:
+        return OutputFile(destination.file, destination.formats[0], destination.shape)
+    if destination.folder is not None:
+        destination.folder.mkdir(parents=True, exist_ok=True)
+    if destination.folder is not None or destination.beside:
+        return OutputFiles(sources, destination)
+    return StandardOutput(destination.formats[0], are_several(sources), destination.shape)

@@ -17,7 +17,7 @@ from asr.commands import options as opt
 from asr.commands.groups import grouped
 from asr.config import to_dict
 from asr.files import write_atomically
-from asr.terminal import Progress, say
+from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
     from asr.commands.evaluation import Evaluation, Scorer, Selection
@@ -103,6 +103,8 @@ def evaluate(
       spellstream evaluate test.jsonl --normaliser whisper --json scores.json --confusions 10
       spellstream evaluate test.jsonl --hypotheses other.jsonl
     """
+    if scoring.hypotheses is None and not quiet:
+        loading(f"the model {model.model}")
     from asr.commands import evaluation
     from asr.text.normalise import normaliser
 

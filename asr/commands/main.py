@@ -24,9 +24,10 @@ from asr import __version__
 from asr.commands import options as opt
 from asr.commands.evaluate import evaluate
 from asr.commands.groups import grouped
+from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
-from asr.terminal import say
+from asr.terminal import loading, say
 
 __all__ = ["PLUGINS", "app", "main"]
 
@@ -66,9 +67,8 @@ def _run(arguments: list[str]) -> int:
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if arguments[0] not in own:
         _add_plugins()
-    command = typer.main.get_command(app)
-    for one in (command, *getattr(command, "commands", {}).values()):
-        one.help = _flowing(one.help or "")
+    command: Any = typer.main.get_command(app)
+    arguments = _prepared(command, arguments)
     try:
         # Not `command()`, which would report errors and interrupts in ways of its own.
         with command.make_context("spellstream", arguments) as context:
@@ -77,10 +77,43 @@ def _run(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except usage_error as error:
-        where = getattr(getattr(error, "ctx", None), "command_path", "spellstream")
-        say(f"{cast(Any, error).format_message()} (see {where} --help)")
+        say(_explained(error))
         return 2
     return 0
+
+
+def _prepared(root: Any, arguments: list[str]) -> list[str]:
+    """The arguments with options as we spell them; help texts are made ready on the way."""
+    for command in (root, *root.commands.values()):
+        command.help = _flowing(command.help or "")
+        help_option = command.get_help_option(command.context_class(command))
+        for parameter in (help_option, *command.params):
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""  # else Typer shows <bool> as if a value had to follow
+    at = next((at for at, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    name = arguments[at].replace("_", "-") if at < len(arguments) else ""
+    if name not in root.commands:
+        return arguments
+    command = root.commands[name]
+    flags = _names([one for one in command.params if getattr(one, "is_flag", False)])
+    return [*arguments[:at], name, *understood(arguments[at + 1 :], _names(command.params), flags)]
+
+
+def _names(parameters: Sequence[Any]) -> list[str]:
+    """The names of options, `--no-…` of flags included."""
+    return [name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("-")]
+
+
+def _explained(error: Any) -> str:
+    """A usage error in one line, with what to type instead."""
+    context = getattr(error, "ctx", None)
+    where = f"(see {context.command_path if context else 'spellstream'} --help)"
+    option = getattr(error, "option_name", None)
+    if option is None or not hasattr(error, "possibilities"):
+        return f"{error.format_message()} {where}"
+    known = _names(context.command.params) if context else []
+    advice = hint(option, known)
+    return f"no such option: {option}{': ' if advice else ''}{advice} {where}"
 
 
 def _flowing(text: str) -> str:
@@ -139,6 +172,7 @@ def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions,
     Example:
       spellstream plot talk.wav --output talk.png
     """
+    loading(f"the model {model.model}")
     from asr.plot import plot as draw
 
     recogniser, config = opt.load(model, search)
@@ -156,6 +190,7 @@ def info(model: InfoModel = None, as_json: opt.AsJson = False) -> None:
       spellstream info
       spellstream info --model default --json
     """
+    loading(f"the model {model}" if model else "PyTorch")
     from asr.commands import info as facts
 
     known = facts.gather() | ({"model": facts.model_facts(model)} if model else {})

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +16,13 @@ from asr.commands import options as opt
 from asr.commands.groups import grouped
 from asr.errors import ConfigError
 from asr.output.formats import FORMATS, parse_formats
-from asr.terminal import Progress, say
+from asr.output.rows import SUFFIXES as ROW_SUFFIXES
+from asr.output.subtitles import SubtitleShape
+from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
     from asr.archive.batch import Transcriber
+    from asr.archive.sinks import Destination
     from asr.config import SearchConfig
 
 __all__ = ["transcribe"]
@@ -28,24 +31,61 @@ Sources = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE", help="A file, a folder, a manifest (.jsonl), or - for standard input."),
 ]
+_OUTPUT, _CONTENT, _SUBTITLES = "Output (default: standard output)", "Content", "Subtitles (srt, vtt, tsv)"
+
 OutputDir = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Write DIR/talk.wav.txt and so on, folders as they are; else standard output."),
+    typer.Option(metavar="DIR", help="Write DIR/talk.txt for talk.mp4; folders are mirrored.", rich_help_panel=_OUTPUT),
 ]
-Format = Annotated[str, typer.Option("--format", metavar="NAMES", help=f"{', '.join(FORMATS)} (with commas) or all.")]
-WordTimestamps = Annotated[
-    bool | None,
-    typer.Option("--word-timestamps/--no-word-timestamps", help="Time each word. On for json, srt and vtt."),
-]
-Nbest = Annotated[int, typer.Option(min=1, max=256, help="Alternatives per segment, in json.")]
+Beside = Annotated[bool, typer.Option("--beside", help="Write talk.txt beside talk.mp4.", rich_help_panel=_OUTPUT)]
 Output = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write one row per source to FILE.jsonl, or to parts in FILE.parquet."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write one transcript to FILE.txt, .srt and so on; of many sources, one row each to FILE.jsonl or "
+        "FILE.parquet.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip sources whose output is complete.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", "-f", metavar="NAMES", help=f"{', '.join(FORMATS)} (with commas) or all.", rich_help_panel=_OUTPUT
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Skip sources whose output is complete.", rich_help_panel=_OUTPUT)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="With --beside: replace files.", rich_help_panel=_OUTPUT)]
+WordTimestamps = Annotated[
+    bool | None,
+    typer.Option(
+        "--word-timestamps/--no-word-timestamps",
+        help="Time each word. On for all formats but txt.",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Nbest = Annotated[
+    int, typer.Option(min=1, max=256, help="Alternatives per segment, in json.", rich_help_panel=_CONTENT)
+]
 KeepDamaged = Annotated[
     bool,
-    typer.Option("--keep-damaged", help="Write the readable part of a damaged file, which still counts as failed."),
+    typer.Option(
+        "--keep-damaged",
+        help="Write the readable part of a damaged file, which still counts as failed.",
+        rich_help_panel=_CONTENT,
+    ),
+]
+Language = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Language spoken: en, the only one.", rich_help_panel=_CONTENT)
+]
+LineWidth = Annotated[int, typer.Option(min=1, max=1000, help="Characters per line.", rich_help_panel=_SUBTITLES)]
+Lines = Annotated[int, typer.Option(min=1, max=100, help="Lines per cue.", rich_help_panel=_SUBTITLES)]
+Words = Annotated[int | None, typer.Option(min=1, help="Words per cue.", rich_help_panel=_SUBTITLES)]
+Highlight = Annotated[
+    bool, typer.Option("--highlight-words", help="Underline each word as it is spoken.", rich_help_panel=_SUBTITLES)
 ]
 
 _CLUSTER = "Cluster"
@@ -64,38 +104,113 @@ Engines = Annotated[
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """Where transcripts go, and what is in them."""
+class SubtitleOptions:
+    """The shape of subtitles; see `asr.output.subtitles.SubtitleShape`."""
 
-    output_dir: OutputDir = None
-    format_names: Format = "txt"
-    output: Output = None
+    max_line_width: LineWidth = SubtitleShape.max_line_width
+    max_lines: Lines = SubtitleShape.max_lines
+    max_words: Words = None
+    highlight_words: Highlight = False
+
+
+@dataclass(frozen=True)
+class ContentOptions:
+    """What a transcript holds."""
+
     word_timestamps: WordTimestamps = None
     nbest: Nbest = 1
-    resume: Resume = False
     keep_damaged: KeepDamaged = False
+    language: Language = None
 
-    def formats(self, sources: Sequence[str]) -> tuple[str, ...]:
-        """The formats to write, checked against the other options; rows are json."""
+    def check(self, formats: Sequence[str]) -> None:
+        """Refuse what these formats cannot hold, and languages that no model knows."""
+        if self.nbest > 1 and "json" not in formats:
+            raise typer.BadParameter("alternatives are in json only: add --format json", param_hint="--nbest")
+        if self.language is not None and self.language.lower() not in ("en", "english", "auto"):
+            raise typer.BadParameter(f"{self.language} is not supported; the language is en", param_hint="--language")
+
+    def timed(self, formats: Sequence[str]) -> bool:
+        """Whether to time each word."""
+        return {*formats} != {"txt"} if self.word_timestamps is None else self.word_timestamps
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where transcripts go, and in which formats."""
+
+    output_dir: OutputDir = None
+    beside: Beside = False
+    output: Output = None
+    format_names: Format = None
+    resume: Resume = False
+    overwrite: Overwrite = False
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.output is None and self.output_dir is None and not self.beside
+
+    def destination(self, sources: Sequence[str], subtitles: SubtitleOptions) -> Destination:
+        """The destination and its formats, checked against each other and the sources."""
+        from asr.archive.sinks import Destination
+
+        places = {"--output-dir": self.output_dir, "--beside": self.beside, "--output": self.output}
+        if len(chosen := [name for name, given in places.items() if given]) > 1:
+            raise typer.BadParameter("there can be only one of these", param_hint=" and ".join(chosen))
+        if self.overwrite and not self.beside:
+            raise typer.BadParameter("it goes with --beside", param_hint="--overwrite")
+        is_rows = self.output is not None and self.output.suffix.lower() in ROW_SUFFIXES
+        if self.resume and (self.to_stdout or (self.output and not is_rows)):
+            problem = "it needs an --output-dir, --beside or an --output of rows (.jsonl, .parquet)"
+            raise typer.BadParameter(problem, param_hint="--resume")
+        return Destination(
+            rows=self.output if is_rows else None,
+            file=None if is_rows else self.output,
+            folder=self.output_dir,
+            beside=self.beside,
+            formats=self._row_format() if is_rows else self._formats(sources),
+            shape=SubtitleShape(**asdict(subtitles)),
+            resume=self.resume,
+            overwrite=self.overwrite,
+        )
+
+    def _row_format(self) -> tuple[str, ...]:
+        if self.format_names not in (None, "txt", "json"):
+            raise typer.BadParameter("rows hold what json does; leave it out", param_hint="--format")
+        return ("json",)
+
+    def _formats(self, sources: Sequence[str]) -> tuple[str, ...]:
+        """The formats of files or of standard output."""
         from asr.archive.sources import are_several
 
-        if self.output is not None:
-            if self.output_dir is not None:
-                raise typer.BadParameter("it cannot go with an --output-dir", param_hint="--output")
-            if self.format_names not in ("txt", "json"):
-                raise typer.BadParameter("rows hold what json does; leave it out", param_hint="--format")
-            return ("json",)
+        with opt.usage("--output"):
+            suffix = self._suffix(sources)
         with opt.usage("--format"):
-            chosen = parse_formats(self.format_names)
-            if self.output_dir is None and len(chosen) > 1:
-                raise ConfigError(f"several formats ({self.format_names}) need an --output-dir")
-            if self.output_dir is None and chosen[0] not in ("txt", "json") and are_several(sources):
-                raise ConfigError(f"{chosen[0]} of several sources needs an --output-dir")
-        if self.resume and self.output_dir is None:
-            raise typer.BadParameter("it needs an --output-dir or an --output", param_hint="--resume")
-        if self.nbest > 1 and "json" not in chosen:
-            raise typer.BadParameter("alternatives are shown in json alone: add --format json", param_hint="--nbest")
-        return chosen
+            formats = parse_formats(self.format_names or suffix or "txt")
+            if suffix is not None and formats != (suffix,):
+                raise ConfigError(f"{self.format_names} is not what {self.output} ends in; leave it out")
+            if self.to_stdout and len(formats) > 1:
+                raise ConfigError(f"several formats ({self.format_names}) need an --output-dir or --beside")
+            if self.to_stdout and formats[0] not in ("txt", "json") and are_several(sources):
+                raise ConfigError(f"{formats[0]} of several sources needs an --output-dir or --beside")
+        return formats
+
+    def _suffix(self, sources: Sequence[str]) -> str | None:
+        """The format that the name of --output asks for."""
+        from asr.archive.sources import are_several
+
+        if self.output is None:
+            return None
+        suffix = self.output.suffix[1:].lower()
+        if suffix not in FORMATS:
+            endings = ", ".join(f".{name}" for name in (*FORMATS, *(one[1:] for one in ROW_SUFFIXES)))
+            raise ConfigError(f"{self.output}: expected a name that ends in {endings}; for a folder use --output-dir")
+        if are_several(sources):
+            raise ConfigError(
+                f"{self.output} holds one transcript; for several sources use --output-dir, --beside or a .jsonl file"
+            )
+        if self.output.exists() and Path(sources[0]).exists() and self.output.samefile(sources[0]):
+            raise ConfigError(f"{self.output} is the source itself")
+        return suffix
 
 
 @dataclass(frozen=True)
@@ -117,6 +232,8 @@ class ClusterOptions:
 def transcribe(
     sources: Sources,
     out: OutputOptions,
+    content: ContentOptions,
+    subtitles: SubtitleOptions,
     model: opt.ModelOptions,
     search: opt.SearchOptions,
     cluster: ClusterOptions,
@@ -124,14 +241,17 @@ def transcribe(
     batch_size: opt.BatchSize = 16,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Turn audio and video files into text.
+    """Turn audio and video files into text and subtitles.
 
-    Folders are searched to their depths. A file that cannot be read is named on standard error and the rest is done.
-    On a cluster, all nodes must see the files, and a model folder, under the same path.
+    Folders are searched with their subfolders. A file that cannot be read is reported in one line, and the others are
+    done. On a cluster, all nodes must see the files, and a model folder, under the same path.
+
+    Exit status: 0 if every file was transcribed, 1 if one failed, 2 for wrong use.
 
     Examples:
       spellstream transcribe talk.wav
-      spellstream transcribe talk.mp4 --format srt > talk.srt
+      spellstream transcribe talk.mp4 -o talk.srt
+      spellstream transcribe movies --beside --format srt
       spellstream transcribe recordings --output-dir texts --resume
       arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
       spellstream transcribe archive --ray auto --output archive.parquet --resume
@@ -140,25 +260,28 @@ def transcribe(
     from asr.archive.sources import find
 
     cluster.check(sources)
-    formats = out.formats(sources)
-    word_timestamps = out.word_timestamps
-    if word_timestamps is None:
-        word_timestamps = bool({"json", "srt", "vtt"} & {*formats})
-    to_stdout = out.output is None and out.output_dir is None
-    show = not quiet and sys.stderr.isatty() and not (to_stdout and sys.stdout.isatty())
+    destination = out.destination(sources, subtitles)
+    content.check(destination.formats)
+    show = not quiet and sys.stderr.isatty() and not (out.to_stdout and sys.stdout.isatty())
     report = not quiet and cluster.ray is not None
 
+    if not quiet:
+        loading(f"the model {model.model}")
     with contextlib.ExitStack() as opened:
         # The output comes first: a place that cannot be written to is known before a model is loaded.
         with opt.extra("ray"), opt.usage("--output"):
-            sink = sinks.open_sink(sources, out.output, out.output_dir, formats, resume=out.resume)
+            sink = sinks.open_sink(sources, destination)
         opened.enter_context(contextlib.closing(sink))
+        for note in sink.notes if not quiet else ():
+            say(note)
         with opt.extra("ray"):
-            transcriber, config = opened.enter_context(_transcriber(cluster, model, search, dtype, out.nbest))
+            transcriber, config = opened.enter_context(_transcriber(cluster, model, search, dtype, content.nbest))
 
         total = sum(1 for _ in find(sources)) if show or report else 0
         progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
-        options = batch.Options(config, word_timestamps, batch_size, out.resume, out.keep_damaged)
+        options = batch.Options(
+            config, content.timed(destination.formats), batch_size, out.resume, content.keep_damaged
+        )
         totals = batch.run(transcriber, sources, sink, options, progress)
 
     if report:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,10 @@ class Rows:
 
     def __init__(self, store: _JsonLines | _Parquet) -> None:
         self._store, self._held = store, store.held
+        self.notes: Sequence[str] = ()
+
+    def obstacle(self, source: str) -> DataError | None:
+        return None
 
     def holds(self, source: str) -> bool:
         return _valid(absolute(source)) in self._held

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asr.archive.batch import run
-from asr.archive.sinks import OutputFolder, Sink
+from asr.archive.sinks import Destination, OutputFiles, Sink
 from asr.errors import SpellstreamError
 from asr.terminal import Progress
 from asr.transcript import Transcript
@@ -23,18 +23,27 @@ from tests.support.commands import Stub, transcript_of
 
 def test_what_fails_is_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = files(tmp_path / "in", "a.wav", "bad.wav", "sub/c.flac")
-    out = OutputFolder(tmp_path / "out", [str(folder)], ["txt", "srt"])
+    out = OutputFiles(
+        [str(folder)],
+        Destination(
+            folder=tmp_path / "out",
+            formats=(
+                "txt",
+                "srt",
+            ),
+        ),
+    )
     totals = run(Stub(), [str(folder), str(tmp_path / "in" / "sub")], out, OPTIONS, Progress())
     assert (totals.done, totals.failed, totals.total) == (3, 1, 4)
-    assert below(tmp_path / "out") == ["a.wav.srt", "a.wav.txt", "sub/c.flac.srt", "sub/c.flac.txt"]
-    assert (tmp_path / "out/sub/c.flac.txt").read_text() == "c\nagain\n"
+    assert below(tmp_path / "out") == ["a.srt", "a.txt", "sub/c.srt", "sub/c.txt"]
+    assert (tmp_path / "out/sub/c.txt").read_text() == "c\nagain\n"
     assert capsys.readouterr().err == f"spellstream: {folder}/bad.wav: is not audio\n"
 
 
 def test_what_cannot_be_written_is_one_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = files(tmp_path / "in", "a.wav", "sub/b.wav")
     files(tmp_path / "out", "sub")  # a file is where a folder should go
-    out = OutputFolder(tmp_path / "out", [str(folder)], ["txt"])
+    out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
     totals = run(Stub(), [str(folder)], out, OPTIONS, Progress())
     assert (totals.done, totals.failed) == (1, 1)
     assert capsys.readouterr().err == f"spellstream: {tmp_path}/out/sub: cannot be made: File exists\n"
@@ -43,7 +52,16 @@ def test_what_cannot_be_written_is_one_failure(tmp_path: Path, capsys: pytest.Ca
 def test_resume_skips_what_has_all_its_outputs(tmp_path: Path) -> None:
     folder = files(tmp_path / "in", "a.wav", "b.wav", "c.wav")
     files(tmp_path / "out", "a.wav.txt", "a.wav.json", "b.wav.txt")
-    out = OutputFolder(tmp_path / "out", [str(folder)], ["txt", "json"])
+    out = OutputFiles(
+        [str(folder)],
+        Destination(
+            folder=tmp_path / "out",
+            formats=(
+                "txt",
+                "json",
+            ),
+        ),
+    )
     stub = Stub()
     totals = run(stub, [str(folder)], out, RESUME, Progress())
     assert (totals.done, totals.skipped) == (2, 1)
@@ -60,7 +78,7 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return super().outcome(source)
 
-    out = OutputFolder(tmp_path / "out", [str(folder)], ["txt"])
+    out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
     with pytest.raises(KeyboardInterrupt, match="transcripts finished and kept: 5"):
         run(Interrupted(), [str(folder)], out, OPTIONS, Progress())
     assert len(below(tmp_path / "out")) == 5
@@ -69,7 +87,7 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
 KILLED = """
 import os, pathlib, signal, sys
 from asr.archive.batch import run
-from asr.archive.sinks import OutputFolder
+from asr.archive.sinks import Destination, OutputFiles
 from asr.terminal import Progress
 from tests.support.archive import RESUME
 from tests.support.commands import Stub
@@ -85,7 +103,7 @@ def dying(descriptor):  # in the middle of writing
 
 os.fsync = dying
 stub = Stub()
-out = OutputFolder(pathlib.Path(folder, "out"), [folder + "/in"], ["txt", "json"])
+out = OutputFiles([folder + "/in"], Destination(folder=pathlib.Path(folder, "out"), formats=("txt", "json",)))
 run(stub, [folder + "/in"], out, RESUME, Progress())
 print(len(stub.heard))
 """
@@ -111,8 +129,8 @@ def test_killed_is_not_lost(tmp_path: Path, repository_root: Path) -> None:
     finished = start(0)
     assert finished.stdout == f"{10 - done}\n", finished.stderr
     for number in range(10):
-        assert (tmp_path / f"out/{number}.wav.txt").read_text() == f"{number}\nagain\n"
-        assert json.loads((tmp_path / f"out/{number}.wav.json").read_text())["text"] == f"{number} again"
+        assert (tmp_path / f"out/{number}.txt").read_text() == f"{number}\nagain\n"
+        assert json.loads((tmp_path / f"out/{number}.json").read_text())["text"] == f"{number} again"
 
 
 def test_ten_thousand_files_run_in_flat_memory(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asr.archive.sinks import OutputFolder
+from asr.archive.sinks import Destination, OutputFiles
 from asr.archive.sources import find
 from asr.errors import DataError
 from tests.support.archive import files
@@ -66,5 +66,5 @@ def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:
         f"{tmp_path}/missing.jsonl: cannot be read: No such file or directory",
     ]
     assert [isinstance(one, DataError) for one in found] == [False, True, False, True]
-    out = OutputFolder(tmp_path / "out", [str(manifest)], ["txt"])
-    assert out.paths(f"{audio}/deep/b.wav") == [tmp_path / "out/deep/b.wav.txt"]
+    out = OutputFiles([str(manifest)], Destination(folder=tmp_path / "out"))
+    assert out.paths(f"{audio}/deep/b.wav") == [tmp_path / "out/deep/b.txt"]

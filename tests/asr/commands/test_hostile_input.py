@@ -136,7 +136,7 @@ def test_a_bad_file_is_one_line_and_the_rest_is_done(kind: str, tmp_path: Path, 
     assert (status, out) == (1, "")
     assert err.splitlines()[0].startswith(f"spellstream: {bad}: {reason}")
     assert err.splitlines()[1:] == ["spellstream: 1 of 2 failed"]
-    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["good.wav.txt"]
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["good.txt"]
 
 
 @pytest.mark.parametrize("kind", ["truncated wav", "truncated flac"])
@@ -324,6 +324,7 @@ def test_as_a_process(tmp_path: Path, good: Path, model: Path, repository_root: 
     assert done.returncode == 1
     assert done.stdout.startswith("-:")
     assert done.stderr.splitlines() == [
+        f"spellstream: loading the model {model}",
         f"spellstream: {tmp_path}/bad.wav: is not audio: it looks like text",
         "spellstream: 1 of 2 failed",
     ]

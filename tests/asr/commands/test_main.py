@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import re
 import shlex
 import signal
@@ -20,11 +19,8 @@ import typer
 
 import asr
 from asr.commands.main import PLUGINS, app
-from asr.commands.options import DtypeName
-from asr.config import ModelConfig
 from asr.errors import CheckpointError
 from asr.training import finetune
-from tests.support.archive import below, files
 from tests.support.commands import Command, StubRecogniser
 
 COMMANDS = ("transcribe", "evaluate", "prepare", "statistics", "train", "plot", "info")
@@ -91,8 +87,18 @@ def test_version(command: Command) -> None:
         (["transcribe", "a.wav", "--format", "txt,srt"], "several formats (txt,srt) need an --output-dir"),
         (["transcribe", "a.wav", "b.wav", "--format", "srt"], "srt of several sources needs an --output-dir"),
         (["transcribe", "a.wav", "--resume"], "--resume: it needs an --output-dir"),
-        (["transcribe", "a.wav", "--nbest", "3"], "--nbest: alternatives are shown in json alone"),
+        (["transcribe", "a.wav", "--nbest", "3"], "--nbest: alternatives are in json only"),
         (["transcribe", "a.wav", "--no-such-option"], "--no-such-option"),
+        (["transcribe", "a.wav", "--beside", "--output-dir", "x"], "there can be only one of these"),
+        (["transcribe", "a.wav", "--overwrite"], "it goes with --beside"),
+        (
+            ["transcribe", "a.wav", "-o", "out"],
+            "out: expected a name that ends in .txt, .json, .srt",
+        ),
+        (["transcribe", "a.wav", "-o", "a.srt", "--format", "vtt"], "vtt is not what a.srt ends in"),
+        (["transcribe", "a.wav", "b.wav", "-o", "a.srt"], "a.srt holds one transcript; for several sources use"),
+        (["transcribe", "a.wav", "-o", "a.srt", "--resume"], "--resume: it needs an --output-dir, --beside or"),
+        (["transcribe", "a.wav", "--max-lines", "0"], "--max-lines"),
         (["transcrib", "a.wav"], "No such command 'transcrib'"),
         (
             ["transcribe", "a.wav", "--beam-size", "1", "--lm-weight", "0.5"],
@@ -146,7 +152,7 @@ import sys
 import asr
 from tests.support import commands
 asr.load = lambda *_: commands.StubRecogniser()
-sys.exit(commands.main(["transcribe", *(f"{n}.wav" for n in range(20_000))]))
+sys.exit(commands.main(["transcribe", "--quiet", *(f"{n}.wav" for n in range(20_000))]))
 """
 
 
@@ -199,109 +205,3 @@ def test_further_commands_are_left_alone_where_not_needed(
 ) -> None:
     install(monkeypatch, broken=lambda to: pytest.fail("loaded"))
     assert command("transcribe", "a.wav") == (0, "a\nagain\n", "")
-
-
-# --- transcribe -------------------------------------------------------------------------------------------------------
-
-
-def test_transcribe_to_standard_output(command: Command, stub: StubRecogniser) -> None:
-    assert command("transcribe", "talk.wav") == (0, "talk\nagain\n", "")
-    assert stub.asked["load"] == ("default", "auto", "float32", None)
-    assert stub.asked["search"] == ModelConfig(vocab_size=40).search
-    assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (False, 16)
-
-
-def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) -> None:
-    options = "--model m --device cpu --dtype bfloat16 --beam-size 3 --nbest 2 --ctc-weight 0.5 --lm-weight 0.1 --lm l"
-    status, out, _ = command("transcribe", "a.wav", *options.split(), "--batch-size", 4, "--format", "json")
-    assert status == 0
-    assert json.loads(out)["text"] == "a again"
-    assert stub.asked["load"] == ("m", "cpu", "bfloat16", Path("l"))
-    search = stub.asked["search"]
-    assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
-    assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
-
-
-def test_a_weight_for_a_language_model_that_is_not_there(command: Command, stub: StubRecogniser) -> None:
-    stub.has_lm = False
-    status, out, err = command("transcribe", "a.wav", "--lm-weight", 0.3)
-    assert (status, out) == (2, "")
-    assert "--lm-weight: without a language model" in err
-    assert command("transcribe", "a.wav", "--lm-weight", 0)[0] == 0
-
-
-@pytest.mark.parametrize("given", [("--no-word-timestamps", False), ("--word-timestamps", True)])
-def test_word_timestamps_can_be_chosen(given: tuple[str, bool], command: Command, stub: StubRecogniser) -> None:
-    command("transcribe", "a.wav", "--format", "srt", given[0])
-    assert stub.asked["word_timestamps"] is given[1]
-
-
-def test_more_alternatives_than_beams_widen_the_beam(command: Command, stub: StubRecogniser) -> None:
-    command("transcribe", "a.wav", "--nbest", 20, "--format", "json")
-    assert stub.asked["search"].beam_size == 20
-
-
-def test_every_dtype_can_be_asked_for(command: Command, stub: StubRecogniser) -> None:
-    from asr.recogniser import DTYPES
-
-    assert {name.value for name in DtypeName} == {*DTYPES}
-    for dtype in DTYPES:
-        assert command("transcribe", "a.wav", "--dtype", dtype)[0] == 0
-        assert stub.asked["load"] == ("default", "auto", dtype, None)
-
-
-def test_transcribe_a_folder(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    folder = files(tmp_path / "in", "a.wav", "a.mp3", "sub/b.wav")
-    options = ["--output-dir", tmp_path / "new/out", "--format", "all"]
-    assert command("transcribe", folder, *options) == (0, "", "")
-    names = below(tmp_path / "new/out")
-    assert len(names) == 15
-    assert {"a.wav.txt", "a.mp3.txt", "sub/b.wav.json"} <= {*names}
-    stub.heard.clear()
-    assert command("transcribe", folder, *options, "--resume") == (0, "", "")
-    assert not stub.heard
-
-
-def test_one_bad_file_among_many(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    folder = files(tmp_path, "a.wav", "bad.wav", "c.wav")
-    status, out, err = command("transcribe", folder)
-    assert status == 1
-    assert out.count("\n") == 4
-    assert err == f"spellstream: {folder}/bad.wav: is not audio\nspellstream: 1 of 3 failed\n"
-
-
-def test_one_bad_file_alone_needs_no_sum(command: Command, stub: StubRecogniser) -> None:
-    assert command("transcribe", "bad.wav") == (1, "", "spellstream: bad.wav: is not audio\n")
-
-
-def test_an_empty_folder(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    assert command("transcribe", tmp_path) == (1, "", f"spellstream: {tmp_path}: no audio file in this folder\n")
-
-
-def test_names_that_are_no_text(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    names = ["line\nbreak bad.wav", "not utf-8 \udcff.wav", "[red]markup.wav"]
-    status, out, err = command("transcribe", *files(tmp_path, *names).iterdir())
-    assert status == 1
-    assert out.count("\n") == 4
-    assert err.splitlines()[0] == f"spellstream: {tmp_path}/line break bad.wav: is not audio"
-    assert f"{tmp_path}/[red]markup.wav: [red]markup\n" in out
-
-
-def test_an_output_folder_that_cannot_be_made(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    (tmp_path / "file").touch()
-    status, out, err = command("transcribe", "a.wav", "--output-dir", tmp_path / "file")
-    assert (status, out, err) == (1, "", f"spellstream: {tmp_path}/file: File exists\n")
-
-
-def test_the_bar_leaves_standard_output_alone(
-    command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    status, out, err = command("transcribe", "a.wav", "bad.wav", "c.wav")
-    assert status == 1
-    assert sorted(out.splitlines()) == ["a.wav: a", "a.wav: again", "c.wav: again", "c.wav: c"]
-    assert "spellstream: bad.wav: is not audio\n" in err
-    assert "3 of 3 files" in err
-    assert "real time" in err
-    assert "files" not in command("transcribe", "a.wav", "--quiet")[2]
