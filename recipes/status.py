@@ -1,4 +1,4 @@
-"""How a recipe's program ends."""
+"""Exit status of a recipe's program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["status"]
 
 
 def status(program: str, work: Callable[[], None]) -> int:
-    """Do the work; the exit status. What is wrong with its input is one line on standard error."""
+    """Run the work; returns the exit status. An input error is one line on standard error."""
     try:
         work()
     except SpellstreamError as error:

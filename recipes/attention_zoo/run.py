@@ -1,4 +1,4 @@
-"""Which attention is worth it? The same small speller trained with each scorer, with and without the hybrid block.
+"""Comparison of attention scorers: the same small decoder trained with each, with and without the hybrid block.
 
     python -m recipes.attention_zoo.run --train train.jsonl --dev dev.jsonl --work WORK
 
@@ -41,7 +41,7 @@ DPI = 70
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is left of the experiment; the exit status."""
+    """Run the unfinished part of the experiment; returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> Path:
-    """Encode, train and measure every variant that has no result yet, and write the report.
+    """Encode, train and measure every variant without a result, and write the report.
 
     Raises:
         SpellstreamError: whatever is wrong with what was given, or WORK holds what was made in another way.
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> Path:
 
 
 def _claim(work: Path, start: Checkpoint, options: argparse.Namespace) -> None:
-    """Note in WORK how its results are made; those of another way must not be taken for them."""
+    """Record the settings in WORK, so that results of other settings are not mixed in."""
     weights = hashlib.sha256()
     for weight in start.model.state_dict().values():
         weights.update(weight.cpu().numpy().tobytes())
@@ -130,7 +130,7 @@ def _one(
     settings: Settings,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Train and measure one variant; its picture and its model are saved, its numbers returned."""
+    """Train and measure one variant, save its picture and model, and return its numbers."""
     model = zoo.build(start, variant, settings.seed).to(next(start.model.parameters()).device)
     cpu_seconds, audio_seconds = zoo.train(model, spoken, start, settings)
     alone = zoo.measure(model, dev, start, 0.0, BEAM_SIZE)
@@ -153,7 +153,7 @@ def _one(
 
 
 def _rates(measured: Measured, max_seconds: float) -> dict[str, float]:
-    """Word error rates of utterances as long as those trained on, of longer ones, and of all."""
+    """Word error rates by length: within the training lengths, longer, and all."""
     groups = {
         "short": [one for one in measured.scored if one.duration_seconds <= max_seconds],
         "long": [one for one in measured.scored if one.duration_seconds > max_seconds],
@@ -163,7 +163,7 @@ def _rates(measured: Measured, max_seconds: float) -> dict[str, float]:
 
 
 def _example(dev: Sequence[Spoken]) -> Spoken:
-    """The utterance for the pictures: of those of 4 to 8 s, or failing that of all, the one with most words."""
+    """The utterance for the pictures: the one with most words among those of 4 to 8 s, or among all."""
     fitting = [one for one in dev if 4 <= one.seconds <= 8] or list(dev)
     return max(fitting, key=lambda one: (len(one.text.split()), one.id))
 

@@ -1,4 +1,4 @@
-"""The experiment itself: encode once, then train and measure the same small speller with each attention."""
+"""The experiment: encode once, then train and measure the same small decoder with each attention scorer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENCODE_BATCH = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to look at the encoder's output."""
+    """An attention scorer, with or without the hybrid block."""
 
     attention: AttentionConfig
     hybrid: bool
@@ -57,7 +57,7 @@ VARIANTS = tuple(
 
 @dataclass(frozen=True)
 class Settings:
-    """How each variant is trained; the same for all of them."""
+    """Training settings, the same for every variant."""
 
     steps: int = 1_200
     batch_seconds: float = 30.0  # of audio, padding included
@@ -70,7 +70,7 @@ class Settings:
 
 
 class Spoken(NamedTuple):
-    """One utterance as the frozen pyramid sees it."""
+    """An utterance with the output of the frozen pyramid."""
 
     id: str
     corpus: str
@@ -80,7 +80,7 @@ class Spoken(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One decoding of dev."""
+    """Result of decoding dev once."""
 
     scored: list[metrics.Scored]
     cpu_seconds: float
@@ -88,7 +88,7 @@ class Measured(NamedTuple):
 
 @torch.inference_mode()
 def encode(start: Checkpoint, path: Path, cache: Path, max_seconds: float | None, device: torch.device) -> list[Spoken]:
-    """What the pyramid of a trained model makes of a manifest's utterances, computed once and kept in `cache`.
+    """Pyramid outputs of a trained model for a manifest's utterances, computed once and stored in `cache`.
 
     Utterances longer than `max_seconds`, or without a text that can be scored, are left out; one that cannot be read is
     named. The pyramid sees whole utterances, without dropout.
@@ -142,7 +142,7 @@ def _encode_batch(model: Model, files: dict[str, Path], device: torch.device) ->
 
 
 def build(start: Checkpoint, variant: Variant, seed: int) -> Model:
-    """The variant's model: frontend, pyramid and CTC head of the trained one, all else from nothing."""
+    """The variant's model: features, pyramid and CTC head of the trained model, everything else newly initialised."""
     config = start.model.config
     hybrid = HybridConfig(layers=1 if variant.hybrid else 0)
     torch.manual_seed(seed)
@@ -162,7 +162,7 @@ def build(start: Checkpoint, variant: Variant, seed: int) -> Model:
 
 
 def train(model: Model, spoken: Sequence[Spoken], start: Checkpoint, settings: Settings) -> tuple[float, float]:
-    """Train all that is not frozen; how many seconds of CPU it took, and how many seconds of audio went by."""
+    """Train the weights that are not frozen; returns seconds of CPU and of audio."""
     device = next(model.parameters()).device
     tokens = [torch.tensor(start.tokenizer.encode(one.text)) for one in spoken]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -195,7 +195,7 @@ def train(model: Model, spoken: Sequence[Spoken], start: Checkpoint, settings: S
 
 
 def _batches(lengths: Sequence[int], frame_seconds: float, settings: Settings) -> Iterator[list[int]]:
-    """Endless batches of rows of similar length: first from short to long, then pass after pass in random order."""
+    """Endless batches of like length: the first pass from short to long, later ones in random order."""
     generator = torch.Generator().manual_seed(settings.seed)
     limit = settings.batch_seconds / frame_seconds
     sizes = torch.tensor(lengths, dtype=torch.float32)
@@ -213,7 +213,7 @@ def _batches(lengths: Sequence[int], frame_seconds: float, settings: Settings) -
 
 
 def _top(model: Model, rows: Sequence[Spoken], device: torch.device) -> Encoded:
-    """Stored frames as a padded batch, through the blocks above the pyramid."""
+    """A padded batch of stored frames, passed through the blocks above the pyramid."""
     lengths = torch.tensor([len(one.frames) for one in rows], device=device)
     x = pad_sequence([one.frames for one in rows], batch_first=True).to(device).float()
     for block in model.encoder.hybrid:
@@ -223,7 +223,7 @@ def _top(model: Model, rows: Sequence[Spoken], device: torch.device) -> Encoded:
 
 @torch.inference_mode()
 def measure(model: Model, spoken: Sequence[Spoken], start: Checkpoint, ctc_weight: float, beam_size: int) -> Measured:
-    """Decode with a beam, by attention alone or with CTC's help; the pyramid's time is not in the CPU seconds."""
+    """Beam search with attention alone or with CTC; CPU seconds exclude the pyramid."""
     device = next(model.parameters()).device
     settings = dataclasses.replace(model.config.search, beam_size=beam_size, ctc_weight=ctc_weight)
     model.eval()
@@ -242,7 +242,7 @@ def measure(model: Model, spoken: Sequence[Spoken], start: Checkpoint, ctc_weigh
 
 @torch.inference_mode()
 def alignment(model: Model, one: Spoken, start: Checkpoint) -> tuple[Tensor, list[str]]:
-    """Where the speller looks when it is told the right tokens: `(tokens, frames)`, the mean over heads, and tokens."""
+    """Attention under teacher forcing, averaged over heads `(tokens, frames)`, and the tokens."""
     device = next(model.parameters()).device
     model.eval()
     encoder_out, lengths = _top(model, [one], device)
@@ -252,5 +252,5 @@ def alignment(model: Model, one: Spoken, start: Checkpoint) -> tuple[Tensor, lis
 
 
 def save(folder: Path, model: Model, start: Checkpoint) -> None:
-    """Keep a variant's model as a checkpoint that `spellstream transcribe --model` takes."""
+    """Save a variant's model as a checkpoint for `spellstream transcribe --model`."""
     checkpoint.save(folder, model, start.tokenizer, torch.float16)

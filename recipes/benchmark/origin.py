@@ -1,4 +1,4 @@
-"""Where numbers come from, and how a benchmark shows both."""
+"""Origin of a benchmark's numbers: command, commit, weights, processor; and how a benchmark prints them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Report", "origin", "processor", "report", "show", "weights"]
 
 
 def origin(benchmark: str, arguments: Sequence[str], device: torch.device | None = None) -> dict[str, str]:
-    """The command of a module of this folder, the code's commit and the processor; a GPU's name where it ran on one."""
+    """Command line of a benchmark, commit of the code, and name of the processor or GPU."""
     return {
         "command": shlex.join(["python", "-m", f"recipes.benchmark.{benchmark}", *arguments]),
         "commit": _commit() or "unknown",
@@ -31,13 +31,13 @@ def origin(benchmark: str, arguments: Sequence[str], device: torch.device | None
 
 
 def weights(folder: Path) -> dict[str, str]:
-    """The model in a checkpoint folder."""
+    """Checksum of the model in a checkpoint folder."""
     found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     return {"model": str(folder), "weights sha256": found}
 
 
 def processor(device: torch.device | None = None) -> str:
-    """The name of the CPU, or of the GPU that `device` is."""
+    """Name of the CPU, or of the GPU `device`."""
     if device is not None and device.type == "cuda":
         import torch
 
@@ -51,7 +51,7 @@ def processor(device: torch.device | None = None) -> str:
 
 
 class Report(NamedTuple):
-    """What a benchmark has found."""
+    """Results of a benchmark: data, table, and origin."""
 
     data: Mapping[str, Any]  # for JSON
     table: Table
@@ -59,7 +59,7 @@ class Report(NamedTuple):
 
 
 def report(benchmark: Callable[[], Report], as_json: bool) -> int:
-    """Run a benchmark and print what it finds; the exit status."""
+    """Run a benchmark and print its results; returns the exit status."""
 
     def work() -> None:
         found = benchmark()
@@ -72,7 +72,7 @@ def report(benchmark: Callable[[], Report], as_json: bool) -> int:
 
 
 def show(table: Table, facts: Mapping[str, str]) -> None:
-    """Print a table and, below it, what its numbers depend on."""
+    """Print a table and below it the origin of its numbers."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -82,7 +82,7 @@ def show(table: Table, facts: Mapping[str, str]) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the code, marked where it was changed since; None outside a git checkout."""
+    """Commit of the code, marked if there are changes; None outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

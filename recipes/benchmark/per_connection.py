@@ -1,4 +1,4 @@
-"""A server as most are written: a session for each connection, each stepped on its own in a thread of a pool.
+"""A server of the usual kind: one session per connection, each stepped alone in a thread pool.
 
     python -m recipes.benchmark.per_connection
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def talk(connection: ServerConnection, engine: Engine, pool: ThreadPoolExecutor) -> None:
-    """One client: each message of PCM (16 kHz) is heard, then answered."""
+    """Serve one client: each message of PCM (16 kHz) gets an answer."""
     loop, session = asyncio.get_running_loop(), engine.start()
     try:
         async for message in connection:
@@ -49,7 +49,7 @@ def waveform(pcm: bytes) -> Tensor:
 
 
 def answer(events: list[Event], final: bool) -> dict[str, str]:
-    """What was finished, or else what is being said."""
+    """The finished text, or else the partial."""
     finals = [event.text for event in events if isinstance(event, Final)]
     if finals or final:
         return {"text": " ".join(finals)}

@@ -1,4 +1,4 @@
-"""How fast training reads audio: from a prepared corpus, from FLAC, and from the files it was made of.
+"""Read speed of training data: a prepared corpus, FLAC, and the original files.
 
     python recipes/benchmark/reading.py PREPARED [--batches 40] [--batch-seconds 60]
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure(name: str, batches: list[list[int]], corpus: Corpus, read: Callable[[int], Tensor]) -> None:
-    """Print hours of audio read per hour of CPU time, and milliseconds for a batch."""
+    """Print hours of audio per hour of CPU, and milliseconds per batch."""
     hours = sum(corpus.entries[i].seconds for batch in batches for i in batch) / 3600
     nothing = torch.zeros(1, dtype=torch.long)
     for _ in range(2):

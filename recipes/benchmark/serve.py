@@ -1,4 +1,4 @@
-"""How many streams a server holds: at real time, over WebSocket, beside a server with one session for each connection.
+"""Capacity of a server: real-time streams over WebSocket, beside a server with one session per connection.
 
     python -m recipes.benchmark.serve --manifest dev.jsonl
 
@@ -48,7 +48,7 @@ PAUSE_SECONDS = 1.0  # of silence between recordings
 
 @dataclass
 class Crowd:
-    """Streams at a server: what they measured, and how to end them."""
+    """A group of streams: their measurements, and the event that ends them."""
 
     latencies: list[tuple[float, float]] = field(default_factory=list)  # when an answer came, and how late
     refused: int = 0
@@ -57,13 +57,13 @@ class Crowd:
     streams: set[asyncio.Task[None]] = field(default_factory=set)
 
     def since(self, moment: float) -> list[float]:
-        """The latencies of answers that came after a moment."""
+        """Latencies of the answers after a point in time."""
         return [latency for at, latency in self.latencies if at >= moment]
 
 
 @dataclass(frozen=True)
 class Held:
-    """Streams that a server had for a while."""
+    """Measurements of a number of streams over some time."""
 
     server: str
     streams: int
@@ -76,13 +76,13 @@ class Held:
     failed: int
 
     def keeps_up(self, chunk_ms: float) -> bool:
-        """Whether words come in time."""
+        """Whether the server keeps up."""
         return self.p95_ms < chunk_ms and not self.failed
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server that runs in a process of its own."""
+    """A server in its own process."""
 
     name: str
     url: str
@@ -98,7 +98,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings as one piece of PCM, in which each stream begins somewhere else and which has no end."""
+    """Recordings joined to one endless loop of PCM; each stream starts at another position."""
 
     pcm: bytes
     starts: tuple[int, ...]
@@ -109,13 +109,13 @@ class Speech:
         return self.chunk_bytes / (2 * SAMPLE_RATE)
 
     def chunk(self, stream: int, number: int) -> bytes:
-        """A stream's chunk."""
+        """A chunk of a stream."""
         at = (self.starts[stream % len(self.starts)] + number * self.chunk_bytes) % (len(self.pcm) - self.chunk_bytes)
         return self.pcm[at : at + self.chunk_bytes]
 
 
 async def speak(url: str, speech: Speech, crowd: Crowd) -> bool:
-    """One stream at real time until the crowd is stopped; whether it was let in.
+    """One real-time stream until the group is stopped; returns whether it was admitted.
 
     Chunks go out when they are due, whatever has been answered, and an answer is as late as it comes after its chunk
     was due: a server that falls behind cannot make it look better by that. `spellstream serve` answers a chunk at most
@@ -163,7 +163,7 @@ async def speak(url: str, speech: Speech, crowd: Crowd) -> bool:
 
 
 async def fill(peer: Peer, speech: Speech, crowd: Crowd, most: int) -> None:
-    """Let streams come, one after the other, until there are so many, or the server takes no more."""
+    """Start streams one after the other, up to a number, or until the server refuses."""
     turned_away = 0
     while len(crowd.streams) < most and turned_away < REFUSALS:
         if await speak(peer.url, speech, crowd):
@@ -174,7 +174,7 @@ async def fill(peer: Peer, speech: Speech, crowd: Crowd, most: int) -> None:
 
 
 async def hold(peer: Peer, speech: Speech, seconds: float, most: int, knock: bool = False) -> Held:
-    """Fill a server, and measure for so long; with `knock`, others want to come in meanwhile."""
+    """Fill a server and measure for some seconds; with `knock`, more streams keep asking for admission."""
     crowd = Crowd()
     await fill(peer, speech, crowd, most)
     streams, began, cpu = len(crowd.streams), time.monotonic(), peer.cpu_seconds()
@@ -192,7 +192,7 @@ async def hold(peer: Peer, speech: Speech, seconds: float, most: int, knock: boo
 
 
 async def capacity(peer: Peer, speech: Speech, seconds: float, streams: int, tried: list[Held]) -> int:
-    """The greatest number of streams, up to twice those to begin with, with which a server keeps up; by bisection."""
+    """Largest number of streams with which a server keeps up, found by bisection; at most twice the initial number."""
     low, high = 0, 2 * streams + 1
     while high - low > max(1, low // 8):
         tried.append(await hold(peer, speech, seconds, streams))
@@ -206,13 +206,13 @@ async def capacity(peer: Peer, speech: Speech, seconds: float, streams: int, tri
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that so many are not above; infinite where there are none."""
+    """Quantile; infinite for no values."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.inf
 
 
 @contextlib.contextmanager
 def started(name: str, command: Sequence[str], address: str) -> Iterator[Peer]:
-    """Run a server; the line of its output that holds `address` tells where."""
+    """Start a server; its address is in the first output line that contains `address`."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         output = cast(IO[str], process.stdout)
         try:
@@ -233,7 +233,7 @@ def started(name: str, command: Sequence[str], address: str) -> Iterator[Peer]:
 
 
 def table(rows: Sequence[Held], chunk_ms: float) -> Table:
-    """What was measured, a line for each load."""
+    """The measurements as a table, a row per load."""
     from rich.table import Table
 
     made = Table(title=f"streams at real time; a chunk is {chunk_ms:.0f} ms")
@@ -247,7 +247,7 @@ def table(rows: Sequence[Held], chunk_ms: float) -> Table:
 
 
 async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Held], int, int]:
-    """Fill our server and hold what it lets in; then the same load, and what it can bear, on the other."""
+    """Fill our server with the streams it admits; then the same load, and the largest bearable one, on the other."""
     ours = ["--model", options.model, "--device", options.device]
     serve = [
         sys.executable,
@@ -273,7 +273,7 @@ async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Hel
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark; the exit status."""
+    """Run the benchmark; returns the exit status."""
     options = _parser().parse_args(arguments)
 
     def benchmark() -> Report:

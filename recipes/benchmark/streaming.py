@@ -1,4 +1,4 @@
-"""Live streams: how late words come, how often they change, what a chunk costs, and how many streams a machine bears.
+"""Live streams: latency of words, changes of partials, compute per chunk, and streams per machine.
 
     python -m recipes.benchmark.streaming --manifest dev.jsonl
 
@@ -49,14 +49,14 @@ NEAR_SECONDS = 0.5  # a word that is shown is that of the reference if their end
 
 
 class Shown(NamedTuple):
-    """An event, and when it came."""
+    """An event and its time."""
 
     event: Event
     clock_seconds: float
 
 
 def live(engine: Engine, waveform: Tensor) -> tuple[list[Shown], list[float]]:
-    """Hear a recording as it is spoken: its events, and the compute time of each chunk."""
+    """Run a recording as a live stream; returns its events, and the compute time of each chunk."""
     session, clock, heard = engine.start(), 0.0, 0
     shown: list[Shown] = []
     costs: list[float] = []
@@ -73,7 +73,7 @@ def live(engine: Engine, waveform: Tensor) -> tuple[list[Shown], list[float]]:
 
 
 def delays(reference: Sequence[Word], shown: Sequence[Shown]) -> tuple[list[float], list[float]]:
-    """From the end of each word to its first correct showing and to its commit, where there was one."""
+    """Delays from the end of each word to its first correct partial and to its commit, if any."""
     first: dict[int, float] = {}
     commit: dict[int, float] = {}
     for event, clock in shown:
@@ -91,7 +91,7 @@ def _same(word: Word, other: Word) -> bool:
 
 
 def flicker(events: Sequence[Event]) -> tuple[int, int]:
-    """How many words partials have shown, and how many of these later gave way to another word or to none.
+    """Number of words shown in partials, and how many were later changed or removed.
 
     A word is what stands at a place in its segment; it counts again when it comes back.
     """
@@ -108,7 +108,7 @@ def flicker(events: Sequence[Event]) -> tuple[int, int]:
 
 
 def reference_words(recogniser: Recogniser, utterance: Utterance, waveform: Tensor) -> list[Word]:
-    """The words of the reference with their times, by forced alignment over the whole recording's encoder output."""
+    """Words of the reference with their times, by forced alignment to the whole recording's encoder output."""
     text = normalise(utterance.text or "") or ""
     tokens = recogniser.tokenizer.encode(text)
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def reference_words(recogniser: Recogniser, utterance: Utterance, waveform: Tens
 
 
 def measure(engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, list[Word]]]) -> Measured:
-    """Let an engine hear all recordings, one after the other."""
+    """Run all recordings through an engine, one after the other."""
     made = Measured(name)
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
     live(engine, torch.cat([clips[0][1], pause]))  # to warm up
@@ -143,13 +143,13 @@ def measure(engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, 
 
 
 def whole(recogniser: Recogniser, clips: Sequence[tuple[Utterance, Tensor, list[Word]]]) -> list[Scored]:
-    """The same recordings as files."""
+    """Transcribe the same recordings as whole files."""
     texts = (recogniser.transcribe(w, sample_rate=SAMPLE_RATE, word_timestamps=False).text for _, w, _ in clips)
     return [_scored(utterance, text) for (utterance, _, _), text in zip(clips, texts, strict=True)]
 
 
 def step_together(engine: Engine, waveforms: Sequence[Tensor], sessions: int, seconds: float) -> Steps:
-    """Step many live streams, each at another place in the recordings; the first quarter is not counted, to warm up."""
+    """Step many live streams, each at another position in the recordings; the first quarter is warm-up."""
     size, total = round(CHUNK_SECONDS * SAMPLE_RATE), sum(map(len, waveforms))
     endless = torch.cat([*waveforms, *waveforms])
     length = min(total, round(seconds * SAMPLE_RATE))
@@ -167,7 +167,7 @@ def step_together(engine: Engine, waveforms: Sequence[Tensor], sessions: int, se
 
 
 def hear_long(engine: Engine, waveforms: Sequence[Tensor], seconds: float) -> Memory:
-    """Hear the recordings with pauses between them, again and again, as one stream of that length."""
+    """Run the recordings in a loop, with pauses, as one long stream."""
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
     session, heard, held = engine.start(), 0, list[tuple[int, int]]()
     for waveform in cycle(waveforms):
@@ -182,7 +182,7 @@ def hear_long(engine: Engine, waveforms: Sequence[Tensor], seconds: float) -> Me
 
 
 def _memory_bytes(engine: Engine) -> int:
-    """What is in use now: on the GPU, or by this process (where Linux does not tell, the most it has ever been)."""
+    """Memory in use: on the GPU, or by this process (its peak where the system does not tell more)."""
     if engine.device.type == "cuda":
         return torch.cuda.memory_allocated(engine.device)
     pages = Path("/proc/self/statm")
@@ -194,7 +194,7 @@ def _peak_bytes() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark; the exit status."""
+    """Run the benchmark; returns the exit status."""
     options = _parser().parse_args(arguments)
 
     def benchmark() -> Report:

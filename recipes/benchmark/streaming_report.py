@@ -1,4 +1,4 @@
-"""What `streaming.py` has measured, as a table, as data and as a plot."""
+"""Results of `streaming.py` as a table, data and a plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK_SECONDS = 0.32
 
 @dataclass
 class Measured:
-    """What one policy has done with all recordings; times are in seconds."""
+    """Results of one policy over all recordings; times in seconds."""
 
     name: str
     to_partial: list[float] = field(default_factory=list)  # from a word's end until it is shown
@@ -35,7 +35,7 @@ class Measured:
 
 
 class Steps(NamedTuple):
-    """What it costs to step live streams together, a chunk of each at a time."""
+    """Cost of stepping live streams in a batch, a chunk at a time."""
 
     sessions: int
     seconds: list[float]  # of each step
@@ -43,7 +43,7 @@ class Steps(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What the process, or the GPU, holds in memory while one long stream goes on."""
+    """Memory of the process or GPU during one long stream."""
 
     audio_seconds: float  # the length of the stream
     tenth_bytes: int  # after a tenth of it
@@ -56,7 +56,7 @@ def quantiles(seconds: Sequence[float], *percents: float) -> list[float]:
 
 
 def wers(scored: Sequence[Scored]) -> dict[str, float]:
-    """Of each corpus, and at last of everything, as "total"."""
+    """By corpus, then "total"."""
     return {summary.name: summary.words.rate for summary in metrics.summarise(scored)}
 
 
@@ -67,7 +67,7 @@ def wer(scored: Sequence[Scored]) -> float:
 def table(
     measured: Sequence[Measured], files: Sequence[Scored], steps: Sequence[Steps], memory: Memory | None
 ) -> Table:
-    """A column for each policy, and below what many streams at once, and a long one, cost with the first of them."""
+    """A column per policy; below, the cost of many streams and of a long one with the first policy."""
     from rich.table import Table
 
     made = Table(title=f"{len(files)} recordings, chunks of {1000 * CHUNK_SECONDS:.0f} ms")
@@ -120,7 +120,7 @@ def to_json(
     memory: Memory | None,
     facts: dict[str, str],
 ) -> dict[str, Any]:
-    """Plain values for `json.dumps`; times in seconds, null where there is none to tell."""
+    """Plain values for `json.dumps`; times in seconds, null if unknown."""
 
     def times(seconds: Sequence[float]) -> dict[str, float | None]:
         names = ("median", "p95", "p99")
@@ -153,7 +153,7 @@ def to_json(
 
 
 def figure(measured: Sequence[Measured], steps: Sequence[Steps]) -> Figure:
-    """How many words have come after how long, and how a step's time grows with the streams."""
+    """Plot the distribution of delays, and step time over the number of streams."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(11, 4.2), layout="constrained")

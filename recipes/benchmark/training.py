@@ -50,7 +50,7 @@ N_MELS = 80
 
 
 class Size(NamedTuple):
-    """What both systems are built with; `joins` says by how much time shrinks before each encoder layer."""
+    """Sizes of both systems; `joins` is the time reduction before each encoder layer."""
 
     joins: tuple[int, ...]
     encoder: int  # in each direction
@@ -70,7 +70,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class System:
-    """One side: `step` trains on a batch, `forward` only computes the loss."""
+    """One of the systems: `step` trains on a batch, `forward` only computes the loss."""
 
     name: str
     step: Callable[[Batch], None]
@@ -80,7 +80,7 @@ class System:
 
 @dataclass
 class Tally:
-    """What one side has done so far: seconds of CPU and of the clock for each step; memory in bytes."""
+    """Measurements of a system: CPU and wall seconds of each step; memory in bytes."""
 
     name: str
     parameters: int
@@ -93,17 +93,17 @@ class Tally:
         return self.cpu_seconds if cpu else self.wall_seconds
 
     def hours_per_hour(self, cpu: bool) -> float:
-        """Hours of audio for an hour of CPU, or of the clock."""
+        """Hours of audio per hour of CPU, or of wall time."""
         return self.audio_seconds / max(sum(self.seconds(cpu)), 1e-9)
 
 
 def speedup(tally: Tally, peer: Tally, cpu: bool) -> float:
-    """How many times faster than the peer: the median over the steps, each of which both did in turn."""
+    """Speed-up over the peer: median over steps, which both take in turn."""
     return median(theirs / ours for theirs, ours in zip(peer.seconds(cpu), tally.seconds(cpu), strict=True))
 
 
 def batches(count: int, seconds: float, vocab_size: int, device: torch.device) -> list[Batch]:
-    """Batches of about `seconds` of noise, of utterances of 2 to 16 s that differ by a tenth, with random tokens."""
+    """Batches of about `seconds` of noise with random tokens; utterances of 2 to 16 s, within a tenth of each other."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for _ in range(count):
@@ -121,7 +121,7 @@ def batches(count: int, seconds: float, vocab_size: int, device: torch.device) -
 
 
 def spellstream(size: Size, device: torch.device, dtype: torch.dtype) -> System:
-    """Our model, loss and optimiser, as `asr.training` puts them together, without augmentation."""
+    """Our model, loss and optimiser as in `asr.training`, without augmentation."""
     model = Model(
         ModelConfig(
             size.vocab_size,
@@ -143,7 +143,7 @@ def spellstream(size: Size, device: torch.device, dtype: torch.dtype) -> System:
 
 
 class Peer(nn.Module):
-    """SpeechBrain's modules as its recipe puts them together, its CRDNN replaced by LSTM layers of its own.
+    """SpeechBrain's modules as in its recipe, with its CRDNN replaced by its LSTM layers.
 
     Where time shrinks, neighbouring frames are joined as in ours, so that both networks have the same sizes and
     weights. The decoder has an LSTM cell in place of the recipe's GRU, as ours has. Source:
@@ -234,7 +234,7 @@ def _system(
 
 
 def measure(systems: Sequence[System], work: Sequence[Batch], device: torch.device) -> list[Tally]:
-    """Let the systems take turns over the batches; the longest comes first, to warm up and for the memory."""
+    """Train the systems in turn on the batches; the longest comes first, for warm-up and memory."""
     tallies = [Tally(system.name, system.parameters) for system in systems]
     widest = max(work, key=lambda batch: batch.waveform.numel())
     for system, tally in zip(systems, tallies, strict=True):
@@ -264,7 +264,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _memory(system: System, batch: Batch, device: torch.device) -> int:
-    """Bytes that a step takes at its peak on a GPU; on a CPU, what forward keeps for backward, weights aside."""
+    """Peak memory of a step on a GPU; on a CPU, activations kept for backward, in bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -285,7 +285,7 @@ def _memory(system: System, batch: Batch, device: torch.device) -> int:
 
 
 def table(results: dict[str, list[Tally]], cpu: bool) -> Table:
-    """Throughput in hours of audio for an hour, memory, and how many times faster than the peer."""
+    """Throughput in hours of audio per hour, memory, and speed-up over the peer."""
     from rich.table import Table
 
     made = Table()
@@ -304,7 +304,7 @@ def table(results: dict[str, list[Tally]], cpu: bool) -> Table:
 
 
 def to_json(results: dict[str, list[Tally]], facts: dict[str, str]) -> dict[str, Any]:
-    """Plain values for `json.dumps`: where the numbers come from, and the numbers."""
+    """Plain values for `json.dumps`: origin and results."""
     rows = [
         {
             "size": size,
@@ -322,7 +322,7 @@ def to_json(results: dict[str, list[Tally]], facts: dict[str, str]) -> dict[str,
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark; the exit status."""
+    """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.training", description=__doc__.split("\n")[0])
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["small"], help="of the models")
     parser.add_argument("--steps", type=int, default=10, help="how many each of them does")

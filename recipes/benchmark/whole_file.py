@@ -44,7 +44,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Clip:
-    """One utterance with its samples in memory: no system is charged for reading the disk."""
+    """An utterance with its samples in memory, so that reading the disk is not measured."""
 
     utterance: Utterance
     pcm: NDArray[np.int16]
@@ -65,7 +65,7 @@ class System:
 
 @dataclass
 class Tally:
-    """What one system has done so far."""
+    """Time and errors of a system so far."""
 
     name: str
     cpu_seconds: float = 0.0
@@ -75,12 +75,12 @@ class Tally:
 
     @property
     def cpu_rate(self) -> float:
-        """Seconds of CPU for each second of audio."""
+        """CPU seconds per second of audio."""
         return self.cpu_seconds / self.audio_seconds
 
     @property
     def wall_rate(self) -> float:
-        """Seconds on the clock for each second of audio."""
+        """Wall seconds per second of audio."""
         return self.wall_seconds / self.audio_seconds
 
     def summaries(self) -> list[Summary]:
@@ -88,7 +88,7 @@ class Tally:
 
 
 def measure(system: System, clips: Sequence[Clip], tally: Tally) -> None:
-    """Let a system recognise clips and add the time it took and the errors it made."""
+    """Recognise clips with a system, and add its time and errors."""
     wall, cpu = time.perf_counter(), time.process_time()
     texts = system.recognise(clips)
     tally.cpu_seconds += time.process_time() - cpu
@@ -99,7 +99,7 @@ def measure(system: System, clips: Sequence[Clip], tally: Tally) -> None:
 
 
 def run(systems: Sequence[System], groups: Iterator[list[Clip]]) -> list[Tally]:
-    """Let all systems take turns over groups of clips; their first words are not counted, to warm up."""
+    """Run all systems in turn on groups of clips, after a warm-up."""
     tallies = {system.name: Tally(system.name) for system in systems}
     single = [system for system in systems if not system.batched]
     done = 0
@@ -120,7 +120,7 @@ def run(systems: Sequence[System], groups: Iterator[list[Clip]]) -> list[Tally]:
 
 
 def pick(utterances: Sequence[Utterance], limit: int | None) -> list[Utterance]:
-    """Those with a text, at most `limit`, spread evenly over the manifest so that each corpus has its share."""
+    """Transcribed utterances, at most `limit`, evenly spread over the manifest."""
     usable = [utterance for utterance in utterances if utterance.text is not None]
     count = len(usable) if limit is None else min(limit, len(usable))
     if count <= 0:
@@ -131,13 +131,13 @@ def pick(utterances: Sequence[Utterance], limit: int | None) -> list[Utterance]:
 
 
 def speedup(tally: Tally, tallies: Sequence[Tally]) -> float | None:
-    """How many times faster than the peer, by CPU time; None where the peer did not run."""
+    """Speed-up over the peer by CPU time; None without the peer."""
     peer = next((other for other in tallies if other.name == PEER), None)
     return None if peer is None else peer.cpu_rate / tally.cpu_rate
 
 
 def table(tallies: Sequence[Tally]) -> Table:
-    """Times in seconds for each second of audio, speed-up over the peer by CPU time, WER in per cent."""
+    """Seconds per second of audio, speed-up over the peer by CPU time, WER in percent."""
     from rich.table import Table
 
     summaries = {tally.name: tally.summaries() for tally in tallies}
@@ -161,7 +161,7 @@ def table(tallies: Sequence[Tally]) -> Table:
 
 
 def to_json(tallies: Sequence[Tally], origin: dict[str, str]) -> dict[str, object]:
-    """Plain values for `json.dumps`: where the numbers come from, and the numbers."""
+    """Plain values for `json.dumps`: origin and results."""
     return {
         "origin": origin,
         "systems": [
@@ -206,7 +206,7 @@ def pocketsphinx() -> System:
 
 
 def spellstream(recogniser: Recogniser, beam_size: int, batch_size: int) -> System:
-    """Ours, as `Recogniser.transcribe_many` runs it, with the model's own settings but for the beam."""
+    """Spellstream by `Recogniser.transcribe_many`, with the model's settings except for the beam."""
     search = replace(recogniser.model.config.search, beam_size=beam_size, nbest=1)
 
     def recognise(clips: Sequence[Clip]) -> list[str]:
@@ -224,7 +224,7 @@ def spellstream(recogniser: Recogniser, beam_size: int, batch_size: int) -> Syst
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark; the exit status."""
+    """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.whole_file", description=__doc__.split("\n")[0])
     parser.add_argument("--manifest", type=Path, required=True, help="utterances with audio and text, as JSON lines")
     parser.add_argument("--limit", type=int, help="measure only so many, spread evenly over the manifest")
@@ -280,7 +280,7 @@ def _wav(clip: Clip) -> io.BytesIO:
 
 
 def _scored(clip: Clip, text: str) -> Scored:
-    """Both sides normalised alike; digits and other scripts, which that would lose, stay as they are."""
+    """Normalise both sides alike; digits and other scripts stay."""
     utterance = clip.utterance
     reference, hypothesis = (normalise(t) or t for t in (utterance.text or "", text))
     return metrics.score(utterance.id, utterance.corpus, reference, hypothesis, clip.seconds)

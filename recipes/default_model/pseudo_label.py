@@ -1,4 +1,4 @@
-"""What the model heard in speech without a text, as a manifest to learn from: the transcripts that it is surest of.
+"""Pseudo-labels: the most confident transcripts of unlabelled speech, as a manifest to train on.
 
     spellstream transcribe unlabelled.jsonl --output heard.jsonl
     python -m recipes.default_model.pseudo_label keep unlabelled.jsonl heard.jsonl --share 0.6 --output pseudo.jsonl
@@ -32,7 +32,7 @@ SHARES = tuple(tenths / 10 for tenths in range(1, 11))
 
 
 class Heard(NamedTuple):
-    """An utterance of a manifest, what was heard in it, and its score for each word."""
+    """An utterance, its transcript, and the score per word."""
 
     utterance: Utterance
     text: str
@@ -40,7 +40,7 @@ class Heard(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the manifest, or print the error rates; the exit status."""
+    """Write the manifest, or print the error rates; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.default_model.pseudo_label", description=__doc__.split("\n")[0]
     )
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def rank(utterances: Sequence[Utterance], rows: Path) -> list[Heard]:
-    """Those in which words were heard, the surest first.
+    """Utterances with a transcript, the most confident first.
 
     Raises:
         DataError: `rows` cannot be read, or holds none of the utterances.

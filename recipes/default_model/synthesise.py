@@ -1,4 +1,4 @@
-"""Make labelled speech out of text: espeak-ng, flite and festival read sentences in many voices, rates and pitches.
+"""Synthetic labelled speech: espeak-ng, flite and festival read sentences in many voices, rates and pitches.
 
     python -m recipes.default_model.synthesise books.txt synthetic --hours 10
 
@@ -56,7 +56,7 @@ FESTIVAL_VOICES = ("cmu_us_slt_arctic_hts", "kal_diphone", "ked_diphone")
 
 @dataclass(frozen=True)
 class Reading:
-    """How one sentence is to be read."""
+    """Settings for reading one sentence."""
 
     id: str
     text: str
@@ -90,13 +90,13 @@ def festival(draw: random.Random) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def festival_voices() -> tuple[str, ...]:
-    """Those of `FESTIVAL_VOICES` that are installed."""
+    """The installed ones of `FESTIVAL_VOICES`."""
     listed = subprocess.run(["festival", "-b", "(print (voice.list))"], capture_output=True, text=True, check=True)
     return tuple(voice for voice in FESTIVAL_VOICES if re.search(rf"\b{voice}\b", listed.stdout))
 
 
 def readings(sentences: list[str], seed: int) -> Iterator[Reading]:
-    """An endless supply; number n depends on the seed and n alone."""
+    """Endless readings; number n depends only on the seed and n."""
     number = 0
     while True:
         draw = random.Random(f"{seed}-{number}")
@@ -109,7 +109,7 @@ def readings(sentences: list[str], seed: int) -> Iterator[Reading]:
 
 
 def read_aloud(reading: Reading, folder: Path) -> float | None:
-    """Write the Opus file; its seconds, or None where the engine gave nothing of use."""
+    """Write the Opus file; returns its seconds, or None if the engine failed."""
     target = folder / f"{reading.id}.opus"
     if not target.exists():
         # text2wave reads standard input, flite takes the text as its last argument, espeak-ng either.
@@ -133,7 +133,7 @@ def read_aloud(reading: Reading, folder: Path) -> float | None:
 
 
 def _sized(wav: bytes) -> bytes:
-    """A WAV file with its true sizes: what writes to a pipe cannot know them when it writes the header."""
+    """Correct the sizes in a WAV header; a program that writes to a pipe cannot know them."""
     at = wav.find(b"data") + 4
     return (
         wav[:4]
@@ -145,7 +145,7 @@ def _sized(wav: bytes) -> bytes:
 
 
 def usable_sentences(path: Path, lines: int) -> list[str]:
-    """Sentences of fitting length, from lines spread evenly over the file."""
+    """Sentences of suitable length from evenly spread lines of the file."""
     with path.open("rb") as file:
         size = path.stat().st_size
         kept = []
@@ -159,7 +159,7 @@ def usable_sentences(path: Path, lines: int) -> list[str]:
 
 
 def main() -> None:
-    """Read the command line, and read aloud until there are enough hours."""
+    """Synthesise until there are enough hours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="one sentence a line")
     parser.add_argument("output", type=Path, help="folder for the manifest and the audio")

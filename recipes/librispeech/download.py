@@ -61,7 +61,7 @@ class DownloadError(Exception):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Bring the parts that are asked for; the exit status."""
+    """Download the requested parts; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.librispeech.download", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where LibriSpeech/ is, or will be")
     parser.add_argument("parts", nargs="+", choices=CHECKSUMS, metavar="PART", help=", ".join(CHECKSUMS))
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _bring(part: str, folder: Path, mirrors: Sequence[str], progress: Progress, keep_archive: bool) -> None:
-    """Download, check and unpack one part, unless it is there."""
+    """Download, check and unpack one part unless it exists."""
     if (folder / CORPUS / part).is_dir():
         progress.console.print(f"{part}: there", highlight=False)
         return
@@ -105,7 +105,7 @@ def _bring(part: str, folder: Path, mirrors: Sequence[str], progress: Progress, 
 
 
 def fetch(urls: Sequence[str], target: Path, checksum: str, progress: Progress) -> None:
-    """Download a file from the first address that has it, going on from what `target`.part holds.
+    """Download a file from the first address that has it, resuming `target`.part.
 
     Raises:
         DownloadError: no address has it, the connection keeps breaking, the disk is full, or the MD5 checksum is not
@@ -141,7 +141,7 @@ def check(path: Path, checksum: str, progress: Progress) -> None:
 
 
 def _persist(url: str, part: Path, progress: Progress, task: int) -> None:
-    """Ask again and again for the rest of a file, until it is whole or nothing more comes."""
+    """Request the rest of a file until it is complete or no more data comes."""
     failures = 0
     while True:
         before = _size(part)
@@ -163,7 +163,7 @@ def _persist(url: str, part: Path, progress: Progress, task: int) -> None:
 
 
 def _continue(url: str, part: Path, progress: Progress, task: int) -> bool:
-    """One request for what is missing; whether the file is whole now."""
+    """Request the missing part once; returns whether the file is complete."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-", "User-Agent": "spellstream-recipe"})
     try:
@@ -196,7 +196,7 @@ def _require_space(folder: Path, needed: int, url: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, part: str, progress: Progress) -> None:
-    """Unpack an archive's LibriSpeech/`part` into `folder`; it appears there whole or not at all.
+    """Unpack an archive's LibriSpeech/`part` into `folder`, atomically.
 
     Only plain files and folders inside the archive's own folder are accepted.
 
@@ -220,7 +220,7 @@ def unpack(archive: Path, folder: Path, part: str, progress: Progress) -> None:
 
 
 def _plain(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What is in an archive, as long as it is nothing but files and folders below where it is unpacked."""
+    """Members of an archive; an error unless all are files and folders below the target."""
     for member in tar:
         path = PurePosixPath(member.name)
         if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
@@ -231,7 +231,7 @@ def _plain(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 @contextlib.contextmanager
 def _bar(progress: Progress, path: Path, doing: str) -> Iterator[IO[bytes]]:
-    """A file opened to be read, with a bar of how far it has been."""
+    """Open a file for reading with a progress bar."""
     task = progress.add_task(f"{path.name}: {doing}", total=path.stat().st_size)
     try:
         with progress.open(path, "rb", task_id=task) as file:

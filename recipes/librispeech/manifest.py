@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the manifest; the exit status."""
+    """Write the manifest; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.librispeech.manifest", description=__doc__.split("\n")[0])
     parser.add_argument("part", type=Path, help="folder with speaker/chapter/*.trans.txt")
     parser.add_argument("--output", type=Path, required=True, help="the manifest")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _utterance(found: Candidate | Problem) -> Utterance:
-    """Raise a DataError where a recording or its text is missing: a rate over the rest would be another set's."""
+    """Raise a DataError if a recording or text is missing: an error rate over the rest would be that of another set."""
     if isinstance(found, Problem):
         raise DataError(f"{found.id}: {found.reason}")
     try:

@@ -22,7 +22,7 @@ __all__ = ["main", "markdown"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the table; the exit status."""
+    """Write the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.librispeech.results", description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("scores", type=Path, nargs="+", help="what `spellstream evaluate --json` wrote, a set a file")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def markdown(scores: dict[str, dict[str, Any]], facts: dict[str, str]) -> str:
-    """The table, a row for each set and search, and below it what the numbers depend on."""
+    """The table, a row per set and search, with the origin of its numbers below."""
     lines = [
         "# LibriSpeech: results",
         "",

@@ -1,4 +1,4 @@
-"""How the error rate falls with the hours of labelled speech.
+"""Error rate as a function of hours of labelled speech.
 
     python -m recipes.scaling_curve.curve subsets corpora/*.jsonl --hours 2 4 8 16 --output subsets
     python -m recipes.scaling_curve.curve fit 2=scores/2h.json 4=scores/4h.json 8=scores/8h.json 16=scores/16h.json
@@ -29,7 +29,7 @@ __all__ = ["Law", "fit", "main", "subset", "table"]
 
 
 class Law(NamedTuple):
-    """An error rate of `at_one` at one hour, and `at_one * hours ** -exponent` at others."""
+    """Power law: the error rate is `at_one * hours ** -exponent`."""
 
     at_one: float
     exponent: float
@@ -39,7 +39,7 @@ class Law(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write subsets, or print a fit; the exit status."""
+    """Write subsets, or print a fit; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.scaling_curve.curve", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     draw = commands.add_parser("subsets", help="manifests of so many hours")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
-    """Utterances with a text, in an order that only their ids decide, until they are `hours` long.
+    """Transcribed utterances in an order given by their ids, up to `hours`.
 
     Raises:
         DataError: there are fewer hours.
@@ -71,7 +71,7 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 
 
 def fit(points: dict[float, float]) -> Law:
-    """The least squares of the logarithms of error rates, by hours.
+    """Least-squares fit of log error rates over log hours.
 
     Raises:
         DataError: there are fewer than two points, or one is not positive.
@@ -83,7 +83,7 @@ def fit(points: dict[float, float]) -> Law:
 
 
 def table(scores: dict[float, dict[str, float]]) -> str:
-    """A row for each number of hours, a column for each set, and the law of each column."""
+    """A row per number of hours, a column per set, and the law of each column."""
     names = [*next(iter(scores.values()))]
     laws = {name: fit({hours: rates[name] for hours, rates in scores.items()}) for name in names}
     rows = [["hours", *names], ["---"] * (len(names) + 1)]
