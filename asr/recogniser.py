@@ -221,6 +221,8 @@ class Recogniser:
                         waiting = []
             except SpellstreamError as error:
                 job.error = error
+            except Exception as error:
+                job.error = _unexpected(source, error)
             job.complete = True
             if job.error is not None or job.pending == 0:
                 waiting = [(j, s) for j, s in waiting if j is not job]
@@ -234,13 +236,28 @@ class Recogniser:
         ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
         for start in range(0, len(ordered), batch_size):
             batch = ordered[start : start + batch_size]
-            decoded = self.decode([span.waveform for _, span in batch], config, word_timestamps)
+            decoded = self._decode_each([span.waveform for _, span in batch], config, word_timestamps)
             for (job, span), segment in zip(batch, decoded, strict=True):
                 job.pending -= 1
-                if segment.text:
+                if isinstance(segment, Exception):
+                    job.error = job.error or _unexpected(job.source, segment)
+                elif segment.text:
                     job.segments.append(segment.shifted(span.start_seconds))
                 if job.complete and job.pending == 0:
                     yield job.outcome()
+
+    def _decode_each(
+        self, waveforms: Sequence[Tensor], config: SearchConfig, word_timestamps: bool
+    ) -> list[Segment | Exception]:
+        """`decode`, or one by one if the batch fails (out of memory); one that fails alone gives its exception."""
+        try:
+            return list(self.decode(waveforms, config, word_timestamps))
+        except SpellstreamError:  # settings that do not fit the model: wrong for every source
+            raise
+        except Exception as error:
+            if len(waveforms) == 1:
+                return [error]
+            return [one for waveform in waveforms for one in self._decode_each([waveform], config, word_timestamps)]
 
     @torch.inference_mode()
     def decode(self, waveforms: Sequence[Tensor], config: SearchConfig, word_timestamps: bool) -> list[Segment]:
@@ -280,7 +297,15 @@ def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]
             for block in read:
                 job.samples += len(block)
                 yield block
-        except AudioError as error:
-            if not (job.keep_damaged and job.samples):
-                raise
-            job.damage = error
+        except Exception as error:
+            known = error if isinstance(error, SpellstreamError) else _unexpected(job.source, error)
+            if not (isinstance(known, AudioError) and job.keep_damaged and job.samples):
+                raise known from known.__cause__
+            job.damage = known
+
+
+def _unexpected(source: Any, error: Exception) -> AudioError:
+    """An exception of a library as one line for the source that caused it; the others go on."""
+    known = AudioError(source_name(source), " ".join(f"{type(error).__name__}: {error}".split()))
+    known.__cause__ = error
+    return known

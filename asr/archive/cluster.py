@@ -256,7 +256,7 @@ def tasks(paths: Sequence[str], engines: int, batch_size: int) -> Iterator[dict[
 def _size_bytes(path: str) -> int:
     try:
         return Path(path).stat().st_size
-    except OSError:  # the engine will tell why
+    except (OSError, ValueError):  # reported when the file is opened
         return 0
 
 

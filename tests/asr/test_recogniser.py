@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from asr.audio.segment import SegmentConfig
 from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, DeviceError
 from asr.recogniser import Recogniser
-from asr.transcript import Transcript
+from asr.transcript import Segment, Transcript
 from tests.support.small_model import small_model
 
 # The clips are noises, which the voice detector would rightly leave out.
@@ -76,6 +78,54 @@ def test_one_unreadable_source_stops_no_other(recogniser: Recogniser, clips: lis
     assert done == {clips[1], clips[2]}
     with pytest.raises(AudioError, match=r"broken\.wav"):
         recogniser.transcribe(broken)
+
+
+def test_an_exception_of_a_library_is_that_files_alone(
+    recogniser: Recogniser, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A headerless `a.raw` raised a TypeError in soundfile, which ended the batch in a traceback."""
+    blocks = asr.recogniser.blocks
+
+    def breaking(source: Path, **options: Any) -> Iterator[torch.Tensor]:
+        if source is clips[2]:
+            raise TypeError("samplerate must be\n specified")
+        yield from blocks(source, **options)
+        if source is clips[3]:
+            raise RuntimeError("half of it is missing")
+
+    monkeypatch.setattr("asr.recogniser.blocks", breaking)
+    for keep_damaged in (False, True):
+        found = recogniser.transcribe_many(clips[1:5], segment=ALL, keep_damaged=keep_damaged)
+        outcomes = {outcome.source: outcome for outcome in found}
+        errors = {source: str(outcome.error) for source, outcome in outcomes.items() if outcome.error is not None}
+        assert errors == {
+            clips[2]: f"{clips[2]}: TypeError: samplerate must be specified",
+            clips[3]: f"{clips[3]}: RuntimeError: half of it is missing",
+        }
+        assert isinstance(outcomes[clips[2]].error, AudioError)
+        kept = {source for source, outcome in outcomes.items() if outcome.transcript is not None}
+        assert kept == {clips[1], clips[4]} | ({clips[3]} if keep_damaged else set())
+
+
+def test_a_batch_that_fails_is_decoded_one_by_one(
+    recogniser: Recogniser, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that ran out over one long batch lost every file in it, and those after it."""
+    decode, longest = recogniser.decode, max(soundfile.info(clip).frames for clip in clips[1:])
+
+    def cramped(waveforms: Sequence[torch.Tensor], config: SearchConfig, word_timestamps: bool) -> list[Segment]:
+        if len(waveforms) > 2 or len(waveforms[0]) == longest:
+            raise MemoryError("no room")
+        return decode(waveforms, config, word_timestamps)
+
+    expected = {o.source: o.transcript for o in recogniser.transcribe_many(clips[1:], segment=ALL)}
+    monkeypatch.setattr(recogniser, "decode", cramped)
+    outcomes = list(recogniser.transcribe_many(clips[1:], segment=ALL, batch_size=4))
+    (failed,) = (outcome for outcome in outcomes if outcome.error is not None)
+    assert str(failed.error) == f"{failed.source}: MemoryError: no room"
+    texts = {o.source: [s.text for s in o.transcript.segments] for o in outcomes if o.transcript is not None}
+    assert len(texts) == len(clips) - 2
+    assert texts == {source: [s.text for s in t.segments] for source, t in expected.items() if t and source in texts}
 
 
 def test_words_lie_in_their_segment_in_order(recogniser: Recogniser, clips: list[Path]) -> None:

@@ -90,6 +90,8 @@ def examine(
     except (AudioError, OSError) as error:
         kind = "unreadable audio" if os.path.exists(path) else "missing audio"  # noqa: PTH110 - never raises
         return [Problem(c.id, kind, str(error)) for c in candidates]
+    except Exception as error:  # a decoding library's own: concerns this file alone
+        return [Problem(c.id, "unreadable audio", f"{path}: {type(error).__name__}: {error}") for c in candidates]
     checked = zip(candidates, texts, decoded, strict=True)
     return [_wrong(candidate, text, samples, limits) or samples for candidate, text, samples in checked]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import signal
 from collections import deque
@@ -59,7 +60,7 @@ def write(
         advance: called after each utterance with the total number and its seconds (0 if left out or done before).
 
     Raises:
-        DataError: if the audio cannot be written, or a process was killed.
+        DataError: if the audio cannot be written.
         OSError: if anything else cannot be written.
     """
     shards: list[list[Clip]] = [[]]
@@ -152,19 +153,52 @@ def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -
     if jobs == 1:
         yield from map(function, clips)
         return
-    waiting: deque[Future[Found]] = deque()
-    pool = ProcessPoolExecutor(jobs, initializer=_begin_process)
+    pool, remaining = _processes(jobs), iter(clips)
+    waiting: deque[tuple[Clip, Future[Found]]] = deque()
     try:
-        for clip in clips:
-            waiting.append(pool.submit(function, clip))
-            if len(waiting) >= 8 * jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise DataError("a process that decoded was killed, maybe for want of memory: try fewer jobs") from None
+        while True:
+            for clip in itertools.islice(remaining, 8 * jobs - len(waiting)):
+                waiting.append((clip, _submit(pool, function, clip)))
+            if not waiting:
+                return
+            clip, future = waiting.popleft()
+            try:
+                found = future.result()
+            except BrokenProcessPool:  # a process died, of this clip or of another that was in work
+                pool.shutdown(cancel_futures=True)
+                found = _alone(function, clip)
+                pool = _processes(jobs)
+                waiting = deque((c, f if _finished(f) else _submit(pool, function, c)) for c, f in waiting)
+            yield found
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, initializer=_begin_process)
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Clip], Found], clip: Clip) -> Future[Found]:
+    try:
+        return pool.submit(function, clip)
+    except BrokenProcessPool as error:  # met when the result is asked for
+        broken: Future[Found] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _finished(future: Future[Found]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _alone(function: Callable[[Clip], Found], clip: Clip) -> Found:
+    """The result for one clip in a process of its own: if that dies as well, a problem for each utterance."""
+    with _processes(1) as pool:
+        try:
+            return pool.submit(function, clip).result()
+        except BrokenProcessPool:
+            reason = f"{clip.path}: the process that decoded it died"
+            return [Problem(candidate.id, "unreadable audio", reason) for candidate in clip.candidates]
 
 
 def _begin_process() -> None:
