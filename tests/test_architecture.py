@@ -37,6 +37,7 @@ TRAINING = "training"  # may import all of asr; only recipes and, inside a funct
 DATA_ONLY = {"pretrained"}
 
 HEAVY = (
+    "av",
     "fastapi",
     "jiwer",
     "librosa",

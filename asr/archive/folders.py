@@ -6,22 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr.audio.kinds import SUFFIXES
 from asr.errors import AudioError
 
 __all__ = ["SUFFIXES", "audio_files"]
-
-# fmt: off
-SUFFIXES = frozenset({
-    # libsndfile reads these
-    ".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc",
-    ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".sds", ".avr",
-    # ffmpeg reads these
-    ".m4a", ".m4b", ".aac", ".ac3", ".eac3", ".amr", ".ape", ".wma", ".wv", ".tta", ".mka", ".spx", ".dts",
-    ".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".3g2",
-    ".ogv", ".vob",
-})
-# fmt: on
-"""Extensions that count as audio in a folder, in lower case."""
 
 
 def audio_files(folder: str) -> Iterator[str | AudioError]:

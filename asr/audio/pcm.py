@@ -118,15 +118,17 @@ class Downmix:
 
     def _mix(self, values: NDArray[np.float32], window: int, selected: int) -> tuple[NDArray[np.float32], int]:
         """Mix whole windows, and tell which channel is selected after them."""
-        mono = values.mean(axis=1, dtype=np.float32)
-        if not len(values):
-            return mono, selected
-
         with np.errstate(over="ignore", invalid="ignore"):
+            mono = values[:, 0].copy()
+            for channel in range(1, self.channels):  # numpy's own mean of a few columns takes 20 times as long
+                mono += values[:, channel]
+            mono /= np.float32(self.channels)
+            if not len(values):
+                return mono, selected
+
             windows = values.reshape(-1, window, self.channels)
-            power = np.square(windows).mean(axis=1)  # (windows, channels)
-            total = power.mean(axis=1)
-            mixed = np.square(mono.reshape(-1, window)).mean(axis=1)
+            total = _power(windows.reshape(-1, window * self.channels))
+            mixed = _power(mono.reshape(-1, window))
             cancels = (mixed < _CANCELS_BELOW * total) & (total > _SILENCE_POWER)
             heard = mixed > _HEARD_ABOVE * total
         if selected == _MEAN and not cancels.any():
@@ -135,12 +137,18 @@ class Downmix:
         for number, samples in enumerate(mono.reshape(-1, window)):  # views: written in place
             before = selected
             if cancels[number]:
-                selected = _select(power[number], selected)
+                selected = _select(_power(windows[number].T), selected)
             elif heard[number]:
                 selected = _MEAN
             old, new = (samples if one == _MEAN else windows[number, :, one] for one in (before, selected))
             samples[:] = new if before == selected else old + self._fade[:window] * (new - old)
         return mono, selected
+
+
+def _power(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean power of each row."""
+    power: NDArray[np.float32] = np.einsum("rn,rn->r", rows, rows) / np.float32(rows.shape[1])
+    return power
 
 
 def _select(power: NDArray[np.float32], selected: int) -> int:

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr.audio.decode import Chunk, chunk_frames, file_chunks
+from asr.audio.chunk import Chunk, chunk_frames
+from asr.audio.decode import file_chunks
+from asr.audio.level import Level
 from asr.audio.pcm import Downmix, DownmixState, to_float
+from asr.audio.tracks import Track
 from asr.config import require
 from asr.errors import AudioError
 
@@ -68,20 +71,31 @@ class Resampler:
 
 
 def blocks(
-    source: Source, *, sample_rate: int | None = None, block_seconds: float = 30.0, keep_damaged: bool = False
+    source: Source,
+    *,
+    sample_rate: int | None = None,
+    block_seconds: float = 30.0,
+    keep_damaged: bool = False,
+    track: Track = None,
 ) -> Generator[torch.Tensor, None, None]:
     """Read a source from start to end in flat memory.
 
     Args:
         source: a path, "-" for standard input, a binary file object, or an array or tensor: `(samples,)`, or
             two-dimensional with its shorter side (the first, where both are equal) the channels. Arrays hold floats, or
-            int8, int16, int32 or uint8, which are scaled to [-1, 1]. Channels are averaged.
+            int8, int16, int32 or uint8, which are scaled to [-1, 1]. Channels are mixed by `asr.audio.pcm.Downmix`.
         sample_rate: of an array, in Hz; files bring their own.
         block_seconds: about how much to read at a time; less where there are many channels.
-        keep_damaged: where a file is cut short, yield all that there is before the error.
+        keep_damaged: where the header of a file shows at once that it is cut short, yield all that there is before
+            the error.
+        track: which audio track of a file: its number from 1 on, or its language; None: the English one where there
+            is one, or else the file's default.
 
     Yields:
-        16 kHz mono float32 tensors `(samples,)`, none empty. Floats beyond ±1 are left as they are.
+        16 kHz mono float32 tensors `(samples,)`, none empty. The level is normal, see `asr.audio.level.Level`: very
+        quiet speech has been amplified, and floats scaled as integers are divided; others are left as they are, those
+        beyond ±1 included. Where a file has a clock, sample n is at n / 16000 s of it: silence stands for what is
+        missing.
 
     Raises:
         AudioError: missing, not readable, not audio, empty, cut short, holds NaN or infinity, or a rate out of bounds.
@@ -94,15 +108,15 @@ def blocks(
     elif sample_rate is not None:
         raise AudioError(name, "brings its own sample rate: sample_rate is for arrays only")
     else:
-        chunks = file_chunks(source, name, block_seconds, keep_damaged)
+        chunks = file_chunks(source, name, block_seconds, keep_damaged, track)
 
-    samples_out = 0
-    with contextlib.closing(chunks):  # an early end of this generator must end ffmpeg too
-        for block in _at_16_khz(chunks, name):
-            if len(block):
-                samples_out += len(block)
-                yield block
-    if samples_out == 0:
+    empty = True
+    with contextlib.closing(chunks):  # an early end of this generator ends the decoder too
+        for samples in _levelled(_at_16_khz(chunks, name), name):
+            if len(samples):
+                empty = False
+                yield torch.from_numpy(samples)
+    if empty:
         raise AudioError(name, "holds no samples")
 
 
@@ -127,28 +141,56 @@ def source_name(source: object) -> str:
     raise AudioError(type(source).__name__, "is not a path, an array, a tensor or a binary file object")
 
 
+def _levelled(waveform: Iterable[torch.Tensor], name: str) -> Iterator[NDArray[np.float32]]:
+    """Bring the level into the usual range; what is held is yielded before an error."""
+    level = Level(name)
+    try:
+        for samples in waveform:
+            yield from level.step(samples.numpy())
+    except AudioError:
+        yield from level.flush()
+        raise
+    yield from level.flush()
+
+
 def _at_16_khz(chunks: Iterable[Chunk], name: str) -> Iterator[torch.Tensor]:
-    """Mix the channels and resample; some of the tensors may be empty."""
-    downmix: Downmix | None = None
+    """Mix the channels and resample; some of the tensors may be empty. What is held is yielded before an error."""
+    stage: _Stage | None = None
     frames = 0
-    for rate, values in chunks:
-        if downmix is None:
-            resampler = Resampler(rate, name)
-            channels = values.shape[1]
-            downmix, state = Downmix(rate, channels), DownmixState.start(channels)
-        try:
-            values = to_float(values)
-        except TypeError as error:
-            raise AudioError(name, str(error)) from None
-        _check_finite(values, frames, rate, name)
-        frames += len(values)
+    try:
+        for chunk in chunks:
+            if stage is not None and not stage.fits(chunk):  # the next of several joined streams
+                yield from stage.flush()
+                stage = None
+            stage = stage or _Stage(chunk, name)
+            yield stage.step(_finite(chunk, frames, name))
+            frames += len(chunk.values)
+    except AudioError:
+        if stage is not None:
+            yield from stage.flush()
+        raise
+    if stage is not None:
+        yield from stage.flush()
 
-        mono, state = downmix.step(values, state)
-        yield resampler.step(torch.from_numpy(mono))
 
-    if downmix is not None:
-        yield resampler.step(torch.from_numpy(downmix.flush(state)))
-        yield resampler.flush()
+class _Stage:
+    """Downmix and resampler of chunks of one rate and one number of channels."""
+
+    def __init__(self, first: Chunk, name: str) -> None:
+        self._rate, self._channels = first.sample_rate, first.values.shape[1]
+        self._resampler = Resampler(self._rate, name)
+        self._downmix, self._state = Downmix(self._rate, self._channels), DownmixState.start(self._channels)
+
+    def fits(self, chunk: Chunk) -> bool:
+        return chunk.sample_rate == self._rate and chunk.values.shape[1] == self._channels
+
+    def step(self, values: NDArray[np.float32]) -> torch.Tensor:
+        mono, self._state = self._downmix.step(values, self._state)
+        return self._resampler.step(torch.from_numpy(mono))
+
+    def flush(self) -> Iterator[torch.Tensor]:
+        yield self._resampler.step(torch.from_numpy(self._downmix.flush(self._state)))
+        yield self._resampler.flush()
 
 
 def _check_rate(rate: object, source: object) -> None:
@@ -159,13 +201,18 @@ def _check_rate(rate: object, source: object) -> None:
         raise AudioError(source, f"its sample rate is {rate} Hz: it must be {bounds}")
 
 
-def _check_finite(values: NDArray[np.float32], frames_before: int, rate: int, name: str) -> None:
+def _finite(chunk: Chunk, frames_before: int, name: str) -> NDArray[np.float32]:
+    """The samples of a chunk as floats, `(frames, channels)`."""
+    try:
+        values = to_float(chunk.values)
+    except TypeError as error:
+        raise AudioError(name, str(error)) from None
     if np.isfinite(values).all():
-        return
+        return values
     finite = np.asarray(np.isfinite(values).all(axis=1))
-    first, bad = int(finite.argmin()), int(len(finite) - finite.sum())
+    seconds, bad = (frames_before + int(finite.argmin())) / chunk.sample_rate, int(len(finite) - finite.sum())
     more = f", and {bad - 1} more soon after" if bad > 1 else ""
-    raise AudioError(name, f"the sample at {(frames_before + first) / rate:.3f} s is NaN or infinite{more}")
+    raise AudioError(name, f"the sample at {seconds:.3f} s is NaN or infinite{more}")
 
 
 def _array_chunks(

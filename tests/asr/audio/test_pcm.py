@@ -53,7 +53,7 @@ def test_integer_encodings_are_told_by_their_width() -> None:
     }
 
 
-@pytest.mark.parametrize("channels", [2, 3, 8])
+@pytest.mark.parametrize("channels", [2, 3, 7])
 def test_channels_that_do_not_cancel_give_exactly_their_mean(channels: int) -> None:
     values = np.random.default_rng(0).normal(0, 0.1, (5000, channels)).astype(np.float32)
     assert np.array_equal(mix(values, []), values.mean(axis=1, dtype=np.float32))

@@ -44,10 +44,11 @@ def test_every_common_format_gives_the_same_waveform(
     path = write(tmp_path / name, expected, **options)
     waveform = load(path)
     assert waveform.dtype == torch.float32
-    assert waveform.shape == (len(expected),)
-    inner = slice(1000, -1000)  # lossy codecs ring at the ends
+    lossy = tolerance == 0.05  # these ring at the ends, and Vorbis may end a block late
+    assert len(expected) <= len(waveform) <= len(expected) + 512 * lossy
+    inner = slice(1000, 7000)
     assert np.abs(waveform.numpy()[inner] - expected[inner]).max() <= tolerance
-    assert duration_seconds(path) == pytest.approx(0.5)
+    assert duration_seconds(path) == pytest.approx(0.5, abs=0.01 * lossy)
 
 
 def test_eight_channels_at_96_khz_are_averaged(tmp_path: Path) -> None:

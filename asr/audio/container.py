@@ -1,0 +1,316 @@
+"""Compressed files and containers through ffmpeg's libraries (PyAV), on the container's own clock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.audio.chunk import Chunk, chunk_frames, cut_short
+from asr.audio.clock import Clock, TimestampError
+from asr.audio.kinds import FFMPEG_FORMATS
+from asr.audio.tracks import Track, select_track
+from asr.errors import AudioError
+
+__all__ = ["Track", "container_chunks", "container_seconds"]
+
+_STALL_SECONDS = 60.0  # in which something must be decoded
+_MICROSECOND = 1e-6  # the unit of a container's times
+
+# Formats whose timestamps count time rather than samples, so that a jump of them is audio that is missing.
+_CLOCKED = {"mov", "mp4", "matroska", "webm", "asf", "mpegts", "mpeg", "flv", "ogg", "mxf", "nut", "rm", "wtv", "swf"}
+# Streams of these may begin or end anywhere: a first or last packet that cannot be decoded is no damage.
+_OPEN_ENDED = {"mp3", "aac", "ac3", "eac3", "dts", "dtshd", "loas", "truehd", "mpegts", "mpeg", "amr"}
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # where MP3 files were joined, these lie between them
+
+_SHORT_SECONDS = 0.25  # less than this missing at the end is encoder padding
+_SHORT_BESIDE_SECONDS = 2.0  # the same where only the length of all tracks together is known
+_PACKETS = 16  # demuxed at a time
+_COMPLAINTS = ("prematurely", "partial file", "truncated")
+
+Frames: TypeAlias = "NDArray[Any]"
+
+
+def container_chunks(
+    file: IO[bytes],
+    name: str,
+    block_seconds: float,
+    track: Track = None,
+    *,
+    is_cut: bool = False,
+    ignore_length: bool = False,
+) -> Generator[Chunk, None, None]:
+    """Decode one audio track, silence in place of what is missing before it and within.
+
+    Args:
+        file: open in binary mode, able to seek.
+        name: for errors.
+        block_seconds: about how much to decode at a time.
+        track: its number from 1 on, or its language; None: the English one, or else the default one.
+        is_cut: the file is known to be shorter than its header says.
+        ignore_length: of a WAV file: read to its end, whatever its header says.
+
+    Raises:
+        AudioError: it cannot be read, has no such track, or is damaged or cut short; all that can be decoded was
+            yielded before.
+    """
+    with contextlib.closing(_Reader(file, name, block_seconds, track, ignore_length)) as reader:
+        yield from reader.chunks()
+        if is_cut or reader.is_damaged:
+            raise cut_short(name, reader.decoded_seconds, reader.declared_seconds)
+
+
+def container_seconds(file: IO[bytes]) -> float | None:
+    """How long a container declares to be; None where it tells nothing or cannot be read."""
+    with contextlib.suppress(AudioError), contextlib.closing(_Reader(file, "", 1.0, None, False)) as reader:
+        return reader.declared_seconds
+    return None
+
+
+class _TimedFile:
+    """A file whose reads fail once nothing was decoded for long: there are files on which demuxers never end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        file.seek(0)
+        self._file = file
+        self.progress()
+
+    def progress(self) -> None:
+        self._deadline = time.monotonic() + _STALL_SECONDS
+
+    def read(self, count: int) -> bytes:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        return self._file.read(count)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+@dataclass
+class _Reader:
+    """One pass through a container."""
+
+    file: IO[bytes]
+    name: str
+    block_seconds: float
+    track: Track
+    ignore_length: bool
+    decoded_seconds: float = 0.0
+    declared_seconds: float | None = None
+    _bad: list[float] = field(default_factory=list)  # decoded seconds at which a packet could not be decoded
+    _complaints: list[str] = field(default_factory=list)
+    _end: float = 0.0  # of the packets of all tracks
+
+    def __post_init__(self) -> None:
+        import av
+
+        self._timed = _TimedFile(self.file)
+        options = {"format_whitelist": FFMPEG_FORMATS, "protocol_whitelist": "file,pipe"}
+        if self.ignore_length:
+            options["ignore_length"] = "1"
+        with _listening() as said:
+            try:
+                self._container: Any = av.open(
+                    self._timed, options=options, metadata_errors="replace", io_open=_no_other_files
+                )
+            except (av.error.FFmpegError, TimeoutError) as error:
+                raise AudioError(self.name, _reason(error, said)) from None
+        self._is_estimate = self.ignore_length or any("Estimating duration" in text for _, _, text in said)
+        self._formats = set(self._container.format.name.split(","))
+        try:
+            self._stream = select_track(self._container, self.track, self.name)
+        except AudioError:
+            self.close()
+            raise
+        self._measure()
+
+    def _measure(self) -> None:
+        """The length that the track or, where it tells none, the container declares."""
+        stream, container = self._stream, self._container
+        self._own = stream.duration is not None
+        if not self._is_estimate:
+            if stream.duration is not None:
+                self.declared_seconds = float(stream.duration * stream.time_base)
+            elif container.duration is not None:
+                self.declared_seconds = container.duration * _MICROSECOND
+        self._beside = [one for one in container.streams if one is not stream and _plays(one)]
+        if self._own or not self._beside:
+            _discard(one for one in container.streams if one is not stream)
+        zero = (container.start_time or 0) * _MICROSECOND if self._beside else None
+        duration = container.duration * _MICROSECOND if container.duration and not self._is_estimate else None
+        limit = float("inf") if duration is None or "mpegts" in self._formats else duration + _SHORT_BESIDE_SECONDS
+        self._clock = Clock(bool(self._formats & _CLOCKED), zero, limit)
+
+    def close(self) -> None:
+        self._container.close()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether audio is missing; to be asked at the end."""
+        bad = [seconds for seconds in self._bad if seconds > 0]
+        if self._formats & _OPEN_ENDED:
+            bad = [seconds for seconds in bad if seconds < self.decoded_seconds]
+        if bad or (self._bad and not self._formats & _OPEN_ENDED):
+            return True
+        if self.declared_seconds is None:
+            return bool(self._complaints)
+        if self._own:
+            return self.decoded_seconds < self.declared_seconds - _SHORT_SECONDS
+        tolerance = _SHORT_BESIDE_SECONDS if self._beside and not self._complaints else _SHORT_SECONDS
+        return self._end < self.declared_seconds - tolerance
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """Blocks of the track, each of one rate and number of channels."""
+        gathered: list[Frames] = []
+        rate = frames = 0
+        for frame_rate, values in self._frames():
+            if gathered and (frame_rate != rate or _differs(values, gathered[0])):
+                yield Chunk(rate, np.concatenate(gathered))
+                gathered, frames = [], 0
+            rate = frame_rate
+            gathered.append(values)
+            frames += len(values)
+            if frames >= chunk_frames(rate, values.shape[1], self.block_seconds):
+                yield Chunk(rate, np.concatenate(gathered))
+                gathered, frames = [], 0
+            self._timed.progress()
+        if gathered:
+            yield Chunk(rate, np.concatenate(gathered))
+
+    def _frames(self) -> Iterator[tuple[int, Frames]]:
+        """Decoded frames with their rate, and silence where the clock asks for it."""
+        for frame in self._decoded():
+            values = _values(frame)
+            rate = frame.sample_rate
+            at = None if frame.pts is None else float(frame.pts * frame.time_base)
+            try:
+                silence = round(self._clock.gap(at, len(values) / rate) * rate)
+            except TimestampError as error:
+                raise cut_short(self.name, self.decoded_seconds, self.declared_seconds, str(error)) from None
+            block = chunk_frames(rate, values.shape[1], self.block_seconds)
+            for start in range(0, silence, block):
+                yield rate, np.zeros((min(block, silence - start), values.shape[1]), np.float32)
+            if silence and self.decoded_seconds:
+                self.decoded_seconds += silence / rate
+            self.decoded_seconds += len(values) / rate
+            yield rate, values
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames as the decoder gives them; packets that it cannot decode are noted."""
+        import av
+
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                if not bytes(packet).startswith(_TAGS):
+                    self._bad.append(self.decoded_seconds)
+                continue
+            if packet.is_corrupt and not self.ignore_length:
+                self._bad.append(self.decoded_seconds)
+            yield from (frame for frame in frames if frame.samples)
+
+    def _packets(self) -> Iterator[Any]:
+        """The track's packets; what the demuxer complains of is noted."""
+        import av
+
+        demuxed, ended = self._container.demux(), False
+        while not ended:
+            packets: list[Any] = []
+            with _listening() as said:
+                try:
+                    packets.extend(itertools.islice(demuxed, _PACKETS))
+                    ended = not packets
+                except av.error.FFmpegError:
+                    self._complaints.append("truncated")
+                    self._bad.append(max(self.decoded_seconds, _MICROSECOND))
+                    ended = True
+                except TimeoutError as error:
+                    raise AudioError(self.name, _reason(error, said)) from None
+            self._complaints += [text for _, _, text in said if any(word in text for word in _COMPLAINTS)]
+            for packet in packets:
+                self._note_end(packet)
+                if packet.stream_index == self._stream.index:
+                    yield packet
+
+    def _note_end(self, packet: Any) -> None:
+        if not self._own and packet.pts is not None and packet.time_base is not None:
+            self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[tuple[int, str, str]]]:
+    """What ffmpeg's libraries say meanwhile as (level, part, text), none of which must reach the terminal."""
+    import av
+
+    _silence()
+    with av.logging.Capture(local=True) as entries:
+        yield entries
+
+
+@functools.cache
+def _silence() -> None:
+    """Have the libraries' messages for `_listening`, and none of them printed, those of decoders' threads included."""
+    import av
+
+    logging.getLogger("libav").addHandler(logging.NullHandler())
+    av.logging.set_level(av.logging.WARNING)
+
+
+def _no_other_files(url: str, flags: int, options: dict[str, str]) -> Any:
+    """A playlist in disguise must not lead to other files."""
+    raise PermissionError(f"{url} is another file")
+
+
+def _reason(error: Exception, said: list[tuple[int, str, str]]) -> str:
+    """Why it cannot be read, in words for someone who knows nothing of ffmpeg."""
+    if isinstance(error, TimeoutError):
+        return f"nothing could be decoded in {_STALL_SECONDS:g} s"
+    if any("not on whitelist" in text for _, _, text in said):
+        return "is not audio: it looks like a playlist, or a format that is not read"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _plays(stream: Any) -> bool:
+    """Whether a stream lasts as long as the file may, as a cover picture does not."""
+    import av
+
+    return stream.type in ("audio", "video") and not stream.disposition & av.stream.Disposition.attached_pic
+
+
+def _discard(streams: Iterable[Any]) -> None:
+    """Have no packets of these, which need not even be read where the container lets them be skipped."""
+    import av
+
+    if discard := getattr(av.stream, "Discard", None):  # since PyAV 18
+        for stream in streams:
+            stream.discard = discard.all
+
+
+def _values(frame: Any) -> Frames:
+    """`(frames, channels)` of a decoded frame."""
+    values: Frames = frame.to_ndarray()
+    if frame.format.is_planar:
+        values = values.T
+    else:
+        values = values.reshape(frame.samples, -1)
+    return values
+
+
+def _differs(values: Frames, first: Frames) -> bool:
+    return values.shape[1] != first.shape[1] or values.dtype != first.dtype

@@ -1,0 +1,208 @@
+"""Lengths that headers declare, for what the decoders do not check: a file cut short, or a WAV longer than it says."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
+
+__all__ = ["WavData", "declared_bytes", "wav_data"]
+
+PLACEHOLDER_BYTES = 0x7FFF_0000
+"""Headers written before the length was known hold a placeholder near 2 or 4 GiB."""
+
+_MAX_CHUNKS = 10_000
+_SLACK_BYTES = 1024  # behind the data of a WAV file: padding
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+_W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page
+_EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
+
+
+class WavData(NamedTuple):
+    """The data chunk of a WAV file."""
+
+    format_tag: int  # 1: PCM, 0x55: MP3, ...
+    reads_on: bool  # audio goes on behind what the header declares, to the end of the file
+
+    @property
+    def is_mpeg(self) -> bool:
+        return self.format_tag in (0x50, 0x55)
+
+
+def wav_data(file: IO[bytes], size: int) -> WavData | None:
+    """The data chunk of a RIFF WAV file; None where there is none.
+
+    A declared size cannot be believed where it is 0 though data follow (the recorder was killed), or where data follow
+    that are no chunk: the size is wrapped at 4 GiB, or was never updated.
+    """
+    if _read(file, 0, 4) != b"RIFF" or _read(file, 8, 4) != b"WAVE":
+        return None
+    format_tag = 0
+    for name, start, length in _riff_chunks(file, 12, size):
+        if name == b"fmt ":
+            format_tag = int.from_bytes(_read(file, start, 2), "little")
+        if name == b"data":
+            end = start + length
+            follows = size - end > (_SLACK_BYTES if length else 0)
+            return WavData(format_tag, follows and not _ends_in_chunks(file, end + (length & 1), size))
+    return None
+
+
+def declared_bytes(file: IO[bytes], size: int) -> int | None:
+    """The size of the whole file as its header declares it; None where it declares none.
+
+    Known to: Matroska and WebM, MP4 and its relatives, AVI, ASF (WMA), W64, RF64, CAF, MP3 with a Xing header, Ogg.
+    """
+    head = _read(file, 0, 16)
+    for recognises, measure in _MEASURES:
+        if recognises(head):
+            with contextlib.suppress(struct.error, IndexError):  # the header itself is cut
+                return measure(file, size)
+    return None
+
+
+def _read(file: IO[bytes], position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _riff_chunks(file: IO[bytes], position: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and declared length of each chunk that begins in the file."""
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > size:
+            return
+        name, length = struct.unpack("<4sI", _read(file, position, 8))
+        yield name, position + 8, length
+        position += 8 + length + (length & 1)
+
+
+def _ends_in_chunks(file: IO[bytes], position: int, size: int) -> bool:
+    """Whether the rest of the file is chunks or a tag."""
+    if _read(file, position, 8).startswith(_TAGS):
+        return True
+    end = position
+    for name, start, length in _riff_chunks(file, position, size):
+        if not (name.isascii() and name.decode("ascii").isprintable()):
+            return size - start < _SLACK_BYTES
+        end = start + length
+    return end <= size + 1
+
+
+def _avi_bytes(file: IO[bytes], size: int) -> int | None:
+    end = 0
+    for name, start, length in _riff_chunks(file, 0, size):
+        if name != b"RIFF" or not 0 < length < PLACEHOLDER_BYTES:
+            break
+        end = start + length
+    return end or None
+
+
+def _w64_bytes(file: IO[bytes], size: int) -> int | None:
+    (length,) = struct.unpack("<Q", _read(file, 16, 8))
+    return int(length)
+
+
+def _rf64_bytes(file: IO[bytes], size: int) -> int | None:
+    name, _, length = struct.unpack("<4sIQ", _read(file, 12, 16))
+    return int(length) + 8 if name == b"ds64" else None
+
+
+def _caf_bytes(file: IO[bytes], size: int) -> int | None:
+    position = 8
+    for _ in range(_MAX_CHUNKS):
+        if position + 12 > size:
+            break
+        (length,) = struct.unpack(">q", _read(file, position + 4, 8))
+        if length < 0:  # to the end of the file, however long that is
+            return None
+        position += 12 + length
+    return position
+
+
+def _asf_bytes(file: IO[bytes], size: int) -> int | None:
+    header = _read(file, 0, 1 << 16)
+    start = header.index(_ASF_FILE) if _ASF_FILE in header else len(header)
+    length, flags = struct.unpack_from("<Q", header, start + 40)[0], header[start + 88]
+    return None if flags & 1 else int(length)  # 1: broadcast, the header was never completed
+
+
+def _mp4_bytes(file: IO[bytes], size: int) -> int | None:
+    position = 0
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > size:
+            break
+        (length,) = struct.unpack(">I", _read(file, position, 4))
+        if length == 1:
+            (length,) = struct.unpack(">Q", _read(file, position + 8, 8))
+        if length < 8:  # 0: to the end of the file
+            return None
+        position += length
+    return position
+
+
+def _matroska_bytes(file: IO[bytes], size: int) -> int | None:
+    head = _read(file, 0, 4096)
+    _, length, start = _ebml_element(head, 0)
+    if length is None:
+        return None
+    name, segment, start = _ebml_element(head, start + length)
+    return start + segment if name == _SEGMENT and segment is not None else None
+
+
+def _ebml_element(data: bytes, position: int) -> tuple[int, int | None, int]:
+    """Id, length (None: unknown) and start of the element at a position."""
+    id_bytes = 9 - data[position].bit_length()
+    name = int.from_bytes(data[position : position + id_bytes], "big")
+    position += id_bytes
+    length_bytes = 9 - data[position].bit_length()
+    bits = 7 * length_bytes
+    length = int.from_bytes(data[position : position + length_bytes], "big") & ((1 << bits) - 1)
+    return name, None if length == (1 << bits) - 1 else length, position + length_bytes
+
+
+def _mp3_bytes(file: IO[bytes], size: int) -> int | None:
+    head = _read(file, 0, 10)
+    start = 0
+    if head.startswith(b"ID3") and len(head) == 10:
+        start = 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
+    frame = _read(file, start, 4096)
+    place = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if place < 0 or place > 200:
+        return None
+    (flags,) = struct.unpack_from(">I", frame, place + 4)
+    if flags & 3 != 3:  # frames and bytes
+        return None
+    (length,) = struct.unpack_from(">I", frame, place + 12)
+    sync = frame.find(b"\xff")
+    return start + max(sync, 0) + int(length)
+
+
+def _ogg_bytes(file: IO[bytes], size: int) -> int | None:
+    """The end of the last page."""
+    start = max(0, size - _OGG_PAGE_BYTES)
+    tail = _read(file, start, _OGG_PAGE_BYTES)
+    place = tail.rfind(b"OggS")
+    if place < 0:
+        return None
+    segments = tail[place + 26 : place + 27]
+    table = tail[place + 27 : place + 27 + segments[0]] if segments else b""
+    if not segments or len(table) < segments[0]:
+        return size + 1  # cut within the header of a page
+    return start + place + 27 + len(table) + sum(table)
+
+
+_MEASURES: tuple[tuple[Callable[[bytes], bool], Callable[[IO[bytes], int], int | None]], ...] = (
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _avi_bytes),
+    (lambda head: head == _W64_RIFF, _w64_bytes),
+    (lambda head: head[:4] == b"RF64", _rf64_bytes),
+    (lambda head: head[:4] == b"caff", _caf_bytes),
+    (lambda head: head == _ASF_HEADER, _asf_bytes),
+    (lambda head: head[4:8] == b"ftyp", _mp4_bytes),
+    (lambda head: head[:4] == _EBML.to_bytes(4, "big"), _matroska_bytes),
+    (lambda head: head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"), _mp3_bytes),
+    (lambda head: head[:4] == b"OggS", _ogg_bytes),
+)
