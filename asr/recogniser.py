@@ -1,12 +1,12 @@
-"""Audio to transcripts: read, cut at silence, batch by length, encode, search, time the words."""
+"""Audio to transcripts: read, cut at pauses, batch by length, encode, search, time the words."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE, Source, blocks, source_name
 from asr.audio.segment import SegmentConfig, Span, split
 from asr.config import SearchConfig, require
-from asr.errors import AudioError, DeviceError, SpellstreamError
+from asr.errors import DeviceError, SpellstreamError
+from asr.jobs import Job, Outcome, unexpected
 from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
@@ -30,44 +31,28 @@ __all__ = ["DTYPES", "Outcome", "Recogniser", "resolve_device"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# How many batches' worth of spans are read ahead and sorted by length: more waste less on padding.
+# Batches read ahead and sorted by length: more of them waste less on padding.
 _BATCHES_AHEAD = 8
 
 
-class Outcome(NamedTuple):
-    """What became of one source: a transcript, or the error that says why there is none."""
+@dataclass(frozen=True)
+class _Decoding:
+    """How spans are cut and decoded: the options of one call."""
 
-    source: Any
-    transcript: Transcript | None
-    error: SpellstreamError | None  # with a transcript: what was wrong after that, where the damaged are kept
+    search: SearchConfig
+    segment: SegmentConfig | None
+    word_timestamps: bool
+    batch_size: int
 
-
-@dataclass
-class _Job:
-    """A source that is being worked on."""
-
-    source: Any
-    keep_damaged: bool = False
-    segments: list[Segment] = field(default_factory=list)
-    pending: int = 0  # spans that are read but not decoded
-    samples: int = 0
-    error: SpellstreamError | None = None
-    damage: AudioError | None = None  # ended it early, and what came before is kept
-    complete: bool = False  # all of it is read
-
-    def outcome(self) -> Outcome:
-        if self.error is not None:
-            return Outcome(self.source, None, self.error)
-        segments = tuple(sorted(self.segments, key=lambda s: s.start_seconds))
-        transcript = Transcript(source_name(self.source), self.samples / SAMPLE_RATE, segments)
-        return Outcome(self.source, transcript, self.damage)
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a name stands for; "auto" is a GPU where there is one.
+    """The device for a name such as "cpu" or "cuda"; "auto" is a GPU if there is one.
 
     Raises:
-        DeviceError: if it is not there.
+        DeviceError: the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,9 +66,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Recogniser:
-    """A model on a device, with all that is needed to turn audio into transcripts.
+    """A model on a device, which turns audio into transcripts; made by `asr.load`.
 
-    Made by `asr.load`. It holds no state between calls, so one may serve any number of them, though not at once.
+        recogniser = asr.load("default")
+        transcript = recogniser.transcribe("talk.wav")
+        for segment in recogniser.segments("lecture.mp4", progress=print):
+            print(segment.start_seconds, segment.text)
+
+    It keeps no state between calls, so one recogniser serves any number of them, one at a time.
     """
 
     def __init__(
@@ -110,7 +100,7 @@ class Recogniser:
         dtype: str = "float32",
         lm: str | Path | None = None,
     ) -> Recogniser:
-        """Read a checkpoint and put it on a device; see `asr.load`."""
+        """Load a model and put it on a device; the arguments and errors are those of `asr.load`."""
         if dtype not in DTYPES:
             raise DeviceError(f"{dtype}: no such dtype; there are {', '.join(DTYPES)}")
         place = resolve_device(device)
@@ -118,16 +108,16 @@ class Recogniser:
         network = pack(loaded.model.to(place).cast(DTYPES[dtype]))
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
         recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, Path(lm) if lm else beside)
-        if lm is not None:  # what was asked for by name is looked at now
+        if lm is not None:  # one that was named is checked now, the model's own when a search needs it
             recogniser._load_lm()
         return recogniser
 
     def language_model(self, search: SearchConfig) -> TokenPredictor | None:
-        """What a search with these settings needs: none where `lm_weight` is 0. It is read when first asked for.
+        """The language model for a search, read when first needed; None if `lm_weight` is 0.
 
         Raises:
-            CheckpointError: if it is broken, or over other tokens than the model.
-            ConfigError: if it has a weight, but there is none.
+            CheckpointError: it is broken, or has other tokens than the model.
+            ConfigError: `lm_weight` is above 0 but there is no language model.
         """
         if search.lm_weight == 0:
             return None
@@ -136,7 +126,7 @@ class Recogniser:
                 self._lm_folder is not None,
                 "lm_weight",
                 search.lm_weight,
-                f"0, as the model {self.folder.name} comes without a language model and no other was named",
+                f"0, since the model {self.folder.name} has no language model and none was named",
             )
             self._load_lm()
         if self._lm is None or search.internal_lm_share == 0:
@@ -153,8 +143,8 @@ class Recogniser:
     def transcribe(
         self,
         source: Source,
-        *,
         sample_rate: int | None = None,
+        *,
         search: SearchConfig | None = None,
         segment: SegmentConfig | None = None,
         word_timestamps: bool = True,
@@ -162,22 +152,71 @@ class Recogniser:
     ) -> Transcript:
         """Transcribe one source.
 
+            recogniser.transcribe("talk.wav").text
+            recogniser.transcribe(samples, 44_100).words  # an array `(samples,)` or `(channels, samples)`
+
         Args:
-            source: a path, "-" for standard input, a binary file object, or an array or tensor.
+            source: a path, "-" for standard input, a binary file object, or an array or tensor of samples:
+                `(samples,)`, or two-dimensional with the shorter side as channels; floats in [-1, 1] or integers.
             sample_rate: of an array, in Hz; files bring their own.
-            search: beam size and weights; the checkpoint's own if None.
+            search: beam size and weights; the model's own if None.
             segment: where long audio is cut.
             word_timestamps: also find when each word was said.
-            batch_size: how many spans of a long source are decoded at once.
+            batch_size: segments decoded together.
 
         Raises:
-            AudioError: if the source cannot be read.
+            AudioError: the source cannot be read, or not to its end.
+            ConfigError: a setting is out of bounds.
         """
+        decoding = self._decoding(search, segment, word_timestamps, batch_size)
         read = blocks(source, sample_rate=sample_rate)
-        (outcome,) = self._run([(source, read)], search, segment, word_timestamps, batch_size)
+        (outcome,) = self._run([(source, read)], decoding)
         if outcome.transcript is None:
             raise outcome.error or SpellstreamError(f"{source_name(source)}: no transcript")
         return outcome.transcript
+
+    def segments(
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        search: SearchConfig | None = None,
+        segment: SegmentConfig | None = None,
+        word_timestamps: bool = True,
+        batch_size: int = 16,
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Segment]:
+        """Transcribe a long source, yielding each segment as soon as it is decoded.
+
+            for segment in recogniser.segments("lecture.mp4", progress=lambda seconds: print(f"{seconds:.0f} s")):
+                print(segment.text)
+
+        Args:
+            source, sample_rate, search, segment, word_timestamps, batch_size: as in `transcribe`. A smaller batch
+                yields sooner and takes longer in all.
+            progress: called with the seconds of the source that are done, after each batch and at the end.
+
+        Yields:
+            Segments in order, none without text.
+
+        Raises:
+            AudioError: the source cannot be read, or not to its end; the segments before that have been yielded.
+            ConfigError: a setting is out of bounds.
+        """
+        decoding = self._decoding(search, segment, word_timestamps, batch_size)
+        job = Job(source)
+        spans = split(job.read(blocks(source, sample_rate=sample_rate)), segment)
+        while batch := list(itertools.islice(spans, batch_size)):
+            decoded = self._decode_each([span.waveform for span in batch], decoding)
+            for span, found in zip(batch, decoded, strict=True):
+                if isinstance(found, Exception):
+                    raise unexpected(source, found)
+                if found.text:
+                    yield found.shifted(span.start_seconds)
+            if progress is not None:
+                progress(batch[-1].start_seconds + len(batch[-1].waveform) / SAMPLE_RATE)
+        if progress is not None:
+            progress(job.samples / SAMPLE_RATE)
 
     def transcribe_many(
         self,
@@ -191,77 +230,95 @@ class Recogniser:
     ) -> Iterator[Outcome]:
         """Transcribe many sources in flat memory, batched together by length.
 
-        Each is yielded as soon as it is done, which is not their order. One that cannot be read yields an Outcome with
-        its error and does not stop the others; with `keep_damaged`, also with what was said before the damage. The
-        other arguments are those of `transcribe`.
+            for source, transcript, error in recogniser.transcribe_many(["a.wav", "b.mp3"]):
+                print(source, transcript.text if transcript else error)
+
+        Args:
+            sources: as in `transcribe`; arrays have no sample rate and must be at 16 kHz.
+            search, segment, word_timestamps, batch_size: as in `transcribe`.
+            keep_damaged: also transcribe the readable part of a damaged file.
+
+        Yields:
+            An `Outcome` for each source as soon as it is done, not in their order. One that cannot be read yields its
+            error and does not stop the others.
+
+        Raises:
+            ConfigError: a setting is out of bounds.
         """
         readers = ((s, blocks(s, keep_damaged=keep_damaged)) for s in sources)
-        return self._run(readers, search, segment, word_timestamps, batch_size, keep_damaged)
+        return self._run(readers, self._decoding(search, segment, word_timestamps, batch_size), keep_damaged)
+
+    def _decoding(
+        self, search: SearchConfig | None, segment: SegmentConfig | None, word_timestamps: bool, batch_size: int
+    ) -> _Decoding:
+        return _Decoding(search or self.model.config.search, segment, word_timestamps, batch_size)
 
     def _run(
         self,
         readers: Iterable[tuple[Any, Generator[Tensor, None, None]]],
-        search: SearchConfig | None,
-        segment: SegmentConfig | None,
-        word_timestamps: bool,
-        batch_size: int,
+        decoding: _Decoding,
         keep_damaged: bool = False,
     ) -> Iterator[Outcome]:
-        require(batch_size > 0, "batch_size", batch_size, "positive")
-        config = search or self.model.config.search
-        waiting: list[tuple[_Job, Span]] = []
+        """Read the sources one after the other and decode whenever enough spans are waiting."""
+        waiting: list[tuple[Job, Span]] = []
         for source, read in readers:
-            job = _Job(source, keep_damaged)
+            job = Job(source, keep_damaged)
             try:
-                for span in split(_counted(read, job), segment):
+                for span in split(job.read(read), decoding.segment):
                     job.pending += 1
                     waiting.append((job, span))
-                    if len(waiting) >= batch_size * _BATCHES_AHEAD:
-                        yield from self._drain(waiting, config, word_timestamps, batch_size)
+                    if len(waiting) >= decoding.batch_size * _BATCHES_AHEAD:
+                        yield from self._drain(waiting, decoding)
                         waiting = []
             except SpellstreamError as error:
                 job.error = error
             except Exception as error:
-                job.error = _unexpected(source, error)
+                job.error = unexpected(source, error)
             job.complete = True
+
             if job.error is not None or job.pending == 0:
                 waiting = [(j, s) for j, s in waiting if j is not job]
                 yield job.outcome()
-        yield from self._drain(waiting, config, word_timestamps, batch_size)
+        yield from self._drain(waiting, decoding)
 
-    def _drain(
-        self, waiting: Sequence[tuple[_Job, Span]], config: SearchConfig, word_timestamps: bool, batch_size: int
-    ) -> Iterator[Outcome]:
-        """Decode all that waits, shortest first, and yield the sources that are done with it."""
+    def _drain(self, waiting: Sequence[tuple[Job, Span]], decoding: _Decoding) -> Iterator[Outcome]:
+        """Decode all waiting spans, shortest first, and yield the sources that are finished by that."""
         ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            decoded = self._decode_each([span.waveform for _, span in batch], config, word_timestamps)
+        for start in range(0, len(ordered), decoding.batch_size):
+            batch = ordered[start : start + decoding.batch_size]
+            decoded = self._decode_each([span.waveform for _, span in batch], decoding)
             for (job, span), segment in zip(batch, decoded, strict=True):
                 job.pending -= 1
                 if isinstance(segment, Exception):
-                    job.error = job.error or _unexpected(job.source, segment)
+                    job.error = job.error or unexpected(job.source, segment)
                 elif segment.text:
                     job.segments.append(segment.shifted(span.start_seconds))
                 if job.complete and job.pending == 0:
                     yield job.outcome()
 
-    def _decode_each(
-        self, waveforms: Sequence[Tensor], config: SearchConfig, word_timestamps: bool
-    ) -> list[Segment | Exception]:
+    def _decode_each(self, waveforms: Sequence[Tensor], decoding: _Decoding) -> list[Segment | Exception]:
         """`decode`, or one by one if the batch fails (out of memory); one that fails alone gives its exception."""
         try:
-            return list(self.decode(waveforms, config, word_timestamps))
+            return list(self.decode(waveforms, decoding.search, decoding.word_timestamps))
         except SpellstreamError:  # settings that do not fit the model: wrong for every source
             raise
         except Exception as error:
             if len(waveforms) == 1:
                 return [error]
-            return [one for waveform in waveforms for one in self._decode_each([waveform], config, word_timestamps)]
+            return [one for waveform in waveforms for one in self._decode_each([waveform], decoding)]
 
     @torch.inference_mode()
     def decode(self, waveforms: Sequence[Tensor], config: SearchConfig, word_timestamps: bool) -> list[Segment]:
-        """One batch of waveforms `(samples,)`, each short enough for one go, to segments that start at 0."""
+        """Transcribe one batch of waveforms, each as one segment.
+
+        Args:
+            waveforms: `(samples,)` at 16 kHz on the CPU, each as long as one segment may be (20 s).
+            config: beam size and weights.
+            word_timestamps: also find when each word was said.
+
+        Returns:
+            A segment for each waveform, starting at 0 s; its text is empty if nothing was recognised.
+        """
         padded = pad_sequence(list(waveforms), batch_first=True)
         samples = torch.tensor([len(w) for w in waveforms])
         if self.device.type == "cuda":
@@ -288,24 +345,3 @@ class Recogniser:
         alternatives = (Alternative(self.tokenizer.decode(h.tokens), h.score) for h in found)
         text = self.tokenizer.decode(best.tokens)
         return Segment(text, 0.0, seconds, best.score, words, tuple(alternatives) if nbest > 1 else ())
-
-
-def _counted(read: Generator[Tensor, None, None], job: _Job) -> Iterator[Tensor]:
-    """Pass blocks on and note how long the source is; the reader is closed however this ends."""
-    with contextlib.closing(read):
-        try:
-            for block in read:
-                job.samples += len(block)
-                yield block
-        except Exception as error:
-            known = error if isinstance(error, SpellstreamError) else _unexpected(job.source, error)
-            if not (isinstance(known, AudioError) and job.keep_damaged and job.samples):
-                raise known from known.__cause__
-            job.damage = known
-
-
-def _unexpected(source: Any, error: Exception) -> AudioError:
-    """An exception of a library as one line for the source that caused it; the others go on."""
-    known = AudioError(source_name(source), " ".join(f"{type(error).__name__}: {error}".split()))
-    known.__cause__ = error
-    return known

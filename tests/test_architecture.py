@@ -25,7 +25,7 @@ LAYERS = (
     ("transcript",),
     ("model",),
     ("search",),
-    ("checkpoint",),
+    ("checkpoint", "jobs"),
     ("recogniser",),
     ("plot", "archive"),
     ("__init__",),

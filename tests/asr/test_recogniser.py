@@ -193,3 +193,33 @@ def test_what_cannot_be_had_is_refused_by_name(model_folder: Path) -> None:
         asr.load(str(model_folder), device="nonesuch")
     with pytest.raises(ConfigError, match="batch_size"):
         list(asr.load(str(model_folder)).transcribe_many([], batch_size=0))
+
+
+def test_an_array_and_its_rate_may_be_positional(recogniser: Recogniser) -> None:
+    samples = np.random.default_rng(1).normal(0, 0.1, 24_000)
+    by_name = recogniser.transcribe(samples, sample_rate=8_000, segment=ALL)
+    assert recogniser.transcribe(samples, 8_000, segment=ALL) == by_name
+    assert by_name.duration_seconds == 3.0
+
+
+def test_segments_come_in_order_with_progress(recogniser: Recogniser, recordings: list[torch.Tensor]) -> None:
+    """A caller who transcribes a lecture wants to see text before the last minute is decoded."""
+    sound = torch.cat([recordings[0], torch.zeros(16_000)] * 6)
+    cuts = SegmentConfig(max_seconds=4.0)
+    seen: list[float] = []
+    found, heard = [], []
+    for segment in recogniser.segments(sound, 16_000, segment=cuts, batch_size=2, progress=seen.append):
+        found.append(segment)
+        heard.append(len(seen))
+    assert tuple(found) == recogniser.transcribe(sound, 16_000, segment=cuts, batch_size=2).segments
+    assert seen == sorted(seen)
+    assert seen[-1] == len(sound) / 16_000
+    assert heard[0] == 0  # the first segment came before the second batch was decoded
+    assert heard[-1] > 0
+
+
+def test_what_is_wrong_is_raised_while_iterating(recogniser: Recogniser) -> None:
+    with pytest.raises(AudioError, match="nowhere"):
+        list(recogniser.segments("nowhere.wav"))
+    with pytest.raises(ConfigError, match="batch_size"):
+        list(recogniser.segments("nowhere.wav", batch_size=0))

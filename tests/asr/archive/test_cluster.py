@@ -295,7 +295,7 @@ def test_something_else_listens_at_the_address(archive: Archive) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        arguments = ["transcribe", "in", "--model", str(archive.model), "--ray", address]
+        arguments = ["transcribe", "in", "--quiet", "--model", str(archive.model), "--ray", address]
         command = [sys.executable, "-m", "asr", *arguments]
         done = subprocess.run(command, cwd=archive.folder, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (1, "")
