@@ -12,6 +12,7 @@ from asr.terminal import Progress, say
 
 if TYPE_CHECKING:
     from asr.archive.sinks import Sink
+    from asr.audio.segment import SegmentConfig
     from asr.config import SearchConfig
     from asr.recogniser import Outcome
     from asr.transcript import Transcript
@@ -27,6 +28,7 @@ class Transcriber(Protocol):
         sources: Iterable[str],
         *,
         search: SearchConfig,
+        segment: SegmentConfig | None,
         word_timestamps: bool,
         batch_size: int,
         keep_damaged: bool,
@@ -57,6 +59,7 @@ class Options:
         batch_size: segments decoded together.
         resume: skip sources whose output is complete already.
         keep_damaged: write the readable part of a damaged file, which still counts as failed.
+        segment: where audio is cut; the defaults if None.
     """
 
     search: SearchConfig
@@ -64,6 +67,7 @@ class Options:
     batch_size: int
     resume: bool = False
     keep_damaged: bool = False
+    segment: SegmentConfig | None = None
 
 
 def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Totals:
@@ -94,6 +98,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
     outcomes = transcriber.transcribe_many(
         wanted(),
         search=options.search,
+        segment=options.segment,
         word_timestamps=options.word_timestamps,
         batch_size=options.batch_size,
         keep_damaged=options.keep_damaged,

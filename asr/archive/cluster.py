@@ -27,6 +27,7 @@ from asr.output.formats import render
 from asr.transcript import read_json
 
 if TYPE_CHECKING:
+    from asr.audio.segment import SegmentConfig
     from asr.recogniser import Outcome
 
 __all__ = ["Attempts", "Cluster", "Engine", "Setup", "tasks"]
@@ -112,6 +113,7 @@ class Cluster:
         sources: Iterable[str],
         *,
         search: SearchConfig | None = None,
+        segment: SegmentConfig | None = None,
         word_timestamps: bool = True,
         batch_size: int = 16,
         keep_damaged: bool = False,
@@ -133,6 +135,7 @@ class Cluster:
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         options = {
             "search": search,
+            "segment": segment,
             "word_timestamps": word_timestamps,
             "batch_size": batch_size,
             "keep_damaged": keep_damaged,

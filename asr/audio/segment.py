@@ -1,14 +1,14 @@
-"""Cuts long audio at its silences, window by window, in flat memory.
+"""Cuts audio at its pauses, window by window, in flat memory.
 
-silero-vad says how likely each window of 32 ms is speech; `Cutter` turns these probabilities into spans: it drops what
-is not speech and, where someone talks on without a pause, cuts at the window least like speech.
+silero-vad gives the probability of speech in each window of 32 ms; `Cutter` turns these probabilities into spans. It
+drops windows without speech and cuts speech without pauses at the least speech-like window.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,20 +24,29 @@ _STEP_WINDOWS = 10 * SAMPLE_RATE // WINDOW_SAMPLES
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Where to cut.
+    """Where to cut audio into spans of speech.
 
-    A pause of `min_silence_ms` ends a span, and what is left of it after `padding_ms` on either side is dropped. Speech
-    begins at a window whose probability reaches `speech_threshold` and goes on while windows stay at or above
-    `silence_threshold`; bursts of less than `min_speech_ms` are noise.
+    A source without pauses that is at most `max_seconds` long stays whole. The defaults were chosen on joined and on
+    single utterances by recipes/benchmark/pauses.py.
+
+    Args:
+        max_seconds: longest span; longer speech is cut at the least speech-like window of the span's later half.
+        min_silence_ms: a pause of this length ends a span.
+        min_speech_ms: speech of less than this is noise.
+        padding_ms: silence kept on either side of a span.
+        speech_threshold: speech begins at a window of at least this probability.
+        silence_threshold: speech goes on as long as windows are of at least this probability.
+        presence_threshold: a source of at most `max_seconds` without a window of at least this probability holds no
+            speech; 0 takes all.
     """
 
     max_seconds: float = 20.0
-    min_silence_ms: int = 500
+    min_silence_ms: int = 700
     min_speech_ms: int = 64
-    padding_ms: int = 250
+    padding_ms: int = 350
     speech_threshold: float = 0.5
     silence_threshold: float = 0.35
-    presence_threshold: float = 0.3  # a short source without a window this likely to be speech is left out; 0 takes all
+    presence_threshold: float = 0.3
 
     def __post_init__(self) -> None:
         half_ms = 500 * self.max_seconds
@@ -64,14 +73,14 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class Span:
-    """One stretch of a source: where it starts, and its 16 kHz samples `(samples,)`."""
+    """A part of a source: its start, and its 16 kHz samples `(samples,)`."""
 
     start_seconds: float
     waveform: torch.Tensor
 
 
 class Cutter:
-    """Decides where to cut from the speech probabilities of successive windows, holding those of one span at most.
+    """Decides where to cut, given the speech probability of one window after the other; keeps those of one span.
 
     Positions are samples from the start of the source. Spans come in order, do not overlap and are at most
     `max_seconds` long.
@@ -87,19 +96,19 @@ class Cutter:
         self._previous_end = 0  # of the latest span
         self._start: int | None = None  # of the open span
         self._speech_end = 0  # end of the latest window that was speech
-        self._probabilities: list[float] = []  # of the windows since the first that reaches into the open span
-        self._first_window = 0  # where the first of these starts
-        self._continued = False  # the open span goes on from a cut made while someone spoke
+        self._probabilities: list[float] = []  # of the open span's windows
+        self._first_window = 0  # start of the first of these
+        self._continued = False  # the open span begins at a cut within speech
 
     @property
     def needed_from(self) -> int:
-        """No later span will start before this sample."""
+        """The earliest sample at which a later span can start."""
         if self._start is not None:
             return self._start
         return max(self._previous_end, self._position - self._padding)
 
     def push(self, probability: float) -> tuple[int, int] | None:
-        """Take the next window's speech probability; return the span `(start, end)` that this completes, if any."""
+        """Take the next window's speech probability; return the span `(start, end)` that ends here, if any."""
         window = self._position
         self._position += WINDOW_SAMPLES
         if self._start is None:
@@ -116,8 +125,8 @@ class Cutter:
         return None
 
     def finish(self, total_samples: int) -> tuple[int, int] | None:
-        """End of the source, which is `total_samples` long; return the span that was open, if any."""
-        # The last window may be so short that a cut through the middle of a whole one left nothing behind it.
+        """End the source, which is `total_samples` long; return the open span, if any."""
+        # The last window may end before its middle, where the last cut was made.
         return None if self._start is None or self._start >= total_samples else self._close(total_samples)
 
     def _open(self, start: int, window: int) -> None:
@@ -126,7 +135,7 @@ class Cutter:
         self._continued = False
 
     def _close(self, limit: int) -> tuple[int, int] | None:
-        """End the open span behind its last speech."""
+        """End the open span after its last speech; None if it was too short for speech."""
         start = self._start or 0
         end = min(self._speech_end + self._padding, start + self._max, limit)
         loud = sum(probability >= self._config.speech_threshold for probability in self._probabilities)
@@ -137,14 +146,14 @@ class Cutter:
         return start, end
 
     def _cut(self, start: int) -> tuple[int, int]:
-        """Cut through the middle of the window that is least like speech, in the later half of a span that is full."""
+        """Cut a full span in the middle of the least speech-like window of its later half."""
         centre = self._first_window + WINDOW_SAMPLES // 2
         cuts = range(centre, self._position, WINDOW_SAMPLES)
         allowed = [index for index, cut in enumerate(cuts) if start + self._max // 2 <= cut <= start + self._max]
         best = min(allowed, key=lambda index: self._probabilities[index])
         cut = cuts[best]
         self._previous_end = cut
-        if self._speech_end <= cut:  # only silence is left behind the cut
+        if self._speech_end <= cut:  # only silence follows the cut
             self._start = None
         else:
             self._start = cut
@@ -155,29 +164,27 @@ class Cutter:
 
 
 def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
-    """Cut a source into spans of speech; how it comes cut into blocks does not matter.
+    """Cut a source into spans of speech; the sizes of its blocks do not matter.
 
     Args:
         waveform_blocks: 16 kHz mono float32 tensors `(samples,)`, as `asr.audio.blocks` yields them.
         config: where to cut.
 
     Yields:
-        Spans in order that do not overlap, each at most `max_seconds` long. A source no longer than that comes whole if
-        any window of it reaches `presence_threshold`. No samples give no spans, and nor does what is not speech.
+        Spans in order that do not overlap, each at most `max_seconds` long. A source of at most `max_seconds` without
+        a pause between two spans comes whole if any window reaches `presence_threshold`.
     """
     return (span for span in steps(waveform_blocks, config) if span is not None)
 
 
 def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span | None]:
-    """What `split` does, for a caller who has others to serve: at least every ten seconds of audio a span, or None."""
+    """As `split`, for a caller with other work to do: at least every ten seconds of audio a span, or None."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)
     head = list(itertools.islice(windows, max_samples // WINDOW_SAMPLES + 1))
     if sum(map(len, head)) <= max_samples:
-        # Mostly, the first few windows tell.
-        if head and (config.presence_threshold == 0 or _present(head, config.presence_threshold)):
-            yield Span(0.0, torch.cat(head))
+        yield from _short_source(head, config)
         return
 
     detector, cutter, history = StreamDetector(), Cutter(config), _History()
@@ -192,10 +199,19 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
         yield history.span(*found)
 
 
-def _present(windows: Iterable[torch.Tensor], threshold: float) -> bool:
-    """Whether any of the windows is likely to be speech."""
-    detector = StreamDetector()
-    return any(detector.step(window) >= threshold for window in windows)
+def _short_source(windows: Sequence[torch.Tensor], config: SegmentConfig) -> Iterator[Span]:
+    """Cut a source of at most `max_seconds` at its pauses; it stays whole, silence included, if there are none."""
+    detector, cutter = StreamDetector(), Cutter(config)
+    probabilities = [detector.step(window) for window in windows]
+    if not windows or max(probabilities) < config.presence_threshold:
+        return
+    waveform = torch.cat(list(windows))
+    found = [*map(cutter.push, probabilities), cutter.finish(len(waveform))]
+    spans = [span for span in found if span is not None]
+    if len(spans) < 2:
+        spans = [(0, len(waveform))]
+    for start, end in spans:
+        yield Span(start / SAMPLE_RATE, waveform[start:end].clone())
 
 
 class _History:
@@ -211,7 +227,7 @@ class _History:
         self.end += len(window)
 
     def release(self, position: int) -> None:
-        """Let go of the windows that lie wholly before `position`."""
+        """Drop the windows that end at or before `position`."""
         while self._windows and self._start + len(self._windows[0]) <= position:
             self._start += len(self._windows.popleft())
 
@@ -223,7 +239,7 @@ class _History:
 
 
 def _windows(waveform_blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Regroup blocks of any length into windows of 512 samples; the last one may be shorter."""
+    """Blocks of any length as windows of 512 samples; only the last may be shorter."""
     rest = torch.empty(0)
     for block in waveform_blocks:
         pieces = torch.cat([rest, block]).split(WINDOW_SAMPLES)

@@ -14,10 +14,11 @@ import typer
 from asr.errors import ConfigError, DependencyError
 
 if TYPE_CHECKING:
+    from asr.audio.segment import SegmentConfig
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
-__all__ = ["DeviceName", "DtypeName", "ModelOptions", "SearchOptions", "extra", "load", "usage"]
+__all__ = ["DeviceName", "DtypeName", "ModelOptions", "SearchOptions", "SegmentOptions", "extra", "load", "usage"]
 
 
 class DeviceName(str, Enum):
@@ -58,6 +59,19 @@ CtcWeight = Annotated[
 LmWeight = Annotated[
     float | None, typer.Option(min=0, help="Weight of the language model; 0 turns it off.", rich_help_panel=_SEARCH)
 ]
+_SEGMENTS = "Segments"
+MinSilenceMs = Annotated[
+    int, typer.Option(min=1, metavar="MS", help="Silence that ends a segment.", rich_help_panel=_SEGMENTS)
+]
+SpeechThreshold = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=0.99, metavar="P", help="Speech probability that begins a segment.", rich_help_panel=_SEGMENTS
+    ),
+]
+MaxSeconds = Annotated[
+    float, typer.Option(min=1, max=60, metavar="S", help="Longest segment.", rich_help_panel=_SEGMENTS)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -89,6 +103,32 @@ class SearchOptions:
                 beam_size=max(own.beam_size, nbest) if self.beam_size is None else self.beam_size,
                 ctc_weight=own.ctc_weight if self.ctc_weight is None else self.ctc_weight,
                 lm_weight=own.lm_weight if self.lm_weight is None else self.lm_weight,
+            )
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Where audio is cut into segments."""
+
+    min_silence_ms: MinSilenceMs = 700
+    speech_threshold: SpeechThreshold = 0.5
+    max_seconds: MaxSeconds = 20.0
+
+    def settings(self) -> SegmentConfig:
+        """The other settings follow from these where their defaults would not fit.
+
+        Raises:
+            typer.BadParameter: a setting is out of its bounds.
+        """
+        from asr.audio.segment import SegmentConfig
+
+        with usage():
+            return SegmentConfig(
+                max_seconds=self.max_seconds,
+                min_silence_ms=self.min_silence_ms,
+                padding_ms=min(SegmentConfig.padding_ms, self.min_silence_ms // 2),
+                speech_threshold=self.speech_threshold,
+                silence_threshold=min(SegmentConfig.silence_threshold, self.speech_threshold),
             )
 
 

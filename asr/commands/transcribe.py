@@ -236,6 +236,7 @@ def transcribe(
     subtitles: SubtitleOptions,
     model: opt.ModelOptions,
     search: opt.SearchOptions,
+    segments: opt.SegmentOptions,
     cluster: ClusterOptions,
     dtype: opt.Dtype = opt.DtypeName.float32,
     batch_size: opt.BatchSize = 16,
@@ -267,6 +268,7 @@ def transcribe(
 
     if not quiet:
         loading(f"the model {model.model}")
+    segment = segments.settings()
     with contextlib.ExitStack() as opened:
         # The output comes first: a place that cannot be written to is known before a model is loaded.
         with opt.extra("ray"), opt.usage("--output"):
@@ -279,9 +281,8 @@ def transcribe(
 
         total = sum(1 for _ in find(sources)) if show or report else 0
         progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
-        options = batch.Options(
-            config, content.timed(destination.formats), batch_size, out.resume, content.keep_damaged
-        )
+        timed = content.timed(destination.formats)
+        options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment)
         totals = batch.run(transcriber, sources, sink, options, progress)
 
     if report:

@@ -114,7 +114,7 @@ def test_the_last_word_is_kept_to_the_last_sample() -> None:
         {"min_silence_ms": 10_001},
         {"min_speech_ms": -1},
         {"padding_ms": -1},
-        {"padding_ms": 501},
+        {"padding_ms": 701},
         {"speech_threshold": 1.0},
         {"speech_threshold": 0.2},
         {"silence_threshold": 0.0},
@@ -168,8 +168,7 @@ def test_a_short_source_without_speech_gives_nothing() -> None:
         assert list(split([waveform])) == []
 
 
-def test_a_short_source_comes_whole_where_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "StreamDetector", None)
+def test_a_short_source_comes_whole_where_all_is_taken() -> None:
     for length in (1, 511, 512, 513, 2 * SAMPLE_RATE):
         waveform = torch.randn(length)
         (span,) = split(waveform.split(300), dataclasses.replace(SHORT, presence_threshold=0.0))
@@ -177,6 +176,23 @@ def test_a_short_source_comes_whole_where_all_is_taken(monkeypatch: pytest.Monke
         assert torch.equal(span.waveform, waveform)
     assert list(split([], SHORT)) == []
     assert list(split([torch.empty(0)], SHORT)) == []
+
+
+@pytest.mark.usefixtures("loudness")
+def test_a_short_source_is_cut_at_its_pauses() -> None:
+    """A recording of up to 20 s always came whole, and the model lost words after its pauses."""
+    waveform = talk((0.0, 0.3), (1.0, 0.5), (0.0, 0.5), (1.0, 0.4))
+    spans = list(split(waveform.split(777), SHORT))
+    assert len(spans) == 2
+    check(waveform, spans, SHORT)
+
+
+@pytest.mark.usefixtures("loudness")
+def test_a_short_source_without_pauses_keeps_its_silence() -> None:
+    """Speech too faint for the detector's upper threshold may be in it."""
+    waveform = talk((0.4, 0.4), (0.0, 0.4), (1.0, 0.5), (0.0, 0.5))
+    (span,) = split([waveform], SHORT)
+    assert torch.equal(span.waveform, waveform)
 
 
 def test_where_there_is_nothing_to_cut_the_caller_gets_his_turn() -> None:

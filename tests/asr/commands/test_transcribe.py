@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from asr.audio.segment import SegmentConfig
 from asr.commands.options import DtypeName
 from asr.config import ModelConfig
 from tests.support.archive import below, files
@@ -32,6 +33,19 @@ def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) ->
     search = stub.asked["search"]
     assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
+
+
+def test_transcribe_cuts_where_it_is_told(command: Command, stub: StubRecogniser) -> None:
+    assert command("transcribe", "a.wav")[0] == 0
+    assert stub.asked["segment"] == SegmentConfig()
+    options = "--min-silence-ms 300 --speech-threshold 0.2 --max-seconds 10"
+    assert command("transcribe", "a.wav", *options.split())[0] == 0
+    segment = stub.asked["segment"]
+    assert (segment.min_silence_ms, segment.padding_ms, segment.max_seconds) == (300, 150, 10.0)
+    assert (segment.speech_threshold, segment.silence_threshold) == (0.2, 0.2)
+    status, _, err = command("transcribe", "a.wav", "--min-silence-ms", 30_000)
+    assert status == 2
+    assert "min_silence_ms" in err
 
 
 def test_a_weight_for_a_language_model_that_is_not_there(command: Command, stub: StubRecogniser) -> None:
