@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.archive import cluster
+from asr.archive import cluster, cluster_engine
 from asr.recogniser import Recogniser
 from tests.support.commands import Command, Stub, StubRecogniser
 from tests.support.small_model import small_model
@@ -50,9 +50,9 @@ def test_all_engines_get_work_and_no_task_is_large(tmp_path: Path, monkeypatch: 
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> cluster.Engine:
+def engine(monkeypatch: pytest.MonkeyPatch) -> cluster_engine.ClusterEngine:
     """An engine in this process, with a stub for its recogniser."""
-    counts = cluster.Attempts()
+    counts = cluster_engine.Attempts()
 
     def remote(method: Any) -> types.SimpleNamespace:
         return types.SimpleNamespace(remote=method)
@@ -60,7 +60,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> cluster.Engine:
     handle = types.SimpleNamespace(begin=remote(counts.begin), end=remote(counts.end))
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lambda value: value))
     monkeypatch.setattr(Recogniser, "load", lambda *_, **__: Stub())
-    return cluster.Engine(cluster.Setup("m", "cpu", "float32", None, 1), {}, handle)
+    return cluster_engine.ClusterEngine(cluster_engine.Setup("m", "cpu", "float32", None, 1), {}, handle)
 
 
 def reasons(rows: list[dict[str, bytes]]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def reasons(rows: list[dict[str, bytes]]) -> dict[str, str]:
 
 
 def test_a_file_that_kills_engines_takes_no_other_with_it(
-    engine: cluster.Engine, monkeypatch: pytest.MonkeyPatch
+    engine: cluster_engine.ClusterEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = {"task": 7, "paths": [b"/a.wav", b"/killer.wav", b"/bad.wav"]}
     outcome = Stub.outcome
@@ -84,18 +84,18 @@ def test_a_file_that_kills_engines_takes_no_other_with_it(
             engine(task)
     assert reasons(engine(task)) == {
         "/a.wav": "",
-        "/killer.wav": "the process died each time that it was tried",
+        "/killer.wav": "the process that transcribed it died each time",
         "/bad.wav": "is not audio",
     }
 
 
-def test_work_that_was_finished_and_is_done_again_is_no_death(engine: cluster.Engine) -> None:
+def test_work_that_was_finished_and_is_done_again_is_no_death(engine: cluster_engine.ClusterEngine) -> None:
     task = {"task": 0, "paths": [b"/a.wav"]}
     assert [reasons(engine(task)) for _ in range(5)] == [{"/a.wav": ""}] * 5
 
 
 def test_what_is_wrong_with_one_file_is_not_the_end_of_all(
-    engine: cluster.Engine, monkeypatch: pytest.MonkeyPatch
+    engine: cluster_engine.ClusterEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(stub: Stub, source: str) -> Any:
         raise MemoryError("no room\nfor 8 GB")
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_one_file_is_not_the_end_of_all(
 
 
 def test_files_that_fit_one_by_one_are_not_lost_with_their_batch(
-    engine: cluster.Engine, monkeypatch: pytest.MonkeyPatch
+    engine: cluster_engine.ClusterEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that ran out once made errors of up to 128 files that had not even been looked at."""
     together = Stub.transcribe_many
@@ -241,7 +241,7 @@ def engines_of(driver: int) -> Iterator[int]:
     """The processes of a run's engines, by Linux's /proc."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if b"FlatMap(Engine)" in (entry / "cmdline").read_bytes() and driver in ancestors(int(entry.name)):
+            if b"FlatMap(ClusterEngine)" in (entry / "cmdline").read_bytes() and driver in ancestors(int(entry.name)):
                 yield int(entry.name)
 
 
