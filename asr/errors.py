@@ -1,7 +1,7 @@
-"""Every error that Spellstream raises on purpose.
+"""The exceptions that Spellstream raises on purpose: one tree, so that catching `SpellstreamError` catches them all.
 
-One tree, so that a caller can catch `SpellstreamError` and be sure to have them all. The message is one line that
-names the file or id, the value that was found and the bound it broke: it is what the command line prints.
+A message is one line that names the file or id, the value that was found and the bound that it broke; the command line
+prints it as it is.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = [
 
 
 class SpellstreamError(Exception):
-    """The root of the tree; never raised itself."""
+    """The base class; never raised itself."""
 
 
 class ConfigError(SpellstreamError):
-    """A setting is missing, unknown, of the wrong type or out of its bounds."""
+    """A setting is missing, unknown, of the wrong type or out of bounds."""
 
 
 class AudioError(SpellstreamError):
-    """A source could not be turned into a waveform.
+    """A source cannot be decoded.
 
     Args:
-        source: what was being read, as the user would name it (a path, "standard input", "array").
-        reason: why it could not be read, in a few words.
+        source: what was read, as the user would name it (a path, "standard input", "array").
+        reason: why it cannot be decoded, in a few words.
     """
 
     def __init__(self, source: object, reason: str) -> None:
@@ -43,37 +43,37 @@ class AudioError(SpellstreamError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
-        # Exceptions with several arguments do not survive the pickling that worker processes use without this.
+        # Without this, exceptions with several arguments do not survive pickling by worker processes.
         return type(self), (self.source, self.reason)
 
 
 class SourceError(AudioError):
-    """A live source went away while it was being listened to; what came before was delivered."""
+    """A live source was lost while listening; the audio before that was delivered."""
 
 
 class DataError(SpellstreamError):
-    """A manifest, transcript or corpus is broken; names the file and line or the utterance id."""
+    """A manifest, transcript or corpus cannot be read or written; names the file and line, or the utterance id."""
 
 
 class TokenizerError(SpellstreamError):
-    """A tokenizer could not be trained or read, or text could not be encoded."""
+    """A tokenizer cannot be trained or read, or text cannot be encoded."""
 
 
 class CheckpointError(SpellstreamError):
-    """A model folder is missing, incomplete, or does not fit its own config."""
+    """A model folder is missing or incomplete, or does not match its own config."""
 
 
 class TrainingError(SpellstreamError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class DeviceError(SpellstreamError):
-    """The asked-for device is not there or cannot run what was asked."""
+    """The requested device is missing, or cannot run what was requested."""
 
 
 class ClusterError(SpellstreamError):
-    """A cluster cannot be reached, has no room, or went away; what was finished by then is kept."""
+    """A cluster cannot be reached, has no room, or was lost; results so far are kept."""
 
 
 class DependencyError(SpellstreamError):
-    """An optional package or system library is missing; the message says what to install."""
+    """An optional package or system library is missing; the message names what to install."""

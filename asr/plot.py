@@ -124,7 +124,7 @@ def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig |
         transcript=replace(transcript, source=audio.source_name(source)),
         stretches=tuple(_stretch(recogniser, waveform, segment) for segment in transcript.segments),
         frame_seconds=model.config.frame_seconds,
-        pieces=tuple(_label(recogniser.tokenizer.piece(token)) for token in range(len(recogniser.tokenizer))),
+        pieces=tuple(recogniser.tokenizer.label(token) for token in range(len(recogniser.tokenizer))),
         decibels=decibels - max(decibels.max(), _QUIETEST_PEAK_DB),
         features=config,
         cut=cut,
@@ -210,15 +210,10 @@ def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -
         alignment = alignments[0].mean(dim=1)
     return Stretch(
         start_seconds=segment.start_seconds,
-        tokens=tuple(_label(tokenizer.piece(token)) for token in tokens),
+        tokens=tuple(tokenizer.label(token) for token in tokens),
         alignment=alignment.float().cpu().numpy(),
         posteriors=model.ctc_log_probs(encoder_out)[0].exp().cpu().numpy(),
     )
-
-
-def _label(piece: str) -> str:
-    """A token as it is written here: sentencepiece's mark of a word's start hangs below the line."""
-    return piece.replace("▁", "_")
 
 
 def _require_matplotlib() -> None:

@@ -17,7 +17,7 @@ ErrorKind = Literal["substitution", "deletion", "insertion"]
 
 
 class Confusion(NamedTuple):
-    """A word error and how often it was made; the side that has no word is empty."""
+    """A word error and its number of occurrences; a missing word is empty."""
 
     kind: ErrorKind
     reference: str
@@ -26,13 +26,13 @@ class Confusion(NamedTuple):
 
 
 def worst(scored: Iterable[Scored], n: int) -> list[Scored]:
-    """At most `n` utterances with errors: those that add most word errors first, at a tie the higher rate first."""
+    """The `n` utterances with most word errors; among equals, those with the higher rate first."""
     wrong = [one for one in scored if one.words.errors]
     return sorted(wrong, key=lambda one: (-one.words.errors, -one.words.rate))[:n]
 
 
 def confusions(scored: Iterable[Scored], n: int | None = None) -> list[Confusion]:
-    """The `n` most frequent word errors (all when None), the most frequent first, ties in alphabetical order."""
+    """The `n` most frequent word errors (None: all), sorted by frequency, then alphabetically."""
     counter: Counter[tuple[ErrorKind, str, str]] = Counter()
     for one in scored:
         for kind, reference, hypothesis in _align(one.reference, one.hypothesis):
@@ -43,7 +43,7 @@ def confusions(scored: Iterable[Scored], n: int | None = None) -> list[Confusion
 
 
 def align_text(reference: str, hypothesis: str) -> str:
-    """Reference above hypothesis, word under word, with S, D and I below the errors (no third line without any)."""
+    """Reference above hypothesis, word under word, with S, D or I below each error; two lines if there is none."""
     rows = ["REF:", "HYP:", "    "]
     for kind, above, below in _align(reference, hypothesis):
         mark = kind[0].upper() if kind else ""
@@ -91,7 +91,7 @@ def table(summaries: Sequence[Summary], title: str | None = None, plain: Sequenc
 
 
 def _align(reference: str, hypothesis: str) -> Iterator[tuple[ErrorKind | None, str, str]]:
-    """Pairs of words in order, with the kind of error (None where they are equal); a missing word is empty."""
+    """Aligned pairs of words with the kind of error, None for equal words; a missing word is empty."""
     above, below = reference.split(), hypothesis.split()
     if not above:
         yield from (("insertion", "", word) for word in below)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 __all__ = ["ErrorCounts", "Scored", "Summary", "score", "summarise", "to_json"]
 
 RESAMPLES = 1000
-# Resampling works through blocks of about this many draws, so that its memory does not grow with the test set.
+# The bootstrap works in blocks of about this many draws, so that its memory does not grow with the test set.
 BLOCK_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """The edits that turn references into hypotheses, in words or in characters; adding counts pools them."""
+    """Edits that turn references into hypotheses, in words or in characters; `+` pools counts."""
 
     substitutions: int
     deletions: int
@@ -27,12 +27,12 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
-        """All edits together."""
+        """The number of edits."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Errors for each unit of the reference. An empty reference counts as one unit, to keep the rate finite."""
+        """Errors per word or character of the reference; an empty reference counts as one, to keep the rate finite."""
         return self.errors / max(self.reference_length, 1)
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
@@ -46,7 +46,7 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class Scored:
-    """One utterance, scored."""
+    """The scores of one utterance."""
 
     id: str
     corpus: str
@@ -59,9 +59,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """Many utterances pooled: errors are added up before they are divided, so long utterances weigh more.
+    """The scores of many utterances, pooled: errors are summed before they are divided, so long ones weigh more.
 
-    `wer_interval` is the 95 % interval (low, high) of the word error rate when the utterances are drawn anew.
+    `wer_interval` is the 95 % bootstrap interval (low, high) of the word error rate.
     """
 
     name: str
@@ -79,14 +79,14 @@ def score(
     hypothesis: str,
     duration_seconds: float,
 ) -> Scored:
-    """Compare one hypothesis with its reference; either may be empty."""
+    """Score one hypothesis against its reference; either may be empty."""
     reference, hypothesis = _one_line(reference), _one_line(hypothesis)
     words, characters = _count(reference, hypothesis)
     return Scored(id, corpus, reference, hypothesis, words, characters, duration_seconds)
 
 
 def summarise(scored: Sequence[Scored]) -> list[Summary]:
-    """One summary for each corpus, in order of appearance, and one named "total" of everything, always last."""
+    """A summary of each corpus, in order of appearance, and one of everything, named "total", last."""
     corpora: dict[str, list[Scored]] = {}
     for one in scored:
         corpora.setdefault(one.corpus, []).append(one)
@@ -94,7 +94,7 @@ def summarise(scored: Sequence[Scored]) -> list[Summary]:
 
 
 def to_json(summaries: Iterable[Summary], scored: Iterable[Scored] = ()) -> dict[str, object]:
-    """Plain values, ready for `json.dumps`: the summaries and, when given, every utterance. Rates are fractions."""
+    """The summaries and utterances as plain values for `json.dumps`; rates are fractions."""
     return {
         "summaries": [
             {
@@ -127,7 +127,7 @@ def _one_line(text: str) -> str:
 
 
 def _count(reference: str, hypothesis: str) -> tuple[ErrorCounts, ErrorCounts]:
-    """Word and character counts; jiwer refuses or redefines an empty reference, depending on its version."""
+    """Word and character counts; an empty reference is handled here, since versions of jiwer differ about it."""
     if not reference:
         return ErrorCounts(0, 0, len(hypothesis.split()), 0), ErrorCounts(0, 0, len(hypothesis), 0)
     import jiwer
@@ -153,9 +153,9 @@ def _summary(name: str, scored: Sequence[Scored]) -> Summary:
 
 
 def _bootstrap_interval(counts: Sequence[ErrorCounts]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the pooled rate over resampled utterances; the same at every call.
+    """The 2.5th and 97.5th percentile of the pooled rate over resampled utterances, with a fixed seed.
 
-    Utterances, not words, are resampled: errors within one utterance come together.
+    Utterances are resampled rather than words, since errors within an utterance are correlated.
     """
     if not counts:
         return 0.0, 0.0

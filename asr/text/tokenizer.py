@@ -28,7 +28,7 @@ class Tokenizer:
         model: the serialised sentencepiece model, as in a checkpoint's `tokenizer.model`.
 
     Raises:
-        TokenizerError: if it is none, or its special tokens are not where they must be.
+        TokenizerError: the bytes are no such model, or its special tokens are not 0 to 3.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -66,11 +66,11 @@ class Tokenizer:
 
         Args:
             texts: one sentence each.
-            vocab_size: special tokens included; characters take as many as there are, up to this.
+            vocab_size: special tokens included; for characters, the upper limit.
             kind: byte-pair units (Sennrich et al. 2016) or single characters.
 
         Raises:
-            TokenizerError: if there is no text, or too little for the vocabulary.
+            TokenizerError: there is no text, or too little for the vocabulary.
         """
         import sentencepiece
 
@@ -93,7 +93,7 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = str(error).rpartition("] ")[2]  # what comes before is the place in sentencepiece's source
+            reason = str(error).rpartition("] ")[2]  # the part before is a line of sentencepiece's source
             raise TokenizerError(f"a tokenizer of {vocab_size} {kind} tokens cannot be trained: {reason}") from None
         return cls(sink.getvalue())
 
@@ -113,12 +113,16 @@ class Tokenizer:
         return " ".join(text.split())
 
     def piece(self, token: int) -> str:
-        """A token as it is written in plots and tables."""
+        """A token as sentencepiece writes it, with ▁ at the start of a word."""
         piece: str = self._processor.IdToPiece(token)
         return piece
 
+    def label(self, token: int) -> str:
+        """A token as plots and tables show it, with _ at the start of a word, which every font has."""
+        return self.piece(token).replace(_WORD_START, "_")
+
     def words(self, tokens: list[int]) -> list[tuple[str, int, int]]:
-        """Each word with the range of tokens that spells it: `(text, first, after_last)`."""
+        """Each word with the range of its tokens: `(text, first, after_last)`."""
         if not tokens:
             return []
         starts = [i for i, t in enumerate(tokens) if self.word_starts[t] or i == 0]

@@ -213,7 +213,7 @@ def _picture(module: LasModule, batch: Batch, row: int) -> Any:
     tokens = batch.tokens[row, :count]
     history = torch.cat([tokens.new_tensor([SOS]), tokens])[None, :-1]
     _, alignments = module.model.decoder(history, *encoded)
-    pieces = [module.tokenizer.piece(token).replace("▁", "_") for token in tokens.tolist()]
+    pieces = [module.tokenizer.label(token) for token in tokens.tolist()]
     alignment = alignments[0].mean(dim=1).float().cpu().numpy()
     return attention_figure(alignment, pieces, module.model.config.frame_seconds)
 

@@ -248,7 +248,7 @@ def alignment(model: Model, one: Spoken, start: Checkpoint) -> tuple[Tensor, lis
     encoder_out, lengths = _top(model, [one], device)
     tokens = start.tokenizer.encode(one.text)
     _, alignments = model.decoder(torch.tensor([[SOS, *tokens[:-1]]], device=device), encoder_out, lengths)
-    return alignments[0].mean(dim=1).float().cpu(), [start.tokenizer.piece(token) for token in tokens]
+    return alignments[0].mean(dim=1).float().cpu(), [start.tokenizer.label(token) for token in tokens]
 
 
 def save(folder: Path, model: Model, start: Checkpoint) -> None:

@@ -156,9 +156,16 @@ def test_a_missing_ray_says_what_to_install(
     [
         ("a.wav --engines 2", "Invalid value for --engines: it goes with --ray"),
         ("- --ray local", "Invalid value for --ray: a cluster cannot read standard input"),
-        ("a.wav --output x.jsonl --output-dir out", "Invalid value for --output: it cannot go with an --output-dir"),
+        (
+            "a.wav --output x.jsonl --output-dir out",
+            "Invalid value for --output-dir and --output: there can be only one of these",
+        ),
         ("a.wav --output x.jsonl --format srt", "Invalid value for --format: rows hold what json does; leave it out"),
-        ("a.wav --output x.csv", "Invalid value for --output: x.csv: expected a name that ends in .jsonl or .parquet"),
+        (
+            "a.wav --output x.csv",
+            "Invalid value for --output: x.csv: expected a name that ends in .txt, .json, .srt, .vtt, .tsv, .jsonl, "
+            ".parquet; for a folder use --output-dir",
+        ),
     ],
 )
 def test_wrong_use(options: str, reason: str, command: Command, stub: StubRecogniser) -> None:

@@ -73,6 +73,11 @@ def test_unknown_characters_are_unknown_tokens(bpe: Tokenizer) -> None:
     assert UNKNOWN in bpe.encode("café")
 
 
+def test_labels_mark_word_starts_in_ascii(bpe: Tokenizer) -> None:
+    labels = [bpe.label(token) for token in bpe.encode("the hat")]
+    assert "".join(labels) == "_the_hat"
+
+
 @pytest.mark.parametrize("kind", ["bpe", "characters"])
 def test_words_know_their_tokens(kind: str, bpe: Tokenizer, characters: Tokenizer) -> None:
     """Word times rest on which tokens spell which word: all of them, each once, in order."""
