@@ -29,6 +29,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self'",
+        "media-src blob:",  # the user's own recordings and files
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Visit:
     @property
     def lines(self) -> list[str]:
         """What has been recognised, and stays so."""
-        return self.page.locator("#takes li span").all_inner_texts()
+        return self.page.locator("#takes li > span").all_inner_texts()
 
     @property
     def times(self) -> list[str]:
@@ -52,6 +53,13 @@ class Visit:
             element.to_have_text(re.compile(text))
         else:
             element.to_have_attribute(attribute, re.compile(text))
+
+    def until(self, condition: str, seconds: float = 20) -> None:
+        """Wait until JavaScript's `condition` is true; playwright's own way is against the page's policy."""
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, condition
+            self.page.wait_for_timeout(20)
 
     def listen(self, seconds: int) -> None:
         """Press the button, wait until so much has been heard, a few seconds, and press it again."""

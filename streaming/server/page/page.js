@@ -2,6 +2,7 @@
 
 import { clock } from "./formats.js";
 import { listMicrophones, openMicrophone } from "./microphone.js";
+import { Recording } from "./recording.js";
 import { check, openStream, transcribe } from "./server.js";
 import { Take, count } from "./takes.js";
 
@@ -120,13 +121,14 @@ async function start() {
     state.stream = await openStream({
       key: state.key,
       sampleRate: state.microphone.sampleRate,
-      onPartial: (text) => state.spoken?.showPartial(text, now()),
+      onPartial: (text, committed) => state.spoken?.showPartial(text, now(), committed),
       onFinal: addFinal,
       onEnd: end,
     });
     if (state.microphone.isGone()) throw new Error(GONE);
     state.ready = true;
-    state.spoken ??= spokenTake();
+    if (state.spoken?.recording.sampleRate !== state.microphone.sampleRate) state.spoken = spokenTake();
+    for (const audio of document.querySelectorAll("audio")) audio.pause(); // the microphone would hear it
     state.microphone.start(hear);
     setPhase("talking");
   } catch (error) {
@@ -140,11 +142,13 @@ async function start() {
 
 function spokenTake() {
   state.spokenSeconds = 0;
-  return newTake("Microphone", true);
+  const take = newTake("Microphone", true);
+  take.recording = new Recording(state.microphone.sampleRate, state.stream.sentSeconds);
+  return take;
 }
 
 function hear({ pcm, level }) {
-  state.stream.send(pcm);
+  if (state.stream.send(pcm)) state.spoken?.recording.add(pcm);
   showLevel(level);
   showDropped(state.stream.droppedSeconds);
   $("elapsed").textContent = clock(state.stream.sentSeconds);
@@ -179,6 +183,7 @@ async function end(error = null) {
   state.microphone = state.stream = null;
   if (problem) state.spoken?.keepPartial(state.spokenSeconds);
   else state.spoken?.showPartial("");
+  if (state.spoken) state.spoken.player.load(state.spoken.recording.toWav(), state.spoken.recording.start);
   setPhase("idle");
   if (problem) connect(problem);
 }
@@ -194,6 +199,7 @@ async function showMicrophones(chosen = $("microphone").value) {
 function addFiles(files) {
   for (const file of files) {
     const take = newTake(file.name, false);
+    take.player.load(file);
     if (state.phase === "idle") take.element.scrollIntoView({ block: "nearest" });
     queue(file, take);
   }

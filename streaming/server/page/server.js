@@ -85,7 +85,7 @@ class EventReader {
 }
 
 /**
- * A stream of speech. `onPartial(text)` and `onFinal(segment)` are called as the words come, `onEnd(error)` once, when
+ * A stream of speech. `onPartial(text, committed)`, with the number of words that will not change, and `onFinal(segment)` are called as the words come, `onEnd(error)` once, when
  * the server ends it unasked.
  */
 export async function openStream({ key, sampleRate, onPartial, onFinal, onEnd }) {
@@ -110,16 +110,17 @@ class Stream {
     socket.send(JSON.stringify({ config: { sample_rate: sampleRate, words: true, live: true } }));
   }
 
-  /** Sends s16le samples, unless so many wait already that the words would come far too late. */
+  /** Sends s16le samples, unless so many wait already that the words would come far too late; whether it did. */
   send(pcm) {
     const seconds = pcm.byteLength / this.bytesPerSecond;
-    if (this.socket.readyState !== WebSocket.OPEN) return;
+    if (this.socket.readyState !== WebSocket.OPEN) return false;
     if (this.socket.bufferedAmount > MAX_BUFFERED_SECONDS * this.bytesPerSecond) {
       this.unsentSeconds += seconds;
-      return;
+      return false;
     }
     this.socket.send(pcm);
     this.sentSeconds += seconds;
+    return true;
   }
 
   /** What the connection could not carry, and what the server had no time to hear. */
@@ -134,7 +135,7 @@ class Stream {
       if (message.text.trim()) onFinal(segment(message.text, message.result));
       else onPartial(""); // what had seemed to be words was none
     } else if (typeof message.partial === "string") {
-      onPartial(message.partial);
+      onPartial(message.partial, message.committed ?? 0);
     }
   }
 
@@ -216,6 +217,6 @@ function segment(text, words = [], { start, end } = {}) {
     start: start ?? words.at(0)?.start ?? 0,
     end: end ?? words.at(-1)?.end ?? 0,
     text: text.trim(),
-    words: words.map((word) => ({ text: word.word, start: word.start, end: word.end })),
+    words: words.map(({ word, start, end, conf, confidence = conf }) => ({ text: word, start, end, confidence })),
   };
 }

@@ -2,6 +2,9 @@
 // Whatever comes from a server or a file name becomes text, never markup.
 
 import { FORMATS, clock } from "./formats.js";
+import { Player } from "./player.js";
+
+const SURE = 0.5; // words of less confidence are underlined
 
 export class Take {
   /** `live` takes are read out by screen readers as they grow. */
@@ -10,15 +13,18 @@ export class Take {
     this.live = live;
     this.say = say;
     this.segments = [];
-    this.partial = { text: "", start: 0 };
+    this.partial = { text: "", start: 0, committed: 0 };
+    this.recording = null; // of a microphone
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part("name").textContent = this.part("name").title = name;
     if (live) this.part("log").setAttribute("role", "log");
     for (const button of this.element.querySelectorAll("[data-format]")) {
       button.addEventListener("click", () => this.download(button.dataset.format));
     }
+    this.player = new Player(this.part("sound"), this.part("lines"));
     this.part("copy").addEventListener("click", () => this.copy());
     this.part("remove").addEventListener("click", () => {
+      this.player.close();
       this.element.remove();
       onRemove(this);
     });
@@ -35,21 +41,29 @@ export class Take {
   add(segment) {
     this.segments.push(segment);
     this.grow(() => {
-      this.part("lines").append(row(document.createElement("li"), segment.start, segment.text));
+      this.part("lines").append(line(segment));
+      this.player.showButtons();
       this.showPartial("");
       this.part("tools").hidden = false;
+      if (segment.words.some(isUnsure)) this.part("legend").hidden = false;
     });
     this.describe(`${clock(segment.end)} · ${count(this.segments.length, "line")}`);
   }
 
-  showPartial(text, start = 0) {
-    if (text === this.partial.text) return;
-    this.partial = { text, start };
+  /** The first `committed` words of `text` will not change. */
+  showPartial(text, start = 0, committed = 0) {
+    if (text === this.partial.text && committed === this.partial.committed) return;
+    this.partial = { text, start, committed };
     const place = this.part("partial");
     this.grow(() => {
       place.hidden = !text;
       place.replaceChildren();
-      if (text) row(place, start, text);
+      if (!text) return;
+      const words = text.split(" ");
+      const sure = make("span", { className: "committed", textContent: words.slice(0, committed).join(" ") });
+      const said = make("span");
+      said.append(sure, committed ? " " : "", words.slice(committed).join(" "));
+      place.append(make("time", { textContent: clock(start) }), said);
     });
   }
 
@@ -64,7 +78,7 @@ export class Take {
   empty() {
     this.segments = [];
     this.part("lines").replaceChildren();
-    this.part("tools").hidden = true;
+    this.part("tools").hidden = this.part("legend").hidden = true;
   }
 
   /** Where nothing more will come, what was last heard is better than nothing. */
@@ -125,14 +139,37 @@ export class Take {
   }
 }
 
-/** Fills `element` with a time and what was said then. */
-function row(element, start, text) {
-  const time = document.createElement("time");
-  time.textContent = clock(start);
-  const words = document.createElement("span");
-  words.textContent = text;
-  element.append(time, words);
-  return element;
+/** A segment as a list item: a button with its time, and its words, each of which can be played from. */
+function line({ start, text, words }) {
+  const button = make("button", { type: "button", tabIndex: -1, disabled: true });
+  button.dataset.start = start;
+  button.setAttribute("aria-label", `Play from ${clock(start)}`);
+  button.append(make("time", { textContent: clock(start) }));
+  const said = make("span");
+  if (words.map((word) => word.text).join(" ") === text) said.append(...words.flatMap((word) => [shown(word), " "]));
+  else said.append(text);
+  const item = make("li");
+  item.append(button, said);
+  return item;
+}
+
+function shown(word) {
+  const span = make("span", { textContent: word.text });
+  span.dataset.start = word.start;
+  if (isUnsure(word)) {
+    const confidence = `Confidence ${Math.round(100 * word.confidence)} %`;
+    Object.assign(span, { className: "unsure", title: confidence, role: "mark" });
+    span.setAttribute("aria-description", confidence);
+  }
+  return span;
+}
+
+function isUnsure({ confidence }) {
+  return confidence < SURE; // not if it is unknown
+}
+
+function make(name, properties = {}) {
+  return Object.assign(document.createElement(name), properties);
 }
 
 export function count(number, thing) {

@@ -190,7 +190,9 @@ def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
 
 def _timed(index: int, segment: Segment) -> dict[str, Any]:
     times = {"start": round(segment.start_seconds, 3), "end": round(segment.end_seconds, 3)}
-    return {"id": str(index), **times, "text": segment.text, "words": _words(segment.words)}
+    sure = [{"confidence": round(word.confidence, 4)} for word in segment.words]
+    words = [word | extra for word, extra in zip(_words(segment.words), sure, strict=True)]
+    return {"id": str(index), **times, "text": segment.text, "words": words}
 
 
 def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, Any]:

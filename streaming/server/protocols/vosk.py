@@ -27,6 +27,7 @@ __all__ = ["VoskConfig", "router"]
 GOING_AWAY, BAD_DATA, POLICY, FAULT, TRY_AGAIN = 1001, 1007, 1008, 1011, 1013
 _REASON_BYTES = 123  # of a close frame
 _MAX_ALTERNATIVES = 100
+_NOTHING = Partial((), (), 0.0)
 
 Message: TypeAlias = "bytes | dict[str, Any]"
 
@@ -71,6 +72,11 @@ class VoskConfig:
                 raise ProtocolError(f"the model is {model}: there is no {_shown(value)}")
         return replace(self, **changes)
 
+    def partial(self, partial: Partial) -> dict[str, Any]:
+        """The segment that is being spoken; for a live client with the number of its words that will not change."""
+        said: dict[str, Any] = {"partial": partial.text}
+        return {**said, "committed": len(partial.committed)} if self.live else said
+
     def result(self, finals: Sequence[Final]) -> dict[str, Any]:
         """What has been finished since the last result, as one; {"text": ""} if nothing was."""
         text = " ".join(final.text for final in finals if final.text)
@@ -114,7 +120,7 @@ class _Client:
         self._service, self._socket = service, socket
         self._config = VoskConfig(service.config.sample_rate)
         self._stream: Stream | None = None
-        self._partial = ""
+        self._partial = _NOTHING
 
     async def serve(self) -> None:
         """Talk until either side ends it; whatever goes wrong is told to the client."""
@@ -197,11 +203,11 @@ class _Client:
         await self._answer(self._stream.take())
 
     async def _answer(self, events: Sequence[Event]) -> None:
-        """One message: what was finished, or else what is being said."""
+        """Send one message: the finished segments or, without one, the partial."""
         finals = [event for event in events if isinstance(event, Final)]
         if events:
-            self._partial = events[-1].text if isinstance(events[-1], Partial) else ""
-        await self._send(self._config.result(finals) if finals else {"partial": self._partial})
+            self._partial = events[-1] if isinstance(events[-1], Partial) else _NOTHING
+        await self._send(self._config.result(finals) if finals else self._config.partial(self._partial))
 
     async def _reset(self) -> None:
         if self._stream is not None:
@@ -216,7 +222,7 @@ class _Client:
 
     async def _result(self) -> None:
         events = [] if self._stream is None else self._stream.take()
-        self._partial = ""
+        self._partial = _NOTHING
         await self._send(self._config.result([event for event in events if isinstance(event, Final)]))
 
     async def _send(self, answer: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def test_everything_has_a_role_and_a_name(visit: Visit, server: Running) -> None
         'heading "Transcripts" [level=2]',
         f'heading "{NAME}" [level=3]',
         'button "Clear"',
+        'button "Play from 0:05" [disabled]',
         "text: nobody has told the kitchen",
         'button "Copy"',
         'group "Save as"',
