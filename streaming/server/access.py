@@ -1,4 +1,4 @@
-"""Who may come in: the API key, which pages' scripts may open a WebSocket, and by which names one may ask."""
+"""Access control: the API key, the origins of web pages, and the host names that requests may use."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from streaming.server.config import ServerConfig
 
 __all__ = ["BEARER", "Access"]
 
-BEARER = "bearer"  # a browser's WebSocket can set no header: it names this subprotocol, and the key after it
+BEARER = "bearer"  # browsers cannot set headers on a WebSocket: they send this subprotocol and the key as another
 _READS = ("GET", "HEAD", "OPTIONS")
 _PUBLIC = ("/", "/docs", "/health", "/ready")  # and the page at /ui, where the user enters the key
 
 
 class Access:
-    """ASGI middleware that lets through who has the key.
+    """ASGI middleware that checks the API key, the origin and the host name of each request.
 
-    It comes as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
-    Browsers let any page open a WebSocket to any server or post a form to it, though not read what it answers. So but
-    for reading, what comes from a page has to come from one of this server, or of an origin in the CORS list.
-
-    A page may also point its own name at 127.0.0.1 once it is loaded (DNS rebinding), and is of the same origin then:
-    a server that relies on being out of reach, on localhost and without a key, answers to no names but those it knows.
+    - Key: sent as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
+    - Origin: browsers let any page open a WebSocket to any server, or post a form to it, without reading the answer. So
+      all but GET, HEAD and OPTIONS must come from a page of this server, from an origin in the CORS list, or from a
+      client that is no browser.
+    - Host name: a page may point its own name at 127.0.0.1 after it was loaded (DNS rebinding), and then has the same
+      origin. A server that is protected only by being bound to localhost accepts known names alone.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
@@ -42,10 +42,10 @@ class Access:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers, is_socket = Headers(scope=scope), scope["type"] == "websocket"
-        if not _is_asked_for(headers, self._names):
-            refusal = problem(403, "the server is not known by this name: see --allow-host")
+        if not _is_allowed_host(headers, self._names):
+            refusal = problem(403, "this host name is not allowed: see --allow-host")
         elif (is_socket or scope["method"] not in _READS) and not self._from_here(headers):
-            refusal = problem(403, "pages of this origin may not use the server: see --cors")
+            refusal = problem(403, "pages of this origin are not allowed: see --cors")
         elif self._key is None or _is_public(scope) or self._has_key(scope, headers):
             return await self._app(scope, receive, send)
         else:
@@ -64,7 +64,7 @@ class Access:
 
 
 def _names(config: ServerConfig) -> Collection[str]:
-    """The names by which the server may be asked for, beside those of this machine; "*" for any."""
+    """The host names that requests may use besides addresses and localhost; "*" for any."""
     if config.allow_hosts:
         return {name.lower() for name in config.allow_hosts}
     host = config.host.lower()
@@ -72,18 +72,18 @@ def _names(config: ServerConfig) -> Collection[str]:
 
 
 def _is_bound_locally(host: str) -> bool:
-    """Whether a server that listens at this address or name, `127.1` or the machine's own, is out of others' reach."""
+    """Whether a server bound to this address or name (as `127.1`) can be reached from this machine alone."""
     if not host or _is_local(host):
         return bool(host)
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
-        return False  # it cannot be listened at either
+        return False  # the server cannot be bound to it either
     return bool(found) and all(map(_is_local, found))
 
 
-def _is_asked_for(headers: Headers, names: Collection[str]) -> bool:
-    """Whether a request's Host is one of the names, or an address: nobody else can make that lead here."""
+def _is_allowed_host(headers: Headers, names: Collection[str]) -> bool:
+    """Whether a request's Host is allowed: one of the names or an address, which DNS rebinding cannot forge."""
     if "*" in names or "host" not in headers:
         return True
     try:
@@ -94,7 +94,7 @@ def _is_asked_for(headers: Headers, names: Collection[str]) -> bool:
 
 
 def _is_local(name: str) -> bool:
-    """By itself: what a client asks for must not be looked up, since its name server may answer 127.0.0.1."""
+    """Whether a name is local, without a DNS query: the attacker's name server could answer 127.0.0.1."""
     address = _address(name)
     if address is None:
         return name == "localhost" or name.endswith(".localhost")
@@ -110,9 +110,9 @@ def _is_public(scope: Scope) -> bool:
 
 
 def _given(scope: Scope, headers: Headers) -> list[bytes]:
-    """Whatever may be meant as the key."""
+    """All the keys that a request carries."""
     kind, _, key = headers.get("authorization", "").partition(" ")
-    given = [key.strip().encode("latin-1")] if kind.lower() == BEARER else []  # the bytes as they came
+    given = [key.strip().encode("latin-1")] if kind.lower() == BEARER else []  # the bytes as they were sent
     if scope["type"] == "websocket":
         given += [key.encode() for key in parse_qs(scope["query_string"].decode("latin-1")).get("key", [])]
         protocols = scope.get("subprotocols", [])

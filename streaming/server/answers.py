@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP answers in the form that OpenAI gives them."""
+"""Errors as HTTP answers in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from asr.errors import SpellstreamError
-from streaming.server.service import OverloadError
+from streaming.server.errors import OverloadError
 
 __all__ = ["add_handlers", "problem"]
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An answer that says what is wrong: with the request (4xx) or here (5xx)."""
+    """An error answer: 4xx for a fault of the request, 5xx for one of the server."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
 
 
 def overloaded(error: OverloadError) -> JSONResponse:
-    """503, and when to come again."""
+    """Status 503, with the time after which to try again."""
     return problem(503, str(error), {"Retry-After": str(error.retry_after_seconds)})
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error of the application so."""
+    """Answer every error of the application in this format."""
 
     @app.exception_handler(OverloadError)
     async def busy(request: Request, error: OverloadError) -> Response:

@@ -27,11 +27,11 @@ __all__ = ["create_app"]
 
 
 def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
-    """The application; its service is `app.state.service`.
+    """Make the application; its service is `app.state.service`.
 
     Args:
         config: settings.
-        engine: recognises; made from the config's model if None.
+        engine: the engine; loaded from the config's model if None.
 
     Raises:
         SpellstreamError: the model cannot be loaded.
@@ -76,21 +76,21 @@ def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
 
 
 def _operations(service: Service) -> APIRouter:
-    """What whoever runs the server asks it."""
+    """Routes for monitoring."""
     routes = APIRouter(tags=["operations"])
-    refusals: dict[int | str, dict[str, Any]] = {503: {"description": "It is not, and why"}}
+    refusals: dict[int | str, dict[str, Any]] = {503: {"description": "No, with the reason"}}
 
     @routes.get("/health", responses=refusals)
     async def health() -> Response:
-        """Whether the server works; otherwise it should be started anew."""
+        """Whether the engine works; if not, the server should be restarted. A full server is healthy."""
         return _state(None if service.healthy else "the engine has failed")
 
     @routes.get("/ready", responses=refusals)
     async def ready() -> Response:
-        """Whether it takes another stream now."""
+        """Whether the server accepts another stream now."""
         if service.connections.full:
-            return _state("as many connections are open as are allowed")
-        refusal = service.refusal()
+            return _state(f"{len(service.connections)} connections are open, which is the limit")
+        refusal = service.admission.refusal()
         return _state(str(refusal) if refusal else None)
 
     @routes.get("/metrics")

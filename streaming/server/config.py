@@ -1,4 +1,4 @@
-"""How a server is run: where it listens, which model it loads, and the bounds that it keeps."""
+"""Settings of a server: its address, its model, access control, and limits."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from streaming.engine import StreamConfig
 __all__ = ["ServerConfig", "ServerLimits"]
 
 _HOST = re.compile(r"\*|[\w.-]+", re.ASCII)
-# As browsers write it, without a path: with so much as a slash at its end it would never be met.
+# As browsers write it: without a path. With a slash at the end it would never match.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What one client may ask for, and all of them together."""
+    """Limits for one client, and for all clients together."""
 
-    max_connections: int = 1000  # of all kinds, idle ones included
-    max_sessions: int = 100  # streams at a time
-    load_share: float = 0.5  # of a chunk's length that its latency may take before new streams are refused
-    max_message_bytes: int = 1 << 20  # of one WebSocket message
-    max_upload_bytes: int = 256 << 20  # of one request's body
-    max_uploads: int = 8  # requests with a body at a time
-    max_upload_seconds: float = 600.0  # for a request's body to come
-    max_stream_seconds: float = 4 * 3600.0  # of audio in one stream
-    max_behind_seconds: float = 10.0  # of one stream's audio that may wait to be heard
-    max_events: int = 256  # of one stream that may wait to be read
-    idle_seconds: float = 60.0  # a client that sends nothing for so long is dropped
-    send_seconds: float = 10.0  # and one that reads nothing
+    max_connections: int = 1000  # of all protocols, idle ones included
+    max_sessions: int = 100  # streams at the same time
+    load_share: float = 0.5  # new streams are refused when the latency exceeds this share of a chunk's length
+    max_message_bytes: int = 1 << 20  # bytes of one WebSocket message
+    max_upload_bytes: int = 256 << 20  # bytes of one request's body
+    max_uploads: int = 8  # requests with a body at the same time
+    max_upload_seconds: float = 600.0  # time to receive a request's body
+    max_stream_seconds: float = 4 * 3600.0  # audio in one stream or file
+    max_behind_seconds: float = 10.0  # audio of one stream that waits for the engine
+    max_events: int = 256  # events of one stream that wait for the client
+    idle_seconds: float = 60.0  # a client that sends nothing for this time is dropped
+    send_seconds: float = 10.0  # and so is one that reads nothing for this time
 
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_sessions", "max_message_bytes", "max_upload_bytes", "max_uploads"):
@@ -49,14 +49,14 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 2700
     model: str = "default"
-    language: str = "en"  # of the model, as ISO 639-1: clients that ask for another are refused
+    language: str = "en"  # of the model, as ISO 639-1; requests for another are refused
     device: str = "auto"
-    api_key: str | None = None  # nobody is asked for one where it is None
+    api_key: str | None = None  # None: no key is needed
     cors: tuple[str, ...] = ()  # origins whose pages may use the server; "*" for all
-    allow_hosts: tuple[str, ...] = ()  # names by which it may be asked for, beside those of this machine; "*" for all
+    allow_hosts: tuple[str, ...] = ()  # host names that requests may use; "*" for all
     wyoming_port: int | None = None
-    sample_rate: int = 8000  # of WebSocket clients that do not tell theirs, as with vosk-server
-    grace_seconds: float = 10.0  # for streams to finish when the server is stopped
+    sample_rate: int = 8000  # in Hz, of WebSocket clients that send none, as with vosk-server
+    grace_seconds: float = 10.0  # time for streams to finish when the server is stopped
     limits: ServerLimits = field(default_factory=ServerLimits)
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -74,5 +74,5 @@ class ServerConfig:
 
     @property
     def model_name(self) -> str:
-        """What clients call the model: the name of its folder."""
+        """The model's name for clients: that of its folder."""
         return Path(self.model).resolve().name

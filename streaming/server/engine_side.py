@@ -1,4 +1,4 @@
-"""The half of the service that runs in the engine's thread: sessions, their resamplers and steps."""
+"""The part of the service that runs in the engine's thread: sessions, resamplers, steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EngineSide"]
 
 
 class EngineSide:
-    """The streams' sessions. Of `turn` and `busy` only one may run at a time."""
+    """The sessions of the streams. `turn` and `busy` must not run at the same time."""
 
     def __init__(self, engine: Engine, limits: ServerLimits) -> None:
         self._pool = SessionPool(engine, limits.max_sessions, limits.max_behind_seconds)
@@ -27,7 +27,7 @@ class EngineSide:
         return self._pool.busy
 
     def turn(self, orders: Sequence[Order], dropped: Sequence[Stream]) -> dict[Stream, Status]:
-        """Forget the dropped streams, do what the others ask for, and step all; where each stands then."""
+        """Drop streams, carry out the orders, step all sessions, and return the status of each stream."""
         for stream in dropped:
             self._drop(stream)
         for order in orders:
@@ -64,7 +64,7 @@ class EngineSide:
             pool.flush(stream.session_id)
 
     def _drop(self, stream: Stream) -> None:
-        # Whatever its number: one that a fault has ended may have had that of another stream in a pool before this.
+        # Compare streams, not ids: after a fault, a stream of the pool before may have had the same id.
         if stream.session_id is not None and self._streams.get(stream.session_id) is stream:
             del self._streams[stream.session_id]
             self._pool.close(stream.session_id, discard=True)

@@ -1,8 +1,8 @@
-"""Uploaded files, recognised by the engine that has the live streams.
+"""Uploaded files, decoded by the engine that the live streams use.
 
-They are read and cut in one thread of their own, and decoded a span at a time between two steps of the streams. So they
-take turns, some seconds of audio each: a short file does not wait for a long one, nor a stream for a file. Memory is
-that of a block and a span of each, whatever their length.
+One thread reads the files and cuts them into spans of speech; each span is decoded between two turns of the streams. So
+files and streams alternate, some seconds of audio each: a short file does not wait for a long one, nor a stream for a
+file. Each file takes the memory of one block and one span, whatever its length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
 
-# Shorter than where nobody waits: live streams stand still while a span is decoded.
+# Shorter than for files alone: live streams wait while a span is decoded.
 _SPANS = SegmentConfig(max_seconds=10.0)
 _BLOCK_SECONDS = 5.0
 _END = Span(math.inf, torch.zeros(0))
@@ -39,21 +39,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class TooLongError(AudioError):
-    """A file holds more audio than one may."""
+    """A file is longer than `max_stream_seconds`."""
 
 
 class Part(NamedTuple):
-    """What was said in the next stretch of a file (None: nothing), and up to where it has been read."""
+    """The next segment of a file, or None where there was no speech; and how far the file has been read."""
 
     segment: Segment | None
     read_seconds: float
 
 
 class FileDecoder:
-    """Turns files into segments, one thread reading for all of them.
+    """Decodes files into segments; one thread reads all of them.
 
     Args:
-        service: whose engine decodes, and whose limit on the length of a stream is that of a file.
+        service: decodes the spans; its `max_stream_seconds` bounds the length of a file, too.
     """
 
     def __init__(self, service: Service) -> None:
@@ -61,39 +61,46 @@ class FileDecoder:
         self._reader = ThreadPoolExecutor(1, "spellstream-files")
 
     async def parts(self, file: IO[bytes]) -> AsyncGenerator[Part, None]:
-        """Decode a file, open in binary mode and on disk; closed or cancelled, this reads no further.
+        """Decode a file.
 
-        The file is read through a descriptor of its own: the caller may close his at any time.
+        It is read through a descriptor of its own, so the caller may close the original at any time. Closing or
+        cancelling the generator ends the reading.
+
+        Args:
+            file: a file on disk, open in binary mode.
 
         Yields:
-            A `Part` for each span of speech, in order; one without a segment at the end of the file, and now and then
-            before that.
+            A `Part` for each span of speech, in order; some without a segment where there is no speech for long, and
+            one at the end of the file.
 
         Raises:
-            AudioError: it cannot be read; TooLongError: it is longer than `max_stream_seconds`.
-            OverloadError: the server is being stopped before the file is done, or has failed.
+            AudioError: it cannot be decoded.
+            TooLongError: it is longer than `max_stream_seconds`.
+            OverloadError: the server was stopped before the end of the file, or has failed.
         """
         reading = _Reading(file, self._service.config.limits.max_stream_seconds)
         service, recogniser = self._service, self._service.recogniser
         search = replace(service.engine.final, nbest=1)
-        loop = asyncio.get_running_loop()
+        before_deadline, loop = service.stop.before_deadline, asyncio.get_running_loop()
         try:
-            while (span := await service.before_stop(loop.run_in_executor(self._reader, reading.step))) is not _END:
+            while True:
+                span = await before_deadline(loop.run_in_executor(self._reader, reading.step))
+                if span is _END:
+                    break
                 segment = None
                 if span is not None:
-                    (segment,) = await service.before_stop(
-                        service.run(recogniser.decode, [span.waveform], search, True)
-                    )
+                    decoding = service.run(recogniser.decode, [span.waveform], search, True)
+                    (segment,) = await before_deadline(decoding)
                     segment = segment.shifted(span.start_seconds) if segment.text else None
                 yield Part(segment, reading.seconds)
             yield Part(None, reading.seconds)
         finally:
             reading.stop()
-            self._reader.submit(reading.close)  # after the read that may be under way
+            self._reader.submit(reading.close)  # after the current read
 
 
 class _Reading:
-    """A file on its way through the reader's thread."""
+    """A file that the reader's thread reads step by step."""
 
     def __init__(self, file: IO[bytes], max_seconds: float) -> None:
         self._file = cast(BinaryIO, os.fdopen(os.dup(file.fileno()), "rb"))
@@ -103,11 +110,11 @@ class _Reading:
         self.seconds = 0.0
 
     def step(self) -> Span | None:
-        """Read on to the next span of speech, or for some seconds without one; `_END` at the end."""
+        """Read up to the next span of speech, or some seconds without one (None); `_END` at the end of the file."""
         return next(self._steps, _END)
 
     def stop(self) -> None:
-        """From any thread: do not finish the read that is under way."""
+        """End the current read early; may be called from any thread."""
         self._stopped.set()
 
     def close(self) -> None:
@@ -140,4 +147,4 @@ class _Reading:
 
     def _check(self, seconds: float) -> None:
         if seconds > self._max_seconds:
-            raise TooLongError(_NAME, f"is longer than the {self._max_seconds:g} s that are allowed")
+            raise TooLongError(_NAME, f"is longer than {self._max_seconds:g} s, which is the limit")

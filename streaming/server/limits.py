@@ -1,4 +1,4 @@
-"""Bounds on requests, kept before anything of them is stored."""
+"""Limits on request bodies, checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streaming.server.answers import overloaded, problem
 from streaming.server.config import ServerLimits
-from streaming.server.service import OverloadError, Service
+from streaming.server.errors import OverloadError
+from streaming.server.service import Service
 
 __all__ = ["BodyLimit"]
 
@@ -18,10 +19,10 @@ _BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
 class BodyLimit:
-    """ASGI middleware that bounds how many requests with a body there are at a time, how large and how slow one may be.
+    """ASGI middleware that limits the number, size and duration of requests with a body.
 
-    Bytes are counted as they come, whatever the headers say of them. A server that is being stopped takes none, and
-    those that are under way have to come in its time of grace.
+    Bytes are counted as they arrive, whatever the headers say. A server that is being stopped accepts no new requests,
+    and the open ones must arrive within the grace period.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -45,12 +46,12 @@ class BodyLimit:
 
     def _refusal(self) -> OverloadError | None:
         if self._open >= self._limits.max_uploads:
-            return OverloadError(f"{self._open} requests are being worked on, and that is all there may be", "uploads")
-        return self._service.stopping()
+            return OverloadError(f"{self._open} uploads are open, which is the limit", "uploads")
+        return self._service.admission.stopping()
 
 
 class _Body:
-    """A request's `receive` that gives up on a body that is too large or too slow."""
+    """A request's `receive` that raises when the body is too large or too slow."""
 
     def __init__(self, receive: Receive, service: Service) -> None:
         self._receive, self._service, self._limits = receive, service, service.limits
@@ -60,7 +61,7 @@ class _Body:
 
     async def __call__(self) -> Message:
         """The next message."""
-        if not self._more:  # what follows is waiting for the client to go away, and that may take long
+        if not self._more:  # from here on the call waits for the client to disconnect, without a limit
             return await self._receive()
         message = await self._in_time()
         self._bytes += len(message.get("body", b""))
@@ -72,17 +73,17 @@ class _Body:
     async def _in_time(self) -> Message:
         idle, left = self._limits.idle_seconds, self._deadline - time.monotonic()
         try:
-            return await self._service.before_stop(asyncio.wait_for(self._receive(), min(idle, left)))
+            return await self._service.stop.before_deadline(asyncio.wait_for(self._receive(), min(idle, left)))
         except asyncio.TimeoutError:
-            whole = f"it took longer than {self._limits.max_upload_seconds:g} s, which is all that it may"
-            raise HTTPException(408, f"nothing came for {idle:g} s" if idle < left else whole) from None
-        except OverloadError as error:  # in a form that FastAPI lets through
+            whole = f"the upload took longer than {self._limits.max_upload_seconds:g} s, which is the limit"
+            raise HTTPException(408, f"nothing was received for {idle:g} s" if idle < left else whole) from None
+        except OverloadError as error:  # FastAPI passes on no other exception from here
             headers = {"Retry-After": str(error.retry_after_seconds)}
             raise HTTPException(503, str(error), headers) from None
 
 
 def _too_large(limits: ServerLimits) -> str:
-    return f"the request is larger than {limits.max_upload_bytes} bytes, which is all that it may be"
+    return f"the request is larger than {limits.max_upload_bytes} bytes, which is the limit"
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -1,4 +1,4 @@
-"""What a server logs: one line for each event, as text or JSON; never audio, words or keys."""
+"""The server's log: one line for each event, as text or JSON; never audio, transcripts or keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
-    """Write the logs of the server, and warnings of whatever it stands on, to standard error."""
+    """Write the server's log, and warnings of libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -29,12 +29,12 @@ def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
 
 
 def formatter(log_format: LogFormat) -> logging.Formatter:
-    """How a line is written."""
+    """The formatter of a log format."""
     return _Json() if log_format == "json" else _Text()
 
 
 def note(logger: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Log an event with its facts; floats are rounded to milliseconds."""
+    """Log an event with fields; floats are rounded to three decimals."""
     if not logger.isEnabledFor(level):
         return
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()}
@@ -68,13 +68,13 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value on one line, whatever a client put into it."""
+    """A value on one line, whatever a client sent: it cannot forge a line of the log."""
     text = str(value)
     return text if text.isprintable() and not {" ", '"', "="} & set(text) and text else json.dumps(text)
 
 
 class AccessLog:
-    """ASGI middleware that logs and counts requests and connections: paths without queries, which may hold keys."""
+    """ASGI middleware that logs and counts requests; queries are left out, since they may hold keys."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -98,11 +98,11 @@ class AccessLog:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            status = status or 500  # which is answered farther out
+            status = status or 500  # the answer is made by an outer layer
             raise
         finally:
             method, client = scope.get("method", "WEBSOCKET"), scope.get("client")
-            # Not the path, nor any method: there are as many as clients care to think of.
+            # Routes and known methods only: clients could make up any number of label values.
             route = getattr(scope.get("route"), "path", "") or "unknown"
             self._metrics.requests.labels(method if method in _METHODS else "other", route, status).inc()
             level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO

@@ -1,4 +1,4 @@
-"""What a server tells Prometheus."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -26,40 +26,42 @@ class Metrics:
         PlatformCollector(registry=registry)
         self.connections = Gauge("spellstream_connections", "Open connections, idle ones included", registry=registry)
         self.streams = Gauge("spellstream_streams", "Open streams", ["kind"], registry=registry)
-        self.opened = Counter("spellstream_streams_opened", "Streams that were admitted", ["kind"], registry=registry)
+        self.opened = Counter("spellstream_streams_opened", "Streams admitted", ["kind"], registry=registry)
         self.refused = Counter(
-            "spellstream_refused", "Streams, requests and connections that were refused", ["reason"], registry=registry
+            "spellstream_refused", "Streams, requests and connections refused", ["reason"], registry=registry
         )
-        self.cut = Counter("spellstream_cut", "Streams that were ended by a limit", ["reason"], registry=registry)
-        self.queue_seconds = Gauge("spellstream_queue_seconds", "Audio that waits to be heard", registry=registry)
-        self.jobs = Gauge("spellstream_jobs", "Pieces of files that wait for the model", registry=registry)
+        self.cut = Counter("spellstream_cut", "Streams ended by a limit", ["reason"], registry=registry)
+        self.queue_seconds = Gauge("spellstream_queue_seconds", "Audio waiting for the engine", registry=registry)
+        self.jobs = Gauge("spellstream_jobs", "Spans of uploaded files waiting for the engine", registry=registry)
         self.latency = Histogram(
             "spellstream_chunk_latency_seconds",
-            "From when audio of a stream was there to when it was heard and its events were out",
+            "Time from the arrival of a stream's audio to its events",
             buckets=_LATENCIES,
             registry=registry,
         )
         self.step = Histogram(
-            "spellstream_step_seconds", "One step of all streams that had audio", buckets=_LATENCIES, registry=registry
+            "spellstream_step_seconds", "Duration of one step of all streams", buckets=_LATENCIES, registry=registry
         )
-        self.audio_seconds = Counter("spellstream_audio_seconds", "Audio of streams that was heard", registry=registry)
-        self.compute_seconds = Counter("spellstream_compute_seconds", "Time spent on streams", registry=registry)
+        self.audio_seconds = Counter("spellstream_audio_seconds", "Audio of streams decoded", registry=registry)
+        self.compute_seconds = Counter(
+            "spellstream_compute_seconds", "Computing time spent on streams", registry=registry
+        )
         self.dropped_seconds = Counter(
             "spellstream_dropped_audio_seconds",
-            "Audio of live streams that was dropped unheard, as the engine was late",
+            "Audio of live streams dropped because the engine was late",
             registry=registry,
         )
         self.real_time_factor = Gauge(
-            "spellstream_real_time_factor", "Computing for a second of audio, over the last seconds", registry=registry
+            "spellstream_real_time_factor", "Computing time per second of audio, recently", registry=registry
         )
-        self.finals = Counter("spellstream_finals", "Segments that were finished", registry=registry)
+        self.finals = Counter("spellstream_finals", "Segments finished", registry=registry)
         self.failures = Counter(
-            "spellstream_failures", "Steps and pieces of files that failed for a fault of the server", registry=registry
+            "spellstream_failures", "Steps and spans of files that failed because of the server", registry=registry
         )
         self.requests = Counter(
             "spellstream_requests", "HTTP requests", ["method", "route", "status"], registry=registry
         )
 
     def text(self) -> bytes:
-        """In Prometheus's own format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The browser page at `/ui`: a few small files, sent with headers that let them reach nothing but this server."""
+"""The browser page at `/ui`: a few small files, with a policy that lets them reach nothing but this server."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Scripts, styles, pictures and connections of this origin alone ('self' covers its WebSocket, ws or wss); no inline
-# script, and no string may become markup (trusted types), whatever a file name or a transcript holds.
+# Scripts, styles, images and connections from this origin alone ('self' includes its WebSocket); no inline scripts, and
+# no strings as markup (trusted types), whatever a file name or a transcript holds.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -45,14 +45,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Kept, but asked about each time (304 as long as nothing changed): an upgraded server never meets an old page.
+    # Cached, but revalidated each time (304 if unchanged): a new server never gets an old page.
     "Cache-Control": "no-cache",
 }
 
 
 @dataclass(frozen=True)
 class PageFile:
-    """One file of the page, as it is sent."""
+    """One file of the page."""
 
     content: bytes
     media_type: str
@@ -76,7 +76,7 @@ def router() -> APIRouter:
 
     @routes.get("/ui")
     def to_folder() -> Response:
-        # Relative, so that it holds behind a proxy that serves all of this under a prefix.
+        # Relative, so that it works behind a proxy with a path prefix.
         return RedirectResponse("ui/", headers={"Cache-Control": "no-cache"})
 
     @routes.get("/ui/")
@@ -103,7 +103,7 @@ def _read(folder: Path) -> dict[str, PageFile]:
 
 def _answer(page_file: PageFile, request: Request) -> Response:
     headers = {**HEADERS, "ETag": page_file.etag}
-    # A proxy that compresses makes the tag a weak one: W/"…".
+    # A proxy that compresses weakens the tag: W/"…".
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if page_file.etag in known:
         return Response(status_code=304, headers=headers)

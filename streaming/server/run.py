@@ -1,4 +1,4 @@
-"""uvicorn, and what it leaves open: silent connections, clients that never read, a stop that lets streams finish."""
+"""The uvicorn server, extended: it drops silent and unread connections, and lets streams finish before it stops."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from streaming.server.service import Service
 __all__ = ["Server", "listen"]
 
 _LOG = logging.getLogger(__name__)
-_TICKS = 10  # uvicorn's, of 0.1 s: how often connections are looked at
-_GOODBYE_SECONDS = 2.0  # for WebSocket clients to answer that they are being closed
-_SPARE_FILES = 64  # beside connections: the model, uploads, logs
-_SEND_BYTES = 1 << 16  # that the system keeps for a client that does not read; answers are small
+_TICKS = 10  # of uvicorn's 0.1 s, between two checks of the connections
+_GOODBYE_SECONDS = 2.0  # for WebSocket clients to answer a close frame
+_SPARE_FILES = 64  # open files besides connections: the model, uploads, logs
+_SEND_BYTES = 1 << 16  # of the system's send buffer, for a client that does not read; answers are small
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Bind a socket to an address.
 
     Raises:
-        SpellstreamError: the address cannot be used; one line says which and why.
+        SpellstreamError: the address cannot be used; the message names it and the reason.
     """
     made = None
     try:
@@ -64,12 +64,12 @@ class Server(uvicorn.Server):
                 ws_max_size=limits.max_message_bytes,
                 ws_per_message_deflate=False,  # PCM hardly shrinks, and each connection would need memory for it
                 log_config=None,
-                access_log=False,  # it would show keys; streaming.server.logs has one that does not
+                access_log=False,  # it would log keys in queries; see streaming.server.logs
                 server_header=False,
                 backlog=max(128, min(2048, limits.max_connections)),
             )
         )
-        self.failed = False  # it ends for a fault of its own
+        self.failed = False  # ended because of a fault of its own
         self._service: Service = app.state.service
         self._service.connections.add_group(self.server_state.connections)
         self._limits, self._grace_seconds = limits, config.grace_seconds
@@ -77,47 +77,52 @@ class Server(uvicorn.Server):
         _allow_files(limits.max_connections + _SPARE_FILES)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop at the first signal, at once at the second; the exit status tells of neither."""
+        """Stop in order at the first signal and at once at the second; the exit status is 0 either way."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after connections now and then; whether to exit: also where only a new start will help."""
+        """Check connections regularly; return whether to exit, which a broken engine causes, too."""
         if not (self._service.healthy or self.failed):
             self.failed = self.should_exit = True
-            note(_LOG, "the engine has failed for good: the server ends", logging.CRITICAL)
+            note(_LOG, "the engine has failed for good: the server exits", logging.CRITICAL)
         if counter % _TICKS == 0:
             self._sweep()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take nothing new, let streams say their last words, then close what is open."""
+        """Accept nothing new, let streams finish within the grace period, then close all connections."""
         note(_LOG, "stopping", streams=self._service.open_streams)
         for server in self.servers:
             server.close()
         deadline = time.monotonic() + self._grace_seconds
-        draining = asyncio.create_task(self._service.drain())
+        draining = asyncio.create_task(self._service.stop.drain())
         while not (draining.done() or self.force_exit) and time.monotonic() < deadline:
             await asyncio.wait((draining,), timeout=0.1)
         if not draining.done():
             draining.cancel()
-            note(_LOG, "streams are cut off", logging.WARNING, streams=self._service.open_streams)
+            note(
+                _LOG,
+                "the grace period is over: streams are cut off",
+                logging.WARNING,
+                streams=self._service.open_streams,
+            )
         await self._wait_for_goodbyes(min(deadline, time.monotonic() + _GOODBYE_SECONDS))
         self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
         note(_LOG, "stopped")
 
     async def _wait_for_goodbyes(self, until: float) -> None:
-        """Let WebSocket clients answer that they are being closed, as uvicorn cuts them off next.
+        """Let WebSocket clients answer the close frame, before uvicorn cuts them off.
 
-        What they have sent meanwhile is read and forgotten: closing a socket with anything unread resets the
-        connection, and a client that was ahead of the engine would never read why.
+        Their messages are read and ignored meanwhile: closing a socket with unread data resets the connection, and a
+        client that was ahead of the engine would never see the reason.
         """
         while time.monotonic() < until and any(getattr(c, "close_sent", False) for c in self.server_state.connections):
             await asyncio.sleep(0.01)
 
     def _sweep(self) -> None:
-        """Drop who connects and asks for nothing, and who reads nothing of what is sent."""
+        """Drop connections that send no request, and those that do not read their answers."""
         now, connections = time.monotonic(), self.server_state.connections
         self._service.metrics.connections.set(len(self._service.connections))
         self._watched = {c: _Seen.of(c, self._watched.get(c), now) for c in connections}
@@ -129,16 +134,16 @@ class Server(uvicorn.Server):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a connection looked like."""
+    """State of a connection at the last check."""
 
-    unread: int  # bytes that wait for the client to read
-    read: float  # when it last read something, or had nothing to read
-    asked: float  # when it last was at work on a request
+    unread: int  # bytes in the write buffer
+    read: float  # when the client last read something, or had nothing to read
+    asked: float  # when a request was last in progress
 
     @classmethod
     def of(cls, connection: Any, before: _Seen | None, now: float) -> _Seen:
         unread = connection.transport.get_write_buffer_size()
-        cycle = getattr(connection, "cycle", connection)  # a WebSocket looks after its idle time itself
+        cycle = getattr(connection, "cycle", connection)  # a WebSocket has its own idle timeout
         at_work = cycle is not None and not getattr(cycle, "response_complete", False)
         if before is None:
             return cls(unread, now, now)
@@ -147,11 +152,11 @@ class _Seen:
 
 
 def _allow_files(count: int) -> None:
-    """Raise how many files may be open, as far as that is allowed."""
+    """Raise the limit on open files to `count`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if wanted < count:
-        _LOG.warning("%d files may be open: fewer connections than the limit allows will fit", wanted)
+        _LOG.warning("the system allows %d open files: fewer connections than --max-connections will fit", wanted)

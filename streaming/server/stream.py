@@ -1,4 +1,4 @@
-"""One client's stream, as seen from asyncio: audio goes in, events come out, and both are bounded."""
+"""One client's stream in the event loop: audio goes in, events come out, and both queues are bounded."""
 
 from __future__ import annotations
 
@@ -15,35 +15,28 @@ from asr.audio import Resampler, pcm
 from asr.errors import SpellstreamError
 from streaming.events import Event, Final, Partial
 from streaming.server.config import ServerLimits
+from streaming.server.errors import LimitError
 from streaming.session import check_chunk
 
-__all__ = ["LimitError", "Order", "Status", "Stream"]
+__all__ = ["Order", "Status", "Stream"]
 
-_PIECE_SECONDS = 1.0  # whatever the length of a message, no more is handed over at a time
-
-
-class LimitError(SpellstreamError):
-    """A stream went beyond one of its bounds, or nobody read what it said: it is ended (close code 1008)."""
-
-    def __init__(self, message: str, limit: str) -> None:
-        super().__init__(message)
-        self.limit = limit
+_PIECE_SECONDS = 1.0  # longer messages are handed over in pieces
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a stream wants done in the next step."""
+    """Work that a stream has for the next step."""
 
     stream: Stream
     chunks: tuple[Tensor, ...]
-    arrived: float | None  # when the oldest audio that waits came; None if it has waited since the step before
+    arrived: float | None  # arrival of the oldest waiting audio; None if it has waited since the step before
     flush: bool
     finish: bool
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a stream stands after a step."""
+    """State of a stream after a step."""
 
     events: tuple[Event, ...]
     waiting_seconds: float
@@ -57,20 +50,20 @@ class Stream:
     """Made by `Service.stream`. One task may push while another one reads.
 
     Args:
-        sample_rate: of what is pushed.
-        kind: of client, as metrics and logs name it.
-        live: when there is no room, drop the oldest audio rather than let the client wait.
-        limits: its bounds.
-        wake: is called when there is something to do for the engine.
+        sample_rate: of the audio that is pushed, in Hz.
+        kind: of client, for metrics and logs.
+        live: drop the oldest audio when there is no room; otherwise the client has to wait.
+        limits: the server's limits.
+        wake: called when there is work for the engine.
 
     Raises:
-        AudioError: if the sample rate is out of bounds.
+        AudioError: the sample rate is out of bounds.
     """
 
     def __init__(self, sample_rate: int, kind: str, live: bool, limits: ServerLimits, wake: Callable[[], None]) -> None:
         self.sample_rate, self.kind, self.live = sample_rate, kind, live
         self.resampler = Resampler(sample_rate, "stream")
-        self.session_id: int | None = None  # the engine's thread gives it one with its first audio
+        self.session_id: int | None = None  # set by the engine's thread with the first order
         self.audio_seconds = self.dropped_seconds = 0.0
         self.segments = 0
         self.error: SpellstreamError | None = None
@@ -87,17 +80,17 @@ class Stream:
     # --- for clients --------------------------------------------------------------------------------------------------
 
     async def push(self, audio: bytes | Tensor) -> None:
-        """Append mono audio at the stream's own rate, and wait while too much of it has not been heard.
+        """Append mono audio, and wait while too much of it is waiting for the engine.
 
-        A live stream waits no longer than for the step that is under way.
+        A live stream waits for the current step at most.
 
         Args:
-            audio: s16le, of which an odd byte waits for its other half; or float32 `(samples,)`.
+            audio: s16le bytes, of which an odd one waits for its other half; or float32 `(samples,)`.
 
         Raises:
-            AudioError: if a tensor is of another kind, or holds NaN or infinity.
-            LimitError: if the stream has become too long, or was dropped.
-            SpellstreamError: if it is finished.
+            AudioError: the tensor has another dtype or shape, or holds NaN or infinity.
+            LimitError: the stream is too long, or was dropped.
+            SpellstreamError: the stream is finished.
         """
         if self._finish:
             raise SpellstreamError("the stream is finished: it takes no more audio")
@@ -107,7 +100,9 @@ class Stream:
         else:
             waveform = self._samples(audio)
         room = self._limits.max_behind_seconds / 2
-        piece_seconds = min(_PIECE_SECONDS, room / 2)  # what is there and a piece fit: nothing is dropped unasked
+        piece_seconds = min(
+            _PIECE_SECONDS, room / 2
+        )  # the waiting audio and a piece fit together, so nothing is dropped without need
         for piece in waveform.split(max(1, round(piece_seconds * self.sample_rate))):
             while self.error is None and self._inbox_seconds + (0 if self.live else self._waiting_seconds) > room:
                 await self._turned.wait()
@@ -115,7 +110,7 @@ class Stream:
             self._put(piece)
 
     async def heard(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until all that was pushed has been heard and its events are here; whether that was within the time."""
+        """Wait until all pushed audio has been decoded and its events are here; False if the time is over before."""
 
         async def settled() -> None:
             while self.pending and self.error is None:
@@ -128,21 +123,21 @@ class Stream:
         return True
 
     async def flush(self) -> None:
-        """Finish what is open once all is heard, its `Final` included; the stream goes on with what comes then."""
+        """Decode the waiting audio and finish the open segment; the stream goes on with later audio."""
         self._flush = True
         self._wake()
         await self.heard()
 
     def finish(self) -> None:
-        """There is no more audio: what is open is finished, then `events` ends."""
+        """End the audio: the open segment is finished, then `events` ends."""
         self._finish = True
         self._wake()
 
     def take(self) -> list[Event]:
-        """The events that are here and have not been read.
+        """The unread events.
 
         Raises:
-            SpellstreamError: if the stream was dropped, and there are none left.
+            SpellstreamError: the stream was dropped, and no events are left.
         """
         if not self._events:
             self._check()
@@ -151,10 +146,10 @@ class Stream:
         return events
 
     async def events(self) -> AsyncIterator[Event]:
-        """Events in order until the stream is finished; of several partials that wait, the last.
+        """Events in order until the stream is finished; of several unread partials in a row, the last.
 
         Raises:
-            SpellstreamError: if the stream was dropped.
+            SpellstreamError: the stream was dropped.
         """
         while True:
             while self._events:
@@ -166,7 +161,7 @@ class Stream:
 
     @property
     def pending(self) -> bool:
-        """Whether anything of what was asked for is not done."""
+        """Whether audio waits, or a flush or finish is not done."""
         if self.done:
             return False
         return bool(self._inbox or self._waiting_seconds or self._flush or self._flushing or self._finish)
@@ -174,7 +169,7 @@ class Stream:
     # --- for the service ----------------------------------------------------------------------------------------------
 
     def order(self) -> Order | None:
-        """What is to be done now, if anything; it counts as waiting until `turned` says otherwise."""
+        """Take the work for the next step, if any; its audio counts as waiting until `turned`."""
         finish = self._finish and not self._finishing
         if self.error is not None or not (self._inbox or self._flush or finish):
             return None
@@ -187,7 +182,7 @@ class Stream:
         return order
 
     def turned(self, status: Status) -> None:
-        """A step was done."""
+        """Take over the status after a step."""
         self._waiting_seconds, self.dropped_seconds = status.waiting_seconds, status.dropped_seconds
         self._flushing, self.done = status.flushing, status.done
         for event in status.events:
@@ -195,13 +190,13 @@ class Stream:
         self._notify()
 
     def fail(self, error: SpellstreamError) -> None:
-        """Drop the stream: whoever waits for it is told why."""
+        """Drop the stream: whoever waits for it gets the error."""
         self.error = self.error or error
         self._notify()
 
     @property
     def waiting_seconds(self) -> float:
-        """How much of its audio waits."""
+        """Audio that waits for the engine."""
         return self._inbox_seconds + self._waiting_seconds
 
     def _receive(self, event: Event) -> None:
@@ -212,7 +207,7 @@ class Stream:
             self._events.append(event)
         else:
             self._events.clear()
-            self.error = LimitError(f"nobody has read {self._limits.max_events} events", "max_events")
+            self.error = LimitError(f"{self._limits.max_events} events are unread, which is the limit", "max_events")
 
     def _samples(self, data: bytes) -> Tensor:
         frames, self._leftover = pcm.decode(self._leftover + data)
@@ -224,7 +219,7 @@ class Stream:
         seconds = len(piece) / self.sample_rate
         if self.audio_seconds + seconds > self._limits.max_stream_seconds:
             bound = f"{self._limits.max_stream_seconds:g} s"
-            raise LimitError(f"the stream is longer than {bound}, which is as long as one may be", "max_stream_seconds")
+            raise LimitError(f"the stream is longer than {bound}, which is the limit", "max_stream_seconds")
         self.audio_seconds += seconds
         self._inbox.append(piece)
         self._inbox_seconds += seconds

@@ -1,4 +1,4 @@
-"""The part of OpenAI's HTTP API that is about transcription, as its official clients speak it.
+"""OpenAI's HTTP API for transcription, as its official clients use it.
 
 https://platform.openai.com/docs/api-reference/audio/createTranscription
 """
@@ -34,7 +34,7 @@ __all__ = ["router"]
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
-# Clients have these built in; all of them mean the model that is served.
+# Names that clients have built in: all stand for the model that is served.
 _ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 _LANGUAGES = {"en": "english"}
 _MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
@@ -43,25 +43,25 @@ Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
 
 class TranscriptionForm(BaseModel):
-    """What a request for a transcription holds. `prompt` and `temperature` are accepted and change nothing."""
+    """The form of a transcription request. `prompt` and `temperature` are accepted without effect."""
 
-    file: Annotated[UploadFile, File(description="any audio or video file, of any rate and number of channels")]
-    model: str = Field("default", description="a name that `/v1/models` lists; they all mean the one that is served")
-    language: str | None = Field(None, description="ISO 639-1; refused where the model does not know it")
+    file: Annotated[UploadFile, File(description="audio or video, of any sample rate and number of channels")]
+    model: str = Field("default", description="a name listed by /v1/models; all stand for the served model")
+    language: str | None = Field(None, description="ISO 639-1 code; languages that the model does not know are refused")
     prompt: str | None = None
     response_format: Format = "json"
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
-        default=[], alias="timestamp_granularities[]", description="of `verbose_json`; segments where none are named"
+        default=[], alias="timestamp_granularities[]", description="for verbose_json; segment by default"
     )
-    stream: bool = Field(False, description="server-sent events with the text as it is found; not of srt and vtt")
+    stream: bool = Field(False, description="send server-sent events while decoding; not for srt and vtt")
 
 
 _Form = Annotated[TranscriptionForm, Form(media_type="multipart/form-data")]
 
 
 class _RefusedError(Exception):
-    """A request that is answered with an error, in the form that OpenAI gives it."""
+    """A refused request: status and fields of an error in OpenAI's format."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class _RefusedError(Exception):
 
 
 class _Route(APIRoute):
-    """A route that reads requests and answers errors as above."""
+    """A route that reads forms as `FormRequest` does, and answers errors in OpenAI's format."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -104,12 +104,12 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/models", responses=refusals)
     async def list_models() -> dict[str, Any]:
-        """The names that the model answers to."""
+        """List the names of the model."""
         return {"object": "list", "data": list(models.values())}
 
     @routes.get("/models/{model}", responses=refusals)
     async def retrieve_model(model: str) -> dict[str, Any]:
-        """One of the names that the model answers to."""
+        """Show one name of the model."""
         _check_model(model, models)
         return models[model]
 
@@ -126,13 +126,13 @@ def router(service: Service) -> APIRouter:
             transcript = await _while_connected(request, _collect(parts))
             if transcript is not None:
                 return _answer(transcript, form, service)
-        return Response(status_code=499)  # nobody is there to see it
+        return Response(status_code=499)  # the client has disconnected
 
     return routes
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None where the client goes away before that; the work is then cancelled."""
+    """The result of `work`; None if the client disconnects before, which cancels the work."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -196,7 +196,7 @@ def _timed(index: int, segment: Segment) -> dict[str, Any]:
 
 
 def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What Whisper tells of a segment; silence is gone before the model hears it, so none is likely to be that."""
+    """A segment as Whisper describes it; no_speech_prob is 0, since the detector removes silence before decoding."""
     text = segment.text.encode()
     log_probs = [math.log(max(word.confidence, 1e-10)) for word in segment.words]
     return {
@@ -214,7 +214,7 @@ def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, An
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events; however the response ends, so do they."""
+    """A response of server-sent events, whose generator is closed however the response ends."""
 
     def __init__(self, content: AsyncGenerator[str, None], **arguments: Any) -> None:
         super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, **arguments)
@@ -226,9 +226,9 @@ class _EventStream(StreamingResponse):
 
 
 async def _events(first: Part, rest: AsyncGenerator[Part, None], kind: Format) -> AsyncGenerator[str, None]:
-    """A delta for every segment, then the whole text; or an error, if the file is broken further on.
+    """Send a delta for each segment, then the whole text, or an error if decoding fails.
 
-    verbose_json has each segment's times and words too, in an event of its own.
+    verbose_json adds an event with each segment's times and words.
     """
     said: list[str] = []
     part: Part | None = first
@@ -246,7 +246,7 @@ async def _events(first: Part, rest: AsyncGenerator[Part, None], kind: Format) -
         except SpellstreamError as error:
             yield _event({"type": "error", **_failed(error).body})
         except Exception:
-            _LOG.exception("a file failed for a fault of the server")
+            _LOG.exception("a file failed because of a fault of the server")
             yield _event({"type": "error", **_RefusedError(500, "the server failed to transcribe this file").body})
 
 
@@ -263,7 +263,7 @@ def _model(name: str, service: Service) -> dict[str, Any]:
 
 
 def _check(form: TranscriptionForm, models: dict[str, Any], language: str) -> None:
-    """Refuse what would be answered with something else than was asked for."""
+    """Refuse a form that cannot be answered as asked."""
     _check_model(form.model, models)
     asked = (form.language or language).strip().lower()
     if asked.replace("_", "-").partition("-")[0] not in (language, _LANGUAGES.get(language)):
@@ -292,7 +292,7 @@ def _invalid(error: RequestValidationError) -> _RefusedError:
 
 
 def _failed(error: SpellstreamError) -> _RefusedError:
-    """What became of a file."""
+    """The answer to a file that failed."""
     if not isinstance(error, AudioError):
         return _RefusedError(503, str(error))
     return _RefusedError(
@@ -301,5 +301,5 @@ def _failed(error: SpellstreamError) -> _RefusedError:
 
 
 def _shown(text: str) -> str:
-    """What a client sent, fit to be told in a message."""
+    """A text that a client sent, shortened for a message."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")

@@ -1,7 +1,7 @@
 """The WebSocket protocol of vosk-server (https://alphacephei.com/vosk/server), at `/`.
 
-A client sends {"config": {...}}, then PCM, each message of which is answered by one: {"partial": ...} or a result; at
-last {"eof": 1}, whose answer is the last result. {"reset": 1} ends what is being said, and the stream goes on.
+A client sends {"config": {...}}, then PCM. Each message with PCM is answered by one message, {"partial": ...} or a
+result. {"eof": 1} ends the stream and is answered by the last result; {"reset": 1} ends the open segment only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from asr.audio.waveform import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from asr.errors import AudioError, SpellstreamError
 from streaming.events import Event, Final, Partial
 from streaming.server.access import BEARER
-from streaming.server.service import LimitError, OverloadError, Service, Stream
+from streaming.server.errors import LimitError, OverloadError
+from streaming.server.service import Service, Stream
 
 __all__ = ["VoskConfig", "router"]
 
@@ -33,15 +34,15 @@ Message: TypeAlias = "bytes | dict[str, Any]"
 
 
 class ProtocolError(SpellstreamError):
-    """A client sent what has no meaning here."""
+    """A client sent a message that the protocol does not allow."""
 
 
 @dataclass(frozen=True)
 class VoskConfig:
-    """What a client may set; `phrase_list` is accepted and changes nothing, as the model knows no grammar.
+    """A client's settings. `phrase_list` is accepted without effect, as the model has no grammar.
 
-    `live` is no setting of vosk-server's: where the engine is late, the client does not wait, but the oldest audio is
-    dropped, and each answer says how much of it so far.
+    `live` is an extension of vosk-server's protocol: when the engine is late, the client does not wait, but the oldest
+    audio is dropped, and each answer says how much so far.
     """
 
     sample_rate: int
@@ -51,10 +52,10 @@ class VoskConfig:
     live: bool = False
 
     def updated(self, given: object, model: str) -> VoskConfig:
-        """With what a config message sets; what it sets beyond these is ignored, as vosk-server does.
+        """Apply a config message; unknown settings are ignored, as vosk-server does.
 
         Raises:
-            ProtocolError: it sets something to what cannot be.
+            ProtocolError: a setting has an invalid value.
         """
         if not isinstance(given, dict):
             raise ProtocolError(f"config is {_shown(given)}: it must be an object")
@@ -78,7 +79,7 @@ class VoskConfig:
         return {**said, "committed": len(partial.committed)} if self.live else said
 
     def result(self, finals: Sequence[Final]) -> dict[str, Any]:
-        """What has been finished since the last result, as one; {"text": ""} if nothing was."""
+        """The segments finished since the last result as one answer; {"text": ""} without any."""
         text = " ".join(final.text for final in finals if final.text)
         words = [
             {
@@ -95,7 +96,7 @@ class VoskConfig:
         if not self.max_alternatives:
             return said
         best = {"confidence": sum(final.segment.score for final in finals), **said}
-        # Several segments in one answer would have as many combinations as nobody wants to read.
+        # For several segments, the alternatives would be all combinations of theirs.
         others = finals[0].segment.alternatives[1 : self.max_alternatives] if len(finals) == 1 else ()
         return {"alternatives": [best, *({"confidence": other.score, "text": other.text} for other in others)]}
 
@@ -123,9 +124,9 @@ class _Client:
         self._partial = _NOTHING
 
     async def serve(self) -> None:
-        """Talk until either side ends it; whatever goes wrong is told to the client."""
-        draining = asyncio.ensure_future(self._service.draining.wait())
-        with self._service.talk():
+        """Serve until either side ends the connection; errors are sent to the client."""
+        draining = asyncio.ensure_future(self._service.stop.requested.wait())
+        with self._service.stop.conversation():
             try:
                 async with AsyncExitStack() as stack:
                     await self._talk(stack, draining)
@@ -143,7 +144,7 @@ class _Client:
                 draining.cancel()
 
     async def _talk(self, stack: AsyncExitStack, draining: asyncio.Future[Any]) -> None:
-        self._service.check_room()  # rather than when the client has begun to speak
+        self._service.check_room()  # now, rather than after the client has begun to speak
         while True:
             message = await self._receive(draining)
             if message is None:
@@ -162,18 +163,18 @@ class _Client:
                 return await self._close(1000, "")
 
     async def _receive(self, draining: asyncio.Future[Any]) -> Message | None:
-        """The next message; None if the server is being stopped."""
+        """The next message; None when the server is being stopped."""
         seconds = self._service.limits.idle_seconds
         receiving = asyncio.ensure_future(self._socket.receive())
         try:
             await asyncio.wait((receiving, draining), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done():  # even if there is more, or a client that is ahead of the engine would never be told
+            if draining.done():  # even if a message has arrived: a client that is ahead of the engine must be told, too
                 return None
             if receiving.done():
                 return _message(receiving.result())
         finally:
             receiving.cancel()
-        raise LimitError(f"nothing came for {seconds:g} s", "idle_seconds")
+        raise LimitError(f"nothing was received for {seconds:g} s", "idle_seconds")
 
     def _configure(self, given: object) -> None:
         config = self._config.updated(given, self._service.config.model_name)
@@ -184,10 +185,10 @@ class _Client:
             self._stream.live = config.live
 
     async def _hear(self, pcm: bytes, stack: AsyncExitStack) -> None:
-        """Take audio, and answer with what has been heard once that includes it.
+        """Push audio, and answer once it has been decoded.
 
-        When the engine is late, the answer waits no longer than the audio is: a client that waits for each answer must
-        not fall behind because of it. A live one gets it in half of that, and can make up for what it is behind.
+        When the engine is late, the answer waits for no longer than the audio lasts: a client that waits for each
+        answer must not fall behind. A live client waits for half of that, so that it can catch up.
         """
         if self._stream is None:
             opening = self._service.stream(self._config.sample_rate, kind="vosk", live=self._config.live)
@@ -195,7 +196,7 @@ class _Client:
         try:
             await self._stream.push(pcm)
         except LimitError:
-            if self._stream.error is None:  # it has become too long, and what it said until then is not lost
+            if self._stream.error is None:  # the stream is too long: its words until here are not lost
                 await self._end()
             raise
         seconds = len(pcm) / (2 * self._stream.sample_rate)
@@ -234,7 +235,7 @@ class _Client:
         try:
             await self._send({"error": str(error)})
             await self._close(code, str(error))
-        except (WebSocketDisconnect, RuntimeError):  # it has gone meanwhile
+        except (WebSocketDisconnect, RuntimeError):  # the client has disconnected
             pass
 
     async def _close(self, code: int, reason: str) -> None:
@@ -242,7 +243,7 @@ class _Client:
 
 
 def _message(event: Any) -> Message:
-    """What a client has sent."""
+    """A client's message, parsed."""
     if event["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(event.get("code", 1005))
     if (pcm := event.get("bytes")) is not None:
@@ -257,7 +258,7 @@ def _message(event: Any) -> Message:
 
 
 def _number(name: str, value: object, low: int, high: int) -> int:
-    """A whole number, which may come as a float or in quotes."""
+    """A whole number, which may be sent as a float or a string."""
     number = math.nan
     if isinstance(value, (int, float, str)) and len(str(value)) < 32:
         try:
@@ -276,7 +277,7 @@ def _phrases(value: object) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    """What a client sent, short enough for a message."""
+    """A value that a client sent, shortened for a message."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(value[:60] if isinstance(value, str) else value)[:80]

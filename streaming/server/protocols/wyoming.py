@@ -1,7 +1,7 @@
-"""The Wyoming protocol, by which Home Assistant speaks to recognisers: JSON lines and PCM over TCP.
+"""The Wyoming protocol (https://github.com/OHF-Voice/wyoming), which Home Assistant uses: JSON lines and PCM over TCP.
 
-https://github.com/OHF-Voice/wyoming. The library brings the events; they are read here, within bounds, as anybody who
-can reach the port may send anything. Neither key nor encryption is part of the protocol: it is for networks one trusts.
+The library defines the events. They are parsed here, because anyone who can reach the port may send anything, and the
+library sets no bounds. The protocol has neither keys nor encryption: it is for trusted networks only.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ import asr
 from asr.audio import pcm
 from asr.errors import ConfigError, SpellstreamError
 from streaming.events import Final
-from streaming.server.service import OverloadError, Service, Stream
+from streaming.server.errors import OverloadError
+from streaming.server.service import Service, Stream
 
 __all__ = ["serving"]
 
 _LOG = logging.getLogger(__name__)
-_LINE_BYTES = 1 << 16  # of a header, and of the JSON that may follow it
+_LINE_BYTES = 1 << 16  # of a header line, and of the JSON data behind it
 _MAX_CHANNELS = 32
 _LINGER_SECONDS = 1.0
 
 
 class _ProtocolError(SpellstreamError):
-    """What a client sent is not of the protocol; it is told so and dropped."""
+    """A client broke the protocol: it gets the error, and its connection is closed."""
 
 
 class _Format(NamedTuple):
@@ -54,10 +55,10 @@ class _Format(NamedTuple):
 
 @asynccontextmanager
 async def serving(service: Service, host: str, port: int) -> AsyncIterator[None]:
-    """Answer clients while this is open; then the port is closed, and so is every connection.
+    """Serve clients while this is open; at the end the port and all connections are closed.
 
     Raises:
-        ConfigError: the port cannot be listened on.
+        ConfigError: the server cannot listen on the port.
     """
     connections: set[asyncio.Task[None]] = set()
     service.connections.add_group(connections)
@@ -92,35 +93,35 @@ class _Connection:
         self._limits = service.limits
 
     async def run(self) -> None:
-        """Answer until the client goes away, or has to."""
+        """Serve until either side ends the connection; errors are sent to the client."""
         try:
             while (event := await self._read()) is not None:
                 if AudioStart.is_type(event.type):
                     await self._transcribe(_format(event))
-                elif AudioChunk.is_type(event.type):  # some clients send no audio-start: the chunk has all that it has
+                elif AudioChunk.is_type(event.type):  # some clients send no audio-start; a chunk has the format, too
                     await self._transcribe(_format(event), event)
                 elif AudioStop.is_type(event.type):
                     await self._write_empty()
                 else:
                     await self._answer(event)
         except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
-            self._writer.transport.abort()  # gone, or silent, or deaf
+            self._writer.transport.abort()  # the client disconnected, sends nothing, or does not read
         except OverloadError as error:
             await self._refuse(str(error), "overloaded")
         except SpellstreamError as error:
             await self._refuse(str(error), "refused")
         except Exception:
-            _LOG.exception("a Wyoming client was dropped for a fault of the server")
+            _LOG.exception("a Wyoming client was dropped because of a fault of the server")
             await self._refuse("the server failed to go on with this stream", "failed")
         finally:
             self._writer.close()
-        try:  # counted among the connections until it is one no more: a client that does not read would keep it open
+        try:  # it counts as a connection until it is closed, which a client that does not read would prevent
             await asyncio.wait_for(self._writer.wait_closed(), self._limits.send_seconds)
         except (OSError, asyncio.TimeoutError):
             self._writer.transport.abort()
 
     async def _answer(self, event: Event) -> None:
-        """Answer what needs no audio; what is not known is passed over, as the protocol asks for."""
+        """Answer events that are not audio; unknown ones are ignored, as the protocol demands."""
         if Describe.is_type(event.type):
             await self._write(_info(self._service))
         elif Ping.is_type(event.type):
@@ -138,7 +139,7 @@ class _Connection:
             hearing = asyncio.create_task(self._hear(stream, audio, first))
             stopping = asyncio.create_task(self._stop(stream, hearing))
             try:
-                # Whichever fails ends the other.
+                # If one fails, the other is cancelled.
                 await asyncio.wait((telling, hearing), return_when=asyncio.FIRST_EXCEPTION)
             finally:
                 for task in (stopping, hearing, telling):
@@ -149,8 +150,8 @@ class _Connection:
                     raise end
 
     async def _stop(self, stream: Stream, hearing: asyncio.Task[None]) -> None:
-        """When the server is being stopped, hear no more, but say what has been heard."""
-        await self._service.draining.wait()
+        """When the server is being stopped, end the audio; the transcript so far is still sent."""
+        await self._service.stop.requested.wait()
         hearing.cancel()
         stream.finish()
 
@@ -180,7 +181,7 @@ class _Connection:
         stream.finish()
 
     async def _tell(self, stream: Stream) -> None:
-        """Send words as they are committed, and in the end the whole text, which begins with all of them."""
+        """Send words as they are committed, and the whole transcript at the end."""
         await self._write(TranscriptStart())
         finished = sent = ""
         async for event in stream.events():
@@ -201,7 +202,7 @@ class _Connection:
         await self._write(TranscriptStop())
 
     async def _read(self) -> Event | None:
-        """The next event, in the time that a client may be silent; None where it has gone."""
+        """The next event, within `idle_seconds`; None when the client has disconnected."""
         return await asyncio.wait_for(
             _read_event(self._reader, self._limits.max_message_bytes), self._limits.idle_seconds
         )
@@ -210,7 +211,7 @@ class _Connection:
         await asyncio.wait_for(async_write_event(event.event(), self._writer), self._limits.send_seconds)
 
     async def _refuse(self, message: str, code: str) -> None:
-        """Say why, and hear the client out for a moment: a reset might overtake the reason."""
+        """Send an error, then read on for a moment: closing at once could reset the connection first."""
         try:
             await self._write(Error(message, code))
             self._writer.write_eof()
@@ -224,11 +225,11 @@ class _Connection:
 
 
 async def _read_event(reader: asyncio.StreamReader, max_payload_bytes: int) -> Event | None:
-    """What `wyoming.event.async_read_event` does, but with every length bounded and every type checked.
+    """Read an event as `wyoming.event.async_read_event` does, with bounded lengths and checked types.
 
     Raises:
-        IncompleteReadError: the client went away in the middle.
-        _ProtocolError: it is no event.
+        IncompleteReadError: the client disconnected within an event.
+        _ProtocolError: the event is malformed.
     """
     try:
         line = await reader.readline()
@@ -266,7 +267,7 @@ def _length(header: dict[str, Any], name: str, bound: int) -> int:
 
 
 def _format(event: Event) -> _Format:
-    """The format that an audio-start or audio-chunk declares; whether the engine takes its rate is for the engine."""
+    """The format in an audio-start or audio-chunk; the engine checks the sample rate."""
     rate, width, channels = (event.data.get(name) for name in _Format._fields)
     if type(rate) is not int or type(width) is not int or type(channels) is not int:
         raise _ProtocolError(f"{event.type} must have rate, width and channels, as integers")
@@ -292,7 +293,7 @@ def _info(service: Service) -> Info:
 
 @cache
 def _project_url() -> str:
-    """Where the project is to be found, as the installed package says; "" where it does not."""
+    """The project's URL in the metadata of the installed package; "" if there is none."""
     try:
         about = metadata.metadata("spellstream")
     except metadata.PackageNotFoundError:

@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_one_line(taken: int, option: str, capsys: pytes
     ("arguments", "variable", "status", "complaint"),
     [
         (["--host", "no.such.host.invalid"], None, 1, "no.such.host.invalid:2700: "),
-        (["--port", "0"], " ", 2, "SPELLSTREAM_API_KEY is set, but empty: unset it to let everybody in"),
+        (["--port", "0"], " ", 2, "SPELLSTREAM_API_KEY is set, but empty: unset it to serve without a key"),
         (["--port", "70000"], None, 2, "less than or equal to 65535"),
         (["--port", "0", "--model", "no-such-model"], None, 1, "no-such-model"),
     ],
@@ -84,6 +84,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["serve"]) == 1
     assert "pip install 'spellstream[serve]'" in capsys.readouterr().err
+
+
+def served_port(process: subprocess.Popen[str]) -> int:
+    """The port in the line with the server's address; a fresh process first says that the model is loading."""
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    if line == "spellstream: loading the model default\n" or line.startswith("spellstream: loading the model /"):
+        line = process.stderr.readline()
+    assert line.startswith("spellstream: http://127.0.0.1:")
+    return int(line.split("http://127.0.0.1:")[1].split("/")[0])
 
 
 async def last_words(port: int, key: str, stop: Callable[[], None]) -> dict[str, Any]:
@@ -118,9 +128,7 @@ def test_a_signal_ends_it_with_the_last_words_and_status_0(model: Path, reposito
     environment = {**os.environ, "SPELLSTREAM_API_KEY": "secret"}
     with subprocess.Popen(command, cwd=repository_root, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        first = process.stderr.readline()
-        assert first.startswith("spellstream: http://127.0.0.1:")
-        port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
+        port = served_port(process)
         asyncio.run(wait_until_ready(port))
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models?key=secret")
@@ -197,11 +205,11 @@ _HANGS = """
 import sys, threading
 from asr.commands.main import main
 from streaming.engine import Engine
-from streaming.server import service
+from streaming.server import worker
 
 step, trials = Engine.step, iter([True])
 Engine.step = lambda *arguments: step(*arguments) if next(trials, False) else threading.Event().wait()
-service._MAX_TURN_SECONDS = float(sys.argv[1])
+worker._MAX_TURN_SECONDS = float(sys.argv[1])
 sys.exit(main(["serve", "--port", "0", "--grace-seconds", "0.5", "--device", "cpu", "--model", sys.argv[2]]))
 """
 
@@ -214,7 +222,7 @@ def test_a_server_whose_engine_hangs_ends_and_says_so(model: Path, repository_ro
         assert process.stderr is not None
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
-        port = int(process.stderr.readline().split("http://127.0.0.1:")[1].split("/")[0])
+        port = served_port(process)
         asyncio.run(wait_until_ready(port))
 
         async def talk() -> None:

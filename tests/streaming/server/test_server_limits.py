@@ -226,7 +226,7 @@ def test_the_protocols_share_one_limit_on_connections(engine: Engine) -> None:
 def test_who_says_nothing_is_dropped(guarded: Running) -> None:
     async def main() -> None:
         async with connect(f"{guarded.ws_url}/?key=a%20key") as websocket:
-            assert await closed(websocket) == (1008, "nothing came for 1.5 s")
+            assert await closed(websocket) == (1008, "nothing was received for 1.5 s")
 
     asyncio.run(main())
 

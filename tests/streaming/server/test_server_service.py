@@ -20,9 +20,10 @@ from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
 from streaming.engine import Engine
 from streaming.events import Event, Final
-from streaming.server import service as module
+from streaming.server import worker as module
 from streaming.server.config import ServerConfig, ServerLimits
-from streaming.server.service import LimitError, OverloadError, Service
+from streaming.server.errors import LimitError, OverloadError
+from streaming.server.service import Service
 
 SECOND = b"\1\0" * 16_000
 ROOMY = ServerLimits(load_share=100)
@@ -174,7 +175,7 @@ def test_a_stream_that_nobody_reads_is_dropped(serve: Any) -> None:
                 await stream.push(SECOND)
                 await stream.flush()
             for use_it in (stream.push(SECOND), texts(stream)):
-                with pytest.raises(LimitError, match="nobody has read 3 events"):
+                with pytest.raises(LimitError, match="3 events are unread"):
                     await use_it
             await other.push(SECOND)
             other.finish()
@@ -339,24 +340,17 @@ def test_functions_take_turns_with_the_streams(serve: Any) -> None:
     serve(use)
 
 
-def test_an_idle_service_does_nothing(serve: Any) -> None:
+def test_an_idle_service_does_nothing(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No busy waiting, neither without streams nor for one that says nothing."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:
             await stream.push(SECOND)
             await stream.heard()
-            steps, turns = engine.steps, 0
-            real = service._turn
-
-            async def counted() -> bool:
-                nonlocal turns
-                turns += 1
-                return await real()
-
-            service._turn = counted  # type: ignore[method-assign]
+            steps, turns, real = engine.steps, [], service.worker._turn
+            monkeypatch.setattr(service.worker, "_turn", lambda: turns.append(1) or real())
             await asyncio.sleep(0.2)
-            assert (engine.steps - steps, turns) == (0, 0)
+            assert (engine.steps - steps, turns) == (0, [])
 
     serve(use)
 
@@ -365,8 +359,8 @@ def test_a_service_that_drains_takes_nothing_new_and_waits_for_what_is_open(serv
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:
             await stream.push(SECOND)
-            draining = asyncio.ensure_future(service.drain())
-            await service.draining.wait()
+            draining = asyncio.ensure_future(service.stop.drain())
+            await service.stop.requested.wait()
             with pytest.raises(OverloadError, match="being stopped"):
                 async with service.stream():
                     pass
@@ -383,7 +377,7 @@ def test_a_fault_outside_of_a_step_ends_the_service(serve: Any, monkeypatch: pyt
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:
-            monkeypatch.setattr(service, "_measure", lambda *_: 1 / 0)
+            monkeypatch.setattr(service.worker, "_measure", lambda *_: 1 / 0)
             await stream.push(SECOND)
             waiting = asyncio.ensure_future(service.run(print))
             with pytest.raises(SpellstreamError, match="the server has failed"):

@@ -26,7 +26,7 @@ from asr.commands.main import main
 from streaming.engine import Engine
 from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.run import listen
-from streaming.server.service import Service
+from streaming.server.worker import Worker
 from tests.support.serving import Running, running
 from tests.support.small_model import small_model
 
@@ -97,7 +97,7 @@ def test_an_upload_that_begins_in_a_stop_is_refused_and_one_that_is_under_way_is
             stream.send(b"\0" * 3200)
             stream.recv(timeout=20)
             made.stop()
-            wait_until(made.service.draining.is_set)
+            wait_until(made.service.stop.requested.is_set)
             assert late.sock is not None
             late.sock.sendall(upload())
             status, headers, said = answer(late.sock)
@@ -150,7 +150,7 @@ def test_an_upload_that_goes_on_for_ever_is_given_up(engine: Engine) -> None:
                 break
             connection.sendall(bytes([byte]))
     assert told.startswith(b"HTTP/1.1 408 ")
-    assert b"it took longer than 0.5 s" in told
+    assert b"the upload took longer than 0.5 s" in told
 
 
 @pytest.mark.usefixtures("_own_logging")
@@ -168,7 +168,7 @@ def test_a_fault_of_its_own_ends_the_command_with_status_1(
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=20).close()
                 break
             time.sleep(0.05)
-        monkeypatch.setattr(Service, "_measure", lambda *_: 1 / 0)
+        monkeypatch.setattr(Worker, "_measure", lambda *_: 1 / 0)
         with connect(f"ws://127.0.0.1:{port}") as idle, connect(f"ws://127.0.0.1:{port}") as speaking:
             speaking.send(b"\0" * 3200)
             for one in (speaking, idle):
@@ -185,5 +185,5 @@ def test_a_fault_of_its_own_ends_the_command_with_status_1(
     assert closed == [1011, 1011]
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said
-    assert said.count("CRITICAL the engine has failed for good: the server ends") == 1
-    assert said.splitlines()[-1] == "spellstream: the server has ended for a fault of its own: see its log"
+    assert said.count("CRITICAL the engine has failed for good: the server exits") == 1
+    assert said.splitlines()[-1] == "spellstream: the server ended because its engine failed: see the log"

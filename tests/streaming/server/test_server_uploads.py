@@ -93,7 +93,7 @@ def test_a_length_beyond_the_bound_is_refused_by_its_header(server: Running, spe
     """A hundred hours, says the header; nothing of it is decoded."""
     started = time.monotonic()
     message = refusal(server, form(claiming(speech, 100 * 3600 * 16_000)))
-    assert message == "file: is longer than the 60 s that are allowed"
+    assert message == "file: is longer than 60 s, which is the limit"
     assert time.monotonic() - started < 3
 
 

@@ -1,0 +1,49 @@
+"""The one thread that uses the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+__all__ = ["EngineThread"]
+
+T = TypeVar("T")
+_CLOSE_SECONDS = 3.0  # how long `close` waits for the current call
+
+
+class EngineThread:
+    """Runs one function at a time, and tells for how long the current one has been running."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "spellstream-engine")
+        self._busy_since: float | None = None  # set by the thread itself
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the current call has been running; 0 when the thread is idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(*args)` in the thread."""
+
+        def timed() -> T:
+            self._busy_since = time.monotonic()
+            try:
+                return function(*args)
+            except StopIteration as error:  # which no future can hold: its caller would wait for ever
+                raise RuntimeError("StopIteration") from error
+            finally:
+                self._busy_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+
+    async def close(self) -> None:
+        """Accept no more calls, and wait a moment for the current one: if it hangs, that would be for ever."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + _CLOSE_SECONDS
+        while self.busy_seconds and time.monotonic() < until:
+            await asyncio.sleep(0.01)

@@ -1,0 +1,168 @@
+"""The worker: turns in which all streams are stepped as one batch, and jobs between them.
+
+The engine's thread runs one turn at a time: it takes the audio that the streams have received since the turn before,
+steps them all, and hands their events back. Everything else happens in the event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from asr.errors import SpellstreamError
+from streaming.engine import Engine
+from streaming.events import Final
+from streaming.server.config import ServerLimits
+from streaming.server.engine_side import EngineSide
+from streaming.server.engine_thread import EngineThread
+from streaming.server.errors import engine_failed
+from streaming.server.jobs import Jobs
+from streaming.server.load import Load, Turn, warm_up
+from streaming.server.metrics import Metrics
+from streaming.server.stream import Status, Stream
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+_MAX_FAULTS = 3  # failed turns or trials in a row before the engine counts as broken
+_MAX_TURN_SECONDS = 60.0  # a call of the engine's thread that takes longer hangs
+_LOG = logging.getLogger(__name__)
+
+
+class Worker:
+    """Steps streams and runs jobs until it is closed or the engine fails for good.
+
+    Args:
+        engine: used by nobody else from now on.
+        limits: the server's limits.
+        streams: the open streams, kept up to date by the service.
+        metrics: measures of the server.
+    """
+
+    def __init__(self, engine: Engine, limits: ServerLimits, streams: Collection[Stream], metrics: Metrics) -> None:
+        self.thread = EngineThread()
+        self.load = Load()
+        self._engine, self._limits, self._streams, self._metrics = engine, limits, streams, metrics
+        self._engine_side = EngineSide(engine, limits)
+        self._jobs = Jobs(self.thread, self._trial, metrics)
+        self._dropped: list[Stream] = []  # unfinished, but no longer read by anyone
+        self._wake = asyncio.Event()
+        self._turn_started = 0.0
+        self._failed_turns = 0  # in a row
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._task is not None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether streams are being stepped; if not, only a restart of the process helps."""
+        faults = max(self._failed_turns, self._jobs.failed_trials)
+        hanging = self.thread.busy_seconds > _MAX_TURN_SECONDS
+        return self._task is not None and not self._task.done() and faults < _MAX_FAULTS and not hanging
+
+    async def start(self) -> None:
+        """Warm the engine up, then begin with the turns."""
+        await self.thread.run(self._trial)
+        self._task = asyncio.create_task(self._work(), name="spellstream-worker")
+
+    async def close(self) -> None:
+        """End the turns; jobs that wait are cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._jobs.cancel_all()
+        await self.thread.close()
+
+    def wake(self) -> None:
+        """A stream has something to do for the engine."""
+        self._wake.set()
+
+    def drop(self, stream: Stream) -> None:
+        """Forget a stream that is not finished, with the audio that has not been heard."""
+        self._dropped.append(stream)
+        self._wake.set()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a job: see `Service.run`."""
+        if self._task is None or self._task.done():
+            raise engine_failed()
+        future = self._jobs.submit(function, *args)
+        self._wake.set()
+        return await future
+
+    def _trial(self) -> None:
+        warm_up(self._engine)
+
+    async def _work(self) -> None:
+        try:
+            while self.healthy:
+                await self._wake.wait()
+                self._wake.clear()
+                if await self._turn():
+                    self._wake.set()  # there may be more to do: look again, after others have had the event loop
+                if self.healthy:
+                    await self._jobs.run_next()
+                    if self._jobs:
+                        self._wake.set()
+        except Exception:
+            _LOG.exception("a fault outside of a step: %d streams are dropped", len(self._streams))
+            self._metrics.failures.inc()
+
+        for stream in self._streams:
+            stream.fail(SpellstreamError("the server has failed"))
+        self._jobs.fail_all(engine_failed())
+
+    async def _turn(self) -> bool:
+        """Step the streams once; whether there was anything to do."""
+        orders = [order for stream in self._streams if (order := stream.order())]
+        dropped, self._dropped = self._dropped, []
+        if not (orders or dropped or self._engine_side.busy):
+            return False
+
+        before, self._turn_started = self._turn_started, time.monotonic()
+        try:
+            statuses = await self.thread.run(self._engine_side.turn, orders, dropped)
+        except Exception:
+            self._start_afresh()
+            return True
+        if any(status.heard_seconds for status in statuses.values()):  # otherwise the engine may have had nothing to do
+            self._failed_turns = 0
+
+        self._measure(statuses, {order.stream: order.arrived or before for order in orders}, before)
+        for stream, status in statuses.items():
+            stream.turned(status)
+            if stream.error is not None and not stream.done:
+                self._dropped.append(stream)
+        return True
+
+    def _measure(self, statuses: Mapping[Stream, Status], arrived: Mapping[Stream, float], before: float) -> None:
+        """Record how late each stream was; audio that was there before the last turn was not due in that turn."""
+        now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
+        latencies = tuple(now - arrived.get(stream, before) for stream in heard)
+        taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
+        self.load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self._streams))))
+
+        self._metrics.step.observe(taken)
+        for latency in latencies:
+            self._metrics.latency.observe(latency)
+        self._metrics.audio_seconds.inc(audio)
+        self._metrics.compute_seconds.inc(taken)
+        for stream, status in statuses.items():
+            self._metrics.dropped_seconds.inc(status.dropped_seconds - stream.dropped_seconds)
+            self._metrics.finals.inc(sum(isinstance(event, Final) for event in status.events))
+
+    def _start_afresh(self) -> None:
+        """Drop all streams after a failed turn: none of their states can be trusted."""
+        _LOG.exception("a step failed: %d streams are dropped", len(self._streams))
+        self._metrics.failures.inc()
+        self._failed_turns += 1
+        self._engine_side = EngineSide(self._engine, self._limits)
+        for stream in self._streams:
+            stream.fail(SpellstreamError("the server failed to go on with this stream"))
