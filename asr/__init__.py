@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+__docformat__ = "google"  # for pdoc
 
 _MODULES = {
     "audio.segment": ("SegmentConfig",),

@@ -31,7 +31,7 @@ SAMPLE_RATE = 16_000
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
 
-Source: TypeAlias = "str | os.PathLike[str] | BinaryIO | NDArray[Any] | torch.Tensor"
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any] | torch.Tensor
 
 
 class Resampler:

@@ -17,9 +17,10 @@ from asr.output.timed import Segment, TimedText
 
 __all__ = ["SubtitleShape", "srt", "tsv", "vtt"]
 
-# Subtitle guidelines agree on these: a cue stays on screen for one to seven seconds.
+# Subtitle guidelines agree on these: a cue stays on screen for one to seven seconds, and can be read in that time.
 MAX_CUE_MS = 7000
 MIN_CUE_MS = 1000
+CHARACTERS_PER_SECOND = 20
 PAUSE_MS = 300  # a silence this long is a good place to end a cue
 
 
@@ -130,14 +131,15 @@ def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], 
 
 
 def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
-    """The transcript in cues that never overlap, each held for a second where the next one leaves the time."""
+    """The transcript in cues that never overlap, each held until it can be read if the next one leaves the time."""
     raw = [cue for segment in transcript.segments for cue in _split(_timed_words(segment, transcript, shape), shape)]
     ends = [cue.start_ms for cue in raw[1:]] + [_milliseconds(transcript.duration_seconds, transcript)]
     cues: list[_Cue] = []
     free_ms = 0
     for cue, latest_end_ms in zip(raw, ends, strict=False):
         start_ms = max(cue.start_ms, free_ms)
-        held_ms = min(start_ms + MIN_CUE_MS, latest_end_ms)
+        reading_ms = 1000 * len(cue.text()) // CHARACTERS_PER_SECOND
+        held_ms = min(start_ms + min(max(reading_ms, MIN_CUE_MS), MAX_CUE_MS), latest_end_ms)
         # Players drop a cue that lasts no time at all.
         free_ms = max(cue.end_ms, held_ms, start_ms + 1)
         cues.append(_Cue(cue.lines, start_ms, free_ms))
@@ -220,12 +222,16 @@ def _fill(words: list[_Timed], width: int) -> tuple[tuple[_Timed, ...], ...]:
 
 
 def _best_break(words: list[_Timed], shape: SubtitleShape) -> int:
-    """Where to cut: near the middle of what limits a cue, better still at a pause or after punctuation."""
+    """Where to cut: near the middle of what limits a cue, better at a pause or after punctuation.
+
+    Rather not after a short word, which as an article or preposition belongs to what follows.
+    """
     sizes = [len(word.text) + 1 if shape.max_words is None else 1 for word in words]
     total, done = sum(sizes), 0
     costs: list[float] = []
     for (word, following), size in zip(pairwise(words), sizes, strict=False):
         done += size
         natural = word.text[-1] in ".,;:?!" or following.start_ms - word.end_ms >= PAUSE_MS
-        costs.append(abs(done / total - 0.5) - (0.2 if natural else 0.0))
+        clinging = not natural and len(word.text) <= 3
+        costs.append(abs(done / total - 0.5) - (0.2 if natural else 0.0) + (0.1 if clinging else 0.0))
     return costs.index(min(costs)) + 1

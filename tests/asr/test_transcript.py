@@ -35,12 +35,3 @@ def test_save_to_an_unknown_extension(tmp_path: Path) -> None:
     with pytest.raises(asr.SpellstreamError, match=r"talk\.doc: expected a name that ends in \.txt, \.json"):
         TRANSCRIPT.save(str(tmp_path / "talk.doc"))
     assert not list(tmp_path.iterdir())
-
-
-def test_the_public_names_are_there() -> None:
-    assert asr.Transcript is Transcript
-    assert {*asr.__all__} <= {*dir(asr)}
-    for name in asr.__all__:
-        assert getattr(asr, name)
-    with pytest.raises(AttributeError, match="transcripe"):
-        asr.transcripe  # noqa: B018

@@ -217,6 +217,18 @@ def test_a_short_word_stays_on_screen_until_the_next_cue() -> None:
     assert [(start, end) for start, end, _ in cues] == [(1000, 1500), (1500, 2500), (5000, 6000)]
 
 
+def test_a_cue_is_held_until_it_can_be_read() -> None:
+    """Quick speech left 24 characters a second; guidelines allow 20, and often a pause follows."""
+    quick = (Segment("x" * 40, 1.0, 2.2, 0.0), Segment("y" * 40, 5.0, 6.2, 0.0), Segment("z", 6.5, 7.0, 0.0))
+    cues = parse_srt(render(Transcript("a", 9.0, quick), "srt"))
+    assert [(start, end) for start, end, _ in cues] == [(1000, 3000), (5000, 6500), (6500, 7500)]
+
+
+def test_cues_do_not_end_in_an_article() -> None:
+    cues = parse_srt(render(one_segment("so we can sell the coupons and fares", 0.0, 9.0), "srt"))
+    assert [lines for _, _, lines in cues] == [["so we can sell"], ["the coupons and fares"]]
+
+
 @pytest.mark.parametrize("name", ["json", "srt", "vtt", "tsv"])
 def test_a_time_that_is_no_number_is_an_error_that_names_the_source(name: str) -> None:
     with pytest.raises(DataError, match=r"talk\.wav"):
