@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, DecoderConfig
+from asr.model import fast
 from asr.model.attention import Attention, AttentionState, LocationAwareAttention, Memory, build_attention
-from asr.model.fast.decoder_loop import DeferredAttention, DeferredCell
+from asr.model.fast.decoder_loop import LoopAttention, LoopCell
 
 __all__ = ["Decoder", "DecoderState"]
 
@@ -35,8 +36,8 @@ class DecoderState(NamedTuple):
 class _Steps(NamedTuple):
     """What a step runs: the modules themselves, or what stands for them in a loop."""
 
-    cells: Iterable[nn.Module | DeferredCell]
-    attention: Attention | DeferredAttention
+    cells: Iterable[nn.Module | LoopCell]
+    attention: Attention | LoopAttention
 
 
 class Decoder(nn.Module):
@@ -114,8 +115,8 @@ class Decoder(nn.Module):
     def _deferred(self, memory: Memory) -> _Steps:
         attention = self.attention
         return _Steps(
-            [DeferredCell(cast(nn.LSTMCell, cell)) for cell in self.cells],
-            DeferredAttention(attention, memory) if isinstance(attention, LocationAwareAttention) else attention,
+            [LoopCell(cast(nn.LSTMCell, cell)) for cell in self.cells],
+            LoopAttention(attention, memory) if isinstance(attention, LocationAwareAttention) else attention,
         )
 
     def _readout(self, x: Tensor, context: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class Decoder(nn.Module):
         state = self.initial_state(memory)
         embedded = self.dropout(self.embedding(tokens))
         # On a GPU one kernel for a whole cell is worth more.
-        deferred = None if encoder_out.is_cuda else self._deferred(memory)
+        deferred = self._deferred(memory) if fast.enabled() and not encoder_out.is_cuda else None
         outputs: list[Tensor] = []
         states: list[DecoderState] = []
         for u in range(tokens.shape[1]):

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
-from asr.model.fast.lstm import run_lstm, run_noting
 from asr.model.features import mask_beyond
 from asr.model.hybrid import HybridBlock, HybridState
 from asr.model.normalisation import Normalisation
+from asr.model.recurrent import run_lstm, run_lstm_from
 
 __all__ = ["Encoder", "EncoderState", "LayerState"]
 
@@ -127,11 +127,11 @@ class PyramidLayer(nn.Module):
         y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
-    def preview(self, x: Tensor, state: LayerState, noted: int) -> tuple[Tensor, LayerState]:
-        """The output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `noted` of them."""
+    def preview(self, x: Tensor, state: LayerState, settled: int) -> tuple[Tensor, LayerState]:
+        """The output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `settled` of them."""
         x = self._joined(x)
         lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        ahead, hidden = run_noting(self.forward_lstm, x, state.hidden, noted)
+        ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
         behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
         return self._finish(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
 
@@ -239,26 +239,26 @@ class Encoder(nn.Module):
             hybrid_states.append(block_state)
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 
-    def preview(self, features: Tensor, state: EncoderState, noted: int) -> tuple[Tensor, EncoderState]:
+    def preview(self, features: Tensor, state: EncoderState, settled: int) -> tuple[Tensor, EncoderState]:
         """Encode all that has come since a state in full context, as if nothing came after it.
 
         Args:
             features: `(B, t, n_mels)`, all of them since the state, any t.
             state: what `initial_state` or an earlier preview returned.
-            noted: how many frames of the output the next state is to lie behind, fewer than there are.
+            settled: how many frames of the output the next state is to lie behind, fewer than there are.
 
         Returns:
             The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state to go on from, with the
-            features after the noted frames: it has seen these as this preview has.
+            features after the settled frames: it has seen these as this preview has.
         """
         if features.shape[1] == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), state
         x, layer_states, hybrid_states = features, [], []
         for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
-            x, layer_state = layer.preview(x, layer_state, noted * round(self.frame_ms / layer.frame_ms))
+            x, layer_state = layer.preview(x, layer_state, settled * round(self.frame_ms / layer.frame_ms))
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
-            x, block_state = block.preview(x, block_state, noted)
+            x, block_state = block.preview(x, block_state, settled)
             hybrid_states.append(block_state)
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import HybridConfig
-from asr.model.fast.lstm import run_noting
+from asr.model.recurrent import run_lstm_from
 
 __all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
 
@@ -92,11 +92,11 @@ class HybridBlock(nn.Module):
         release = max(0, ready - self.config.past_frames)
         return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
 
-    def preview(self, x: Tensor, state: HybridState, noted: int) -> tuple[Tensor, HybridState]:
-        """All of `x` `(B, t, size)`, t > 0, without chunks, and the state after the first `noted` frames of it."""
-        y, hidden = run_noting(self.lstm, self.lstm_norm(x), state.hidden, noted)
+    def preview(self, x: Tensor, state: HybridState, settled: int) -> tuple[Tensor, HybridState]:
+        """All of `x` `(B, t, size)`, t > 0, without chunks, and the state after the first `settled` frames of it."""
+        y, hidden = run_lstm_from(self.lstm, self.lstm_norm(x), state.hidden, settled)
         kept = torch.cat([state.kept, x + y], dim=1)
-        out, done = self._attended(kept, state, kept.shape[1], None), state.done + noted
+        out, done = self._attended(kept, state, kept.shape[1], None), state.done + settled
         release = max(0, done - self.config.past_frames)
         return out, HybridState(hidden, kept[:, release:done].clone(), done - release, state.first + release)
 

@@ -1,1 +1,32 @@
-"""Fast CPU paths. Plain PyTorch is the reference, and each fast path has a test against it."""
+"""Fast paths for CPUs, behind one switch.
+
+Plain PyTorch is the reference, and each fast path has a test against it: `lstm` and `decoder_loop` in training, `fp16`
+in recognition. `SPELLSTREAM_FAST=0` in the environment turns all of them off, and `fast_paths(False)` does so for a
+block of code. Weights are packed by `fp16` when a model is loaded, so a loaded recogniser keeps its kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+__all__ = ["enabled", "fast_paths"]
+
+_ENABLED = ContextVar("fast_paths", default=os.environ.get("SPELLSTREAM_FAST", "1") != "0")
+
+
+def enabled() -> bool:
+    """Whether fast paths may be used."""
+    return _ENABLED.get()
+
+
+@contextlib.contextmanager
+def fast_paths(on: bool) -> Iterator[None]:
+    """Turn fast paths on or off within a block."""
+    token = _ENABLED.set(on)
+    try:
+        yield
+    finally:
+        _ENABLED.reset(token)

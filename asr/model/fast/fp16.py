@@ -1,9 +1,9 @@
-"""Weights packed for inference on a CPU: read as float16, computed with in float32.
+"""Weights packed for inference on a CPU: stored as float16, computed with in float32.
 
-A search or a stream multiplies a few rows with large matrices, and what takes its time is to read them. Checkpoints
-hold float16, so half as many bytes say the same. A matrix is packed only where float16 holds it exactly: results then
-differ by the rounding of sums alone, and a row's does not hang on what else is in the batch, as that of int8 with
-dynamic scales would. FBGEMM (Khudia et al. 2021) has the kernels, for x86 with AVX2; elsewhere all stays as it is.
+A search or a stream multiplies few rows with large matrices, and most of the time goes into reading the matrices.
+Float16, in which checkpoints are stored, halves the bytes. Only matrices that float16 holds exactly are packed, so that
+results differ by the rounding of sums alone. Unlike int8 with dynamic scales, a row does not depend on the rest of the
+batch. The kernels are FBGEMM's (Khudia et al. 2021), for x86 with AVX2; on other machines nothing is packed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from asr.model import fast
+
 __all__ = ["available", "pack"]
 
 M = TypeVar("M", bound=nn.Module)
 
-# With more rows than this, all time steps counted, oneDNN's LSTM is faster, though it sorts its weights at each call.
+# With more rows than this, time steps included, oneDNN's LSTM is faster, though it reorders its weights at each call.
 _LSTM_ROWS = 160
 
 
 def pack(module: M) -> M:
-    """Replace linear layers of several outputs, LSTMs and LSTM cells in a module.
+    """Replace the linear layers of several outputs, LSTMs and LSTM cells of a module by packed ones, in place.
 
-    It is for inference in float32 from then on.
+    Afterwards the module is for inference in float32 only. Nothing changes where the kernels are missing or fast paths
+    are off.
     """
-    if not available():
+    if not (fast.enabled() and available()):
         return module
     for name, child in module.named_children():
         for kind, packed in _PACKED.items():
@@ -44,13 +47,13 @@ def pack(module: M) -> M:
 
 
 def available() -> bool:
-    """Whether this machine has the kernels; PyTorch lists the engine on ARM as well, without all of them."""
+    """Whether this machine has the kernels; on ARM, PyTorch lists the engine but lacks some of them."""
     on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     return on_x86 and torch.backends.quantized.engine in ("x86", "fbgemm")
 
 
 def _plain(part: nn.Module) -> bool:
-    """Whether packing it is worth it and done here: no LSTM of the rarer kinds, no product with a mere vector."""
+    """Whether packing is supported and worth it: no rarer kinds of LSTM, no linear layer with a single output."""
     if isinstance(part, nn.LSTM):
         return part.batch_first and part.bias and not part.bidirectional and not part.proj_size
     return not isinstance(part, nn.Linear) or part.out_features > 1

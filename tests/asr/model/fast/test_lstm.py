@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import asr.model.fast.lstm
 from asr.config import AttentionConfig
 from asr.model.attention import LocationAwareAttention
-from asr.model.fast.decoder_loop import DeferredAttention, DeferredCell
-from asr.model.fast.lstm import run_lstm
+from asr.model.fast.decoder_loop import LoopAttention, LoopCell
+from asr.model.recurrent import run_lstm
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_a_backward_inside_autocast_gives_the_same_gradients() -> None:
 
     def loss() -> Tensor:
         memory = attention.prepare(run_lstm(lstm, x), torch.tensor([9, 4]))
-        h = DeferredCell(cell)(x[:, 0], (torch.zeros(2, 5), torch.zeros(2, 5)))[0]
-        return DeferredAttention(attention, memory)(h, memory, attention.initial_state(memory))[0].square().sum()
+        h = LoopCell(cell)(x[:, 0], (torch.zeros(2, 5), torch.zeros(2, 5)))[0]
+        return LoopAttention(attention, memory)(h, memory, attention.initial_state(memory))[0].square().sum()
 
     with torch.autocast("cpu", torch.bfloat16):
         inside, outside = gradients(loss(), inputs), loss()
@@ -120,7 +120,7 @@ def test_a_deferred_cell_is_the_cell(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     cell, x = nn.LSTMCell(6, 5), torch.randn(4, 3, 6, requires_grad=True)
 
-    def loop(cell: nn.LSTMCell | DeferredCell) -> Tensor:
+    def loop(cell: nn.LSTMCell | LoopCell) -> Tensor:
         state, outputs = (torch.zeros(3, 5), torch.zeros(3, 5)), []
         for frame in x:
             state = cell(frame, state)
@@ -129,7 +129,7 @@ def test_a_deferred_cell_is_the_cell(dtype: torch.dtype) -> None:
 
     expected = loop(cell)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = loop(DeferredCell(cell))
+        found = loop(LoopCell(cell))
     limit, inputs, weights = 1e-5 if dtype == torch.float32 else 0.03, [x, *cell.parameters()], torch.randn(4, 3, 5)
     assert difference(found, expected) < limit
     pairs = (gradients((y * weights).sum(), inputs) for y in (found, expected))
@@ -150,7 +150,7 @@ def test_deferred_attention_is_the_attention(width: int, window_frames: int | No
 
     def loop(deferred: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         memory = attention.prepare(encoder_out, lengths)
-        look = DeferredAttention(attention, memory) if deferred else attention
+        look = LoopAttention(attention, memory) if deferred else attention
         state, looks = attention.initial_state(memory), []
         for query in queries:
             context, state = look(query, memory, state)
@@ -170,7 +170,7 @@ def test_deferred_attention_under_autocast_stays_in_float32() -> None:
     encoder_out, query = torch.randn(2, 9, 8), torch.randn(2, 5)
     with torch.autocast("cpu", torch.bfloat16):
         memory = attention.prepare(encoder_out, torch.tensor([9, 4]))
-        look = DeferredAttention(attention, memory)
+        look = LoopAttention(attention, memory)
         context, state = look(query, memory, attention.initial_state(memory))
     assert context.dtype == state.alignment.dtype == torch.float32
     torch.testing.assert_close(context[:, None], state.alignment.detach() @ encoder_out)
