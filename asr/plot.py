@@ -25,7 +25,7 @@ from asr.errors import AudioError, DependencyError
 from asr.files import write_atomically
 from asr.model.mel import hz_to_mel
 from asr.recogniser import Recogniser
-from asr.text.tokenizer import BLANK, SOS
+from asr.text.tokenizer import BLANK
 from asr.transcript import Segment, Transcript, Word
 
 if TYPE_CHECKING:
@@ -197,21 +197,16 @@ def _excerpt(source: audio.Source) -> tuple[torch.Tensor, bool]:
 
 
 def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -> Stretch:
-    """Run the speller once more over a segment, told the tokens that the search found."""
+    """Run the model on a segment again, with the decoder fed the tokens that the search found."""
     model, tokenizer = recogniser.model, recogniser.tokenizer
     start, end = (round(t * audio.SAMPLE_RATE) for t in (segment.start_seconds, segment.end_seconds))
     part = waveform[None, start:end].to(recogniser.device)
     encoder_out, lengths = model.encode(part, torch.tensor([part.shape[1]], device=recogniser.device))
     tokens = tokenizer.encode(segment.text)
-    alignment = encoder_out.new_zeros(0, encoder_out.shape[1])
-    if tokens:
-        history = torch.tensor([[SOS, *tokens[:-1]]], device=recogniser.device)
-        _, alignments = model.decoder(history, encoder_out, lengths)
-        alignment = alignments[0].mean(dim=1)
     return Stretch(
         start_seconds=segment.start_seconds,
         tokens=tuple(tokenizer.label(token) for token in tokens),
-        alignment=alignment.float().cpu().numpy(),
+        alignment=model.decoder.alignment(tokens, encoder_out, lengths).numpy(),
         posteriors=model.ctc_log_probs(encoder_out)[0].exp().cpu().numpy(),
     )
 

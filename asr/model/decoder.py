@@ -5,7 +5,7 @@ After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -15,6 +15,7 @@ from asr.config import AttentionConfig, DecoderConfig
 from asr.model import fast
 from asr.model.attention import Attention, AttentionState, LocationAwareAttention, Memory, build_attention
 from asr.model.fast.decoder_loop import LoopAttention, LoopCell
+from asr.text.tokenizer import SOS
 
 __all__ = ["Decoder", "DecoderState"]
 
@@ -127,6 +128,23 @@ class Decoder(nn.Module):
         """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training can do all at once."""
         logits: Tensor = self.to_logits(self.dropout(readout))
         return logits
+
+    def alignment(self, tokens: Sequence[int], encoder_out: Tensor, lengths: Tensor) -> Tensor:
+        """Where attention looks while a known text is decoded (teacher forcing).
+
+        Args:
+            tokens: the text, without sos and eos.
+            encoder_out: `(1, T, D)`.
+            lengths: `(1,)`.
+
+        Returns:
+            `(U, T)` float32 on the CPU: for each of the U tokens the mean over the heads.
+        """
+        if not tokens:
+            return torch.zeros(0, encoder_out.shape[1])
+        history = torch.tensor([[SOS, *tokens[:-1]]], device=encoder_out.device)
+        _, alignments = self(history, encoder_out, lengths)
+        return cast(Tensor, alignments[0].mean(dim=1).float().cpu())
 
     def forward(
         self, tokens: Tensor, encoder_out: Tensor, lengths: Tensor, sampling_rate: float = 0.0

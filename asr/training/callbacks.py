@@ -19,7 +19,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.files import write_atomically
-from asr.text.tokenizer import SOS
 from asr.training.average import MEASUREMENTS, folder_of, kept
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
@@ -210,11 +209,9 @@ def _picture(module: LasModule, batch: Batch, row: int) -> Any:
 
     samples, count = int(batch.samples[row]), int(batch.token_lengths[row])
     encoded = module.model.encode(batch.waveform[row : row + 1, :samples], batch.samples[row : row + 1])
-    tokens = batch.tokens[row, :count]
-    history = torch.cat([tokens.new_tensor([SOS]), tokens])[None, :-1]
-    _, alignments = module.model.decoder(history, *encoded)
-    pieces = [module.tokenizer.label(token) for token in tokens.tolist()]
-    alignment = alignments[0].mean(dim=1).float().cpu().numpy()
+    tokens = batch.tokens[row, :count].tolist()
+    alignment = module.model.decoder.alignment(tokens, *encoded).numpy()
+    pieces = [module.tokenizer.label(token) for token in tokens]
     return attention_figure(alignment, pieces, module.model.config.frame_seconds)
 
 

@@ -25,7 +25,7 @@ from asr.search import search
 from asr.terminal import Progress, say
 from asr.text import metrics
 from asr.text.normalise import normalise
-from asr.text.tokenizer import BLANK, SOS
+from asr.text.tokenizer import BLANK
 from asr.training.data import Batch
 from asr.training.module import joint_loss
 
@@ -247,8 +247,7 @@ def alignment(model: Model, one: Spoken, start: Checkpoint) -> tuple[Tensor, lis
     model.eval()
     encoder_out, lengths = _top(model, [one], device)
     tokens = start.tokenizer.encode(one.text)
-    _, alignments = model.decoder(torch.tensor([[SOS, *tokens[:-1]]], device=device), encoder_out, lengths)
-    return alignments[0].mean(dim=1).float().cpu(), [start.tokenizer.label(token) for token in tokens]
+    return model.decoder.alignment(tokens, encoder_out, lengths), [start.tokenizer.label(token) for token in tokens]
 
 
 def save(folder: Path, model: Model, start: Checkpoint) -> None:
