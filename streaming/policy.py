@@ -1,11 +1,11 @@
-"""Which of the words that a stream's search has found may be committed now: pure functions of a hypothesis.
+"""Commit policies: which words of a stream's latest hypothesis can be committed now.
 
-A word is committable once the search could no longer change it for the better: what it was heard in lies far enough
-from the right edge of what has been heard. What is far enough is told by one of three policies:
+A word can be committed once later audio would hardly change it, that is, once its audio is far enough from the edge,
+the end of the audio so far. Three policies decide:
 
-- `attention`: the speller's attention has left the word and peaks that many frames from the edge;
-- `ctc`: forced alignment puts the word's end that many frames from the edge;
-- `agreement`: two searches in a row agree on the word and all before it (local agreement, Liu et al. 2020).
+- `attention`: the decoder's attention has moved on from the word and peaked at least the margin before the edge;
+- `ctc`: the word ends at least the margin before the edge, by forced alignment;
+- `agreement`: two searches in a row found the word and all words before it (local agreement, Liu et al. 2020).
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ __all__ = ["PolicyConfig", "committable"]
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """When a word is committed; `margin_ms` is its distance from the right edge."""
+    """When a word is committed.
+
+        config = streaming.StreamConfig(policy=streaming.PolicyConfig(margin_ms=400))
+
+    Attributes:
+        kind: "ctc" or "attention", which use the margin, or "agreement": two searches in a row found the word.
+        margin_ms: distance of a word from the end of the audio so far. More gives fewer wrong words, later.
+
+    Raises:
+        ConfigError: a setting is out of its bounds.
+    """
 
     kind: Literal["attention", "ctc", "agreement"] = "ctc"
     margin_ms: int = 640
@@ -35,18 +45,18 @@ class PolicyConfig:
 def committable(
     words: Sequence[TimedWord], before: Sequence[str], heard_frames: int, frame_ms: float, config: PolicyConfig
 ) -> int:
-    """How many of the words, from the first, may be committed.
+    """The number of words, from the first on, that can be committed.
 
     Args:
-        words: the hypothesis after what is committed.
-        before: the words that the search found a chunk earlier, after what is committed now.
-        heard_frames: frames of the segment so far.
+        words: the hypothesis after the committed words.
+        before: the words of the previous search, after the same committed words.
+        heard_frames: frames of the segment so far, counted like those of `words`.
         frame_ms: length of a frame.
         config: the policy.
     """
     edge = heard_frames - config.margin_ms / frame_ms
     count = 0
-    # The last word may still grow: "for" becomes "forty". It has to wait until another has begun.
+    # The last word may still grow ("for" becomes "forty"), so it waits until another has begun.
     for i, word in enumerate(words[:-1]):
         if not word.aligned:
             break

@@ -134,7 +134,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(recordings: list[Tensor]
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
-def test_encoder_out_is_that_of_the_whole_utterance(recordings: list[Tensor], context: Context) -> None:
+def test_encoder_out_is_that_of_the_whole_segment(recordings: list[Tensor], context: Context) -> None:
     """And comes no later than the latency that the engine states."""
     nothing_committed = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), nothing_committed, overlap_ms=0)
@@ -142,11 +142,11 @@ def test_encoder_out_is_that_of_the_whole_utterance(recordings: list[Tensor], co
     session = engine.start()
     for chunk in recordings[0][:48_000].split(700):
         (session,), _ = engine.step([session], [chunk])
-    utterance = session.opened
-    heard = recordings[0][utterance.start_samples : session.read_samples]
+    segment = session.open_segment
+    heard = recordings[0][segment.start_samples : session.read_samples]
     encoded = engine.model.encode(heard[None], torch.tensor([len(heard)]), context).encoder_out[0]
-    known = len(utterance.encoder_out)
-    torch.testing.assert_close(utterance.encoder_out, encoded[:known], atol=1e-4, rtol=1e-4)
+    known = len(segment.encoder_out)
+    torch.testing.assert_close(segment.encoder_out, encoded[:known], atol=1e-4, rtol=1e-4)
     assert known * 60 >= len(heard) / 16 - engine.latency_ms - 32
 
 
@@ -166,7 +166,7 @@ def test_what_is_committed_never_changes(recordings: list[Tensor], kind: Any, ma
     assert times == sorted(times)
 
 
-def test_too_long_an_utterance_is_cut_and_nothing_lost(recordings: list[Tensor]) -> None:
+def test_too_long_a_segment_is_cut_and_nothing_lost(recordings: list[Tensor]) -> None:
     waveform = torch.cat([clip[8_000:-8_000] for clip in recordings[:3]])[:192_000]
     rules = EndpointConfig(max_seconds=2.0, min_silence_ms=2_000)
     events = listen(Engine(babbler(), StreamConfig(endpoint=rules)), waveform.split(5_120))

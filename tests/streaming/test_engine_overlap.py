@@ -12,8 +12,8 @@ from torch import Tensor
 from asr.config import Context
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
+from streaming.open_segment import OpenSegment
 from streaming.policy import PolicyConfig
-from streaming.session import Utterance
 from tests.support.babbler import CONTEXTS, babbler, every_kind
 
 
@@ -22,17 +22,17 @@ def waveform(recordings: list[Tensor]) -> Tensor:
     return recordings[0][:64_000]
 
 
-def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[Utterance, Tensor]:
-    """An utterance, and what was heard of it; early on, frames were released, as behind committed words."""
+def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[OpenSegment, Tensor]:
+    """An segment, and what was heard of it; early on, frames were released, as behind committed words."""
     session = engine.start()
     for chunk in waveform.split(700):
         (session,), _ = engine.step([session], [chunk])
-        if (now := session.utterance) is not None and len(now.encoder_out) > 20 and not now.released:
+        if (now := session.segment) is not None and len(now.encoder_out) > 20 and not now.released:
             released = dataclasses.replace(now, encoder_out=now.encoder_out[7:], released=7)
-            session = dataclasses.replace(session, utterance=released)
-    utterance = session.opened
-    assert utterance.released == 7
-    return utterance, waveform[utterance.start_samples : session.read_samples - len(utterance.unencoded)]
+            session = dataclasses.replace(session, segment=released)
+    segment = session.open_segment
+    assert segment.released == 7
+    return segment, waveform[segment.start_samples : session.read_samples - len(segment.unencoded)]
 
 
 @pytest.mark.parametrize("context", CONTEXTS[:3], ids=str)
@@ -48,12 +48,12 @@ def test_what_is_encoded_anew_has_heard_what_came_after(
     engine = Engine(
         babbler(**encoder), StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=10_000)
     )
-    utterance, heard = hear_and_release(engine, waveform)
+    segment, heard = hear_and_release(engine, waveform)
     encoded = engine.model.encode(heard[None], torch.tensor([len(heard)])).encoder_out[0]
-    known = utterance.released + len(utterance.encoder_out)
-    assert utterance.settled == 0
-    torch.testing.assert_close(utterance.encoder_out, encoded[utterance.released : known], atol=1e-3, rtol=1e-3)
-    assert known * 60 >= utterance.samples / 16 - engine.latency_ms - 32
+    known = segment.released + len(segment.encoder_out)
+    assert segment.settled == 0
+    torch.testing.assert_close(segment.encoder_out, encoded[segment.released : known], atol=1e-3, rtol=1e-3)
+    assert known * 60 >= segment.samples / 16 - engine.latency_ms - 32
 
 
 @pytest.mark.parametrize("overlap_ms", [300, 1200])
@@ -66,22 +66,22 @@ def test_frames_settle_once_the_overlap_is_behind_them(
     policy = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
     engine = Engine(babbler(**encoder), config)
-    utterance, heard = hear_and_release(engine, waveform)
+    segment, heard = hear_and_release(engine, waveform)
     chunk, overlap = context.chunk_ms // 10, -(-overlap_ms // context.chunk_ms)  # in features, in chunks
     lookahead, frames = context.lookahead_ms // 10, chunk // 6
     features, _ = engine.model.features(heard[None], torch.tensor([len(heard)]))
     state, expected = engine.model.encoder.initial_state(1), []
-    for n in range(utterance.settled // frames):
+    for n in range(segment.settled // frames):
         until = (n + 1 + overlap) * chunk + lookahead
         out, state = engine.model.encoder.preview(features[:, n * chunk : until], state, frames)
         expected.append(out[0, :frames])
-    found = utterance.encoder_out[: utterance.settled - utterance.released]
-    assert utterance.settled >= 20
-    assert utterance.released + len(utterance.encoder_out) == utterance.settled + overlap * frames
-    assert utterance.recent.shape[1] == overlap * chunk + lookahead
-    torch.testing.assert_close(found, torch.cat(expected)[utterance.released :], atol=1e-3, rtol=1e-3)
+    found = segment.encoder_out[: segment.settled - segment.released]
+    assert segment.settled >= 20
+    assert segment.released + len(segment.encoder_out) == segment.settled + overlap * frames
+    assert segment.recent.shape[1] == overlap * chunk + lookahead
+    torch.testing.assert_close(found, torch.cat(expected)[segment.released :], atol=1e-3, rtol=1e-3)
 
 
 def test_where_nothing_depends_on_what_follows_nothing_is_encoded_anew() -> None:
-    assert Engine(babbler(bidirectional=False)).overlap_frames == 0
-    assert Engine(babbler()).overlap_frames == 24  # four chunks of 360 ms
+    assert Engine(babbler(bidirectional=False)).encoder.overlap_frames == 0
+    assert Engine(babbler()).encoder.overlap_frames == 24  # four chunks of 360 ms

@@ -1,4 +1,4 @@
-"""One stream's state without a model: what audio goes into which utterance, and what is kept."""
+"""One stream's state without a model: what audio goes into which segment, and what is kept."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from asr.search import Hypothesis
 from asr.search.alignment import TimedWord
 from asr.transcript import Word
 from streaming.endpoint import EndpointConfig, EndpointState
-from streaming.session import Committed, Session, Utterance, check_chunk
+from streaming.open_segment import Committed, OpenSegment
+from streaming.session import Session, check_chunk
 
 RULES = EndpointConfig(min_speech_ms=64, min_silence_ms=256, padding_ms=96, max_seconds=2.0)  # 2, 8 and 3 windows
 FRAME_SAMPLES = 960.0
 SPEECH = SpeechState.start(1, torch.device("cpu"))
 NOTHING = torch.zeros(0)
-FRESH = Utterance(
+FRESH = OpenSegment(
     0,
     0,
     NOTHING,
@@ -55,16 +56,16 @@ def window(number: int) -> Tensor:
 def run(
     probabilities: list[float], config: EndpointConfig = RULES, committed_seconds: float = 0.0
 ) -> tuple[Session, list[tuple[int, int]]]:
-    """Hear windows 0, 1, …; the session, and the spans of windows of the utterances that ended."""
+    """Hear windows 0, 1, …; the session, and the spans of windows of the segments that ended."""
     session, spans = started(), []
     for number, probability in enumerate(probabilities):
         session = session.receive(window(number)).hear(probability, SPEECH, config, FRESH, FRAME_SAMPLES)
-        if session.utterance and committed_seconds:
-            end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.utterance.samples / FRAME_SAMPLES))
-            committed = replace_end(session.utterance.committed, end)
-            session = replace(session, utterance=replace(session.utterance, committed=committed))
-        if session.utterance and session.utterance.ended:
-            spans.append(span(session.utterance))
+        if session.segment and committed_seconds:
+            end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.segment.samples / FRAME_SAMPLES))
+            committed = replace_end(session.segment.committed, end)
+            session = replace(session, segment=replace(session.segment, committed=committed))
+        if session.segment and session.segment.ended:
+            spans.append(span(session.segment))
             session = session.close(FRESH)
     return session, spans
 
@@ -73,17 +74,17 @@ def replace_end(committed: Committed, end_frame: int) -> Committed:
     return committed._replace(end_frame=end_frame)
 
 
-def span(utterance: Utterance) -> tuple[int, int]:
-    end = utterance.start_samples + utterance.samples
-    assert utterance.start_samples % WINDOW_SAMPLES == end % WINDOW_SAMPLES == 0
-    return utterance.start_samples // WINDOW_SAMPLES, end // WINDOW_SAMPLES
+def span(segment: OpenSegment) -> tuple[int, int]:
+    end = segment.start_samples + segment.samples
+    assert segment.start_samples % WINDOW_SAMPLES == end % WINDOW_SAMPLES == 0
+    return segment.start_samples // WINDOW_SAMPLES, end // WINDOW_SAMPLES
 
 
-def test_an_utterance_takes_the_padding_with_it() -> None:
+def test_a_segment_takes_the_padding_with_it() -> None:
     session, _ = run([0.0] * 10 + [0.9] * 3)
-    assert session.utterance is not None
-    assert session.utterance.start_samples == 7 * WINDOW_SAMPLES
-    assert session.utterance.unencoded.tolist() == torch.cat([window(i) for i in range(7, 13)]).tolist()
+    assert session.segment is not None
+    assert session.segment.start_samples == 7 * WINDOW_SAMPLES
+    assert session.segment.unencoded.tolist() == torch.cat([window(i) for i in range(7, 13)]).tolist()
     assert session.heard_seconds == pytest.approx(13 * 0.032)
 
 
@@ -91,8 +92,8 @@ def test_without_padding_nothing_is_kept() -> None:
     session, _ = run([0.0] * 10, replace(RULES, padding_ms=0, min_speech_ms=0))
     assert session.latest == ()
     session, _ = run([0.0] * 10 + [0.9], replace(RULES, padding_ms=0, min_speech_ms=0))
-    assert session.utterance is not None
-    assert session.utterance.start_samples == 10 * WINDOW_SAMPLES
+    assert session.segment is not None
+    assert session.segment.start_samples == 10 * WINDOW_SAMPLES
 
 
 def test_half_the_silence_is_left_for_who_speaks_next() -> None:
@@ -108,14 +109,14 @@ def test_what_is_committed_is_not_left_to_the_next() -> None:
     assert spans == [(0, 17)]
 
 
-def test_too_long_an_utterance_is_cut_where_it_is_least_like_speech() -> None:
+def test_too_long_a_segment_is_cut_where_it_is_least_like_speech() -> None:
     probabilities = [0.9] * 100
     probabilities[20], probabilities[50], probabilities[55] = 0.4, 0.6, 0.7
     session, spans = run(probabilities)
     assert spans == [(0, 50)]  # not at 20, in the first half
-    assert session.utterance is not None
-    assert session.utterance.start_samples == 50 * WINDOW_SAMPLES
-    assert session.utterance.unencoded[::WINDOW_SAMPLES].tolist() == list(range(50, 100))
+    assert session.segment is not None
+    assert session.segment.start_samples == 50 * WINDOW_SAMPLES
+    assert session.segment.unencoded[::WINDOW_SAMPLES].tolist() == list(range(50, 100))
 
 
 def test_it_is_cut_behind_all_that_is_committed() -> None:
@@ -131,15 +132,15 @@ def test_a_cut_with_only_silence_behind_it_opens_nothing() -> None:
     probabilities = [0.9] * 60 + [0.2] * 40
     session, spans = run(probabilities, replace(RULES, min_silence_ms=1000))
     assert spans == [(0, 60)]
-    assert session.utterance is None
+    assert session.segment is None
     assert not session.endpoint.speaking
 
 
 @given(st.lists(st.floats(0, 1), max_size=400), st.floats(0, 3))
 def test_no_audio_is_heard_twice_and_no_speech_is_lost(probabilities: list[float], committed_seconds: float) -> None:
     session, spans = run([round(p, 1) for p in probabilities], committed_seconds=committed_seconds)
-    if session.utterance:
-        spans.append(span(session.utterance))
+    if session.segment:
+        spans.append(span(session.segment))
     assert all(a < b for a, b in spans)
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
     covered = {i for a, b in spans for i in range(a, b)}
@@ -153,7 +154,7 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
     session = started().receive(pushed)
     for _ in range(100):
         session = session.hear(0.9, SPEECH, RULES, FRESH, FRAME_SAMPLES)
-        if session.utterance and session.utterance.ended:
+        if session.segment and session.segment.ended:
             session = session.close(FRESH)
     session = session.settle()
     assert len(session.unread) == 7
@@ -165,46 +166,46 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
 def test_a_stream_that_ended_waits_for_another() -> None:
     session, _ = run([0.9] * 10)
     ended = session.end()
-    assert ended.opened.ended
+    assert ended.open_segment.ended
     closed = ended.close(FRESH)
-    assert (closed.utterance, closed.latest, closed.endpoint) == (None, (), EndpointState())
+    assert (closed.segment, closed.latest, closed.endpoint) == (None, (), EndpointState())
     assert closed.skip(16_000).heard_seconds == pytest.approx(1.32)
 
 
-def test_words_have_times_on_the_streams_clock_and_end_with_the_utterance() -> None:
-    utterance = replace(FRESH, start_samples=32_000, samples=16_000)
+def test_words_have_times_on_the_streams_clock_and_end_with_the_segment() -> None:
+    segment = replace(FRESH, start_samples=32_000, samples=16_000)
     found = [TimedWord("a", 1, 2, 5, 0.12, 0.3, 0.5), TimedWord("b", 3, 5, 99, 0.3, 5.94, 0.25)]
-    first, second = utterance.words(found, 0.06)
+    first, second = segment.words(found, 0.06)
     assert (first.start_seconds, first.end_seconds) == pytest.approx((2.12, 2.3))
     assert (second.start_seconds, second.end_seconds) == pytest.approx((2.3, 3.0))
-    utterance = replace(utterance, encoder_out=torch.arange(12.0)[:, None])
+    segment = replace(segment, encoder_out=torch.arange(12.0)[:, None])
     decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])  # wider: it was made in a batch
-    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], decoder, 0.06, 99)
+    after = segment.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], decoder, 0.06, 99)
     committed = after.committed
     assert (committed.tokens, committed.score, committed.end_frame, after.released) == ((7,), -0.5, 5, 0)
-    segment = after.segment(found[1:], -3.0, 0.06)
+    segment = after.finished(found[1:], -3.0, 0.06)
     assert segment.words == (first, second)
     assert (segment.text, segment.score, segment.start_seconds, segment.end_seconds) == ("a b", -3.5, 2.0, 3.0)
 
 
 def test_a_word_never_begins_before_the_committed_ones_end() -> None:
     """Each search times the first of its words anew, without the words before it; their end is fixed by then."""
-    utterance = replace(FRESH, start_samples=32_000, samples=16_000)
-    committed = utterance.committed._replace(words=(Word("a", 2.1, 2.5, 0.5),))
-    (word,) = replace(utterance, committed=committed).words([TimedWord("b", 1, 8, 10, 0.45, 0.7, 0.5)], 0.06)
+    segment = replace(FRESH, start_samples=32_000, samples=16_000)
+    committed = segment.committed._replace(words=(Word("a", 2.1, 2.5, 0.5),))
+    (word,) = replace(segment, committed=committed).words([TimedWord("b", 1, 8, 10, 0.45, 0.7, 0.5)], 0.06)
     assert (word.start_seconds, word.end_seconds) == pytest.approx((2.5, 2.7))
 
 
 def test_frames_behind_the_committed_words_are_released() -> None:
-    utterance = replace(FRESH, start_samples=32_000, samples=16_000, encoder_out=torch.arange(12.0)[:, None])
+    segment = replace(FRESH, start_samples=32_000, samples=16_000, encoder_out=torch.arange(12.0)[:, None])
     decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])
     word, later = TimedWord("a", 1, 2, 5, 0.12, 0.3, 0.5), TimedWord("b", 3, 5, 7, 0.3, 0.42, 0.25)
-    after = utterance.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), [word], decoder, 0.06, 2)
+    after = segment.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), [word], decoder, 0.06, 2)
     assert (after.released, after.committed.end_frame, after.committed_frames) == (3, 2, 5)
     assert after.encoder_out[:, 0].tolist() == after.committed.decoder.alignment[0, 0].tolist() == list(range(3, 12))
     assert after.encoder_out.untyped_storage().nbytes() == 9 * 4
     moved = replace(later, first_frame=2, last_frame=4, start_seconds=0.12, end_seconds=0.24)
-    (expected,), (found,) = utterance.words([later], 0.06), after.words([moved], 0.06)
+    (expected,), (found,) = segment.words([later], 0.06), after.words([moved], 0.06)
     assert (found.start_seconds, found.end_seconds) == pytest.approx((expected.start_seconds, expected.end_seconds))
     again = after.commit(Hypothesis([8, 9], -2.0, [-1.0, -2.0]), [replace(moved, tokens=2)], decoder, 0.06, 2)
     assert (again.released, again.committed_frames) == (5, 7)

@@ -1,0 +1,158 @@
+"""Search in open segments, from their committed words on, many segments as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.audio import SAMPLE_RATE
+from asr.config import SearchConfig
+from asr.model.decoder import DecoderState
+from asr.model.las import Encoded
+from asr.model.lm import LmState, TokenPredictor
+from asr.recogniser import Recogniser
+from asr.search import Hypothesis, Prefix, beam_search
+from asr.search.alignment import Sound, TimedWord, time_words
+from asr.text.tokenizer import EOS, SOS
+from streaming.open_segment import Committed, OpenSegment
+
+__all__ = ["SegmentSearch", "batch_frames"]
+
+# Encoder output kept before the end of the committed words, so that attention can find its place.
+_KEEP_SECONDS = 1.2
+
+
+def batch_frames(encoder_out: Sequence[Tensor]) -> Encoded:
+    """Encoder outputs `(T, D)` as one padded batch."""
+    lengths = torch.tensor([len(x) for x in encoder_out], device=encoder_out[0].device)
+    return Encoded(pad_sequence(list(encoder_out), batch_first=True), lengths)
+
+
+class SegmentSearch:
+    """Finds, times and commits the words after those committed already.
+
+    Args:
+        recogniser: the model and its tokenizer.
+        lm: the language model; None: there is none.
+    """
+
+    def __init__(self, recogniser: Recogniser, lm: TokenPredictor | None) -> None:
+        self.model, self.device = recogniser.model, recogniser.device
+        self.tokenizer, self.lm = recogniser.tokenizer, lm
+        self._word_starts = torch.tensor(recogniser.tokenizer.word_starts, device=self.device)
+
+    def nothing_committed(self) -> Committed:
+        """The start of a segment."""
+        size = self.model.config.encoder.output_size
+        encoder_out = torch.zeros(1, 1, size, device=self.device, dtype=self.model.dtype)
+        memory = self.model.decoder.prepare(encoder_out, torch.ones(1, dtype=torch.long, device=self.device))
+        lm = self.lm.initial_state(1) if self.lm else None
+        return Committed((), (), 0.0, self.model.decoder.initial_state(memory), 0, lm)
+
+    def find(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[list[Hypothesis]]:
+        """The n-best continuations of the committed words of each segment, best first."""
+        return beam_search(self.model, encoded, config, self.lm, self._prefix(committed, encoded))
+
+    def time(
+        self,
+        encoded: Encoded,
+        segments: Sequence[OpenSegment],
+        found: Sequence[Hypothesis],
+        peaks: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[TimedWord]]:
+        """The words found after the committed ones, timed from the first frame of each segment's encoder_out."""
+        config = self.model.config
+        log_probs, lengths = self.model.ctc_log_probs(encoded.encoder_out).cpu(), encoded.encoder_out_lengths.tolist()
+        words = []
+        for row, (segment, hypothesis, length) in enumerate(zip(segments, found, lengths, strict=True)):
+            level = segment.level[segment.released * config.encoder.reduction :]
+            seconds = segment.samples / SAMPLE_RATE - segment.released * config.frame_seconds
+            sound = Sound.of(config, log_probs[row, :length], level, seconds)
+            start_frame = segment.committed.end_frame
+            words.append(time_words(self.tokenizer, hypothesis, sound, start_frame, peaks[row] if peaks else None))
+        return words
+
+    def attention_peaks(
+        self, encoded: Encoded, committed: Sequence[Committed], found: Sequence[Hypothesis]
+    ) -> list[list[int]]:
+        """For each token of each hypothesis, the frame at which the decoder's attention is highest."""
+        traced = self._trace(encoded, committed, [h.tokens for h in found])
+        if not traced:
+            return [[] for _ in found]
+        return [torch.stack([peak[row] for peak, _ in traced]).tolist() for row in range(len(found))]
+
+    def commit(
+        self,
+        encoded: Encoded,
+        segments: Sequence[OpenSegment],
+        found: Sequence[Hypothesis],
+        words: Sequence[Sequence[TimedWord]],
+        counts: Sequence[int],
+    ) -> list[OpenSegment]:
+        """The segments with the first `counts` of their `words` committed."""
+        after = list(segments)
+        if not (rows := [row for row, count in enumerate(counts) if count]):
+            return after
+
+        # The states of the decoder and the language model after the committed tokens.
+        sure = [found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows]
+        some, committed = Encoded(*(x[rows] for x in encoded)), [segments[row].committed for row in rows]
+        traced, lm_states = self._trace(some, committed, sure), self._lm_states(committed, sure)
+
+        seconds = self.model.config.frame_seconds
+        keep_frames = round(_KEEP_SECONDS / seconds)
+        for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
+            decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
+            new = words[row][: counts[row]]
+            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place])
+        return after
+
+    def _trace(
+        self, encoded: Encoded, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[Tensor, DecoderState]]:
+        """Decode given tokens after the committed ones: for each, the attention peak and the state before it."""
+        longest = max(map(len, tokens))
+        padded = torch.tensor([[*t, *[SOS] * (longest - len(t))] for t in tokens], device=self.device)
+        memory = self.model.decoder.prepare(*encoded)
+        last, state, *_ = self._prefix(committed, encoded)
+        traced: list[tuple[Tensor, DecoderState]] = []
+        for u in range(longest):
+            _, state = self.model.decoder.step(last, state, memory)
+            last = padded[:, u]
+            traced.append((state.alignment.mean(1).argmax(-1), state))
+        return traced
+
+    def _lm_states(self, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]) -> Sequence[LmState | None]:
+        """The language model's state, of one row each, before the last of the tokens after the committed ones."""
+        if self.lm is None or (state := _stack_lm(committed)) is None:
+            return [None] * len(committed)
+        read = [[c.tokens[-1] if c.tokens else SOS, *t[:-1]] for c, t in zip(committed, tokens, strict=True)]
+        longest, lengths = max(map(len, read)), torch.tensor([len(r) for r in read], device=self.device)
+        padded = torch.tensor([[*r, *[EOS] * (longest - len(r))] for r in read], device=self.device)
+        for u in range(longest):
+            _, longer = self.lm.step(padded[:, u], state)
+            state = longer.where(u < lengths, state)
+        return state.split()
+
+    def _prefix(self, committed: Sequence[Committed], encoded: Encoded) -> Prefix:
+        """The prefix that a search continues, with alignments as long as the batch's frames."""
+        frames = encoded.encoder_out.shape[1]
+        last = torch.tensor([c.tokens[-1] if c.tokens else SOS for c in committed], device=self.device)
+        first_frame = torch.tensor([c.end_frame for c in committed], device=self.device)
+        rows = [Prefix(last, c.decoder, first_frame, self._word_starts).widened(frames).decoder for c in committed]
+        decoder = DecoderState(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+        # A cut may leave a segment fewer frames than its alignment has. These lie in the padding of the batch, and must
+        # be 0 there: how much padding there is depends on the other segments.
+        within = torch.arange(frames, device=self.device) < encoded.encoder_out_lengths[:, None]
+        decoder = decoder._replace(alignment=decoder.alignment * within[:, None])
+        return Prefix(last, decoder, first_frame, self._word_starts, _stack_lm(committed))
+
+
+def _stack_lm(committed: Sequence[Committed]) -> LmState | None:
+    """The language model's states as one batch; None if there is no language model."""
+    states = [c.lm for c in committed if c.lm is not None]
+    return LmState.stack(states) if states else None
