@@ -16,6 +16,7 @@ __all__ = ["BURST", "MAX_USE", "WINDOW_SECONDS", "Load", "Turn", "warm_up"]
 
 WINDOW_SECONDS = 10.0  # in shorter windows the load varies by chance, and frequent requests would meet the best of them
 BURST = 4  # unmeasured streams admitted at a time, or as many as have been measured if those are more
+_RATE_SECONDS = 3.0  # the rate of audio is measured over this span at least; before, streams count as real time
 MAX_USE = 0.8  # share of the engine's time that streams may need: speech comes unevenly
 
 
@@ -72,8 +73,9 @@ class Load:
         turns = self._recent(now)
         if not (audio := sum(turn.audio_seconds for turn in turns)):
             return 0.0
-        known = _mean_streams(turns)
-        rate = min(known, audio / max(1.0, now - turns[0].at))  # seconds of audio a second
+        known, span = _mean_streams(turns), now - turns[0].at
+        # Seconds of audio a second: over a short span, too little for streams whose next chunk has not arrived yet.
+        rate = known if span < _RATE_SECONDS else min(known, audio / span)
         return _marginal_cost(turns) * rate * streams / known
 
     def real_time_factor(self, now: float) -> float:
