@@ -1,4 +1,4 @@
-"""What the command says on standard error: lines, and a progress bar where someone watches."""
+"""Messages on standard error: lines, and a progress bar on terminals."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ __all__ = ["Progress", "loading", "say"]
 
 
 def say(message: object) -> None:
-    """One line on standard error, whatever the message holds: a file name may have line breaks."""
+    """Print a message on standard error, as one line even if a file name in it has line breaks."""
     sys.stderr.write("spellstream: " + " ".join(str(message).splitlines()) + "\n")
     sys.stderr.flush()
 
 
 def loading(what: str) -> None:
-    """Say that something is being loaded, if that takes long: in a process that has not imported PyTorch yet."""
+    """Announce what is being loaded, if that takes long because PyTorch has to be imported first."""
     if "torch" not in sys.modules:
         say(f"loading {what}")
 
 
 class Progress:
-    """How many are done, hours of audio, speed and time left, drawn on standard error if `show`; a context manager.
+    """Counts sources done, hours of audio, speed and time left; a context manager.
 
-    What `say` is given meanwhile appears above it. Where it is not drawn, `line_seconds` asks for a line that often.
+    Messages of `say` appear above the bar.
+
+    Args:
+        total: how many sources there are.
+        show: draw a bar on standard error.
+        unit: what is counted.
+        line_seconds: without a bar, print a line this often.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, audio_seconds: float = 0.0) -> None:
-        """Count one more as done."""
+        """Count one more source as done, with its seconds of audio."""
         self._done += 1
         self._audio_seconds += audio_seconds
         now = time.monotonic()
@@ -68,7 +74,7 @@ class Progress:
             say(f"{self._done} of {self.total} {self.unit}, {audio}")
 
     def summary(self) -> str:
-        """How many hours of audio were done in how long, and in each hour of that."""
+        """Hours of audio done, time taken, and hours of audio per hour."""
         took = max(time.monotonic() - self._started, 1e-9)
         clock = f"{took:.0f} s" if took < 600 else f"{took / 3600:.2f} h"
         return (

@@ -228,14 +228,17 @@ def open_sink(sources: Sequence[str], destination: Destination) -> Sink:
 
     Raises:
         ConfigError: see `asr.output.rows.open_rows`.
-        OSError: the folder cannot be made.
+        DataError, OSError: the folder cannot be made.
     """
     if destination.rows is not None:
         return open_rows(destination.rows, resume=destination.resume)
     if destination.file is not None:
         return OutputFile(destination.file, destination.formats[0], destination.shape)
     if destination.folder is not None:
-        destination.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            destination.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise DataError(f"{destination.folder}: is a file, not a folder") from None
     if destination.folder is not None or destination.beside:
         return OutputFiles(sources, destination)
     return StandardOutput(destination.formats[0], are_several(sources), destination.shape)

@@ -1,4 +1,4 @@
-"""What there is to know about this installation: versions, devices, models."""
+"""`spellstream info`: versions, devices and models."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def gather() -> dict[str, Any]:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """What a model is made of.
+    """Facts about a model: sizes, settings, language model.
 
     Raises:
-        CheckpointError: there is no such model, or it is broken.
+        CheckpointError: the model does not exist or is broken.
     """
     from asr.checkpoint import has_lm, load, load_lm
     from asr.config import to_dict
@@ -63,7 +63,7 @@ def _parameters(module: Module) -> int:
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Nested plain values for reading, one a line."""
+    """Nested plain values as text, one per line."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -109,7 +109,7 @@ def _portaudio() -> str:
         import sounddevice
     except ImportError:
         return NOT_THERE
-    except OSError as error:  # the package is there, but not the library
+    except OSError as error:  # the package is installed, its library is not
         return f"cannot be loaded: {error}"
     version = str(sounddevice.get_portaudio_version()[1])
     return version.removeprefix("PortAudio ").partition(",")[0]

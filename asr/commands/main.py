@@ -1,7 +1,7 @@
 """The `spellstream` command.
 
-Failures are one line on standard error. Exit status: 0 all is done, 1 something failed, 2 wrong use, 130 interrupted.
-Other packages add commands through entry points of the group `spellstream.commands`: a function that is given `app`.
+A failure is one line on standard error. Exit status: 0 success, 1 something failed, 2 wrong use, 130 interrupted.
+Other packages add commands by entry points of the group `spellstream.commands`: a function that takes `app`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from asr.terminal import loading, say
 __all__ = ["PLUGINS", "app", "main"]
 
 PLUGINS = "spellstream.commands"
-INTERRUPTED = 130  # as a shell counts: 128 and the signal
+INTERRUPTED = 130  # 128 plus the number of the signal, as shells have it
 BROKEN_PIPE = 141
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -43,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     debug = "--debug" in takewhile(lambda argument: argument.startswith("-"), arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what cannot be encoded
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
         return _run(arguments)
     except KeyboardInterrupt as stop:
         say(f"interrupted: {stop}" if str(stop) else "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read along has gone. Without this, Python would complain when it flushes at its end.
+        # The reader of the pipe is gone. Without this, Python would complain when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (SpellstreamError, OSError) as error:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    # What all kinds of wrong use have in common has no public name.
+    # The base class of all usage errors has no public name.
     usage_error = cast("type[Exception]", typer.BadParameter.__mro__[1])
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if arguments[0] not in own:
@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     arguments = _prepared(command, arguments)
     try:
-        # Not `command()`, which would report errors and interrupts in ways of its own.
+        # Not `command()`, which reports errors and interrupts in its own way.
         with command.make_context("spellstream", arguments) as context:
             command.invoke(context)
         sys.stdout.flush()
@@ -83,13 +83,19 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepared(root: Any, arguments: list[str]) -> list[str]:
-    """The arguments with options as we spell them; help texts are made ready on the way."""
+    """Prepare help texts, and return the arguments with options as we spell them.
+
+    `help COMMAND` and `-h` mean `--help`.
+    """
     for command in (root, *root.commands.values()):
         command.help = _flowing(command.help or "")
         help_option = command.get_help_option(command.context_class(command))
         for parameter in (help_option, *command.params):
             if getattr(parameter, "is_flag", False):
                 parameter.metavar = ""  # else Typer shows <bool> as if a value had to follow
+    arguments = ["--help" if argument == "-h" else argument for argument in arguments]
+    if arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
     at = next((at for at, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     name = arguments[at].replace("_", "-") if at < len(arguments) else ""
     if name not in root.commands:
@@ -117,7 +123,7 @@ def _explained(error: Any) -> str:
 
 
 def _flowing(text: str) -> str:
-    """A help text whose paragraphs fill the terminal; indented lines, as of examples, stay as they are."""
+    """A help text with its paragraphs joined into lines that fill the terminal; indented lines stay as they are."""
     text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text))
     return text.replace("\n\n", "\n\n\n", 1)  # else Typer takes the indentation from the paragraph after the first
 
@@ -126,7 +132,7 @@ def _add_plugins() -> None:
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         try:
             entry.load()(app)
-        except Exception as error:  # whatever is wrong with one, the others work
+        except Exception as error:  # a broken plugin must not take the other commands with it
             say(f"the command {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}")
 
 
@@ -141,15 +147,16 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Speech to text, from files and microphones.
 
-    Each command tells more: spellstream COMMAND --help
+    For the options of a command: spellstream COMMAND --help
 
     Examples:
       spellstream transcribe talk.wav
       spellstream transcribe recordings --output-dir texts --format txt,srt
+      spellstream listen
     """
 
 
@@ -160,14 +167,14 @@ app.command()(evaluate)
 # --- plot and info ----------------------------------------------------------------------------------------------------
 
 PlotSource = Annotated[str, typer.Argument(metavar="FILE", help="Audio or video, or - for standard input.")]
-Picture = Annotated[Path | None, typer.Option(metavar="PNG", help="Default: FILE.png in the current folder.")]
+Picture = Annotated[Path | None, typer.Option("--output", "-o", metavar="PNG", help="FILE.png by default.")]
 InfoModel = Annotated[str | None, typer.Option(metavar="NAME", help="Also describe this model.")]
 
 
 @app.command()
 @grouped
 def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions, output: Picture = None) -> None:
-    """Draw how a recording was understood: its spectrogram, attention over time, CTC.
+    """Plot a recording: its spectrogram, the attention over time and the CTC head.
 
     Example:
       spellstream plot talk.wav --output talk.png

@@ -1,9 +1,8 @@
 """Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
 
-A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`,
-which is null, or says why there is no transcript, with null in the others, or why it is not whole (`keep_damaged`).
-`source` is the absolute path. What is done is known from the rows themselves, so a run that was killed goes on where it
-was.
+A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`. It
+is null, or says why there is no transcript (the other fields are null) or why it is incomplete (`keep_damaged`).
+`source` is the absolute path. The rows themselves tell what is done, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ __all__ = ["SUFFIXES", "Rows", "open_rows"]
 
 SUFFIXES = (".jsonl", ".parquet")
 
-# A part of a data set is written when it has so many segments or its first row is so old: what a kill can cost.
+# A part is written once it has this many segments or its first row is this old; a kill loses at most this much.
 _PART_SEGMENTS, _PART_SECONDS = 10_000, 60.0
 
 
 def open_rows(path: Path, *, resume: bool) -> Rows:
-    """Where rows go: `NAME.jsonl`, a file, or `NAME.parquet`, a folder of parts.
+    """Open `NAME.jsonl`, a file, or `NAME.parquet`, a folder of parts, to write rows.
 
-    With `resume` the rows that are there are kept, other than those with an error.
+    With `resume`, existing rows are kept, except those with an error.
 
     Raises:
-        ConfigError: another suffix, or there are rows already and `resume` is not asked for.
-        DataError: what is there is something else, or cannot be read or written.
+        ConfigError: another suffix, or rows exist already and `resume` is false.
+        DataError: the path holds something else, or cannot be read or written.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if not resume and path.exists() and (path.is_file() or any(path.iterdir())):
-        raise ConfigError(f"{path} is there already: --resume goes on with it")
+        raise ConfigError(f"{path} exists already: --resume continues it")
     return Rows(_JsonLines(path) if path.suffix.lower() == ".jsonl" else _Parquet(path))
 
 
 class Rows:
-    """A row for each source, the first that comes; made by `open_rows`."""
+    """Writes one row per source; made by `open_rows`. A second row for a source is dropped."""
 
     def __init__(self, store: _JsonLines | _Parquet) -> None:
         self._store, self._held = store, store.held
@@ -64,11 +63,11 @@ class Rows:
         return _valid(absolute(source)) in self._held
 
     def write(self, source: str, transcript: TimedText, error: SpellstreamError | None = None) -> None:
-        """A row with the transcript, and the reason why it is not whole, if so."""
+        """Add a row with the transcript; `error` says why it is incomplete."""
         self._add(source, json.loads(render(transcript, "json")), error)
 
     def fail(self, source: str, error: SpellstreamError) -> None:
-        """A row that says why there is no transcript."""
+        """Add a row that says why there is no transcript."""
         self._add(source, {"duration_seconds": None, "text": None, "segments": None}, error)
 
     def close(self) -> None:
@@ -83,7 +82,7 @@ class Rows:
 
 
 class _JsonLines:
-    """A line for each row, in the file as soon as it comes; `held` are the sources that are there."""
+    """A JSON lines file, each row written at once; `held` has the sources of existing rows."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.held = path, set[str]()
@@ -97,7 +96,7 @@ class _JsonLines:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def _take_up(self) -> None:
-        """Note what is done; rewrite the file without errors, and without a line that a kill has cut short."""
+        """Collect the sources of existing rows; drop rows with an error and a last line that a kill cut short."""
         dropped = False
         for line in _lines(self.path):
             if line is None or line[1]["error"] is not None:
@@ -122,7 +121,7 @@ class _JsonLines:
                 line = line[self._file.write(line) :]
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.truncate(end)  # the next one must not be joined to a part of this
+                self._file.truncate(end)  # the next row must not be appended to a part of this one
             raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
@@ -131,7 +130,7 @@ class _JsonLines:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]] | None]:
-    """Each line with its row; None for a last one that was cut short."""
+    """Each line with its row; None for a last line that was cut short."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -142,12 +141,12 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]] | None]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict) or not isinstance(row.get("source"), str) or "error" not in row:
-                raise DataError(f"{path}:{number}: not a row of transcripts; is this another file?")
+                raise DataError(f"{path}:{number}: not a row of transcripts; is it another kind of file?")
             yield line, row
 
 
 class _Parquet:
-    """A folder of parts, as data frames read them; each part appears whole or not at all."""
+    """A folder of Parquet parts, each of which appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -167,12 +166,12 @@ class _Parquet:
         for part in parts:
             number = re.fullmatch(r"part-(\d+)\.parquet", part.name)
             if number is None:
-                raise DataError(f"{part}: not a part of transcripts; is this another folder?")
+                raise DataError(f"{part}: not a part of transcripts; is it another kind of folder?")
             self._take_up(part)
             self._next = max(self._next, int(number[1]) + 1)
 
     def _take_up(self, part: Path) -> None:
-        """Note what is done; rewrite the part without errors."""
+        """Collect the sources of an existing part; rewrite it without rows that have an error."""
         import pyarrow
         from pyarrow import parquet
 
@@ -198,7 +197,7 @@ class _Parquet:
             self.close()
 
     def close(self) -> None:
-        """Write what waits; more may follow."""
+        """Write the rows that are waiting; more may follow."""
         import pyarrow
 
         if self._waiting:
@@ -228,5 +227,5 @@ def _schema(arrow: Any) -> pyarrow.Schema:
 
 
 def _valid(text: str) -> str:
-    """A file name may hold bytes that are not UTF-8; they are spelt out."""
+    """The name with bytes that are not UTF-8 escaped."""
     return text.encode("utf-8", errors="backslashreplace").decode()

@@ -183,7 +183,7 @@ def test_rows_without_a_cluster(tmp_path: Path, command: Command, stub: StubReco
     assert rows == {"a.wav": None, "bad.wav": "is not audio"}
     status, _, err = command("transcribe", "a.wav", "--output", output)
     assert status == 2
-    assert f"{output} is there already: --resume goes on with it" in err
+    assert f"{output} exists already: --resume continues it" in err
     assert command("transcribe", "a.wav", "--output", output, "--resume") == (0, "", "")
 
 

@@ -66,3 +66,11 @@ def test_an_unknown_option_is_one_line(command: Command) -> None:
     assert command("transcribe", "a.wav", "--task", "translate") == (2, "", f"spellstream: {said}\n")
     assert "did you mean 'transcribe'?" in command("trancribe", "a.wav")[2].lower()
     assert "fr is not supported" in command("transcribe", "a.wav", "--language", "fr")[2]
+
+
+@pytest.mark.parametrize("typed", ["help transcribe", "transcribe -h", "help"])
+def test_help_as_people_ask_for_it(typed: str, command: Command) -> None:
+    status, out, err = command(*typed.split())
+    assert (status, err) == (0, "")
+    assert "Usage: spellstream" in out
+    assert ("--beside" in out) == ("transcribe" in typed)

@@ -169,7 +169,7 @@ def test_names_that_are_no_text(tmp_path: Path, command: Command, stub: StubReco
 def test_an_output_folder_that_cannot_be_made(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
     (tmp_path / "file").touch()
     status, out, err = command("transcribe", "a.wav", "--output-dir", tmp_path / "file")
-    assert (status, out, err) == (1, "", f"spellstream: {tmp_path}/file: File exists\n")
+    assert (status, out, err) == (1, "", f"spellstream: {tmp_path}/file: is a file, not a folder\n")
 
 
 def test_the_bar_leaves_standard_output_alone(

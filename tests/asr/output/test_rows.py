@@ -159,7 +159,7 @@ def test_what_is_there_is_not_written_over(path: Path) -> None:
     rows = open_rows(path, resume=False)
     write(rows, "/a.wav")
     rows.close()
-    with pytest.raises(ConfigError, match=r"is there already: --resume goes on with it"):
+    with pytest.raises(ConfigError, match=r"exists already: --resume continues it"):
         open_rows(path, resume=False)
     with pytest.raises(ConfigError, match=r"rows\.csv: expected a name that ends in \.jsonl or \.parquet"):
         open_rows(path.with_suffix(".csv"), resume=True)
