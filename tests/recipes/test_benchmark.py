@@ -19,7 +19,8 @@ from asr.errors import DataError
 from asr.text import metrics
 from asr.transcript import Segment, Word
 from recipes.benchmark import streaming, streaming_report, whole_file
-from recipes.benchmark.whole_file import PEER, Clip, System, Tally
+from recipes.benchmark.peers import Clip, System, peer
+from recipes.benchmark.whole_file import Result
 from streaming.events import Event, Final, Partial
 
 
@@ -35,8 +36,11 @@ def says(name: str, text: str, batched: bool = False) -> System:
     return System(name, lambda clips: [text] * len(clips), batched)
 
 
-def tally(name: str, cpu_seconds: float, text: str = "one two three four") -> Tally:
-    made = Tally(name)
+PEER = "PocketSphinx"
+
+
+def measured(name: str, cpu_seconds: float, text: str = "one two three four") -> Result:
+    made = Result(name)
     for member in (clip("a"), clip("b", "phone")):
         whole_file.measure(says(name, text), [member], made)
     made.cpu_seconds, made.wall_seconds = cpu_seconds, 2 * cpu_seconds
@@ -44,15 +48,15 @@ def tally(name: str, cpu_seconds: float, text: str = "one two three four") -> Ta
 
 
 def test_times_are_for_each_second_of_audio() -> None:
-    peer, ours = tally(PEER, 1.0), tally("ours", 0.1)
+    peer, ours = measured(PEER, 1.0), measured("ours", 0.1)
     assert peer.audio_seconds == 4.0
     assert (peer.cpu_rate, peer.wall_rate) == (0.25, 0.5)
     assert whole_file.speedup(ours, [peer, ours]) == pytest.approx(10)
-    assert whole_file.speedup(ours, [ours]) is None
+    assert whole_file.speedup(ours, [ours]) == 1.0
 
 
 def test_errors_are_summed_by_corpus_and_in_all() -> None:
-    summaries = tally("ours", 1.0, "One, two three.").summaries()
+    summaries = measured("ours", 1.0, "One, two three.").summaries()
     assert [(s.name, s.words.rate, s.words.deletions) for s in summaries] == [
         ("books", 0.25, 1),
         ("phone", 0.25, 1),
@@ -65,7 +69,7 @@ def test_measuring_takes_time() -> None:
         sum(range(200_000))
         return ["" for _ in clips]
 
-    made = Tally("busy")
+    made = Result("busy")
     whole_file.measure(System("busy", busy), [clip("a"), clip("b")], made)
     assert made.cpu_seconds > 0
     assert made.wall_seconds > 0
@@ -83,7 +87,7 @@ def test_systems_take_turns_and_batches_come_whole() -> None:
         return System(name, recognise, batched)
 
     systems = [system("x"), system("y"), system("z", batched=True)]
-    tallies = whole_file.run(systems, iter([[clip("a"), clip("b")], [clip("c")]]))
+    found = whole_file.run(systems, iter([[clip("a"), clip("b")], [clip("c")]]))
     assert calls[:3] == [("x", ["a"]), ("y", ["a"]), ("z", ["a"])]  # to warm up
     assert calls[3:] == [
         ("x", ["a"]),
@@ -95,11 +99,23 @@ def test_systems_take_turns_and_batches_come_whole() -> None:
         ("y", ["c"]),
         ("z", ["c"]),
     ]
-    assert [(one.name, len(one.scored), one.audio_seconds) for one in tallies] == [
+    assert [(one.name, len(one.scored), one.audio_seconds) for one in found] == [
         ("x", 3, 6.0),
         ("y", 3, 6.0),
         ("z", 3, 6.0),
     ]
+
+
+@pytest.mark.parametrize("name", ["kaldi", "faster-whisper", "pocketsphinx:x"])
+def test_an_unknown_peer_is_named(name: str) -> None:
+    with pytest.raises(DataError, match=f"{name}: no such peer; expected pocketsphinx or faster-whisper:DIR"):
+        peer(name)
+
+
+def test_a_peer_is_never_looked_for_on_the_network(tmp_path: Path) -> None:
+    """faster-whisper takes a folder that is not there for the name of a model to download."""
+    with pytest.raises(DataError, match=r"tiny: no CTranslate2 model: it has no model\.bin"):
+        peer(f"faster-whisper:{tmp_path}/tiny")
 
 
 def test_a_limit_is_spread_over_the_manifest() -> None:
@@ -112,7 +128,7 @@ def test_a_limit_is_spread_over_the_manifest() -> None:
 
 def test_the_table_has_a_row_for_each_system() -> None:
     console = Console(width=120, record=True, file=sys.stderr)
-    console.print(whole_file.table([tally(PEER, 1.0, "one two"), tally("ours", 0.1)]))
+    console.print(whole_file.table([measured(PEER, 1.0, "one two"), measured("ours", 0.1)]))
     text = console.export_text()
     peer = next(line for line in text.splitlines() if f"│ {PEER} " in line)
     ours = next(line for line in text.splitlines() if "│ ours " in line)
@@ -122,7 +138,7 @@ def test_the_table_has_a_row_for_each_system() -> None:
 
 
 def test_json_holds_the_numbers_and_where_they_come_from() -> None:
-    found = json.loads(json.dumps(whole_file.to_json([tally(PEER, 1.0), tally("ours", 0.1)], {"command": "x"})))
+    found = json.loads(json.dumps(whole_file.to_json([measured(PEER, 1.0), measured("ours", 0.1)], {"command": "x"})))
     assert found["origin"] == {"command": "x"}
     ours = found["systems"][1]
     assert ours["name"] == "ours"
@@ -167,7 +183,7 @@ SHOWN = [
 
 
 def streamed(name: str = "ctc") -> streaming_report.Measured:
-    scored = whole_file._scored(clip("a"), "one two three")
+    scored = metrics.score("a", "books", "one two three four", "one two three", 2.0)
     return streaming_report.Measured(name, [0.4, 0.6], [1.0, 2.0], 4, 8, 2, [0.01, 0.02, 0.03], [scored])
 
 
@@ -236,7 +252,7 @@ def test_a_long_stream_is_one_session_with_pauses(monkeypatch: pytest.MonkeyPatc
 
 def test_the_streaming_table_has_a_column_for_each_policy() -> None:
     console = Console(width=140, record=True, file=sys.stderr)
-    files = [whole_file._scored(clip("a"), "one two three four")]
+    files = [metrics.score("a", "books", "one two three four", "one two three four", 2.0)]
     steps = [streaming_report.Steps(16, [0.1, 0.2, 0.3], 2**30)]
     memory = streaming_report.Memory(3600.0, 500 << 20, 510 << 20, 505 << 20)
     console.print(streaming_report.table([streamed(), streamed("attention")], files, steps, memory))
@@ -270,7 +286,7 @@ def test_each_of_several_corpora_has_a_row() -> None:
 
 
 def test_streaming_numbers_are_plain_data() -> None:
-    files = [whole_file._scored(clip("a"), "one two")]
+    files = [metrics.score("a", "books", "one two three four", "one two", 2.0)]
     nothing = streaming_report.Measured("agreement", scored=files)
     steps = [streaming_report.Steps(1, [0.1], 1)]
     memory = streaming_report.Memory(3600.0, 3, 5, 4)

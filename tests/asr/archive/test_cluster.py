@@ -271,7 +271,7 @@ def test_an_engine_is_killed_midway(archive: Archive) -> None:
     begun, bad, summary, failed = (
         line for line in err.splitlines() if " files, " not in line
     )  # that comes every minute
-    assert begun == "spellstream: 2 engines on the cluster local: they load the model now"
+    assert begun == "spellstream: 2 engines on the cluster local are loading the model"
     assert bad.startswith("spellstream: in/bad.wav: ")
     assert summary.startswith("spellstream: 0.07 h of audio in ")
     assert summary.endswith(" hours per hour")
