@@ -11,6 +11,7 @@ from torch import Tensor
 from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState, StreamDetector
 from asr.errors import ConfigError
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
+from tests.support.streams import no_speech
 
 CPU = torch.device("cpu")
 RULES = EndpointConfig(min_speech_ms=96, min_silence_ms=160, padding_ms=64)  # 3, 5 and 2 windows
@@ -110,16 +111,3 @@ def test_the_threads_of_the_process_stay_as_they_are() -> None:
 @pytest.mark.parametrize("kind", ["silence", "noise", "tones"])
 def test_what_is_no_speech_begins_nothing(kind: str, seconds: int) -> None:
     assert decisions(listen(no_speech(kind, seconds)), EndpointConfig()).count(Decision.BEGIN.name) == 0
-
-
-def no_speech(kind: str, seconds: int) -> Tensor:
-    """Digital silence, white noise, or chords of an organ that change every two seconds."""
-    if kind == "silence":
-        return torch.zeros(seconds * 16_000)
-    if kind == "noise":
-        return 0.1 * torch.randn(seconds * 16_000)
-    time = torch.arange(32_000) / 16_000
-    swell = (8 * torch.minimum(time, 2 - time)).clamp(max=1)
-    pitches = 220 * 2 ** ((torch.tensor([0, 4, 7]) + torch.randint(0, 24, (seconds // 2, 1))) / 12)  # (chords, 3)
-    voices = sum(torch.sin(2 * torch.pi * n * pitches[..., None] * time) / n for n in (1, 2, 3))
-    return (0.05 * swell * torch.as_tensor(voices).sum(1)).flatten()

@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from streaming.events import Event, Final, Partial
 from streaming.policy import PolicyConfig
 from streaming.session import Session
 from tests.support.babbler import CONTEXTS, babbler, every_kind
+from tests.support.streams import finals, keeps_its_word, listen, no_speech, rounded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,45 +39,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return Engine(babbler())
-
-
-def listen(engine: Engine, chunks: Sequence[Tensor]) -> list[Event]:
-    """One stream, its end included."""
-    session, heard = engine.start(), []
-    for chunk in chunks:
-        (session,), (events,) = engine.step([session], [chunk])
-        heard += events
-    return heard + engine.step([session], [torch.zeros(0)], [True])[1][0]
-
-
-def finals(events: Sequence[Event]) -> list[Final]:
-    return [event for event in events if isinstance(event, Final)]
-
-
-def keeps_its_word(events: Sequence[Event]) -> int:
-    """Check that what is committed stays; how many words were committed before their segment was finished."""
-    committed: tuple[Any, ...] = ()
-    count = 0
-    for event in events:
-        words = event.committed if isinstance(event, Partial) else event.segment.words
-        assert words[: len(committed)] == committed
-        count += len(committed) if isinstance(event, Final) else 0
-        committed = words if isinstance(event, Partial) else ()
-    return count
-
-
-def rounded(events: Sequence[Event]) -> list[Any]:
-    """Events without the last digits of confidences and scores."""
-
-    def words(found: Any) -> Any:
-        return tuple(dataclasses.replace(w, confidence=round(w.confidence, 3)) for w in found)
-
-    return [
-        (words(e.committed), words(e.tentative), e.heard_seconds)
-        if isinstance(e, Partial)
-        else (words(e.segment.words), round(e.segment.score, 2), e.segment.start_seconds, e.segment.end_seconds)
-        for e in events
-    ]
 
 
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
@@ -204,8 +166,6 @@ def test_nothing_gives_nothing(engine: Engine) -> None:
 @pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["silence", "noise", "tones"])
 def test_what_is_no_speech_says_nothing(engine: Engine, kind: str, seconds: int) -> None:
-    from tests.streaming.test_endpoint import no_speech
-
     assert listen(engine, no_speech(kind, seconds).split(5_120)) == []
 
 

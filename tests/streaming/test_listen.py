@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import subprocess
 import sys
 import time
@@ -201,6 +202,15 @@ def test_leaving_early_closes_the_source(recogniser: Recogniser, speech: torch.T
 
 
 # --- the package ------------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_has_a_docstring_of_its_own() -> None:
+    """The API reference is made of them; a dataclass without one would show its signature instead."""
+    for name in streaming.__all__:
+        value = getattr(streaming, name)
+        text = inspect.getdoc(value) if inspect.isclass(value) or inspect.isfunction(value) else "an alias"
+        assert text, name
+        assert not text.startswith(f"{name}("), name
 
 
 def test_import_is_quick_and_complete(repository_root: Path) -> None:
