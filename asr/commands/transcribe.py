@@ -29,7 +29,9 @@ __all__ = ["transcribe"]
 
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE", help="A file, a folder, a manifest (.jsonl), or - for standard input."),
+    typer.Argument(
+        metavar="SOURCE", help="A file, a folder, a manifest (.jsonl, .json, .csv, .tsv), or - for standard input."
+    ),
 ]
 _OUTPUT, _CONTENT, _SUBTITLES = "Output (default: standard output)", "Content", "Subtitles (srt, vtt, tsv)"
 

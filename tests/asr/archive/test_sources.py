@@ -68,3 +68,10 @@ def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:
     assert [isinstance(one, DataError) for one in found] == [False, True, False, True]
     out = OutputFiles([str(manifest)], Destination(folder=tmp_path / "out"))
     assert out.paths(f"{audio}/deep/b.wav") == [tmp_path / "out/deep/b.txt"]
+
+
+def test_tables_are_manifests_too(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,sentence_id\na.wav,1\nb.wav,2\n")
+    (tmp_path / "nemo.json").write_text('{"audio_filepath": "c.wav", "duration": 1, "text": "x"}\n')
+    found = list(find([str(tmp_path / "m.csv"), str(tmp_path / "nemo.json")]))
+    assert found == [f"{tmp_path}/a.wav", f"{tmp_path}/b.wav", f"{tmp_path}/c.wav"]
