@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr import checkpoint
-from asr.audio import SAMPLE_RATE, Source, blocks, source_name
+from asr.audio import SAMPLE_RATE, Source, Track, blocks, source_name
 from asr.audio.segment import SegmentConfig, Span, split
 from asr.config import SearchConfig, require
 from asr.errors import DeviceError, SpellstreamError
@@ -149,6 +149,7 @@ class Recogniser:
         segment: SegmentConfig | None = None,
         word_timestamps: bool = True,
         batch_size: int = 16,
+        track: Track = None,
     ) -> Transcript:
         """Transcribe one source.
 
@@ -163,13 +164,14 @@ class Recogniser:
             segment: where long audio is cut.
             word_timestamps: also find when each word was said.
             batch_size: segments decoded together.
+            track: which audio track of a file, see `asr.audio.blocks`.
 
         Raises:
             AudioError: the source cannot be read, or not to its end.
             ConfigError: a setting is out of bounds.
         """
         decoding = self._decoding(search, segment, word_timestamps, batch_size)
-        read = blocks(source, sample_rate=sample_rate)
+        read = blocks(source, sample_rate=sample_rate, track=track)
         (outcome,) = self._run([(source, read)], decoding)
         if outcome.transcript is None:
             raise outcome.error or SpellstreamError(f"{source_name(source)}: no transcript")
@@ -185,6 +187,7 @@ class Recogniser:
         word_timestamps: bool = True,
         batch_size: int = 16,
         progress: Callable[[float], object] | None = None,
+        track: Track = None,
     ) -> Iterator[Segment]:
         """Transcribe a long source, yielding each segment as soon as it is decoded.
 
@@ -192,8 +195,8 @@ class Recogniser:
                 print(segment.text)
 
         Args:
-            source, sample_rate, search, segment, word_timestamps, batch_size: as in `transcribe`. A smaller batch
-                yields sooner and takes longer in all.
+            source, sample_rate, search, segment, word_timestamps, batch_size, track: as in `transcribe`. A smaller
+                batch yields sooner and takes longer in all.
             progress: called with the seconds of the source that are done, after each batch and at the end.
 
         Yields:
@@ -205,7 +208,7 @@ class Recogniser:
         """
         decoding = self._decoding(search, segment, word_timestamps, batch_size)
         job = Job(source)
-        spans = split(job.read(blocks(source, sample_rate=sample_rate)), segment)
+        spans = split(job.read(blocks(source, sample_rate=sample_rate, track=track)), segment)
         while batch := list(itertools.islice(spans, batch_size)):
             decoded = self._decode_each([span.waveform for span in batch], decoding)
             for span, found in zip(batch, decoded, strict=True):
@@ -227,6 +230,7 @@ class Recogniser:
         word_timestamps: bool = True,
         batch_size: int = 16,
         keep_damaged: bool = False,
+        track: Track = None,
     ) -> Iterator[Outcome]:
         """Transcribe many sources in flat memory, batched together by length.
 
@@ -235,7 +239,7 @@ class Recogniser:
 
         Args:
             sources: as in `transcribe`; arrays have no sample rate and must be at 16 kHz.
-            search, segment, word_timestamps, batch_size: as in `transcribe`.
+            search, segment, word_timestamps, batch_size, track: as in `transcribe`.
             keep_damaged: also transcribe the readable part of a damaged file.
 
         Yields:
@@ -245,7 +249,7 @@ class Recogniser:
         Raises:
             ConfigError: a setting is out of bounds.
         """
-        readers = ((s, blocks(s, keep_damaged=keep_damaged)) for s in sources)
+        readers = ((s, blocks(s, keep_damaged=keep_damaged, track=track)) for s in sources)
         return self._run(readers, self._decoding(search, segment, word_timestamps, batch_size), keep_damaged)
 
     def _decoding(

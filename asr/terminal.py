@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -11,13 +12,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "loading", "say"]
+__all__ = ["Progress", "loading", "say", "say_warnings"]
 
 
 def say(message: object) -> None:
     """Print a message on standard error, as one line even if a file name in it has line breaks."""
     sys.stderr.write("spellstream: " + " ".join(str(message).splitlines()) + "\n")
     sys.stderr.flush()
+
+
+def say_warnings() -> None:
+    """Say what is logged as a warning, where logging is not set up otherwise."""
+    logging.lastResort = _Saying(logging.WARNING)
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def loading(what: str) -> None:

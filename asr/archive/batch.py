@@ -12,6 +12,7 @@ from asr.terminal import Progress, say
 
 if TYPE_CHECKING:
     from asr.archive.sinks import Sink
+    from asr.audio import Track
     from asr.audio.segment import SegmentConfig
     from asr.config import SearchConfig
     from asr.recogniser import Outcome
@@ -32,6 +33,7 @@ class Transcriber(Protocol):
         word_timestamps: bool,
         batch_size: int,
         keep_damaged: bool,
+        track: Track,
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`."""
 
@@ -60,6 +62,7 @@ class Options:
         resume: skip sources whose output is complete already.
         keep_damaged: write the readable part of a damaged file, which still counts as failed.
         segment: where audio is cut; the defaults if None.
+        track: which audio track of each file: its number from 1 on, or its language; None: the English one, if any.
     """
 
     search: SearchConfig
@@ -68,6 +71,7 @@ class Options:
     resume: bool = False
     keep_damaged: bool = False
     segment: SegmentConfig | None = None
+    track: Track = None
 
 
 def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Totals:
@@ -102,6 +106,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
         word_timestamps=options.word_timestamps,
         batch_size=options.batch_size,
         keep_damaged=options.keep_damaged,
+        track=options.track,
     )
     try:
         for source, transcript, error in outcomes:

@@ -22,6 +22,7 @@ from asr.files import absolute
 from asr.transcript import read_json
 
 if TYPE_CHECKING:
+    from asr.audio import Track
     from asr.audio.segment import SegmentConfig
     from asr.recogniser import Outcome
 
@@ -95,6 +96,7 @@ class Cluster:
         word_timestamps: bool = True,
         batch_size: int = 16,
         keep_damaged: bool = False,
+        track: Track = None,
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`; a source that is named twice is transcribed once.
 
@@ -117,6 +119,7 @@ class Cluster:
             "word_timestamps": word_timestamps,
             "batch_size": batch_size,
             "keep_damaged": keep_damaged,
+            "track": track,
         }
         configure_data(self.engines)
         rows = (

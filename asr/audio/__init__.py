@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asr.audio.tracks import Track
     from asr.audio.waveform import SAMPLE_RATE, Resampler, Source, blocks, load, source_name
 
-__all__ = ["SAMPLE_RATE", "Resampler", "Source", "blocks", "load", "source_name"]
+__all__ = ["SAMPLE_RATE", "Resampler", "Source", "Track", "blocks", "load", "source_name"]
 
 
 def __getattr__(name: str) -> Any:

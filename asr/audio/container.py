@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from asr.audio.chunk import Chunk, chunk_frames, cut_short
 from asr.audio.clock import Clock, TimestampError
+from asr.audio.headers import mp3_seconds
 from asr.audio.kinds import FFMPEG_FORMATS
 from asr.audio.tracks import Track, select_track
 from asr.errors import AudioError
@@ -119,6 +120,7 @@ class _Reader:
     def __post_init__(self) -> None:
         import av
 
+        self._xing_seconds = mp3_seconds(self.file)
         self._timed = _TimedFile(self.file)
         options = {"format_whitelist": FFMPEG_FORMATS, "protocol_whitelist": "file,pipe"}
         if self.ignore_length:
@@ -128,6 +130,8 @@ class _Reader:
                 self._container: Any = av.open(
                     self._timed, options=options, metadata_errors="replace", io_open=_no_other_files
                 )
+            except av.error.EOFError:
+                raise cut_short(self.name, 0.0, None) from None
             except (av.error.FFmpegError, TimeoutError) as error:
                 raise AudioError(self.name, _reason(error, said)) from None
         self._is_estimate = self.ignore_length or any("Estimating duration" in text for _, _, text in said)
@@ -143,7 +147,9 @@ class _Reader:
         """The length that the track or, where it tells none, the container declares."""
         stream, container = self._stream, self._container
         self._own = stream.duration is not None
-        if not self._is_estimate:
+        if "mp3" in self._formats:  # where a file is longer than its Xing header says, PyAV estimates the length
+            self.declared_seconds = self._xing_seconds
+        elif not self._is_estimate:
             if stream.duration is not None:
                 self.declared_seconds = float(stream.duration * stream.time_base)
             elif container.duration is not None:

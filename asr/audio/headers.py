@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-__all__ = ["WavData", "declared_bytes", "wav_data"]
+__all__ = ["WavData", "declared_bytes", "mp3_seconds", "wav_data"]
 
 PLACEHOLDER_BYTES = 0x7FFF_0000
 """Headers written before the length was known hold a placeholder near 2 or 4 GiB."""
@@ -19,6 +19,7 @@ _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page
+_MPEG1_RATES = (44_100, 48_000, 32_000)
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 
@@ -164,21 +165,41 @@ def _ebml_element(data: bytes, position: int) -> tuple[int, int | None, int]:
     return name, None if length == (1 << bits) - 1 else length, position + length_bytes
 
 
-def _mp3_bytes(file: IO[bytes], size: int) -> int | None:
+class _Xing(NamedTuple):
+    start: int  # of the frame that holds it
+    frame: bytes
+    frames: int
+    bytes: int
+
+
+def mp3_seconds(file: IO[bytes]) -> float | None:
+    """The length of an MP3 file by its Xing header; None without one."""
+    xing = _xing(file)
+    if xing is None or len(xing.frame) < 4:
+        return None
+    version, layer, rate = xing.frame[1] >> 3 & 3, xing.frame[1] >> 1 & 3, xing.frame[2] >> 2 & 3
+    if layer != 1 or rate == 3 or version == 1:  # layer 3 alone has one; the others are reserved
+        return None
+    return xing.frames * (1152 if version == 3 else 576) / (_MPEG1_RATES[rate] >> (3 - version + 1) // 2)
+
+
+def _xing(file: IO[bytes]) -> _Xing | None:
     head = _read(file, 0, 10)
     start = 0
     if head.startswith(b"ID3") and len(head) == 10:
         start = 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
-    frame = _read(file, start, 4096)
-    place = max(frame.find(b"Xing"), frame.find(b"Info"))
-    if place < 0 or place > 200:
+    found = _read(file, start, 4096)
+    start, frame = start + max(found.find(b"\xff"), 0), found[max(found.find(b"\xff"), 0) :]
+    place = max(frame[:200].find(b"Xing"), frame[:200].find(b"Info"))
+    if place < 0 or len(frame) < place + 16:
         return None
-    (flags,) = struct.unpack_from(">I", frame, place + 4)
-    if flags & 3 != 3:  # frames and bytes
-        return None
-    (length,) = struct.unpack_from(">I", frame, place + 12)
-    sync = frame.find(b"\xff")
-    return start + max(sync, 0) + int(length)
+    flags, frames, length = struct.unpack_from(">III", frame, place + 4)
+    return _Xing(start, frame, frames, length) if flags & 3 == 3 else None  # frames and bytes
+
+
+def _mp3_bytes(file: IO[bytes], size: int) -> int | None:
+    xing = _xing(file)
+    return xing.start + xing.bytes if xing else None
 
 
 def _ogg_bytes(file: IO[bytes], size: int) -> int | None:

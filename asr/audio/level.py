@@ -44,7 +44,7 @@ class Level:
     def __init__(self, name: str) -> None:
         self._name = name
         self._scale: float | None = None  # of all that comes; None: not known yet
-        self._gain = 1.0  # of the stretch before
+        self._gain: float | None = None  # of the stretch before
         self._clear()
 
     def _clear(self) -> None:
@@ -108,7 +108,7 @@ class Level:
 
     def _release(self, gain: float) -> Iterator[Samples]:
         """Yield what is held with a gain, to which that of the stretch before fades."""
-        pieces, before = self._pieces, self._gain
+        pieces, before = self._pieces, gain if self._gain is None else self._gain
         self._clear()
         self._gain = gain
         position = 0

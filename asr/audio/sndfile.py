@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Generator
@@ -35,7 +36,10 @@ class _View:
         return self._file.read(count)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset + (self._offset if whence == os.SEEK_SET else 0), whence) - self._offset
+        # An exception would be printed, not raised, by the C library's caller, which sees from `tell` what happened.
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            self._file.seek(offset + (self._offset if whence == os.SEEK_SET else 0), whence)
+        return self.tell()
 
     def tell(self) -> int:
         return self._file.tell() - self._offset

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import numbers
 import os
 from collections.abc import Generator, Iterable, Iterator
@@ -26,6 +27,8 @@ from asr.config import require
 from asr.errors import AudioError
 
 __all__ = ["SAMPLE_RATE", "Resampler", "Source", "blocks", "load", "source_name"]
+
+_LOG = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 MIN_SAMPLE_RATE = 1_000
@@ -228,7 +231,17 @@ def _array_chunks(
         raise AudioError(name, f"its shape is {tuple(source.shape)}: it must have one or two dimensions")
     if source.size == 0:
         return
+    source = _narrowed(source, name)
     values = source[:, None] if source.ndim == 1 else source if source.shape[1] < source.shape[0] else source.T
     frames = chunk_frames(rate, values.shape[1], block_seconds)
     for start in range(0, len(values), frames):
         yield Chunk(rate, values[start : start + frames])
+
+
+def _narrowed(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """The int16 samples that an int32 array holds, if so: full scale of int32 would be 96 dB above them."""
+    if array.dtype != np.int32 or not 0 < max(-int(array.min()), int(array.max())) <= 1 << 15:
+        return array
+    _LOG.warning("%s: its int32 samples are within ±32768: they are read as int16", name)
+    narrow: NDArray[Any] = np.clip(array, -(1 << 15), (1 << 15) - 1).astype(np.int16)
+    return narrow

@@ -27,7 +27,7 @@ from asr.commands.groups import grouped
 from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
-from asr.terminal import loading, say
+from asr.terminal import loading, say, say_warnings
 
 __all__ = ["PLUGINS", "app", "main"]
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     debug = "--debug" in takewhile(lambda argument: argument.startswith("-"), arguments)
+    say_warnings()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:

@@ -80,6 +80,15 @@ KeepDamaged = Annotated[
         rich_help_panel=_CONTENT,
     ),
 ]
+TrackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="N|LANG",
+        help="Audio track, by number from 1 or language (fre); else the English one, else the default.",
+        rich_help_panel=_CONTENT,
+    ),
+]
 Language = Annotated[
     str | None, typer.Option(metavar="NAME", help="Language spoken: en, the only one.", rich_help_panel=_CONTENT)
 ]
@@ -123,6 +132,7 @@ class ContentOptions:
     nbest: Nbest = 1
     keep_damaged: KeepDamaged = False
     language: Language = None
+    track: TrackOption = None
 
     def check(self, formats: Sequence[str]) -> None:
         """Refuse what these formats cannot hold, and languages that no model knows."""
@@ -284,7 +294,7 @@ def transcribe(
         total = sum(1 for _ in find(sources)) if show or report else 0
         progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
         timed = content.timed(destination.formats)
-        options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment)
+        options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track)
         totals = batch.run(transcriber, sources, sink, options, progress)
 
     if report:

@@ -48,7 +48,7 @@ def test_every_common_format_gives_the_same_waveform(
     assert len(expected) <= len(waveform) <= len(expected) + 512 * lossy
     inner = slice(1000, 7000)
     assert np.abs(waveform.numpy()[inner] - expected[inner]).max() <= tolerance
-    assert duration_seconds(path) == pytest.approx(0.5, abs=0.01 * lossy)
+    assert duration_seconds(path) == pytest.approx(0.5, abs=0.1 * lossy)
 
 
 def test_eight_channels_at_96_khz_are_averaged(tmp_path: Path) -> None:

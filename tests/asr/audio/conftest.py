@@ -1,0 +1,21 @@
+"""Files of many kinds, made once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.containers import KINDS, make
+
+SECONDS = 3.0
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A whole file of each kind, by its suffix: 3 s long."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg, which makes the files, is missing")
+    folder = tmp_path_factory.mktemp("originals")
+    return {suffix: make(folder, suffix, SECONDS) for suffix in KINDS}
