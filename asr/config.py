@@ -34,7 +34,7 @@ __all__ = [
 
 ConfigT = TypeVar("ConfigT")
 
-Scorer = Literal["location", "additive", "dot", "scaled_dot", "multi_head"]
+AttentionKind = Literal["location", "additive", "dot", "scaled_dot", "multi_head"]
 
 
 def require(condition: bool, name: str, value: object, bound: str) -> None:
@@ -157,7 +157,7 @@ class EncoderConfig:
 class AttentionConfig:
     """How the speller looks at the encoder's output."""
 
-    scorer: Scorer = "location"
+    scorer: AttentionKind = "location"
     size: int = 256
     heads: int = 1  # more than one only with the multi_head scorer
     location_channels: int = 10

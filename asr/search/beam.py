@@ -1,7 +1,7 @@
-"""Batched beam search over (utterances x beams), with a list of scorers and CTC prefix scores in the beam.
+"""Batched beam search over (utterances x beams), with lists of full and of partial scorers.
 
 After Watanabe et al. 2017 and the batched form of Seki et al. 2019. Every tensor keeps its shape from the first step to
-the last, utterances that are done are frozen, and the host looks at the device only once in several steps.
+the last, finished utterances are frozen, and the host reads from the device only once in several steps.
 """
 
 from __future__ import annotations
@@ -17,38 +17,47 @@ from asr.errors import ConfigError
 from asr.model.decoder import DecoderState
 from asr.model.las import Encoded, Model
 from asr.model.lm import LmState, TokenPredictor
-from asr.search.ctc import CtcPrefixScorer, CtcState
+from asr.search.ctc import CtcPrefixes
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
-from asr.search.scorers import AttentionScorer, CoverageScorer, LengthScorer, LmScorer, Scorer, View
+from asr.search.scorers import (
+    CoverageScorer,
+    CtcScorer,
+    DecoderScorer,
+    LengthScorer,
+    LmScorer,
+    PartialScorer,
+    Scorer,
+    View,
+)
 from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search"]
 
-# A live hypothesis this many tokens' bonus behind a finished one is taken not to catch up.
+# A live hypothesis whose score is this many length bonuses behind a finished one is taken to be beaten.
 _BONUS_TOKENS = 8
 
 
 class Beams(NamedTuple):
     """The live hypotheses; rows are utterances * beams, best first within each utterance."""
 
-    tokens: Tensor  # (N, L), the first `step` of them spelled
-    token_scores: Tensor  # (N, L), the speller's log-probabilities of them
+    tokens: Tensor  # (N, L), the first `step` of them known
+    token_scores: Tensor  # (N, L), their log-probabilities by the decoder
     last: Tensor  # (N,)
     scores: Tensor  # (B, K)
     decoder: DecoderState
-    scorers: list[Any]
-    ctc: CtcState | None
+    full: list[Any]  # states of the full scorers
+    partial: list[Any]  # states of the partial scorers
     repeats: Repeats
 
 
 class Prefix(NamedTuple):
-    """Where a search goes on from: B utterances whose first words are known, as a stream's committed words are."""
+    """Start of a search over B utterances whose first words are known, as the committed words of a stream are."""
 
-    last: Tensor  # (B,): the last known token, sos where there is none
+    last: Tensor  # (B,): last known token; sos if there is none
     decoder: DecoderState  # after all known tokens but the last; its alignments may be shorter than the encoder_out
-    first_frame: Tensor  # (B,): CTC scores only the frames from here on, which hold what is not known yet
-    word_starts: Tensor  # (V,) bool: tokens that begin a word; known words are whole, so only these can come next
-    lm: LmState | None = None  # of a language model, likewise after all but the last; without it, it begins afresh
+    first_frame: Tensor  # (B,): first frame after the known words, with which CTC scores begin
+    word_starts: Tensor  # (V,) bool: tokens that begin a word; only these may follow the known words
+    lm: LmState | None = None  # the language model's, also after all tokens but the last; None: its initial state
 
     def widened(self, frames: int) -> Prefix:
         """Alignments cut, or padded with zeros, to `frames`."""
@@ -58,7 +67,7 @@ class Prefix(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best hypotheses that have ended, best first; a score of minus infinity is an empty place."""
+    """The best finished hypotheses, best first; a score of minus infinity marks an empty place."""
 
     scores: Tensor  # (B, K)
     tokens: Tensor  # (B, K, L), eos-padded
@@ -77,7 +86,7 @@ class Finished(NamedTuple):
 
 
 class _Search:
-    """What does not change during a search."""
+    """What stays the same during a search."""
 
     def __init__(
         self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None, prefix: Prefix | None
@@ -88,33 +97,44 @@ class _Search:
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
         self.device = encoder_out.device
         self.memory = model.decoder.prepare(encoder_out, lengths)
+
         first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
-        self.empty = lengths <= first_frame  # nothing is left to hear
-        weighed: list[tuple[float, Scorer]] = [
-            (1 - config.ctc_weight, AttentionScorer()),
+        self.empty = lengths <= first_frame  # no frame is left after the prefix
+
+        full, partial = self._full_scorers(encoder_out.shape[1], lm), self._partial_scorers(encoded, first_frame)
+        self.full = [(weight, scorer) for weight, scorer in full if weight != 0]
+        self.partial = [(weight, scorer) for weight, scorer in partial if weight != 0]
+        tokens = model.config.vocab_size - (EOS + 1)
+        # A decoder without weight cannot choose candidates either: then all tokens are.
+        self.candidates = tokens if config.ctc_weight == 1 else min(max(config.candidates, self.beam), tokens)
+
+    def _full_scorers(self, frames: int, lm: TokenPredictor | None) -> list[tuple[float, Scorer]]:
+        config = self.config
+        scorers: list[tuple[float, Scorer]] = [
+            (1 - config.ctc_weight, DecoderScorer()),
             (config.length_bonus, LengthScorer()),
-            (config.coverage_penalty, CoverageScorer(config.coverage_threshold, encoder_out.shape[1], self.device)),
+            (config.coverage_penalty, CoverageScorer(config.coverage_threshold, frames, self.device)),
         ]
         if lm is not None:
-            if lm.config.vocab_size != model.config.vocab_size:
+            if lm.config.vocab_size != self.model.config.vocab_size:
                 raise ConfigError(
-                    f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {model.config.vocab_size}"
+                    f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {self.model.config.vocab_size}"
                 )
-            known = prefix.lm if prefix else None
-            weighed.append((config.lm_weight, LmScorer(lm, known.repeat(self.beam) if known else None)))
-        self.scorers = [(weight, scorer) for weight, scorer in weighed if weight != 0]
-        self.ctc: CtcPrefixScorer | None = None
-        if config.ctc_weight > 0:
-            log_probs = model.ctc_log_probs(encoder_out)
-            if prefix:  # each row's frames moved to the front, less those that hold the known tokens
-                frames = torch.arange(log_probs.shape[1], device=self.device) + first_frame[:, None]
-                frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
-                log_probs = log_probs.gather(1, frames.expand_as(log_probs))
-            self.ctc = CtcPrefixScorer(log_probs, (lengths - first_frame).clamp(min=1), self.beam)
-        tokens = model.config.vocab_size - (EOS + 1)
-        # Where the speller has no say, it cannot choose what CTC looks at either: CTC looks at all there is.
-        self.candidates = tokens if config.ctc_weight == 1 else min(max(config.candidates, self.beam), tokens)
+            known = self.prefix.lm if self.prefix else None
+            scorers.append((config.lm_weight, LmScorer(lm, known.repeat(self.beam) if known else None)))
+        return scorers
+
+    def _partial_scorers(self, encoded: Encoded, first_frame: Tensor) -> list[tuple[float, PartialScorer]]:
+        if self.config.ctc_weight == 0:
+            return []
+        log_probs = self.model.ctc_log_probs(encoded.encoder_out)
+        if self.prefix:  # drop the frames of the known words: move the others of each row to the front
+            frames = torch.arange(log_probs.shape[1], device=self.device) + first_frame[:, None]
+            frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
+            log_probs = log_probs.gather(1, frames.expand_as(log_probs))
+        lengths = (encoded.encoder_out_lengths - first_frame).clamp(min=1)
+        return [(self.config.ctc_weight, CtcScorer(CtcPrefixes(log_probs, lengths, self.beam)))]
 
     def start(self, longest: int) -> tuple[Beams, Finished]:
         rows = self.batch * self.beam
@@ -124,7 +144,7 @@ class _Search:
         shape = (self.batch, self.beam, longest)
         finished = Finished(scores, tokens.view(shape), token_scores.view(shape))
         scores = scores.clone()
-        scores[:, 0] = 0.0  # all beams are alike at the start: one of them is enough
+        scores[:, 0] = 0.0  # at the start all beams are the same, so only one is live
         scores[self.empty] = -math.inf
         last = torch.full((rows,), SOS, device=self.device)
         decoder = self.model.decoder.initial_state(self.memory, self.beam)
@@ -137,73 +157,79 @@ class _Search:
             last=last,
             scores=scores,
             decoder=decoder,
-            scorers=[scorer.initial_state(rows) for _, scorer in self.scorers],
-            ctc=self.ctc.initial_state() if self.ctc else None,
+            full=[scorer.initial_state(rows) for _, scorer in self.full],
+            partial=[scorer.initial_state(rows) for _, scorer in self.partial],
             repeats=Repeats.start(rows, self.device),
         )
         return beams, finished
 
     def step(self, step: int, beams: Beams, finished: Finished) -> tuple[Beams, Finished, Tensor]:
-        """Lengthen every live hypothesis by a token; also says `(B,)` which utterances are done."""
+        """Extend every live hypothesis by a token; also returns `(B,)` which utterances are done."""
         readout, decoder = self.model.decoder.step(beams.last, beams.decoder, self.memory)
         log_probs = self.model.decoder.logits(readout).float().log_softmax(-1)
         view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
-        added, states = torch.zeros_like(log_probs), []
-        for (weight, scorer), state in zip(self.scorers, beams.scorers, strict=True):
+
+        # Full scorers over the whole vocabulary.
+        added, full = torch.zeros_like(log_probs), []
+        for (weight, scorer), state in zip(self.full, beams.full, strict=True):
             scores, state = scorer.score(view, state)
             added = added + weight * scores
-            states.append(state)
+            full.append(state)
         added = self._allow(added, log_probs)
         if step == 0 and self.prefix:
-            cut_off = (beams.last != SOS)[:, None] & ~self.prefix.word_starts
-            cut_off[:, EOS] = False
-            added = added.masked_fill(cut_off, -math.inf)
-        # eos comes as one more candidate, always there and always last.
+            within_word = (beams.last != SOS)[:, None] & ~self.prefix.word_starts
+            within_word[:, EOS] = False
+            added = added.masked_fill(within_word, -math.inf)
+
+        # The best tokens are the candidates; eos is always one more, and always the last.
         ending = added[:, EOS].clone()
         added[:, EOS] = -math.inf
         added, candidates = added.topk(self.candidates, dim=1)
         added = torch.cat([added, ending[:, None]], dim=1)
         candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], EOS)], dim=1)
-        ctc_added = None
-        if self.ctc is not None and beams.ctc is not None:
-            ctc_added = self.ctc.step(beams.ctc, beams.last, candidates, EOS)
-            added = added + self.config.ctc_weight * ctc_added
+
+        # Partial scorers over the candidates.
+        partial = []
+        for (weight, partial_scorer), state in zip(self.partial, beams.partial, strict=True):
+            scores, state = partial_scorer.score(view, candidates, state)
+            added = added + weight * scores
+            partial.append(state)
+
+        # Hypotheses that end are finished; the best of the others live on.
         totals = (beams.scores.view(-1, 1) + added).view(self.batch, self.beam, -1)
         finished = self._finish(totals, beams, finished)
-        totals = totals[..., :-1].flatten(1)
-        scores, places = totals.topk(self.beam, dim=1)
+        scores, places = totals[..., :-1].flatten(1).topk(self.beam, dim=1)
         parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + places // self.candidates
-        parents, chosen = parents.flatten(), (places % self.candidates).flatten()
-        last = candidates[parents, chosen]
-        ctc = None
-        if self.ctc is not None and beams.ctc is not None and ctc_added is not None:
-            ctc = self.ctc.advance(beams.ctc, beams.last, parents, last, ctc_added[parents, chosen])
+        parents, places = parents.flatten(), (places % self.candidates).flatten()
+        last = candidates[parents, places]
+
+        # All states follow their hypotheses.
         repeats, looping = beams.repeats.select(parents).add(last, self.config.max_repeats)
         tokens, token_scores = beams.tokens.index_select(0, parents), beams.token_scores.index_select(0, parents)
         tokens[:, step], token_scores[:, step] = last, log_probs[parents, last]
-        longer = Beams(
+        extended = Beams(
             tokens=tokens,
             token_scores=token_scores,
             last=last,
             scores=scores,
             decoder=decoder.select(parents),
-            scorers=[s.select(state, parents) for (_, s), state in zip(self.scorers, states, strict=True)],
-            ctc=ctc,
+            full=[s.select(state, parents) for (_, s), state in zip(self.full, full, strict=True)],
+            partial=[s.select(state, parents, places) for (_, s), state in zip(self.partial, partial, strict=True)],
             repeats=repeats,
         )
-        return self._stop(step, longer, looping.view_as(scores), finished)
+        return self._stop(step, extended, looping.view_as(scores), finished)
 
     def _allow(self, added: Tensor, log_probs: Tensor) -> Tensor:
-        """Forbid what is no token, and an end while going on is much likelier."""
+        """Forbid special tokens, and eos where another token is much more likely."""
         added = added.clone()
-        added[:, :EOS] = -math.inf  # the blank, unknown and sos; a list of them would be one more copy to a GPU
+        added[:, :EOS] = -math.inf  # blank, unknown and sos; indexing with a list would copy it to the GPU
         if self.config.eos_threshold > 0 and self.config.ctc_weight < 1:
             early = log_probs[:, EOS] < self.config.eos_threshold * log_probs[:, EOS + 1 :].amax(dim=1)
             added[:, EOS] = added[:, EOS].masked_fill(early, -math.inf)
         return added
 
     def _finish(self, totals: Tensor, beams: Beams, finished: Finished) -> Finished:
-        """Take the hypotheses whose end is among the best continuations of their utterance."""
+        """Add the hypotheses whose end is among the best continuations of their utterance."""
         last_kept = totals.flatten(1).topk(self.beam, dim=1).values[:, -1:]
         ended = totals[..., -1]
         ended = ended.masked_fill(ended < last_kept, -math.inf)
@@ -211,9 +237,9 @@ class _Search:
         return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
 
     def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
-        """Drop what loops or has no more room, and freeze utterances where nothing live can still win."""
+        """Drop hypotheses that loop or are too long, and freeze utterances in which no live one can still win."""
         scores = beams.scores.masked_fill(looping | (step + 1 >= self.limits)[:, None], -math.inf)
-        # Where nothing has ended and nothing lives on, what there was is better than nothing.
+        # Where no hypothesis has ended and none lives on, keep those of the step before.
         lost = finished.scores[:, 0].isneginf() & scores.isneginf().all(dim=1)
         shape = finished.tokens.shape
         rescued = beams.scores.masked_fill(~lost[:, None], -math.inf)
@@ -231,20 +257,20 @@ def beam_search(
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
 ) -> list[list[Hypothesis]]:
-    """Spell a batch by all that the config gives a weight to.
+    """Search with every scorer that has a weight in the config.
 
     Args:
         model: in evaluation mode.
-        encoded: of B utterances; one without any frame, or none after its prefix, gets an empty hypothesis.
+        encoded: of B utterances; one without frames, or without frames after its prefix, gets an empty hypothesis.
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
-        prefix: go on from here; hypotheses then hold only the tokens after it.
+        prefix: known words to start from; hypotheses then hold only the tokens after them.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
 
     Raises:
-        ConfigError: if the lm is over another number of tokens.
+        ConfigError: the lm has a vocabulary of another size.
     """
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from asr.text.tokenizer import BLANK
 
-__all__ = ["CtcPrefixScorer", "CtcState"]
+__all__ = ["CtcPrefixes", "CtcState"]
 
 _LOG_ZERO = -1e10
 
 
 class CtcState(NamedTuple):
-    """Forward variables of each hypothesis's prefix; rows are hypotheses."""
+    """Forward variables of the prefixes; rows are hypotheses."""
 
     ends: Tensor  # (N, 2, T) float64: log-probability of the prefix at frame t, ending in non-blank and in blank
     score: Tensor  # (N,) float64: log-probability of all that begins with the prefix
@@ -27,11 +27,11 @@ class CtcState(NamedTuple):
         return CtcState(self.ends.index_select(0, rows), self.score.index_select(0, rows))
 
 
-class CtcPrefixScorer:
-    """How likely, by CTC alone, is everything that begins with a hypothesis and a next token.
+class CtcPrefixes:
+    """CTC probabilities of all texts that begin with a prefix.
 
     The recursion over frames, r[t] = x[t] + logaddexp(r[t-1], s[t-1]), becomes a cumulative sum and a cumulative
-    logsumexp, so that no loop runs over frames. Both are taken in float64: the sums grow to thousands while their
+    logsumexp, without a loop over frames. Both are computed in float64, because the sums grow to thousands and their
     differences are what matters.
     """
 
@@ -39,7 +39,7 @@ class CtcPrefixScorer:
         """`log_probs` `(B, T, V)` of the CTC head, `lengths` `(B,)` >= 1, `beams` hypotheses for each of the B."""
         batch, frames, _ = log_probs.shape
         inside = torch.arange(frames, device=log_probs.device) < lengths[:, None]
-        # Beyond its end an utterance goes on with blanks for certain, which leaves every prefix as it was.
+        # Padding is blank with probability one, which leaves every prefix unchanged.
         ended = torch.full_like(log_probs[:1, :1], _LOG_ZERO)
         ended[..., BLANK] = 0.0
         self.log_probs = torch.where(inside[..., None], log_probs, ended).double().transpose(1, 2).contiguous()
@@ -66,7 +66,7 @@ class CtcPrefixScorer:
             `(N, C)` float32: the log-probability of the longer prefix less that of `state`.
         """
         either, after_blank = self._entries(state)
-        # The logsumexp over frames of either + x, as a product of probabilities: exp is what would take the time.
+        # The logsumexp over frames of either + x, as a product of probabilities, because exp of (N, C, T) is slow.
         peak = either.amax(dim=-1, keepdim=True)
         x = self.probs[self.rows[:, None], candidates]  # (N, C, T)
         prefix = torch.bmm(x, (either - peak).exp()[..., None])[..., 0].log() + peak
@@ -81,11 +81,11 @@ class CtcPrefixScorer:
         """The state of N new hypotheses, each of its own utterance's prefixes with one more token.
 
         Args:
-            state: of the prefixes, with their `last` tokens `(N,)`.
-            last: as in `step`.
-            parents: `(N,)`, the row of the prefix that each goes on from.
-            tokens: `(N,)`, with which.
-            increments: `(N,)`, what `step` said of them.
+            state: of the prefixes.
+            last: `(N,)`, their last tokens.
+            parents: `(N,)`, row of the prefix that each continues.
+            tokens: `(N,)`, the token that each adds.
+            increments: `(N,)`, their scores by `step`.
         """
         before = state.select(parents)
         either, after_blank = self._entries(before)
@@ -95,17 +95,17 @@ class CtcPrefixScorer:
         return CtcState(torch.stack([token_ends, blank_ends], dim=1), before.score + increments.double())
 
     def _entries(self, state: CtcState) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `(N, T)` that the prefix is spelled before frame t: however it ends, and after a blank."""
+        """Log-probabilities `(N, T)` that the prefix is complete before frame t: in any way, and with a blank."""
         before = _delayed(state.ends)
-        # Before the first frame the empty prefix has probability one, and no other has any. A prefix that does not fit
-        # into the frames ends nowhere either, but its score says that it is not the empty one.
+        # Before the first frame the empty prefix has probability one, any other zero. A prefix that does not fit into
+        # the frames ends nowhere either; its score tells it from the empty one.
         empty = (state.ends[:, 0] <= _LOG_ZERO / 2).all(-1) & (state.score > _LOG_ZERO / 2)
         before[:, 1, 0] = torch.where(empty, 0.0, _LOG_ZERO)
         return torch.logaddexp(before[:, 0], before[:, 1]), before[:, 1]
 
 
 def _delayed(ends: Tensor) -> Tensor:
-    """Along the last dimension one frame later, log 0 first."""
+    """Shifted by one frame along the last dimension, with log 0 in front."""
     return torch.cat([torch.full_like(ends[..., :1], _LOG_ZERO), ends[..., :-1]], dim=-1)
 
 

@@ -1,7 +1,8 @@
-"""What a beam search may weigh a next token by: one class each, with its state as a value.
+"""Scorers of a beam search: what a next token adds to the score of a hypothesis, with their state as a value.
 
-Rows are hypotheses: N = utterances * beams. A scorer says what a token adds to a hypothesis's score; the search
-multiplies with the weight and adds up.
+Rows are hypotheses: N = utterances * beams. A full scorer (`Scorer`) scores the whole vocabulary, a partial one
+(`PartialScorer`), which would take too long for that, only the candidates that the full scorers leave. The search
+multiplies by the weights and adds up.
 """
 
 from __future__ import annotations
@@ -12,34 +13,57 @@ import torch
 from torch import Tensor
 
 from asr.model.lm import LmState, TokenPredictor
+from asr.search.ctc import CtcPrefixes, CtcState
 from asr.text.tokenizer import EOS
 
-__all__ = ["AttentionScorer", "CoverageScorer", "LengthScorer", "LmScorer", "Scorer", "View"]
+__all__ = [
+    "CoverageScorer",
+    "CtcScorer",
+    "DecoderScorer",
+    "LengthScorer",
+    "LmScorer",
+    "PartialScorer",
+    "Scorer",
+    "View",
+]
 
 
 class View(NamedTuple):
-    """What every scorer is shown at a step."""
+    """The input of every scorer at a step."""
 
-    last: Tensor  # (N,): the hypotheses' last tokens
-    log_probs: Tensor  # (N, V): the speller's
-    alignment: Tensor  # (N, T): where it looked, mean over heads
+    last: Tensor  # (N,): last token of each hypothesis
+    log_probs: Tensor  # (N, V): the decoder's
+    alignment: Tensor  # (N, T): attention of this step, mean over the heads
 
 
 class Scorer(Protocol):
-    """A scorer over the whole vocabulary."""
+    """Full scorer: scores the whole vocabulary."""
 
     def initial_state(self, rows: int) -> Any:
         """State of `rows` empty hypotheses."""
 
     def score(self, view: View, state: Any) -> tuple[Tensor, Any]:
-        """What each token adds, `(N, V)` or broadcastable to it, and the state once the step is made."""
+        """What each token adds, `(N, V)` or broadcastable to it, and the state after the step."""
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state of the hypotheses `rows` `(N',)`."""
 
 
-class AttentionScorer:
-    """The speller's own log-probabilities."""
+class PartialScorer(Protocol):
+    """Partial scorer: scores some candidates of each hypothesis."""
+
+    def initial_state(self, rows: int) -> Any:
+        """State of `rows` empty hypotheses."""
+
+    def score(self, view: View, candidates: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What each of `candidates` `(N, C)` adds, `(N, C)`, and the state after the step."""
+
+    def select(self, state: Any, rows: Tensor, places: Tensor) -> Any:
+        """The state of N' hypotheses: of `rows` `(N',)`, each with its candidate of column `places` `(N',)`."""
+
+
+class DecoderScorer:
+    """Log-probabilities of the decoder."""
 
     def initial_state(self, rows: int) -> None:
         return None
@@ -67,7 +91,7 @@ class LengthScorer:
 
 
 class CoverageScorer:
-    """Minus the attention that frames have got beyond a threshold: against saying the same audio twice.
+    """Minus the total attention to a frame beyond a threshold: a penalty for transcribing the same audio twice.
 
     After Tu et al. 2016 and Chorowski and Jaitly 2017.
     """
@@ -88,9 +112,11 @@ class CoverageScorer:
 
 
 class LmScorer:
-    """A language model's log-probabilities, eos included: shallow fusion, Gulcehre et al. 2015.
+    """Log-probabilities of a language model, eos included: shallow fusion, Gulcehre et al. 2015.
 
-    `known` is the state of rows that go on from known tokens.
+    Args:
+        lm: over the same tokens.
+        known: its state after the known tokens of each row, if the hypotheses have any.
     """
 
     def __init__(self, lm: TokenPredictor, known: LmState | None = None) -> None:
@@ -104,3 +130,30 @@ class LmScorer:
 
     def select(self, state: LmState, rows: Tensor) -> LmState:
         return state.select(rows)
+
+
+class _CtcStep(NamedTuple):
+    """A step of `CtcScorer` before the search has chosen among the candidates."""
+
+    before: CtcState
+    last: Tensor  # (N,)
+    candidates: Tensor  # (N, C)
+    scores: Tensor  # (N, C)
+
+
+class CtcScorer:
+    """CTC prefix scores: hybrid CTC/attention decoding, Watanabe et al. 2017."""
+
+    def __init__(self, prefixes: CtcPrefixes) -> None:
+        self.prefixes = prefixes
+
+    def initial_state(self, rows: int) -> CtcState:
+        return self.prefixes.initial_state()
+
+    def score(self, view: View, candidates: Tensor, state: CtcState) -> tuple[Tensor, _CtcStep]:
+        scores = self.prefixes.step(state, view.last, candidates, EOS)
+        return scores, _CtcStep(state, view.last, candidates, scores)
+
+    def select(self, state: _CtcStep, rows: Tensor, places: Tensor) -> CtcState:
+        tokens, scores = state.candidates[rows, places], state.scores[rows, places]
+        return self.prefixes.advance(state.before, state.last, rows, tokens, scores)

@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.config import AttentionConfig, Scorer
+from asr.config import AttentionConfig, AttentionKind
 from asr.model.attention import Attention, AttentionState, Memory, build_attention
 
-SCORERS = typing.get_args(Scorer)
+SCORERS = typing.get_args(AttentionKind)
 QUERY, VALUE = 5, 6
 LENGTHS = [9, 4, 1]
 
 every_scorer = pytest.mark.parametrize("scorer", SCORERS)
 
 
-def config_of(scorer: Scorer, window_frames: int | None = None) -> AttentionConfig:
+def config_of(scorer: AttentionKind, window_frames: int | None = None) -> AttentionConfig:
     heads = 4 if scorer == "multi_head" else 1
     return AttentionConfig(
         scorer, size=8, heads=heads, location_channels=3, location_width=5, window_frames=window_frames
     )
 
 
-def build(scorer: Scorer, window_frames: int | None = None) -> Attention:
+def build(scorer: AttentionKind, window_frames: int | None = None) -> Attention:
     """A scorer whose weights are large enough to prefer some frames."""
     torch.manual_seed(3)
     attention = build_attention(QUERY, VALUE, config_of(scorer, window_frames))
@@ -60,7 +60,7 @@ def look(attention: Attention, memory: Memory, asked: Tensor) -> tuple[Tensor, T
 
 @every_scorer
 @pytest.mark.parametrize("window", [None, 2], ids=["everywhere", "window"])
-def test_weights_sum_to_one_and_nothing_falls_on_padding(scorer: Scorer, window: int | None) -> None:
+def test_weights_sum_to_one_and_nothing_falls_on_padding(scorer: AttentionKind, window: int | None) -> None:
     """Every head of every row spreads exactly one over the frames that are real."""
     attention = build(scorer, window)
     _, alignments = look(attention, attention.prepare(*encoded()), queries(3, 6))
@@ -73,7 +73,7 @@ def test_weights_sum_to_one_and_nothing_falls_on_padding(scorer: Scorer, window:
 
 @every_scorer
 @pytest.mark.parametrize("window", [None, 2], ids=["everywhere", "window"])
-def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: Scorer, window: int | None) -> None:
+def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind, window: int | None) -> None:
     """Promise 2, token after token."""
     attention = build(scorer, window)
     (out, lengths), asked = encoded(), queries(3, 6)
@@ -86,7 +86,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: Scorer, window: i
 
 
 @every_scorer
-def test_the_state_is_a_value(scorer: Scorer) -> None:
+def test_the_state_is_a_value(scorer: AttentionKind) -> None:
     """A search may keep a state and come back to it: asking does not change it, and asking again says the same."""
     attention = build(scorer)
     memory, (first, second) = attention.prepare(*encoded()), queries(3, 2)
@@ -100,7 +100,7 @@ def test_the_state_is_a_value(scorer: Scorer) -> None:
 
 
 @every_scorer
-def test_the_query_decides(scorer: Scorer) -> None:
+def test_the_query_decides(scorer: AttentionKind) -> None:
     attention = build(scorer)
     memory, (first, second) = attention.prepare(*encoded()), queries(3, 2)
     state = attention.initial_state(memory)
@@ -108,7 +108,7 @@ def test_the_query_decides(scorer: Scorer) -> None:
 
 
 @every_scorer
-def test_a_single_frame_gets_all_the_weight(scorer: Scorer) -> None:
+def test_a_single_frame_gets_all_the_weight(scorer: AttentionKind) -> None:
     attention = build(scorer)
     out, lengths = encoded([1])
     _, alignments = look(attention, attention.prepare(out, lengths), queries(1, 3))
@@ -116,7 +116,7 @@ def test_a_single_frame_gets_all_the_weight(scorer: Scorer) -> None:
 
 
 @every_scorer
-def test_an_utterance_without_frames_gives_numbers(scorer: Scorer) -> None:
+def test_an_utterance_without_frames_gives_numbers(scorer: AttentionKind) -> None:
     """A row that is all padding must not spread NaN over its batch."""
     attention = build(scorer)
     contexts, alignments = look(attention, attention.prepare(*encoded([5, 0])), queries(2, 3))
@@ -125,7 +125,7 @@ def test_an_utterance_without_frames_gives_numbers(scorer: Scorer) -> None:
 
 
 @every_scorer
-def test_the_window_limits_how_far_attention_moves(scorer: Scorer) -> None:
+def test_the_window_limits_how_far_attention_moves(scorer: AttentionKind) -> None:
     """At most `window_frames` to either side of the last peak; before the first token, of the start."""
     attention, width = build(scorer, window_frames=2), 2
     memory = attention.prepare(*encoded([30]))
@@ -139,7 +139,7 @@ def test_the_window_limits_how_far_attention_moves(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize("scorer", ["location", "additive", "dot", "scaled_dot", "multi_head"])
-def test_only_the_location_aware_scorer_knows_where_it_was(scorer: Scorer) -> None:
+def test_only_the_location_aware_scorer_knows_where_it_was(scorer: AttentionKind) -> None:
     """The same query over the same frames: the alignment before moves the location-aware one and no other."""
     attention = build(scorer)
     memory, query = attention.prepare(*encoded([9])), queries(1, 1)[0]
@@ -213,7 +213,7 @@ def test_heads_look_at_different_places() -> None:
 
 
 @every_scorer
-def test_beams_of_an_utterance_share_its_memory(scorer: Scorer) -> None:
+def test_beams_of_an_utterance_share_its_memory(scorer: AttentionKind) -> None:
     """Beams of one utterance lie side by side, and each sees what it would see alone, at this token and the next."""
     attention = build(scorer)
     memory = attention.prepare(*encoded())
@@ -231,7 +231,7 @@ def test_beams_of_an_utterance_share_its_memory(scorer: Scorer) -> None:
 
 
 @every_scorer
-def test_gradient_reaches_every_parameter(scorer: Scorer) -> None:
+def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
     """Two tokens, so that the alignment before is there to be learned from."""
     attention = build_attention(QUERY, VALUE, config_of(scorer))
     memory = attention.prepare(*encoded())

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.config import AttentionConfig, DecoderConfig, Scorer
+from asr.config import AttentionConfig, AttentionKind, DecoderConfig
 from asr.model.decoder import Decoder, DecoderState
 
 VOCAB, VALUE = 7, 6
-SCORERS = typing.get_args(Scorer)
+SCORERS = typing.get_args(AttentionKind)
 LENGTHS = [9, 4, 6]
 
 
-def build(scorer: Scorer = "location", layers: int = 1, dropout: float = 0.2) -> Decoder:
+def build(scorer: AttentionKind = "location", layers: int = 1, dropout: float = 0.2) -> Decoder:
     """A small speller whose weights are large enough for its inputs to matter."""
     torch.manual_seed(5)
     heads = 2 if scorer == "multi_head" else 1
@@ -36,7 +36,7 @@ def encoded() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_steps_equal_forward(scorer: Scorer, layers: int) -> None:
+def test_steps_equal_forward(scorer: AttentionKind, layers: int) -> None:
     """What training computes with the true history is what a search finds token by token."""
     decoder, (out, lengths) = build(scorer, layers), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
@@ -51,7 +51,7 @@ def test_steps_equal_forward(scorer: Scorer, layers: int) -> None:
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: Scorer) -> None:
+def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind) -> None:
     """Promise 2: neither other utterances nor padding reach a row's logits."""
     decoder, (out, lengths) = build(scorer), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
@@ -164,7 +164,7 @@ def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autoca
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_gradient_reaches_every_parameter(scorer: Scorer) -> None:
+def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
     decoder, (out, lengths) = build(scorer, layers=2), encoded()
     logits, _ = decoder.train()(torch.arange(VOCAB).expand(3, -1), out.requires_grad_(), lengths)
     (logits * torch.randn_like(logits)).sum().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asr.config import Scorer
+from asr.config import AttentionKind
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LmState
 from asr.text.tokenizer import EOS, SOS
@@ -14,7 +14,7 @@ from tests.asr.search.test_lm_fusion import opinionated_lm
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_training_remembers_what_there_is_to_be_seen(scorer: Scorer) -> None:
+def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> None:
     """The first batch is all that it knows, without its padding; later ones move it a little; use moves nothing."""
     decoder, (out, lengths) = build(scorer), encoded()
     tokens = torch.randint(0, VOCAB, (3, 2))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.search.ctc import CtcPrefixScorer, CtcState
+from asr.search.ctc import CtcPrefixes, CtcState
 from tests.support.ctc_paths import collapse, random_log_probs
 
 EOS = 3  # in these tests; CTC itself never says it
@@ -31,7 +31,7 @@ def begins(found: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> floa
     return sum(p for text, p in found.items() if text[: len(prefix)] == prefix)
 
 
-def follow(scorer: CtcPrefixScorer, prefix: tuple[int, ...], eos: int = EOS) -> tuple[CtcState, Tensor]:
+def follow(scorer: CtcPrefixes, prefix: tuple[int, ...], eos: int = EOS) -> tuple[CtcState, Tensor]:
     """The state of a prefix, and the `last` token to go on from."""
     state, last = scorer.initial_state(), torch.tensor([eos])
     for token in prefix:
@@ -53,7 +53,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
     """Every prefix that fits, and some that do not, with repeated tokens and the end of the sentence."""
     log_probs = random_log_probs(frames, seed=frames, vocab=3)
     found = texts(log_probs[0])
-    scorer = CtcPrefixScorer(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]), 1)
+    scorer = CtcPrefixes(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]), 1)
     candidates = torch.tensor([[1, 2, EOS]])
     for length in range(frames + 1):
         for prefix in itertools.product((1, 2), repeat=length):
@@ -71,7 +71,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
 def test_a_prefix_goes_on_or_ends() -> None:
     """Of all that begins with a prefix, each text either is the prefix or goes on with one of the tokens."""
     log_probs = random_log_probs(6, seed=3)
-    scorer = CtcPrefixScorer(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]), 1)
+    scorer = CtcPrefixes(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]), 1)
     for prefix in ((), (1,), (1, 1), (2, 3, 2), (3, 3, 3)):
         state, last = follow(scorer, prefix, eos=4)
         increments = scorer.step(state, last, torch.tensor([[1, 2, 3, 4]]), 4)
@@ -82,7 +82,7 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
     """A hypothesis that ends scores as torch's own CTC loss says, over a long utterance."""
     log_probs = random_log_probs(300, seed=8, vocab=20)
     tokens = [5, 5, 7, 19, 4, 4, 4, 11, 6, 12, 5]
-    scorer = CtcPrefixScorer(log_probs, torch.tensor([300]), 1)
+    scorer = CtcPrefixes(log_probs, torch.tensor([300]), 1)
     state, last = follow(scorer, tuple(tokens))
     increments = scorer.step(state, last, torch.tensor([[EOS]]), EOS)
     loss = torch.nn.functional.ctc_loss(
@@ -97,7 +97,7 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
 
 def test_what_does_not_fit_stays_impossible() -> None:
     """A hypothesis with more tokens than frames is out for good: nothing that follows brings it back."""
-    scorer = CtcPrefixScorer(random_log_probs(2, seed=1), torch.tensor([2]), 1)
+    scorer = CtcPrefixes(random_log_probs(2, seed=1), torch.tensor([2]), 1)
     state, last = follow(scorer, (1, 1))  # a repeated token needs a blank between, so three frames
     assert float(state.score) < NEVER
     for _ in range(3):
@@ -112,7 +112,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
     """Promise 2: rows of different lengths, whatever the padding holds, and each with two beams."""
     lengths, beams = [7, 3, 1], 2
     log_probs = random_log_probs(7, seed=4, rows=3)
-    scorer = CtcPrefixScorer(log_probs, torch.tensor(lengths), beams)
+    scorer = CtcPrefixes(log_probs, torch.tensor(lengths), beams)
     candidates = torch.tensor([[1, 2, EOS]] * 6)
     state, last = scorer.initial_state(), torch.full((6,), EOS)
     together = []
@@ -124,7 +124,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
         state = scorer.advance(state, last, parents, tokens, increments[parents, chosen])
         last = tokens
     for row, length in enumerate(lengths):
-        alone = CtcPrefixScorer(log_probs[row : row + 1, :length], torch.tensor([length]), 1)
+        alone = CtcPrefixes(log_probs[row : row + 1, :length], torch.tensor([length]), 1)
         for beam, token in enumerate((1, 2)):
             for step, totals in enumerate(together):
                 prefix = (token,) * step
@@ -137,7 +137,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
 
 def test_states_are_reordered_with_their_hypotheses() -> None:
     """`advance` takes parents in any order and `select` any rows: the scores that follow are the parents'."""
-    scorer = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 2)
+    scorer = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]), 2)
     increments = scorer.step(scorer.initial_state(), torch.tensor([EOS, EOS]), torch.tensor([[1, 2], [1, 2]]), EOS)
     parents, tokens = torch.tensor([1, 0]), torch.tensor([2, 1])
     state = scorer.advance(
@@ -147,7 +147,7 @@ def test_states_are_reordered_with_their_hypotheses() -> None:
     for rows, tokens in ((state, (2, 1)), (swapped, (1, 2))):
         found = scorer.step(rows, torch.tensor(tokens), torch.tensor([[1, 2, EOS]] * 2), EOS)
         for row, token in enumerate(tokens):
-            alone = CtcPrefixScorer(random_log_probs(5, seed=6), torch.tensor([5]), 1)
+            alone = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]), 1)
             own, last = follow(alone, (token,))
             expected = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
             torch.testing.assert_close(found[row], expected[0], rtol=0, atol=1e-5)

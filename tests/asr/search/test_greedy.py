@@ -11,13 +11,13 @@ from torch import Tensor
 
 from asr.config import (
     AttentionConfig,
+    AttentionKind,
     Context,
     DecoderConfig,
     EncoderConfig,
     FeatureConfig,
     HybridConfig,
     ModelConfig,
-    Scorer,
     SearchConfig,
 )
 from asr.model.las import Encoded, Model
@@ -29,7 +29,7 @@ SEARCH = SearchConfig(max_repeats=1_000)
 SECONDS = (1.0, 0.61, 0.27, 1.37, 0.02, 0.9, 0.45, 0.033, 0.75, 1.1, 0.5, 0.13, 0.82, 0.06, 0.31, 0.97)
 
 
-def build(scorer: Scorer = "location", encoder: EncoderConfig | None = None) -> Model:
+def build(scorer: AttentionKind = "location", encoder: EncoderConfig | None = None) -> Model:
     """A model with random weights, large enough for it to say different things about different sounds."""
     torch.manual_seed(11)
     config = ModelConfig(
@@ -72,7 +72,7 @@ def encode(model: Model, sounds: list[Tensor], context: Context | None) -> Encod
 
 
 CASES = [
-    *((scorer, None, Context.full()) for scorer in typing.get_args(Scorer)),
+    *((scorer, None, Context.full()) for scorer in typing.get_args(AttentionKind)),
     ("location", None, Context(160, 40)),
     ("location", EncoderConfig((2, 1), 12, normalisation="batch", residual=True), Context.causal()),
     ("location", EncoderConfig((2, 2), 12, hybrid=HybridConfig(1, 2, 8)), Context(160, 40)),
@@ -81,7 +81,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("scorer", "encoder", "context"), CASES)
-def test_batch_size_never_changes_the_answer(scorer: Scorer, encoder: EncoderConfig | None, context: Context) -> None:
+def test_batch_size_never_changes_the_answer(
+    scorer: AttentionKind, encoder: EncoderConfig | None, context: Context
+) -> None:
     """Promise 2: tokens equal and scores within 1e-4 at batch 1, 3 and 16."""
     model, sounds = build(scorer, encoder), recordings()
     alone = [greedy(model, encode(model, [sound], context), SEARCH)[0] for sound in sounds]

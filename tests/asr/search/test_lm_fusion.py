@@ -21,11 +21,11 @@ from asr.search import Prefix, beam_search
 from asr.text.tokenizer import SOS, Tokenizer
 from streaming.engine import Engine, StreamConfig
 from streaming.policy import PolicyConfig
-from tests.asr.search.test_search import sounds, tiny_model
 from tests.support.babbler import babbler
 from tests.support.commands import Command
 from tests.support.small_model import SENTENCES, small_model
 from tests.support.streams import finals, listen, rounded
+from tests.support.tiny_model import sounds, tiny_model
 
 LM = ("lm.safetensors", "lm.json")
 

@@ -17,7 +17,7 @@ from asr.search import beam_search, search
 from asr.search.hypothesis import Repeats, token_limits
 from asr.search.scorers import CoverageScorer, LengthScorer, LmScorer, View
 from asr.text.tokenizer import EOS, SOS
-from tests.asr.search.test_search import tiny_lm, tiny_model
+from tests.support.tiny_model import tiny_lm, tiny_model
 
 Follow = dict[int, dict[int, float]]
 
