@@ -168,7 +168,7 @@ def devices(as_json: shared.AsJson = False) -> None:
         table.add_column(column, justify="right")
     table.add_column("default")
     for one in inputs:
-        rate = f"{one.sample_rate} Hz"
-        table.add_row(str(one.index), Text(one.name), str(one.channels), rate, "yes" if one.is_default else "")
+        default = "yes" if one.is_default else ""
+        table.add_row(str(one.index), Text(one.name), str(one.channels), one.rate_text, default)
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)

@@ -25,12 +25,13 @@ class Device:
 
     def __str__(self) -> str:
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
-        return f"{self.index}: {self.name} ({self.host_api}, {channels}, {self.rate_text})"
+        rate = self.rate_text if self.sample_rate > 0 else "rate unknown"
+        return f"{self.index}: {self.name} ({self.host_api}, {channels}, {rate})"
 
     @property
     def rate_text(self) -> str:
         """Its own sample rate, for people."""
-        return f"{self.sample_rate} Hz" if self.sample_rate > 0 else "rate unknown"
+        return f"{self.sample_rate} Hz" if self.sample_rate > 0 else "unknown"
 
 
 def devices() -> list[Device]:

@@ -249,7 +249,11 @@ def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None
 
 # --- devices ----------------------------------------------------------------------------------------------------------
 
-INPUTS = [Device(0, "Built-in", 2, 44_100, "ALSA", False), Device(3, "Röde [USB]", 1, 48_000, "ALSA", True)]
+INPUTS = [
+    Device(0, "Built-in", 2, 44_100, "ALSA", False),
+    Device(3, "Röde [USB]", 1, 48_000, "ALSA", True),
+    Device(4, "Dock", 1, 0, "ALSA", False),
+]
 
 
 def test_devices(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,10 +261,14 @@ def test_devices(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = command("devices")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
     assert (status, err) == (0, "")
-    assert rows == [["0", "Built-in", "2", "44100 Hz", ""], ["3", "Röde [USB]", "1", "48000 Hz", "yes"]]
+    assert rows == [
+        ["0", "Built-in", "2", "44100 Hz", ""],
+        ["3", "Röde [USB]", "1", "48000 Hz", "yes"],
+        ["4", "Dock", "1", "unknown", ""],
+    ]
     status, out, _ = command("devices", "--json")
     assert status == 0
-    assert [(one["index"], one["is_default"]) for one in json.loads(out)] == [(0, False), (3, True)]
+    assert [(one["index"], one["is_default"]) for one in json.loads(out)] == [(0, False), (3, True), (4, False)]
 
 
 def test_no_microphone(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
