@@ -8,25 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
-import zlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.types import Send
 
 from asr.errors import AudioError, SpellstreamError
-from asr.output.formats import render
-from asr.text.tokenizer import Tokenizer
-from asr.transcript import Segment, Transcript, Word
+from asr.transcript import Transcript
 from streaming.server.files import FileDecoder, Part, TooLongError
 from streaming.server.forms import FormRequest
+from streaming.server.protocols.openai_answers import LANGUAGES, MEDIA_TYPES, Format, answer, timed
 from streaming.server.service import Service
 
 __all__ = ["router"]
@@ -36,10 +33,6 @@ _LOG = logging.getLogger(__name__)
 
 # Names that clients have built in: all stand for the model that is served.
 _ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
-_LANGUAGES = {"en": "english"}
-_MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
-
-Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
 
 class TranscriptionForm(BaseModel):
@@ -98,7 +91,7 @@ def router(service: Service) -> APIRouter:
     decoder = FileDecoder(service)
     models = {name: _model(name, service) for name in (service.config.model_name, *_ALIASES)}
     refusals: dict[int | str, dict[str, Any]] = {"4XX": {"description": "Refused"}, 503: {"description": "Overloaded"}}
-    kinds = ("application/json", "text/event-stream", "text/plain", *_MEDIA_TYPES.values())
+    kinds = ("application/json", "text/event-stream", "text/plain", *MEDIA_TYPES.values())
     answers = {200: {"description": "The transcript", "content": {kind: {} for kind in kinds}}, **refusals}
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=_Route)
 
@@ -125,7 +118,9 @@ def router(service: Service) -> APIRouter:
         else:
             transcript = await _while_connected(request, _collect(parts))
             if transcript is not None:
-                return _answer(transcript, form, service)
+                kind, granularities = form.response_format, form.timestamp_granularities
+                tokenizer = service.recogniser.tokenizer
+                return answer(transcript, kind, granularities, service.config.language, tokenizer)
         return Response(status_code=499)  # the client has disconnected
 
     return routes
@@ -161,58 +156,6 @@ async def _collect(parts: AsyncGenerator[Part, None]) -> Transcript:
     return Transcript("file", seconds, tuple(segments))
 
 
-def _answer(transcript: Transcript, form: TranscriptionForm, service: Service) -> Response:
-    usage = {"type": "duration", "seconds": round(transcript.duration_seconds, 3)}
-    if form.response_format == "json":
-        return JSONResponse({"text": transcript.text, "usage": usage})
-    if form.response_format == "verbose_json":
-        language = _LANGUAGES.get(service.config.language, service.config.language)
-        details = _details(transcript, form.timestamp_granularities, service.recogniser.tokenizer)
-        head = {"task": "transcribe", "language": language, "duration": usage["seconds"], "text": transcript.text}
-        return JSONResponse({**head, **details, "usage": usage})
-    if form.response_format == "text":
-        return PlainTextResponse(transcript.text + "\n")
-    return Response(render(transcript, form.response_format), media_type=_MEDIA_TYPES[form.response_format])
-
-
-def _details(transcript: Transcript, granularities: Sequence[str], tokenizer: Tokenizer) -> dict[str, Any]:
-    details: dict[str, Any] = {}
-    if "word" in granularities:
-        details["words"] = _words(transcript.words)
-    if "segment" in granularities or not granularities:
-        details["segments"] = [_segment(i, segment, tokenizer) for i, segment in enumerate(transcript.segments)]
-    return details
-
-
-def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
-    return [{"word": w.text, "start": round(w.start_seconds, 3), "end": round(w.end_seconds, 3)} for w in words]
-
-
-def _timed(index: int, segment: Segment) -> dict[str, Any]:
-    times = {"start": round(segment.start_seconds, 3), "end": round(segment.end_seconds, 3)}
-    sure = [{"confidence": round(word.confidence, 4)} for word in segment.words]
-    words = [word | extra for word, extra in zip(_words(segment.words), sure, strict=True)]
-    return {"id": str(index), **times, "text": segment.text, "words": words}
-
-
-def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A segment as Whisper describes it; no_speech_prob is 0, since the detector removes silence before decoding."""
-    text = segment.text.encode()
-    log_probs = [math.log(max(word.confidence, 1e-10)) for word in segment.words]
-    return {
-        "id": index,
-        "seek": round(segment.start_seconds * 100),  # in frames of 10 ms
-        "start": round(segment.start_seconds, 3),
-        "end": round(segment.end_seconds, 3),
-        "text": segment.text,
-        "tokens": tokenizer.encode(segment.text),
-        "temperature": 0.0,
-        "avg_logprob": round(sum(log_probs) / max(1, len(log_probs)), 4),
-        "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),
-        "no_speech_prob": 0.0,
-    }
-
-
 class _EventStream(StreamingResponse):
     """A response of server-sent events, whose generator is closed however the response ends."""
 
@@ -240,7 +183,7 @@ async def _events(first: Part, rest: AsyncGenerator[Part, None], kind: Format) -
                     said.append(part.segment.text)
                     yield _event({"type": "transcript.text.delta", "delta": delta})
                     if kind == "verbose_json":
-                        yield _event({"type": "transcript.text.segment", **_timed(len(said) - 1, part.segment)})
+                        yield _event({"type": "transcript.text.segment", **timed(len(said) - 1, part.segment)})
                 part = await anext(rest, None)
             yield _event({"type": "transcript.text.done", "text": " ".join(said)})
         except SpellstreamError as error:
@@ -266,7 +209,7 @@ def _check(form: TranscriptionForm, models: dict[str, Any], language: str) -> No
     """Refuse a form that cannot be answered as asked."""
     _check_model(form.model, models)
     asked = (form.language or language).strip().lower()
-    if asked.replace("_", "-").partition("-")[0] not in (language, _LANGUAGES.get(language)):
+    if asked.replace("_", "-").partition("-")[0] not in (language, LANGUAGES.get(language)):
         message = f"language is {_shown(asked)}: the model knows {language!r} alone"
         raise _RefusedError(400, message, "language", "unsupported_language")
     if form.timestamp_granularities and form.response_format != "verbose_json":
