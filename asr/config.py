@@ -44,7 +44,7 @@ def require(condition: bool, name: str, value: object, bound: str) -> None:
 
 
 def usable_cores() -> int:
-    """How many this process may run on: fewer than the machine has, in a container or under a scheduler."""
+    """Number of cores that this process may use: in a container or under a scheduler, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,7 +75,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """How far the encoder sees to its right.
+    """How much of the future the encoder sees.
 
     With `chunk_ms` None it sees the whole utterance. Otherwise forward directions carry their state along, while
     backward ones run over chunks of `chunk_ms` and start fresh each time (latency-controlled BLSTM: Zhang et al. 2016);
@@ -155,14 +155,14 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """How the speller looks at the encoder's output."""
+    """Attention of the decoder to the encoder output."""
 
     scorer: AttentionKind = "location"
     size: int = 256
     heads: int = 1  # more than one only with the multi_head scorer
     location_channels: int = 10
     location_width: int = 101
-    window_frames: int | None = None  # look only this far to either side of the last peak
+    window_frames: int | None = None  # attend at most this far from the last peak
 
     def __post_init__(self) -> None:
         require(self.size > 0, "attention.size", self.size, "positive")
@@ -179,7 +179,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The speller: LSTM cells with input feeding."""
+    """The decoder: LSTM cells with input feeding."""
 
     layers: int = 1
     hidden_size: int = 512
@@ -195,20 +195,20 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What the search weighs and when it stops; a checkpoint's config.json holds those that were chosen for it."""
+    """Weights and limits of the search; a checkpoint's config.json holds those chosen for it."""
 
     beam_size: int = 8
     nbest: int = 1
     ctc_weight: float = 0.3  # the rest goes to attention
     lm_weight: float = 0.0
-    internal_lm_share: float = 0.0  # of lm_weight: what the speller's own language model is taken off with
+    internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
-    coverage_penalty: float = 0.0  # for encoder frames that get more than `coverage_threshold` of attention in all
+    coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
-    eos_threshold: float = 1.5  # no end while its log-probability is below this many times the best other token's
-    candidates: int = 16  # tokens of each hypothesis that the CTC prefix scorer looks at
+    eos_threshold: float = 1.5  # eos needs at least this many times the log-probability of the best other token
+    candidates: int = 16  # tokens per hypothesis that the CTC scorer scores
     max_tokens_per_second: float = 12.0
-    max_repeats: int = 4  # a phrase said more often than this in a row is a loop
+    max_repeats: int = 4  # a phrase repeated more often than this in a row is a loop
 
     def __post_init__(self) -> None:
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
@@ -243,7 +243,7 @@ class LmConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that is needed to build a model and use it as it was meant."""
+    """Everything needed to build a model and to use it with the settings chosen for it."""
 
     vocab_size: int
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -258,7 +258,7 @@ class ModelConfig:
 
     @property
     def frame_seconds(self) -> float:
-        """How much time one frame of the encoder's output stands for."""
+        """Duration of one frame of the encoder output."""
         return self.features.hop_ms * self.encoder.reduction / 1000
 
 

@@ -1,7 +1,7 @@
-"""One picture of how a recording was understood: its spectrogram, where the speller looked, and what CTC heard when.
+"""Plot of a transcription: spectrogram, attention of the decoder, CTC probabilities and words on one time axis.
 
-`examine` runs the model and gathers what is to be seen as plain arrays, `figure` draws them, and `plot` does both and
-writes a PNG. `attention_figure` draws a single alignment, as training logs it. matplotlib is only imported to draw.
+`examine` runs the model and collects the data as plain arrays, `figure` draws them, and `plot` does both and writes a
+PNG. `attention_figure` draws a single alignment, as training logs it. matplotlib is only imported to draw.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SECONDS", "Examined", "Peak", "Stretch", "attention_figure", "examine", "figure", "peaks", "plot"]
 
-MAX_SECONDS = 20.0  # of a longer source only so much is drawn: more could not be read
+MAX_SECONDS = 20.0  # longer sources are cut: more would be illegible
 
 _DPI = 120
 _DYNAMIC_RANGE_DB = 70.0
@@ -52,7 +52,7 @@ _GREY, _INK, _WORD_COLOUR = "0.55", "0.2", "#d7e6f5"
 
 
 class Peak(NamedTuple):
-    """Where CTC hears a token most clearly."""
+    """Peak of a token's CTC probability."""
 
     token: int
     frame: int
@@ -61,7 +61,7 @@ class Peak(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretch:
-    """One segment as the model sees it; frames are those of the encoder's output."""
+    """One segment as the model processes it; frames are those of the encoder output."""
 
     start_seconds: float
     tokens: tuple[str, ...]
@@ -71,7 +71,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Examined:
-    """All that the picture shows."""
+    """The data of a plot."""
 
     transcript: Transcript
     stretches: tuple[Stretch, ...]

@@ -1,4 +1,4 @@
-"""The speller: LSTM cells that are fed the last token and the last context, and look at the encoder at every token.
+"""Decoder: LSTM cells fed with the last token and the last context, and attention to the encoder at every token.
 
 After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a value: `step` takes one and returns one.
 """
@@ -19,15 +19,15 @@ from asr.text.tokenizer import SOS
 
 __all__ = ["Decoder", "DecoderState"]
 
-_MEAN_PACE = 0.01  # of the running mean of contexts: what a batch counts
+_MEAN_PACE = 0.01  # weight of a batch in the running mean of contexts
 
 
 class DecoderState(NamedTuple):
-    """What the speller carries from token to token; every tensor's first dimension is that of hypotheses."""
+    """State of the decoder from token to token; the first dimension of every tensor is that of hypotheses."""
 
     hidden: Tensor  # (N, layers, 2, H): each layer's h and c
-    context: Tensor  # (N, context_size): what attention saw last
-    alignment: Tensor  # (N, heads, T): where it saw it
+    context: Tensor  # (N, context_size): attention's last output
+    alignment: Tensor  # (N, heads, T): its weights
 
     def select(self, rows: Tensor) -> DecoderState:
         """The state of the given rows `(N',)`, as a beam search reorders them."""
@@ -35,16 +35,16 @@ class DecoderState(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """What a step runs: the modules themselves, or what stands for them in a loop."""
+    """The modules that a step runs, or their fast forms for a loop."""
 
     cells: Iterable[nn.Module | LoopCell]
     attention: Attention | LoopAttention
 
 
 class Decoder(nn.Module):
-    """Tokens and an attended encoder output to the logits of the next token.
+    """Tokens and an encoder output to the logits of the next token.
 
-    In training it keeps a running mean of what there is to be seen: `InternalLm` puts it in the place of audio.
+    Training keeps a running mean of the contexts, which `InternalLm` uses in place of audio.
     """
 
     mean_context: Tensor  # (context_size,)
@@ -68,13 +68,13 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def _remember(self, memory: Memory) -> None:
-        """Let a batch count in the mean context; the first one is all of it, and what is not finite does not count."""
+        """Update the running mean context; the first batch sets it, and one that is not finite is left out."""
         mean, seen = self.mean_context, self.attention.mean_context(memory).to(self.mean_context.dtype)
         moved = torch.where(mean.any(), mean.lerp(seen, _MEAN_PACE), seen)
         mean.copy_(torch.where(seen.isfinite().all(), moved, mean))
 
     def initial_state(self, memory: Memory, beams: int = 1) -> DecoderState:
-        """Before the first token, of `beams` hypotheses of each utterance."""
+        """State before the first token, with `beams` hypotheses for each utterance."""
         alignment, zeros = self.attention.initial_state(memory, beams).alignment, memory.keys.new_zeros
         return DecoderState(
             hidden=zeros(len(alignment), self.config.layers, 2, self.config.hidden_size),
@@ -86,12 +86,12 @@ class Decoder(nn.Module):
         """Advance by one token.
 
         Args:
-            tokens: `(N,)`, the token before the one to predict; N = B * K for K hypotheses of each utterance.
-            state: what `initial_state` or the step before returned.
-            memory: what `prepare` returned of the B utterances.
+            tokens: `(N,)`, the token before the one to predict; N = B * K with K hypotheses for each utterance.
+            state: from `initial_state` or the step before.
+            memory: from `prepare`, of the B utterances.
 
         Returns:
-            The readout `(N, hidden_size)`, from which `logits` are made, and the next state.
+            The readout `(N, hidden_size)`, which `logits` takes, and the next state.
         """
         x, state = self._advance(self.dropout(self.embedding(tokens)), state, memory)
         return self._readout(x, state.context), state
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, DecoderState]:
         """An embedded token `(N, embedding_size)` to the output `(N, hidden_size)` of the cells, and the next state.
 
-        `deferred` stands for the cells and the attention where their gradients are put off to the end of a loop.
+        `deferred`: the fast forms of the cells and the attention, for a loop in training.
         """
         cells, attention = deferred or _Steps(self.cells, self.attention)
         x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
@@ -121,11 +121,11 @@ class Decoder(nn.Module):
         )
 
     def _readout(self, x: Tensor, context: Tensor) -> Tensor:
-        """Outputs of the cells `(..., hidden_size)` and what was seen `(..., context_size)` to readouts."""
+        """Outputs of the cells `(..., hidden_size)` and contexts `(..., context_size)` to readouts."""
         return torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
 
     def logits(self, readout: Tensor) -> Tensor:
-        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; apart, so that training can do all at once."""
+        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; separate, so that training does all at once."""
         logits: Tensor = self.to_logits(self.dropout(readout))
         return logits
 
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, encoder_out: Tensor, lengths: Tensor, sampling_rate: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Logits with the true history (teacher forcing), or now and then with the model's own.
+        """Logits given the true history (teacher forcing), or partly the model's own (scheduled sampling).
 
         Args:
             tokens: `(B, U)`: sos and the tokens, without eos.
@@ -182,6 +182,6 @@ class Decoder(nn.Module):
             x, state = self._advance(x, state, memory, deferred)
             outputs.append(x)
             states.append(state)
-        # Nothing of the loop depends on the readouts: they are made all at once.
+        # The loop does not depend on the readouts, so they are computed all at once.
         readouts = self._readout(torch.stack(outputs, dim=1), torch.stack([s.context for s in states], dim=1))
         return self.logits(readouts), torch.stack([s.alignment for s in states], dim=1)

@@ -1,7 +1,7 @@
-"""Fusion that does not count language twice: a language model less the one that the speller has learned by itself.
+"""Language model fusion less the internal language model that the decoder has learned from its transcripts.
 
-The speller knows its transcripts' language, and little else. Where that is taken off, a language model of much more
-text can weigh more: McDermott et al. 2019 ("A density ratio approach to language model fusion").
+Subtracting the internal model keeps the transcripts' language from counting twice, so that an external model trained on
+more text can have more weight: McDermott et al. 2019 ("A density ratio approach to language model fusion").
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["DensityRatio", "InternalLm"]
 
 
 class InternalLm(nn.Module):
-    """A speller that hears nothing in particular: the mean context stands where attention would look.
+    """The decoder without audio: with the mean context in place of attention's.
 
-    Internal language model estimation (Meng et al. 2021) with the mean context of Zeineldeen et al. 2021. As that is
-    always the same, it is worked into the biases, which halves the work.
+    Internal language model estimation (Meng et al. 2021) with the mean context of Zeineldeen et al. 2021. The mean
+    context is constant, so it is folded into the biases, which halves the work.
     """
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class InternalLm(nn.Module):
 class DensityRatio:
     """Scores log p(token) of a language model, less `share` times that of an internal one.
 
-    The end of a sentence is left as the language model has it: a speller without audio knows nothing of it.
+    The score of eos is the language model's alone: without audio, the internal one cannot tell where a sentence ends.
     """
 
     def __init__(self, lm: TokenPredictor, internal: InternalLm, share: float) -> None:
@@ -71,7 +71,7 @@ class DensityRatio:
         return self.lm.config
 
     def initial_state(self, rows: int) -> LmState:
-        """Those of both as one, of one layer: their values side by side."""
+        """The states of both models side by side, as one state of one layer."""
         return _joined(self.lm.initial_state(rows), self.internal.initial_state(rows))
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:

@@ -1,4 +1,4 @@
-"""Listen, Attend and Spell: the modules put together (Chan et al. 2016), with a CTC head on the encoder."""
+"""Listen, Attend and Spell (Chan et al. 2016): all modules together, with a CTC head on the encoder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Encoded", "Model"]
 
 
 class Encoded(NamedTuple):
-    """What the search works on."""
+    """The input of a search."""
 
     encoder_out: Tensor  # (B, T, D)
     encoder_out_lengths: Tensor  # (B,)
 
 
 class Model(nn.Module):
-    """Frontend, encoder, speller and CTC head, built from one config."""
+    """Frontend, encoder, decoder and CTC head, built from one config."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class Model(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the weights; the frontend stays in float32 whatever it is."""
+        """Data type of the weights; the frontend always computes in float32."""
         return self.ctc.weight.dtype
 
     def cast(self, dtype: torch.dtype) -> Model:
-        """Bring all but the frontend to `dtype`, in place."""
+        """Convert all modules but the frontend to `dtype`, in place."""
         for module in (self.encoder, self.decoder, self.ctc):
             module.to(dtype)
         return self

@@ -16,7 +16,7 @@ _EMBEDDING_STD = 0.1
 
 
 class LmState(NamedTuple):
-    """What the model carries from token to token."""
+    """State of the model from token to token."""
 
     hidden: Tensor  # (N, layers, H)
     cell: Tensor  # (N, layers, H)
@@ -25,13 +25,13 @@ class LmState(NamedTuple):
         return LmState(self.hidden.index_select(0, rows), self.cell.index_select(0, rows))
 
     def where(self, rows: Tensor, other: LmState) -> LmState:
-        """These of the `rows` `(N,)` that are true, the others' else."""
+        """This state where `rows` `(N,)` is true, `other` elsewhere."""
         chosen = rows[:, None, None]
         return LmState(torch.where(chosen, self.hidden, other.hidden), torch.where(chosen, self.cell, other.cell))
 
     @classmethod
     def stack(cls, states: Sequence[LmState]) -> LmState:
-        """Rows of several states as one."""
+        """Rows of several states as one state."""
         return cls(*(torch.cat(parts) for parts in zip(*states, strict=True)))
 
     def split(self) -> list[LmState]:
@@ -39,18 +39,18 @@ class LmState(NamedTuple):
         return [LmState(*parts) for parts in zip(self.hidden.split(1), self.cell.split(1), strict=True)]
 
     def repeat(self, times: int) -> LmState:
-        """Each row so often, one after the other."""
+        """Each row repeated `times` times, copies next to each other."""
         return LmState(self.hidden.repeat_interleave(times, 0), self.cell.repeat_interleave(times, 0))
 
 
 class TokenPredictor(Protocol):
-    """What a search asks of a language model."""
+    """Interface of a language model for the search."""
 
     @property
     def config(self) -> LmConfig: ...
 
     def initial_state(self, rows: int) -> LmState:
-        """Before the first token."""
+        """State before the first token."""
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         """Scores `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""

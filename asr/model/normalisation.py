@@ -13,9 +13,9 @@ __all__ = ["Normalisation"]
 class Normalisation(nn.Module):
     """`(B, T, size)` to the same shape.
 
-    Batch normalisation (Ioffe and Szegedy 2015) takes its statistics from valid frames alone, so that padding changes
-    neither them nor any output; in evaluation it uses the running ones and is the same for a chunk as for the whole.
-    A batch that is not finite has no part in the running ones.
+    Batch normalisation (Ioffe and Szegedy 2015) computes its statistics over valid frames only, so that padding changes
+    no output. In evaluation it uses the running statistics, so that chunks give what the whole gives.
+    A batch that is not finite does not change the running statistics.
     """
 
     def __init__(self, kind: Literal["none", "layer", "batch"], size: int) -> None:
@@ -41,7 +41,7 @@ class Normalisation(nn.Module):
 
     @staticmethod
     def _normalise(x: Tensor, batch: nn.BatchNorm1d) -> Tensor:
-        """What `batch` makes of `x` `(frames, size)` in training; running statistics change if they stay finite."""
+        """Apply `batch` to `x` `(frames, size)` in training; running statistics are updated if they stay finite."""
         running = [cast(Tensor, batch.running_mean), cast(Tensor, batch.running_var)]
         mean, variance = updated = [statistic.clone() for statistic in running]
         momentum = cast(float, batch.momentum)

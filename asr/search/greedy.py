@@ -1,4 +1,4 @@
-"""Greedy search: the likeliest token at every step, for a whole batch at once."""
+"""Greedy search: the most likely token at every step, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["greedy"]
 
 @torch.inference_mode()
 def greedy(model: Model, encoded: Encoded, config: SearchConfig) -> list[Hypothesis]:
-    """Spell a batch by attention alone.
+    """Decode a batch with the decoder alone.
 
     Args:
         model: in evaluation mode.
         encoded: of B utterances; one without any frame gets an empty hypothesis.
-        config: its limits on length and repetition; the weights of other scorers are not used.
+        config: limits of length and repetition; the weights of scorers are not used.
 
     Returns:
         B hypotheses; the score is the sum of the tokens' log-probabilities, eos included.

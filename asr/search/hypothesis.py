@@ -1,4 +1,4 @@
-"""What a search returns, and the rules for when it must stop that greedy and beam search share."""
+"""Result of a search, and the stopping rules that greedy and beam search share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["Hypothesis", "Repeats", "all_done", "token_limits"]
 
-# Each question whether all rows have ended makes the host wait for a GPU, so it is asked only once in several steps.
+# Asking whether all rows have ended makes the host wait for the GPU, so it is asked once in several steps.
 _CHECK_EVERY = 8
 
 # The longest phrase, in tokens, whose repetition is noticed.
@@ -19,7 +19,7 @@ _LONGEST_PHRASE = 8
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens without sos and eos, the total score, and each token's log-probability by the speller."""
+    """Tokens without sos and eos, the total score, and the decoder's log-probability of each token."""
 
     tokens: list[int]
     score: float
@@ -27,22 +27,22 @@ class Hypothesis:
 
 
 def token_limits(lengths: Tensor, frame_seconds: float, per_second: float) -> Tensor:
-    """How many tokens a hypothesis of each row `(B,)` may have at the most; a few more than the rate says."""
+    """Most tokens that a hypothesis of each row `(B,)` may have: a few more than the rate allows."""
     return (lengths * (frame_seconds * per_second)).ceil().long() + 4
 
 
 def all_done(done: Tensor, step: int) -> bool:
-    """Whether all rows have ended, as far as it is known at this step."""
+    """Whether all rows have ended; on a GPU, checked once in several steps."""
     if done.device.type != "cpu" and step % _CHECK_EVERY != _CHECK_EVERY - 1:
         return False
     return bool(done.all())
 
 
 class Repeats(NamedTuple):
-    """Notices a hypothesis that says the same phrase over and over, as an attention that is stuck makes it do."""
+    """Detects a hypothesis that repeats a phrase over and over, as happens when attention is stuck."""
 
     recent: Tensor  # (N, 8): the last tokens, newest first
-    runs: Tensor  # (N, 8): for how many tokens the n + 1 tokens before have been said again
+    runs: Tensor  # (N, 8): column n: number of latest tokens that equal the token n + 1 places before them
 
     @classmethod
     def start(cls, rows: int, device: torch.device) -> Repeats:
@@ -50,7 +50,7 @@ class Repeats(NamedTuple):
         return cls(recent, torch.zeros_like(recent))
 
     def add(self, tokens: Tensor, max_repeats: int) -> tuple[Repeats, Tensor]:
-        """Append `tokens` `(N,)`; also says `(N,)` which rows now end in a phrase said over `max_repeats` times."""
+        """Append `tokens` `(N,)`; returns `(N,)` too: rows that end in a phrase repeated over `max_repeats` times."""
         runs = (self.runs + 1) * (self.recent == tokens[:, None])
         lengths = torch.arange(1, _LONGEST_PHRASE + 1, device=tokens.device)
         recent = torch.cat([tokens[:, None], self.recent[:, :-1]], dim=1)
