@@ -1,4 +1,4 @@
-"""The classic attention scorers behind one interface.
+"""The classic kinds of attention behind one interface.
 
 A scorer is made ready once for a batch of utterances (`prepare`), then asked at every output token (`forward`). What
 it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam
@@ -23,7 +23,7 @@ __all__ = ["Attention", "AttentionState", "Memory", "build_attention"]
 
 @dataclass(frozen=True)
 class Memory:
-    """An encoder output made ready to be attended to; computed once, shared by all output tokens."""
+    """Encoder output prepared for attention; computed once, shared by all output tokens."""
 
     keys: Tensor  # (B, T, size)
     values: Tensor  # (B, T, value_size)
@@ -36,13 +36,13 @@ class Memory:
 
 
 class AttentionState(NamedTuple):
-    """What attention carries from token to token."""
+    """State of attention from token to token."""
 
     alignment: Tensor  # (N, heads, T): the weights of the step before; before the first step they are zero
 
 
 class Attention(nn.Module, ABC):
-    """Interface of all scorers; a subclass says how a query scores against the keys."""
+    """Interface of all kinds; a subclass defines how a query scores against the keys."""
 
     heads = 1
 
@@ -63,7 +63,7 @@ class Attention(nn.Module, ABC):
         return AttentionState(memory.keys.new_zeros(batch * beams, self.heads, frames))
 
     def forward(self, query: Tensor, memory: Memory, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """Look once: query `(N, query_size)` to context `(N, context_size)` and the next state."""
+        """Attend once: query `(N, query_size)` to context `(N, context_size)` and the next state."""
         scores = self._scores(self.to_query(query), memory, state.alignment)  # (N, heads, T)
         allowed = self.allowed(memory, state)
         # The lowest finite value and not -inf: an utterance without any frame then gives even weights, not NaN.
@@ -72,14 +72,14 @@ class Attention(nn.Module, ABC):
         return self._context(alignment, memory), AttentionState(alignment)
 
     def allowed(self, memory: Memory, state: AttentionState) -> Tensor:
-        """`(N, 1, T)`: the frames that may be seen."""
+        """`(N, 1, T)`: frames that may be attended to."""
         beams = len(state.alignment) // len(memory.inside)
         inside = memory.inside.repeat_interleave(beams, dim=0)[:, None]
         width = self.config.window_frames
         return inside if width is None else inside & self._window(state.alignment, width)
 
     def mean_context(self, memory: Memory) -> Tensor:
-        """`(context_size,)`: what a look at all real frames of a batch alike would see."""
+        """`(context_size,)`: the context of even attention to all real frames of a batch."""
         even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
         alignment = even[:, None].expand(-1, self.heads, -1).to(memory.values.dtype)
         return self._context(alignment, memory).mean(dim=0)
@@ -125,7 +125,7 @@ class AdditiveAttention(Attention):
 
 
 class LocationAwareAttention(AdditiveAttention):
-    """Additive, with a convolution of the previous alignment, so that it knows where it was: Chorowski et al. 2015."""
+    """Additive, with a convolution of the previous alignment as location feature: Chorowski et al. 2015."""
 
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__(query_size, value_size, config)

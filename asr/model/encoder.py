@@ -31,10 +31,10 @@ __all__ = ["Encoder", "EncoderState", "LayerState"]
 
 @dataclass(frozen=True)
 class LayerState:
-    """What one pyramid layer carries from chunk to chunk."""
+    """State of one pyramid layer from chunk to chunk."""
 
-    unjoined: Tensor  # (B, n, D), n < join: frames that wait for their neighbours
-    pending: Tensor  # (B, m, join * D): joined frames whose right context is not there yet
+    unjoined: Tensor  # (B, n, D), n < join: leftover frames that are not joined yet
+    pending: Tensor  # (B, m, join * D): joined frames that wait for their right context
     hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
 
     @classmethod
@@ -60,13 +60,13 @@ class EncoderState:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What must be alike in states that are to be stacked: how many frames wait where."""
+        """Numbers of waiting frames; states can be stacked if they are equal."""
         waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
         return (*waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
 
     @classmethod
     def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
-        """The states of several streams, alike in shape, as that of one batch."""
+        """The states of several streams, equal in shape, as the state of one batch."""
         layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
         hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
         return cls(tuple(layers), tuple(hybrid))
@@ -79,7 +79,7 @@ class EncoderState:
 
 
 class Window(NamedTuple):
-    """What the backward direction of a layer runs over, in frames of that layer: a chunk, and what lies right of it."""
+    """Frames of a layer that its backward direction runs over: a chunk, and those to the right of it."""
 
     chunk: int
     right: int
@@ -109,7 +109,7 @@ class PyramidLayer(nn.Module):
         return mask_beyond(y, lengths), lengths
 
     def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
-        """The output frames that `x` `(B, t, D)` completes; with `final` all that are left."""
+        """Output frames that `x` `(B, t, D)` completes; with `final`, all that are left."""
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
@@ -147,15 +147,17 @@ class PyramidLayer(nn.Module):
         return x.reshape(batch, -1, self.join * size)
 
     def _backward(self, x: Tensor, lengths: Tensor, frames: int, window: Window) -> Tensor | None:
-        """The backward LSTM over windows of a chunk and what is right of it, for the first `frames` frames of `x`.
+        """The backward LSTM over windows of a chunk and its right context, for the first `frames` frames of `x`.
 
-        Each window is turned round within its own valid part, so that what follows an utterance's end never reaches
-        its state; the windows of all rows make one batch.
+        Each window is reversed within its valid part, so that padding never reaches the state; the windows of all rows
+        form one batch.
         """
         if self.backward_lstm is None:
             return None
         (batch, total, _), device = x.shape, x.device
         chunk, width, windows = window.chunk, window.chunk + window.right, -(-frames // window.chunk)
+
+        # The source frame of each place in each window, reversed where it is valid.
         starts = torch.arange(windows, device=device) * chunk
         valid = (lengths[:, None, None] - starts[:, None]).clamp(0, width)  # (B, windows, 1)
         offsets = torch.arange(width, device=device)
@@ -163,6 +165,8 @@ class PyramidLayer(nn.Module):
         rows = torch.arange(batch, device=device)[:, None, None] * total
         source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
         reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
+
+        # Run all windows as one batch, and put the chunks' outputs back in order.
         y = run_lstm(self.backward_lstm, reversed_x)
         base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
         back = (base + turned[..., :chunk]).reshape(-1)
@@ -245,7 +249,7 @@ class Encoder(nn.Module):
         Args:
             features: `(B, t, n_mels)`, all of them since the state, any t.
             state: what `initial_state` or an earlier preview returned.
-            settled: how many frames of the output the next state is to lie behind, fewer than there are.
+            settled: number of output frames before the next state, fewer than there are.
 
         Returns:
             The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state to go on from, with the

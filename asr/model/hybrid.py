@@ -1,4 +1,4 @@
-"""Recurrent + self-attention hybrid block: an LSTM carries what is long past, attention looks at what is near.
+"""Recurrent + self-attention hybrid block: the LSTM carries the distant past, attention covers the near frames.
 
 Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a
 bounded context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the
@@ -40,7 +40,7 @@ def rotary(x: Tensor, positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HybridState:
-    """What one block carries from chunk to chunk."""
+    """State of one block from chunk to chunk."""
 
     hidden: tuple[Tensor, Tensor]  # the LSTM's (1, B, size) twice
     kept: Tensor  # (B, n, size): frames after the LSTM that attention still needs, as context or as queries
@@ -49,7 +49,7 @@ class HybridState:
 
     @classmethod
     def stack(cls, states: Sequence[HybridState]) -> HybridState:
-        """The states of several streams that are equally far, as that of one batch."""
+        """The states of several streams at the same frame, as the state of one batch."""
         hidden = (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1))
         return cls(hidden, torch.cat([s.kept for s in states]), states[0].done, states[0].first)
 
@@ -73,13 +73,13 @@ class HybridBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
-        """Run on a padded batch; a frame attends up to the end of its chunk, to all that follow it if that is None."""
+        """Run on a padded batch; a frame attends to the end of its chunk, or to all later frames if `chunk` is None."""
         y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
         frames = torch.arange(y.shape[1], device=y.device)
         return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
     def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
-        """The chunks that are whole with `x` `(B, t, size)`; with `final` all frames that are left."""
+        """Output of the chunks that `x` `(B, t, size)` completes; with `final`, of all frames left."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
             y, hidden = self.lstm(self.lstm_norm(x), hidden)
@@ -106,7 +106,7 @@ class HybridBlock(nn.Module):
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
 
     def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:
-        """What the frames from `state.done` to `ready` become, all that is kept of a stream being real."""
+        """Output of the frames from `state.done` to `ready`; a stream has no padding."""
         everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
         return kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
 
