@@ -39,7 +39,7 @@ __all__ = [
     "load",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __docformat__ = "google"  # for pdoc
 
 _MODULES = {
