@@ -175,10 +175,14 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> StubRecogniser:
-    """What every model loads as."""
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> StubRecogniser:
+    """What every model loads as. The working folder has empty files for it: a.wav, b.wav, c.wav, bad.wav, talk.wav."""
     import asr
+    from tests.support.archive import files
     from tests.support.commands import StubRecogniser
+
+    names = ("a.wav", "b.wav", "c.wav", "bad.wav", "talk.wav")
+    monkeypatch.chdir(files(tmp_path_factory.mktemp("working_folder"), *names))
 
     recogniser = StubRecogniser()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from asr.archive.sources import find
+from asr.archive.sources import find, missing
 from asr.errors import DataError, SpellstreamError
 from asr.terminal import Progress, say
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asr.recogniser import Outcome
     from asr.transcript import Transcript
 
-__all__ = ["Options", "Totals", "Transcriber", "run"]
+__all__ = ["Options", "Totals", "Transcriber", "report_missing", "run"]
 
 
 class Transcriber(Protocol):
@@ -50,6 +50,9 @@ class Totals:
     def total(self) -> int:
         return self.done + self.failed + self.skipped
 
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(self.done + other.done, self.failed + other.failed, self.skipped + other.skipped)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -72,6 +75,22 @@ class Options:
     keep_damaged: bool = False
     segment: SegmentConfig | None = None
     track: Track = None
+
+
+def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) -> list[str]:
+    """Report each source that does not exist, in one line on standard error; returns the other sources.
+
+    A mistyped name is thus reported before a model is loaded. With `resume`, a source whose output is complete counts
+    as there: it is skipped, whether the audio was deleted since or not.
+    """
+    there: list[str] = []
+    for source in sources:
+        error = missing(source)
+        if error is None or (resume and sink.holds(source)):
+            there.append(source)
+        else:
+            say(_keep(sink, source, None, error))
+    return there
 
 
 def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Totals:

@@ -10,7 +10,7 @@ from asr.archive.folders import audio_files
 from asr.archive.manifest import scan
 from asr.errors import AudioError, DataError, SpellstreamError
 
-__all__ = ["STANDARD_INPUT", "are_several", "find", "is_folder", "is_manifest"]
+__all__ = ["STANDARD_INPUT", "are_several", "find", "is_folder", "is_manifest", "missing"]
 
 STANDARD_INPUT = "-"
 
@@ -36,6 +36,19 @@ def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
             yield found
         if empty:
             yield AudioError(source, "no audio file in this folder")
+
+
+def missing(source: str) -> AudioError | None:
+    """The error of a source that does not exist; None if it does, or if only opening it will tell."""
+    if source == STANDARD_INPUT:
+        return None
+    try:
+        Path(source).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return AudioError(source, "no such file")
+    except (OSError, ValueError):  # reported when the file is opened
+        return None
+    return None
 
 
 def are_several(sources: Sequence[str]) -> bool:

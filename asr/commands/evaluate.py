@@ -103,8 +103,6 @@ def evaluate(
       spellstream evaluate test.jsonl --normaliser whisper --json scores.json --confusions 10
       spellstream evaluate test.jsonl --hypotheses other.jsonl
     """
-    if scoring.hypotheses is None and not quiet:
-        loading(f"the model {model.model}")
     from asr.commands import evaluation
     from asr.text.normalise import normaliser
 
@@ -122,6 +120,8 @@ def evaluate(
         _refuse_model_options(model, search)
         result, about = _score_file(scoring.hypotheses, selection, scorer)
     else:
+        if not quiet:
+            loading(f"the model {model.model}")
         recogniser, config = opt.load(model, search, dtype=dtype)
         with Progress(len(selection.utterances), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
             result = evaluation.transcribe(

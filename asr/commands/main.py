@@ -180,6 +180,10 @@ def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions,
     Example:
       spellstream plot talk.wav --output talk.png
     """
+    from asr.archive.sources import missing
+
+    if (error := missing(source)) is not None:
+        raise error
     loading(f"the model {model.model}")
     from asr.plot import plot as draw
 

@@ -278,27 +278,31 @@ def transcribe(
     show = not quiet and sys.stderr.isatty() and not (out.to_stdout and sys.stdout.isatty())
     report = not quiet and cluster.ray is not None
 
-    if not quiet:
-        loading(f"the model {model.model}")
-    segment = segments.settings()
     with contextlib.ExitStack() as opened:
-        # The output comes first: a place that cannot be written to is known before a model is loaded.
+        # Before a model is loaded: a place that cannot be written to, and files that do not exist.
         with opt.extra("ray"), opt.usage("--output"):
             sink = sinks.open_sink(sources, destination)
         opened.enter_context(contextlib.closing(sink))
         for note in sink.notes if not quiet else ():
             say(note)
-        with opt.extra("ray"):
-            transcriber, config = opened.enter_context(_transcriber(cluster, model, search, dtype, content.nbest))
+        there = batch.report_missing(sources, sink, resume=out.resume)
+        totals = batch.Totals(failed=len(sources) - len(there))
 
-        total = sum(1 for _ in find(sources)) if show or report else 0
-        progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
-        timed = content.timed(destination.formats)
-        options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track)
-        totals = batch.run(transcriber, sources, sink, options, progress)
+        if there:
+            if not quiet:
+                loading(f"the model {model.model}")
+            segment = segments.settings()
+            with opt.extra("ray"):
+                transcriber, config = opened.enter_context(_transcriber(cluster, model, search, dtype, content.nbest))
 
-    if report:
-        say(progress.summary())
+            total = sum(1 for _ in find(there)) if show or report else 0
+            progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
+            timed = content.timed(destination.formats)
+            options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track)
+            totals += batch.run(transcriber, there, sink, options, progress)
+            if report:
+                say(progress.summary())
+
     if totals.failed and totals.total > 1:
         say(f"{totals.failed} of {totals.total} failed")
     raise typer.Exit(1 if totals.failed else 0)

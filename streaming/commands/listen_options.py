@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr.commands.options import ModelOptions
-from asr.errors import AudioError
 
 if TYPE_CHECKING:
     from streaming.sources.base import BaseSource
@@ -144,8 +143,10 @@ class SourceOptions:
             DeviceError: no such microphone, or more than one.
         """
         if self.file is not None:
-            if self.file != "-" and not Path(self.file).exists():
-                raise AudioError(self.file, "no such file")
+            from asr.archive.sources import missing
+
+            if (error := missing(self.file)) is not None:
+                raise error
         elif not self.stdin:
             from streaming.sources.devices import find_device
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import asr
+from tests.support.archive import files
 from tests.support.commands import Command, StubRecogniser
 
 TRAIN = ("train", "--data", "data", "--dev", "dev", "--output", "run", "--config")
@@ -30,6 +31,7 @@ def test_a_missing_extra_says_what_to_install(
 def test_plot(command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setitem(sys.modules, "asr.plot", types.SimpleNamespace(plot=lambda *given: drawn.append(given)))
+    files(Path("in"), "talk.wav")
     assert command("plot", "in/talk.wav", "--beam-size", 1) == (0, "talk.wav.png\n", "")
     recogniser, source, output, search = drawn[0]
     assert (recogniser, source, output, search.beam_size) == (stub, "in/talk.wav", Path("talk.wav.png"), 1)

@@ -128,9 +128,9 @@ def test_failures_are_one_line_and_debug_tells_more(command: Command, monkeypatc
 
     monkeypatch.setattr(asr, "load", load)
     expected = (1, "", "spellstream: nowhere: neither a checkpoint folder nor a shipped model\n")
-    assert command("transcribe", "a.wav", "--model", "nowhere") == expected
+    assert command("transcribe", __file__, "--model", "nowhere") == expected
     with pytest.raises(CheckpointError):
-        command("--debug", "transcribe", "a.wav")
+        command("--debug", "transcribe", __file__)
 
 
 def test_an_interrupt_is_one_line(command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ import sys
 import asr
 from tests.support import commands
 asr.load = lambda *_: commands.StubRecogniser()
-sys.exit(commands.main(["transcribe", "--quiet", *(f"{n}.wav" for n in range(20_000))]))
+sys.exit(commands.main(["transcribe", "--quiet", *["recipes/sample.flac"] * 20_000]))
 """
 
 
@@ -163,7 +163,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(repository_root: Path) -> None:
     with process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline() == "1.wav: 1\n"
+        assert process.stdout.readline() == "recipes/sample.flac: sample\n"
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE

@@ -122,8 +122,10 @@ def test_flags_in_help_take_no_value(command: Command) -> None:
     assert "bool" not in command("transcribe", "--help")[1]
 
 
-def test_loading_is_said_before_heavy_imports(repository_root: Path) -> None:
+def test_loading_is_said_before_heavy_imports(tmp_path: Path, repository_root: Path) -> None:
     """Importing PyTorch takes seconds on a cold disk, and nothing was said meanwhile."""
+    talk, manifest = files(tmp_path, "a.wav") / "a.wav", tmp_path / "a.jsonl"
+    manifest.write_text('{"audio": "a.wav", "text": "a"}')
     code = """
 import builtins, sys
 from asr.commands.main import main
@@ -135,8 +137,8 @@ def importing(name, *rest):
 builtins.__import__ = importing
 main(sys.argv[1:])
 """
-    for arguments in ("transcribe a.wav", "evaluate a.jsonl", "plot a.wav", "info"):
-        command = [sys.executable, "-c", code, *arguments.split()]
+    for arguments in (("transcribe", talk), ("evaluate", manifest), ("plot", talk), ("info",)):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
         done = subprocess.run(command, cwd=repository_root, capture_output=True, text=True, check=False)
         assert re.match(r"spellstream: loading (the model default|PyTorch)\n", done.stderr), done.stderr
 
@@ -151,6 +153,38 @@ def test_one_bad_file_among_many(tmp_path: Path, command: Command, stub: StubRec
 
 def test_one_bad_file_alone_needs_no_sum(command: Command, stub: StubRecogniser) -> None:
     assert command("transcribe", "bad.wav") == (1, "", "spellstream: bad.wav: is not audio\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["transcribe typo.wav", "transcribe typo.jsonl", "plot typo.wav", "evaluate typo.jsonl"]
+)
+def test_a_missing_file_is_reported_before_a_model_is_loaded(
+    arguments: str, command: Command, stub: StubRecogniser
+) -> None:
+    """A mistyped name was reported only after seconds of loading."""
+    status, out, err = command(*arguments.split())
+    assert (status, out) == (1, "")
+    assert re.fullmatch(r"spellstream: typo\.\w+: .*no such file.*\n", err, re.IGNORECASE)
+    assert "load" not in stub.asked
+
+
+def test_missing_files_are_named_and_the_others_done(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
+    status, out, err = command("transcribe", "typo.wav", "a.wav", "gone.wav")
+    assert (status, out) == (1, "a.wav: a\na.wav: again\n")
+    said = ["typo.wav: no such file", "gone.wav: no such file", "2 of 3 failed"]
+    assert err.splitlines() == [f"spellstream: {line}" for line in said]
+    rows = tmp_path / "rows.jsonl"
+    assert command("transcribe", "typo.wav", "gone.wav", "-o", rows)[0] == 1
+    assert [json.loads(line)["error"] for line in rows.read_text().splitlines()] == ["no such file"] * 2
+
+
+def test_a_source_deleted_after_its_transcript_was_written_is_skipped(
+    tmp_path: Path, command: Command, stub: StubRecogniser
+) -> None:
+    arguments = ("transcribe", "a.wav", "--output-dir", tmp_path, "--resume")
+    assert command(*arguments) == (0, "", "")
+    Path("a.wav").unlink()
+    assert command(*arguments) == (0, "", "")
 
 
 def test_an_empty_folder(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
