@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from asr.audio.chunk import Chunk, chunk_frames, cut_short
 from asr.audio.clock import Clock, TimestampError
-from asr.audio.headers import mp3_seconds
+from asr.audio.headers import asf_seconds, mp3_seconds
 from asr.audio.kinds import FFMPEG_FORMATS
 from asr.audio.tracks import Track, select_track
 from asr.errors import AudioError
@@ -34,6 +34,7 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # where MP3 files were joined, these lie 
 
 _SHORT_SECONDS = 0.25  # less than this missing at the end is encoder padding
 _SHORT_BESIDE_SECONDS = 2.0  # the same where only the length of all tracks together is known
+_EDITED_SECONDS = 0.5  # nobody cuts a longer track down to less than this
 _PACKETS = 16  # demuxed at a time
 _COMPLAINTS = ("prematurely", "partial file", "truncated")
 
@@ -46,7 +47,7 @@ def container_chunks(
     block_seconds: float,
     track: Track = None,
     *,
-    is_cut: bool = False,
+    is_damaged: bool = False,
     ignore_length: bool = False,
 ) -> Generator[Chunk, None, None]:
     """Decode one audio track, silence in place of what is missing before it and within.
@@ -56,7 +57,7 @@ def container_chunks(
         name: for errors.
         block_seconds: about how much to decode at a time.
         track: its number from 1 on, or its language; None: the English one, or else the default one.
-        is_cut: the file is known to be shorter than its header says.
+        is_damaged: bytes of the file are known to be missing or foreign.
         ignore_length: of a WAV file: read to its end, whatever its header says.
 
     Raises:
@@ -65,7 +66,7 @@ def container_chunks(
     """
     with contextlib.closing(_Reader(file, name, block_seconds, track, ignore_length)) as reader:
         yield from reader.chunks()
-        if is_cut or reader.is_damaged:
+        if is_damaged or reader.is_damaged:
             raise cut_short(name, reader.decoded_seconds, reader.declared_seconds)
 
 
@@ -120,7 +121,7 @@ class _Reader:
     def __post_init__(self) -> None:
         import av
 
-        self._xing_seconds = mp3_seconds(self.file)
+        self._header_seconds = mp3_seconds(self.file) or asf_seconds(self.file)
         self._timed = _TimedFile(self.file)
         options = {"format_whitelist": FFMPEG_FORMATS, "protocol_whitelist": "file,pipe"}
         if self.ignore_length:
@@ -134,6 +135,7 @@ class _Reader:
                 raise cut_short(self.name, 0.0, None) from None
             except (av.error.FFmpegError, TimeoutError) as error:
                 raise AudioError(self.name, _reason(error, said)) from None
+        self._note(said)
         self._is_estimate = self.ignore_length or any("Estimating duration" in text for _, _, text in said)
         self._formats = set(self._container.format.name.split(","))
         try:
@@ -148,10 +150,14 @@ class _Reader:
         stream, container = self._stream, self._container
         self._own = stream.duration is not None
         if "mp3" in self._formats:  # where a file is longer than its Xing header says, PyAV estimates the length
-            self.declared_seconds = self._xing_seconds
-        elif not self._is_estimate:
+            self.declared_seconds = self._header_seconds
+        elif self._is_estimate:  # where a file is much longer than its header says, ffmpeg does not believe the header
+            self.declared_seconds = self._header_seconds
+            if "avi" in self._formats and stream.frames:
+                self.declared_seconds = float(stream.frames * stream.time_base)
+        else:
             if stream.duration is not None:
-                self.declared_seconds = float(stream.duration * stream.time_base)
+                self.declared_seconds = _unedited_seconds(stream) or float(stream.duration * stream.time_base)
             elif container.duration is not None:
                 self.declared_seconds = container.duration * _MICROSECOND
         self._beside = [one for one in container.streams if one is not stream and _plays(one)]
@@ -248,11 +254,17 @@ class _Reader:
                     ended = True
                 except TimeoutError as error:
                     raise AudioError(self.name, _reason(error, said)) from None
-            self._complaints += [text for _, _, text in said if any(word in text for word in _COMPLAINTS)]
+            self._note(said)
             for packet in packets:
                 self._note_end(packet)
                 if packet.stream_index == self._stream.index:
                     yield packet
+
+    def _note(self, said: list[tuple[int, str, str]]) -> None:
+        """What the demuxer says of damage."""
+        self._complaints += [text for _, _, text in said if any(word in text for word in _COMPLAINTS)]
+        if any(part == "ogg" and "CRC mismatch" in text for _, part, text in said):
+            self._bad.append(max(self.decoded_seconds, _MICROSECOND))  # a page that it drops
 
     def _note_end(self, packet: Any) -> None:
         if not self._own and packet.pts is not None and packet.time_base is not None:
@@ -306,6 +318,14 @@ def _discard(streams: Iterable[Any]) -> None:
     if discard := getattr(av.stream, "Discard", None):  # since PyAV 18
         for stream in streams:
             stream.discard = discard.all
+
+
+def _unedited_seconds(stream: Any) -> float | None:
+    """The length of an MP4 track of which a damaged edit list leaves next to nothing; None for others."""
+    if not stream.frames or stream.duration * stream.time_base > _EDITED_SECONDS or not stream.rate:
+        return None
+    seconds = float(stream.frames * (stream.codec_context.frame_size or 1) / stream.rate)
+    return seconds if seconds > 2 * _EDITED_SECONDS else None
 
 
 def _values(frame: Any) -> Frames:

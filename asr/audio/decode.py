@@ -17,7 +17,7 @@ from typing import IO, BinaryIO
 
 from asr.audio.chunk import Chunk
 from asr.audio.container import Track, container_chunks, container_seconds
-from asr.audio.headers import declared_bytes, wav_data
+from asr.audio.headers import declared_bytes, ogg_is_damaged, wav_data
 from asr.audio.kinds import headerless_hint, not_audio, reads_as_container
 from asr.audio.sndfile import open_sound, sound_chunks, sound_seconds
 from asr.errors import AudioError
@@ -101,7 +101,8 @@ def _chunks(
         if hint := headerless_hint(name):
             raise AudioError(name, hint)
     ignore_length = wav is not None and wav.reads_on
-    yield from container_chunks(file, name, block_seconds, track, is_cut=share < 1, ignore_length=ignore_length)
+    is_damaged = share < 1 or ogg_is_damaged(file, size)
+    yield from container_chunks(file, name, block_seconds, track, is_damaged=is_damaged, ignore_length=ignore_length)
 
 
 @contextlib.contextmanager

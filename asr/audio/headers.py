@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-__all__ = ["WavData", "declared_bytes", "mp3_seconds", "wav_data"]
+__all__ = ["WavData", "asf_seconds", "declared_bytes", "mp3_seconds", "ogg_is_damaged", "wav_data"]
 
 PLACEHOLDER_BYTES = 0x7FFF_0000
 """Headers written before the length was known hold a placeholder near 2 or 4 GiB."""
@@ -56,7 +56,7 @@ def wav_data(file: IO[bytes], size: int) -> WavData | None:
 def declared_bytes(file: IO[bytes], size: int) -> int | None:
     """The size of the whole file as its header declares it; None where it declares none.
 
-    Known to: Matroska and WebM, MP4 and its relatives, AVI, ASF (WMA), W64, RF64, CAF, MP3 with a Xing header, Ogg.
+    Known to: Matroska and WebM, MP4 and its relatives, AVI, ASF (WMA), W64, RF64, CAF, MP3 with a Xing header.
     """
     head = _read(file, 0, 16)
     for recognises, measure in _MEASURES:
@@ -131,6 +131,16 @@ def _asf_bytes(file: IO[bytes], size: int) -> int | None:
     return None if flags & 1 else int(length)  # 1: broadcast, the header was never completed
 
 
+def asf_seconds(file: IO[bytes]) -> float | None:
+    """The length of an ASF (WMA) file by its header; None where there is none, or it was never completed."""
+    header = _read(file, 0, 1 << 16)
+    start = header.find(_ASF_FILE)
+    if not header.startswith(_ASF_HEADER) or start < 0 or len(header) < start + 92 or header[start + 88] & 1:
+        return None
+    ticks, _, preroll = struct.unpack_from("<QQQ", header, start + 64)
+    return float(max(0.0, ticks * 1e-7 - preroll * 1e-3))
+
+
 def _mp4_bytes(file: IO[bytes], size: int) -> int | None:
     position = 0
     for _ in range(_MAX_CHUNKS):
@@ -202,18 +212,23 @@ def _mp3_bytes(file: IO[bytes], size: int) -> int | None:
     return xing.start + xing.bytes if xing else None
 
 
-def _ogg_bytes(file: IO[bytes], size: int) -> int | None:
-    """The end of the last page."""
-    start = max(0, size - _OGG_PAGE_BYTES)
-    tail = _read(file, start, _OGG_PAGE_BYTES)
-    place = tail.rfind(b"OggS")
-    if place < 0:
-        return None
-    segments = tail[place + 26 : place + 27]
-    table = tail[place + 27 : place + 27 + segments[0]] if segments else b""
-    if not segments or len(table) < segments[0]:
-        return size + 1  # cut within the header of a page
-    return start + place + 27 + len(table) + sum(table)
+def ogg_is_damaged(file: IO[bytes], size: int) -> bool:
+    """Whether an Ogg file holds bytes that belong to no page, or part of a page: ffmpeg reads to there and stops.
+
+    A tag, or anything behind the page that ends the stream, is no damage.
+    """
+    if _read(file, 0, 4) != b"OggS":
+        return False
+    position, is_last = 0, False
+    while position < size:
+        header = _read(file, position, 27 + 255)
+        if not header.startswith(b"OggS"):
+            rest = header + file.read(_OGG_PAGE_BYTES)
+            return b"OggS" in rest or not (is_last or rest.startswith(_TAGS))
+        segments = header[26] if len(header) > 26 else 0
+        is_last = len(header) > 26 and bool(header[5] & 4)
+        position += 27 + segments + sum(header[27 : 27 + segments])
+    return position > size
 
 
 _MEASURES: tuple[tuple[Callable[[bytes], bool], Callable[[IO[bytes], int], int | None]], ...] = (
@@ -225,5 +240,4 @@ _MEASURES: tuple[tuple[Callable[[bytes], bool], Callable[[IO[bytes], int], int |
     (lambda head: head[4:8] == b"ftyp", _mp4_bytes),
     (lambda head: head[:4] == _EBML.to_bytes(4, "big"), _matroska_bytes),
     (lambda head: head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"), _mp3_bytes),
-    (lambda head: head[:4] == b"OggS", _ogg_bytes),
 )

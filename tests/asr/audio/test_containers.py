@@ -60,6 +60,45 @@ def test_a_file_cut_short_is_an_error_in_every_container(
     assert float(message.split(": ")[1].split()[0]) == pytest.approx(seconds, abs=0.06)
 
 
+@pytest.mark.parametrize("suffix", TELLING)
+def test_a_file_that_goes_on_as_another_is_an_error_or_as_long_as_it_says(
+    originals: dict[str, Path], tmp_path: Path, suffix: str
+) -> None:
+    """AVI and WMA files that were much longer than their headers say were read up to the foreign bytes, and no more."""
+    content = originals[suffix].read_bytes()
+    path = tmp_path / f"spliced.{suffix}"
+    path.write_bytes(content[: len(content) * 6 // 10] + np.random.default_rng(0).bytes(2 * len(content)))
+    seconds, message = kept(path)
+    assert seconds > SECONDS - 0.3 or "is damaged or cut short" in message
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+def test_bytes_between_the_pages_of_ogg_are_an_error(originals: dict[str, Path], tmp_path: Path, suffix: str) -> None:
+    """The decoder ended without a word at what was no page: after a cut in a page's header, or two copied parts."""
+    whole = originals[suffix].read_bytes()
+    half, last = len(whole) // 2, whole.rindex(b"OggS")
+    foreign = np.random.default_rng(0).bytes(1000)
+    broken = [whole[:half] + whole[half + 1500 :], whole[:half] + foreign + whole[half:], whole[:half] + foreign]
+    path = tmp_path / f"a.{suffix}"
+    for content in (*broken, *(whole[: last + count] for count in (1, 3, 5, 20, 27, 28))):
+        path.write_bytes(content)
+        assert "is damaged or cut short" in kept(path)[1]
+    for behind in (b"TAG" + bytes(125), bytes(5000)):
+        path.write_bytes(whole + behind)
+        assert kept(path)[1] == "nothing"
+
+
+def test_an_edit_list_that_leaves_nothing_is_damage(originals: dict[str, Path], tmp_path: Path) -> None:
+    """One flipped bit in an m4a's time scale made an edit of 0.4 ms of 3 s: that was all that was read."""
+    content = bytearray(originals["m4a"].read_bytes())
+    content[content.index(b"mvhd") + 17] |= 0x80
+    path = tmp_path / "a.m4a"
+    path.write_bytes(content)
+    seconds, message = kept(path)
+    assert seconds < 0.5
+    assert "is damaged or cut short" in message
+
+
 VIDEO = {"mp4": "mpeg4", "mov": "mpeg4", "mkv": "mpeg4", "ts": "mpeg2video", "flv": "flv"}
 
 
