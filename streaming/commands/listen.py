@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -34,12 +35,14 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    app.command()(listen)
+    # Arguments are accepted, to be refused with advice.
+    app.command(context_settings={"allow_extra_args": True})(listen)
     app.command()(devices)
 
 
 @grouped
 def listen(
+    context: typer.Context,
     source: opt.SourceOptions,
     model: opt.ListenModelOptions,
     streams: StreamOptions,
@@ -59,6 +62,8 @@ def listen(
       arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
       ffmpeg -i rtsp://camera/stream -f s16le -ac 1 -ar 16000 - | spellstream listen --stdin --partials
     """
+    if context.args:
+        context.fail(_advice(context.args))
     source.check()
     outputs.check(source.file)
     source.find()
@@ -71,6 +76,12 @@ def listen(
     with source.open() as opened:  # before the model is loaded, so that audio of that time is not lost
         engine = make_engine(model, lm_weight, streams, config)
         _run(engine, opened, statistics, outputs)
+
+
+def _advice(arguments: list[str]) -> str:
+    """What to type in place of `listen talk.wav`."""
+    names = " ".join(map(shlex.quote, arguments))
+    return f"unexpected argument {names}: write listen --file {shlex.quote(arguments[0])}, or transcribe {names}"
 
 
 def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> None:

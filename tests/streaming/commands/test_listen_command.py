@@ -188,6 +188,8 @@ def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytes
         (["--policy", "hope"], "--policy"),
         (["--speech-threshold", "1.5"], "--speech-threshold"),
         (["--polcy", "ctc"], "--policy"),
+        (["my talk.wav"], "write listen --file 'my talk.wav', or transcribe 'my talk.wav'"),
+        (["a.wav", "b.wav", "--policy", "ctc"], "write listen --file a.wav, or transcribe a.wav b.wav"),
         (
             ["--output", "talk.json"],
             "--output: a stream can be written as txt, jsonl, srt, vtt, not as json",
