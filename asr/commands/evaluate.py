@@ -20,7 +20,7 @@ from asr.files import write_atomically
 from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
-    from asr.commands.evaluation import Evaluation, Scorer, Selection
+    from asr.commands.evaluation import ErrorRates, Evaluation, Selection
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
@@ -114,19 +114,17 @@ def evaluate(
     if not selection.utterances:
         raise typer.Exit(1)
     with opt.extra("evaluate"):
-        scorer = evaluation.Scorer(normaliser(scoring.normaliser.value))
+        rates = evaluation.ErrorRates(normaliser(scoring.normaliser.value))
 
     if scoring.hypotheses is not None:
         _refuse_model_options(model, search)
-        result, about = _score_file(scoring.hypotheses, selection, scorer)
+        result, about = _score_file(scoring.hypotheses, selection, rates)
     else:
         if not quiet:
             loading(f"the model {model.model}")
         recogniser, config = opt.load(model, search, dtype=dtype)
         with Progress(len(selection.utterances), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
-            result = evaluation.transcribe(
-                recogniser, selection, scorer, progress, search=config, batch_size=batch_size
-            )
+            result = evaluation.transcribe(recogniser, selection, rates, progress, search=config, batch_size=batch_size)
         about = {"model": model.model, **_model_settings(recogniser, config, batch_size)}
 
     settings = {"spellstream": __version__, "normaliser": scoring.normaliser.value, **about}
@@ -147,7 +145,7 @@ def _refuse_model_options(model: opt.ModelOptions, search: opt.SearchOptions) ->
         raise typer.BadParameter("options of the model or the search do not go with it", param_hint="--hypotheses")
 
 
-def _score_file(path: Path, selection: Selection, scorer: Scorer) -> tuple[Evaluation, dict[str, Any]]:
+def _score_file(path: Path, selection: Selection, rates: ErrorRates) -> tuple[Evaluation, dict[str, Any]]:
     """The scores of another system's texts, and the settings that they are reported with."""
     from asr.archive import hypotheses
     from asr.commands.evaluation import score_hypotheses
@@ -155,7 +153,7 @@ def _score_file(path: Path, selection: Selection, scorer: Scorer) -> tuple[Evalu
     found = hypotheses.read(path)
     for problem in found.errors:
         say(problem)
-    result = score_hypotheses(found, selection, scorer)
+    result = score_hypotheses(found, selection, rates)
     unused = len(found.texts) - len(result.scored)
     return result, {"hypotheses": str(path), "hypotheses_not_scored": unused}
 

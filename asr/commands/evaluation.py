@@ -1,4 +1,4 @@
-"""A manifest transcribed and scored, or another system's texts scored against it."""
+"""Scores transcripts of a manifest, or the texts of another system, against the manifest's references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
-__all__ = ["Evaluation", "Scorer", "Selection", "score_hypotheses", "select", "transcribe"]
+__all__ = ["ErrorRates", "Evaluation", "Selection", "score_hypotheses", "select", "transcribe"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Selection:
 
 
 @dataclass
-class Scorer:
-    """Scores texts against references as they come, under one normaliser and under the plain one beside it.
+class ErrorRates:
+    """Word and character errors of each utterance, under one normaliser and under the plain one beside it.
 
     Args:
         normaliser: for both sides, see `asr.text.normalise.normaliser`.
@@ -129,7 +129,7 @@ def is_plain(text: str) -> bool:
 def transcribe(
     recogniser: Recogniser,
     selection: Selection,
-    scorer: Scorer,
+    rates: ErrorRates,
     progress: Progress,
     *,
     search: SearchConfig,
@@ -148,12 +148,12 @@ def transcribe(
                 say(f"{utterance.id}: {error}")
                 progress.advance()
             else:
-                scorer.add(utterance, transcript.text, transcript.duration_seconds)
+                rates.add(utterance, transcript.text, transcript.duration_seconds)
                 progress.advance(transcript.duration_seconds)
-    return _evaluation(selection, scorer, time.perf_counter() - started)
+    return _evaluation(selection, rates, time.perf_counter() - started)
 
 
-def score_hypotheses(hypotheses: Hypotheses, selection: Selection, scorer: Scorer) -> Evaluation:
+def score_hypotheses(hypotheses: Hypotheses, selection: Selection, rates: ErrorRates) -> Evaluation:
     """Score texts of another system; each utterance without one is reported in one line on standard error.
 
     The audio is opened only where the manifest has no duration, and need not be there.
@@ -166,17 +166,17 @@ def score_hypotheses(hypotheses: Hypotheses, selection: Selection, scorer: Score
             say(f"{utterance.id}: no hypothesis")
             continue
         seconds = utterance.duration_seconds or duration_seconds(utterance.audio) or 0.0
-        scorer.add(utterance, text, seconds)
-    return _evaluation(selection, scorer, None, len(hypotheses.errors))
+        rates.add(utterance, text, seconds)
+    return _evaluation(selection, rates, None, len(hypotheses.errors))
 
 
-def _evaluation(selection: Selection, scorer: Scorer, wall_seconds: float | None, unreadable: int = 0) -> Evaluation:
+def _evaluation(selection: Selection, rates: ErrorRates, wall_seconds: float | None, unreadable: int = 0) -> Evaluation:
     # In the manifest's order: the interval depends on it, and transcripts come in any.
     names = [one.id for one in selection.utterances]
     return Evaluation(
-        scored=tuple(scorer.scored[name] for name in names if name in scorer.scored),
-        plain=tuple(scorer.plain[name] for name in names if name in scorer.plain),
-        failed=len(names) - len(scorer.scored) + len(selection.errors) + unreadable,
+        scored=tuple(rates.scored[name] for name in names if name in rates.scored),
+        plain=tuple(rates.plain[name] for name in names if name in rates.plain),
+        failed=len(names) - len(rates.scored) + len(selection.errors) + unreadable,
         skipped=selection.skipped,
         wall_seconds=wall_seconds,
     )
