@@ -131,7 +131,7 @@ def test_the_option_names_one_and_the_weight_turns_it_on(command: Command) -> No
     assert plain[0] == 0
     status, out, err = command(*transcribe, "--lm", "lm")
     assert (status, out) == (2, "")
-    assert "--lm: the model model gives it no weight: add --lm-weight" in err
+    assert "--lm: its weight in the model model is 0: add --lm-weight" in err
     fused = command(*transcribe, "--lm", "lm", "--lm-weight", 2)
     assert fused[0] == 0
     assert fused[1] != plain[1]
@@ -157,8 +157,8 @@ def test_the_one_beside_the_model_is_used_and_not_read_without_a_weight(command:
 def test_a_weight_without_a_language_model(command: Command, folder: Path) -> None:
     status, out, err = command("transcribe", "talk.wav", "--model", "model", "--device", "cpu", "--lm-weight", 0.3)
     assert (status, out) == (2, "")
-    assert "the model model comes without a language model and no other was named" in err
-    with pytest.raises(ConfigError, match="without a language model"):
+    assert "the model model has no language model and none was named" in err
+    with pytest.raises(ConfigError, match="has no language model"):
         asr.load(str(folder / "model"), "cpu").transcribe(
             folder / "talk.wav", search=SearchConfig(beam_size=2, lm_weight=0.3)
         )
@@ -242,13 +242,13 @@ def test_it_knows_the_committed_words(clips: list[Tensor], internal: float) -> N
     for chunks in zip(*(clip.split(4_000) for clip in clips), strict=True):
         sessions, _ = engine.step(sessions, chunks)
         for session in sessions:
-            if session.utterance is None or not (tokens := session.utterance.committed.tokens):
+            if session.segment is None or not (tokens := session.segment.committed.tokens):
                 continue
             seen.add(tokens)
             expected = lm.initial_state(1)
             for token in (SOS, *tokens[:-1]):
                 _, expected = lm.step(torch.tensor([token]), expected)
-            found = session.utterance.committed.lm
+            found = session.segment.committed.lm
             assert found is not None
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert len(seen) >= 4

@@ -161,7 +161,7 @@ def test_the_command_writes_what_is_said(
     path, saved = tmp_path / "talk.wav", tmp_path / "saved.wav"
     soundfile.write(path, load(speech_dir / row["audio"]).numpy(), SAMPLE_RATE)
 
-    arguments = ("--input-device", microphone.device, "--save", saved, "--threads", 2)
+    arguments = ("--input-device", microphone.device, "--save", saved)
     with listening(*arguments, environment=microphone.environment) as process:
         time.sleep(1.5)  # the burst of silence with which the sink begins
         microphone.play(path)
