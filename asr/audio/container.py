@@ -288,6 +288,7 @@ def _silence() -> None:
 
     logging.getLogger("libav").addHandler(logging.NullHandler())
     av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)  # else "(repeated 3 more times)" is said when the next file is read
 
 
 def _no_other_files(url: str, flags: int, options: dict[str, str]) -> Any:

@@ -88,6 +88,16 @@ def test_bytes_between_the_pages_of_ogg_are_an_error(originals: dict[str, Path],
         assert kept(path)[1] == "nothing"
 
 
+def test_damage_of_one_file_is_not_told_of_the_next(originals: dict[str, Path], tmp_path: Path) -> None:
+    """What a decoder says repeatedly, it once more said while the next file was read."""
+    content, path = bytearray(originals["opus"].read_bytes()), tmp_path / "a.opus"
+    for tenth in (3, 5, 7):
+        content[len(content) * tenth // 10] ^= 0xFF
+    path.write_bytes(content)
+    assert "is damaged or cut short" in kept(path)[1]
+    assert kept(originals["avi"])[1] == kept(originals["m4a"])[1] == "nothing"
+
+
 def test_an_edit_list_that_leaves_nothing_is_damage(originals: dict[str, Path], tmp_path: Path) -> None:
     """One flipped bit in an m4a's time scale made an edit of 0.4 ms of 3 s: that was all that was read."""
     content = bytearray(originals["m4a"].read_bytes())
