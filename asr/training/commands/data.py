@@ -13,7 +13,7 @@ from asr.commands import options as shared
 from asr.commands.options import extra
 from asr.config import usable_cores
 from asr.errors import DataError
-from asr.terminal import Progress, say
+from asr.terminal import Progress, loading, say
 from asr.training.corpus.readers import Kind
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def prepare(
       spellstream prepare LibriSpeech/train-clean-100 --output prepared/train --jobs 16
       spellstream prepare mine.jsonl cv-corpus/en/validated.tsv --output prepared/mine --max-seconds 20
     """
+    if not quiet:
+        loading("PyTorch")
     with extra("train"):
         import lhotse  # noqa: F401 - better missed now than after hours of decoding
 
@@ -111,6 +113,8 @@ def statistics(
     Example:
       spellstream statistics prepared/train
     """
+    if not quiet:
+        loading("PyTorch")
     with extra("train"):
         from asr.config import FeatureConfig
         from asr.model.features import LogMel

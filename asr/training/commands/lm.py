@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr.commands import options as shared
-from asr.terminal import say
+from asr.terminal import loading, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -68,6 +68,8 @@ def train_lm(
       spellstream train-lm --text books.txt --text train.jsonl@20 --model run/best --output lm
       spellstream transcribe talk.wav --lm lm --lm-weight 0.3
     """
+    if not quiet:
+        loading("PyTorch")
     with shared.extra("train"):
         from asr.training.lm import data as data
         from asr.training.lm import run as training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import options as shared
+from asr.terminal import loading
 
 __all__ = ["register"]
 
@@ -80,6 +82,7 @@ def train(
       spellstream train --config las.toml --data train --dev dev --output run --devices 4 --set seed=2
     """
     seconds = _seconds(max_time, max_minutes)
+    _announce("PyTorch")
     with shared.extra("train"):
         import lightning  # noqa: F401 - what is missing is said before anything else
 
@@ -113,6 +116,7 @@ def finetune(
       spellstream transcribe talk.wav --model mine/best
     """
     seconds = _seconds(max_time, None)
+    _announce(f"the model {model}")
     with shared.extra("train"):
         import lightning  # noqa: F401 - what is missing is said before anything else
 
@@ -139,6 +143,7 @@ def average(
     """
     if last is not None and best is not None:
         raise typer.BadParameter("give one of --last and --best", param_hint="--last")
+    loading("PyTorch")
     from asr.training import average as averages
 
     folders = averages.choose(run, last=last, best=best)
@@ -201,6 +206,12 @@ def _run(
         measure_first=measure_first,
     )
     _echo(best)
+
+
+def _announce(what: str) -> None:
+    """Announce what is being loaded, on one process of a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        loading(what)
 
 
 def _echo(message: object) -> None:
