@@ -147,6 +147,27 @@ def test_an_interrupt_is_one_line(command: Command, stub: StubRecogniser, monkey
     assert err == "spellstream: interrupted: transcripts finished and kept: 1\n"
 
 
+INTERRUPTED_IMPORT = """
+import importlib.abc, os, signal, sys
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from asr.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_modules_are_imported_is_quiet(repository_root: Path) -> None:
+    """Ctrl-C in the first half second showed a traceback, and the exit status was not 130."""
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT]
+    done = subprocess.run(command, cwd=repository_root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert '\nspellstream = "asr.__main__:main"\n' in (repository_root / "pyproject.toml").read_text(encoding="utf-8")
+
+
 PIPED = """
 import sys
 import asr
