@@ -237,6 +237,45 @@ def test_the_import_rules_catch_what_they_should(tmp_path: Path, file: str, code
     assert bool(found) == caught
 
 
+def imported_tests(path: Path) -> list[str]:
+    """What a file under `tests` imports from there, but for `tests.support`."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names += [f"{base}.{alias.name}" for alias in node.names]
+    return [name for name in names if re.match(r"tests\.(?!support\b)|tests$|\.", name)]
+
+
+def test_no_test_imports_a_test(repository_root: Path) -> None:
+    """Helpers that tests share are in `tests/support`, so that a test can change or go without regard to others."""
+    found = {str(path): imported_tests(path) for path in python_files(repository_root, ("tests",))}
+    wrong = [f"{path} imports {', '.join(names)}" for path, names in found.items() if names]
+    assert not wrong, "\n".join(["", *wrong])
+
+
+@pytest.mark.parametrize(
+    ("code", "caught"),
+    [
+        ("from tests.asr.model.test_decoder import build", True),
+        ("from tests.asr.audio.conftest import SECONDS", True),
+        ("from tests import test_architecture", True),
+        ("import tests.training.test_growth as growth", True),
+        ("def f():\n    from .test_decoder import build", True),
+        ("from . import conftest", True),
+        ("from tests.support.sounds import tone", False),
+        ("from tests.support import commands", False),
+        ("import pytest", False),
+    ],
+)
+def test_a_test_that_imports_a_test_is_caught(tmp_path: Path, code: str, caught: bool) -> None:
+    path = tmp_path / "test_some.py"
+    path.write_text(code, encoding="utf-8")
+    assert bool(imported_tests(path)) == caught
+
+
 def test_import_asr_is_quick(repository_root: Path) -> None:
     """Heavy imports happen where they are used."""
     code = f"import sys, asr; print(*(name for name in {HEAVY!r} if name in sys.modules))"

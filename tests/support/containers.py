@@ -16,6 +16,8 @@ from asr.audio import SAMPLE_RATE
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg, which makes the files, is missing")
 
+SECONDS = 3.0  # length of the files that the fixture `originals` makes
+
 
 class Kind(NamedTuple):
     """How ffmpeg is asked for a container, and what its files tell."""

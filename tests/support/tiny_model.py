@@ -10,7 +10,7 @@ from asr.model.las import Model
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import EOS
 
-__all__ = ["sounds", "tiny_lm", "tiny_model"]
+__all__ = ["opinionated_lm", "sounds", "tiny_lm", "tiny_model"]
 
 
 def tiny_model(vocab_size: int = 20, scorer: str = "location", sharpness: float = 6.0) -> Model:
@@ -37,6 +37,16 @@ def tiny_lm(vocab_size: int = 20) -> LanguageModel:
     lm = LanguageModel(LmConfig(vocab_size, embedding_size=8, hidden_size=8, layers=1)).eval()
     with torch.no_grad():
         lm.embedding.weight.mul_(3)
+    return lm
+
+
+def opinionated_lm(vocab_size: int) -> LanguageModel:
+    """It has learnt nothing, but has strong opinions."""
+    torch.manual_seed(5)
+    lm = LanguageModel(LmConfig(vocab_size, embedding_size=16, hidden_size=24)).eval()
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(4.0)
     return lm
 
 

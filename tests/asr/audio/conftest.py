@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.containers import KINDS, make
-
-SECONDS = 3.0
+from tests.support.containers import KINDS, SECONDS, make
 
 
 @pytest.fixture(scope="session")

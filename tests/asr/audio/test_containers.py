@@ -16,8 +16,7 @@ import pytest
 from asr.audio import SAMPLE_RATE, blocks, load
 from asr.audio.decode import duration_seconds
 from asr.errors import AudioError
-from tests.asr.audio.conftest import SECONDS
-from tests.support.containers import KINDS, bursts, ffmpeg, needs_ffmpeg
+from tests.support.containers import KINDS, SECONDS, bursts, ffmpeg, needs_ffmpeg
 from tests.support.sounds import reason, tone, write
 
 TELLING = [kind.suffix for kind in KINDS.values() if kind.tells_length]

@@ -11,9 +11,8 @@ import pytest
 
 from asr.audio import SAMPLE_RATE, blocks
 from asr.errors import AudioError
-from tests.asr.audio.conftest import SECONDS
 from tests.support.commands import Command
-from tests.support.containers import KINDS
+from tests.support.containers import KINDS, SECONDS
 from tests.support.mutations import MUTATIONS, mutate
 
 FORMATS = [name for name in KINDS if name not in ("au", "mov", "mka", "flv", "aac", "ac3")]

@@ -9,36 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.config import AttentionConfig, AttentionKind, DecoderConfig
+from asr.config import AttentionKind
 from asr.model.decoder import Decoder, DecoderState
-
-VOCAB, VALUE = 7, 6
-SCORERS = typing.get_args(AttentionKind)
-LENGTHS = [9, 4, 6]
-
-
-def build(scorer: AttentionKind = "location", layers: int = 1, dropout: float = 0.2) -> Decoder:
-    """A small speller whose weights are large enough for its inputs to matter."""
-    torch.manual_seed(5)
-    heads = 2 if scorer == "multi_head" else 1
-    attention = AttentionConfig(scorer, size=8, heads=heads, location_channels=3, location_width=5)
-    decoder = Decoder(VOCAB, VALUE, attention, DecoderConfig(layers, 10, 5, dropout))
-    with torch.no_grad():
-        for weight in decoder.parameters():
-            weight.mul_(1.5)
-    return decoder.eval()
-
-
-def encoded() -> tuple[Tensor, Tensor]:
-    out, lengths = torch.randn(3, 9, VALUE), torch.tensor(LENGTHS)
-    return out * (torch.arange(9) < lengths[:, None])[..., None], lengths
+from tests.support.model_parts import LENGTHS, SCORERS, VOCAB, build_decoder, encoded
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_steps_equal_forward(scorer: AttentionKind, layers: int) -> None:
     """What training computes with the true history is what a search finds token by token."""
-    decoder, (out, lengths) = build(scorer, layers), encoded()
+    decoder, (out, lengths) = build_decoder(scorer, layers), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     expected, alignments = decoder(tokens, out, lengths)
     assert expected.shape == (3, 5, VOCAB)
@@ -53,7 +33,7 @@ def test_steps_equal_forward(scorer: AttentionKind, layers: int) -> None:
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind) -> None:
     """Promise 2: neither other utterances nor padding reach a row's logits."""
-    decoder, (out, lengths) = build(scorer), encoded()
+    decoder, (out, lengths) = build_decoder(scorer), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     together, _ = decoder(tokens, out, lengths)
     for row, length in enumerate(LENGTHS):
@@ -70,7 +50,7 @@ def advance(
 
 def test_select_reorders_the_whole_state() -> None:
     """A beam that takes over another's place goes on exactly as that one would have."""
-    decoder, (out, _) = build(layers=2), encoded()
+    decoder, (out, _) = build_decoder(layers=2), encoded()
     memory = decoder.prepare(out[:1].expand(3, -1, -1), torch.tensor([9, 9, 9]))
     _, state = advance(decoder, decoder.initial_state(memory), memory, [2, 4, 5])
     expected, after = advance(decoder, state, memory, [6, 6, 6])
@@ -86,7 +66,7 @@ def test_select_reorders_the_whole_state() -> None:
 
 def test_the_state_is_a_value() -> None:
     """A step leaves the state it was given as it was, and a second one says the same."""
-    decoder, (out, lengths) = build(layers=2), encoded()
+    decoder, (out, lengths) = build_decoder(layers=2), encoded()
     memory = decoder.prepare(out, lengths)
     _, state = advance(decoder, decoder.initial_state(memory), memory, [2, 3, 4])
     kept = [x.clone() for x in state]
@@ -98,7 +78,7 @@ def test_the_state_is_a_value() -> None:
 
 def test_what_was_said_matters_for_what_comes() -> None:
     """The last token, the tokens before it and the context seen last are all fed back."""
-    decoder, (out, lengths) = build(), encoded()
+    decoder, (out, lengths) = build_decoder(), encoded()
     logits = [
         decoder(torch.tensor([said]), out[:1], lengths[:1])[0][0, -1] for said in ([2, 3, 4], [2, 3, 5], [2, 6, 4])
     ]
@@ -112,7 +92,7 @@ def test_what_was_said_matters_for_what_comes() -> None:
 
 
 def test_logits_never_depend_on_later_tokens() -> None:
-    decoder, (out, lengths) = build(), encoded()
+    decoder, (out, lengths) = build_decoder(), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     before, _ = decoder(tokens, out, lengths)
     tokens[:, 3:] = (tokens[:, 3:] + 1) % VOCAB
@@ -123,7 +103,7 @@ def test_logits_never_depend_on_later_tokens() -> None:
 
 def test_scheduled_sampling_feeds_the_models_own_words() -> None:
     """At rate 0 the history given is the history used; at rate 1 nothing but its first token is."""
-    decoder, (out, lengths) = build(), encoded()
+    decoder, (out, lengths) = build_decoder(), encoded()
     one, other = torch.full((3, 6), 4), torch.full((3, 6), 5)
     one[:, 0] = other[:, 0] = 2
     given = [decoder(tokens, out, lengths)[0] for tokens in (one, other)]
@@ -139,7 +119,7 @@ def test_scheduled_sampling_feeds_the_models_own_words() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autocast: bool, tolerance: float) -> None:
     """Training sums the gradients of the cells' weights in one product; it must be the sum that autograd makes."""
-    decoder, (out, lengths) = build(layers=layers), encoded()
+    decoder, (out, lengths) = build_decoder(layers=layers), encoded()
     tokens, weights = torch.randint(0, VOCAB, (3, 5)), torch.randn(3, 5, VOCAB)
     found = []
     for at_once in (True, False):
@@ -165,7 +145,7 @@ def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autoca
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
-    decoder, (out, lengths) = build(scorer, layers=2), encoded()
+    decoder, (out, lengths) = build_decoder(scorer, layers=2), encoded()
     logits, _ = decoder.train()(torch.arange(VOCAB).expand(3, -1), out.requires_grad_(), lengths)
     (logits * torch.randn_like(logits)).sum().backward()
     idle = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.any()]

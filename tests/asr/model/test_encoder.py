@@ -15,10 +15,9 @@ from torch import Tensor
 from asr.config import Context, EncoderConfig, HybridConfig
 from asr.errors import ConfigError
 from asr.model.encoder import Encoder, EncoderState
+from tests.support.model_parts import TOLERANCE, unsettle
 
 MELS, HOP_MS = 6, 10.0
-TOLERANCE = 1e-4
-
 BASE = EncoderConfig(joins=(2, 2, 1), hidden_size=8)
 CONFIGS = {
     "base": BASE,
@@ -53,19 +52,6 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
     encoder = Encoder(config, MELS, HOP_MS)
     unsettle(encoder)
     return encoder.eval()
-
-
-def unsettle(module: torch.nn.Module) -> None:
-    """Weights that carry far, and running statistics that are not the neutral ones."""
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.mul_(2.0 if weight.dim() > 1 else 1.0)
-    for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm1d):
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.05, 0.4)
-            part.weight.data.uniform_(0.5, 1.5)
-            part.bias.data.normal_(0, 0.3)
 
 
 def sequence(frames: int, rows: int = 1, seed: int = 0) -> Tensor:

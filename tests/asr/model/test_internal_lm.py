@@ -9,14 +9,14 @@ from asr.config import AttentionKind
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LmState
 from asr.text.tokenizer import EOS, SOS
-from tests.asr.model.test_decoder import SCORERS, VALUE, VOCAB, build, encoded
-from tests.asr.search.test_lm_fusion import opinionated_lm
+from tests.support.model_parts import SCORERS, VALUE, VOCAB, build_decoder, encoded
+from tests.support.tiny_model import opinionated_lm
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> None:
     """The first batch is all that it knows, without its padding; later ones move it a little; use moves nothing."""
-    decoder, (out, lengths) = build(scorer), encoded()
+    decoder, (out, lengths) = build_decoder(scorer), encoded()
     tokens = torch.randint(0, VOCAB, (3, 2))
     decoder(tokens, out, lengths)
     assert not decoder.mean_context.any()
@@ -32,7 +32,7 @@ def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> N
 
 def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
     """Its step is left out, and the mean of all others must not be lost with it."""
-    decoder, (out, lengths) = build().train(), encoded()
+    decoder, (out, lengths) = build_decoder().train(), encoded()
     tokens = torch.randint(0, VOCAB, (3, 2))
     decoder(tokens, out, lengths)
     before = decoder.mean_context.clone()
@@ -43,7 +43,7 @@ def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
 
 @torch.no_grad()
 def test_it_says_what_the_speller_says_where_all_audio_is_the_mean() -> None:
-    decoder = build(layers=2)
+    decoder = build_decoder(layers=2)
     torch.nn.init.normal_(decoder.mean_context)
     one_frame = decoder.prepare(decoder.mean_context.expand(2, 1, VALUE), torch.tensor([1, 1]))
     expected = decoder.initial_state(one_frame)._replace(context=decoder.mean_context.expand(2, -1))
@@ -58,7 +58,7 @@ def test_it_says_what_the_speller_says_where_all_audio_is_the_mean() -> None:
 @torch.inference_mode()
 def test_the_internal_model_is_taken_off_but_for_the_end() -> None:
     """However rows are reordered, stacked and split on the way."""
-    decoder, lm, share = build(layers=2), opinionated_lm(VOCAB), 0.6
+    decoder, lm, share = build_decoder(layers=2), opinionated_lm(VOCAB), 0.6
     torch.nn.init.normal_(decoder.mean_context)
     internal = InternalLm(decoder)
     fused = DensityRatio(lm, internal, share)

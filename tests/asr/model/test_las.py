@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr.config import Context, EncoderConfig, FeatureConfig, HybridConfig, ModelConfig
 from asr.model.las import Model
-from tests.asr.model.test_encoder import TOLERANCE, unsettle
+from tests.support.model_parts import TOLERANCE, unsettle
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import asr
 from asr import checkpoint
-from asr.config import LmConfig, SearchConfig
+from asr.config import SearchConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.model.las import Encoded
-from asr.model.lm import LanguageModel, LmState
+from asr.model.lm import LmState
 from asr.recogniser import Recogniser
 from asr.search import Prefix, beam_search
 from asr.text.tokenizer import SOS, Tokenizer
@@ -25,19 +25,9 @@ from tests.support.babbler import babbler
 from tests.support.commands import Command
 from tests.support.small_model import SENTENCES, small_model
 from tests.support.streams import finals, listen, rounded
-from tests.support.tiny_model import sounds, tiny_model
+from tests.support.tiny_model import opinionated_lm, sounds, tiny_model
 
 LM = ("lm.safetensors", "lm.json")
-
-
-def opinionated_lm(vocab_size: int) -> LanguageModel:
-    """It has learnt nothing, but has strong opinions."""
-    torch.manual_seed(5)
-    lm = LanguageModel(LmConfig(vocab_size, embedding_size=16, hidden_size=24)).eval()
-    with torch.no_grad():
-        for parameter in lm.parameters():
-            parameter.mul_(4.0)
-    return lm
 
 
 @pytest.fixture(scope="module")

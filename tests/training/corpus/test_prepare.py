@@ -20,38 +20,7 @@ from asr.training.corpus import shards
 from asr.training.corpus.prepare import Settings, prepare
 from asr.training.data import Corpus
 from tests.support.commands import Command
-
-
-def tone(path: Path, seconds: float = 1.0, rate: int = 16_000, channels: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
-    soundfile.write(path, np.repeat(values[:, None], channels, axis=1), rate)
-    return path
-
-
-def manifest(folder: Path, *rows: tuple[str, str | None] | str) -> Path:
-    """Rows of id and text; audio is `ID.wav`, a second long."""
-    lines = []
-    for row in rows:
-        about = (
-            row if isinstance(row, str) else {"id": row[0], "audio": f"{row[0]}.wav", "duration": 1.0, "text": row[1]}
-        )
-        lines.append(about if isinstance(about, str) else json.dumps(about))
-    (folder / "some.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / "some.jsonl"
-
-
-def tones(folder: Path, count: int) -> Path:
-    """A manifest of good utterances, each of another length."""
-    for i in range(count):
-        tone(folder / f"u{i}.wav", 1.0 + i / 100)
-    return manifest(folder, *((f"u{i}", "go on") for i in range(count)))
-
-
-def problems(folder: Path) -> dict[str, str]:
-    """Kinds by id, as they were stored."""
-    rows = [json.loads(line) for line in (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["kind"] for row in rows}
+from tests.support.corpora import manifest, problems, tone, tones
 
 
 def break_audio(folder: Path) -> None:

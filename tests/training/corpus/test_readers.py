@@ -18,7 +18,7 @@ from asr.errors import DataError
 from asr.training.corpus.prepare import Settings, prepare
 from asr.training.corpus.readers import Candidate, Kind, Problem, read
 from asr.training.data import Corpus
-from tests.training.corpus.test_prepare import problems, tone, tones
+from tests.support.corpora import problems, tone, tones
 
 
 def table(path: Path, *lines: str) -> Path:
