@@ -1,7 +1,7 @@
 """The whole of it, small: a model learns a handful of utterances by heart, whatever scorer it attends with.
 
 Each letter is a tone of its own, so that words are short melodies. A model that cannot bring these to no error at all
-has a fault in its features, encoder, attention, speller, loss or search.
+has a fault in its features, encoder, attention, decoder, loss or search.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def model_config(tokenizer: Tokenizer, attention: AttentionConfig, hybrid_layers
 
 
 def learn(model: Model, batch: Batch, most_steps: int) -> float:
-    """Adam until the speller is sure of every token; the loss at the end."""
+    """Adam until the decoder is sure of every token; the loss at the end."""
     waveform = batch.waveform + 1e-4 * torch.randn(batch.waveform.shape)
     frames, lengths = model.features(waveform, batch.samples)
     real = torch.arange(frames.shape[1]) < lengths[:, None]

@@ -30,7 +30,7 @@ def unsettle(module: torch.nn.Module) -> None:
 
 
 def build_decoder(scorer: AttentionKind = "location", layers: int = 1, dropout: float = 0.2) -> Decoder:
-    """A small speller whose weights are large enough for its inputs to matter."""
+    """A small decoder whose weights are large enough for its inputs to matter."""
     torch.manual_seed(5)
     heads = 2 if scorer == "multi_head" else 1
     attention = AttentionConfig(scorer, size=8, heads=heads, location_channels=3, location_width=5)

@@ -206,7 +206,7 @@ def test_padding_has_no_part_in_the_loss() -> None:
 
 @torch.no_grad()
 def test_the_losses_are_cross_entropy_and_ctc_by_hand() -> None:
-    """One utterance: the mean over tokens and eos of the speller's surprise, with a share spread over all tokens."""
+    """One utterance: the mean over tokens and eos of the decoder's surprise, with a share spread over all tokens."""
     model, batch = Model(TINY), random_batch([9_000], [3])
     encoded = model.encode(batch.waveform, batch.samples)
     inputs, targets = torch.tensor([[SOS, *batch.tokens[0].tolist()]]), torch.tensor([*batch.tokens[0].tolist(), EOS])
@@ -241,7 +241,7 @@ def test_too_few_frames_for_the_tokens_cost_nothing_and_spoil_nothing() -> None:
 
 
 @torch.no_grad()
-def test_scheduled_sampling_shows_the_speller_its_own_words() -> None:
+def test_scheduled_sampling_shows_the_decoder_its_own_words() -> None:
     """With a rate of 0 the true history alone counts; above, what it is shown, and so its loss, is drawn anew."""
     model, batch = Model(TINY), random_batch([16_000] * 4, [8] * 4)
     encoded = model.encode(batch.waveform, batch.samples)

@@ -1,4 +1,4 @@
-"""The speller: step by step it says what it says at once, and its state can be reordered like any value."""
+"""The decoder: step by step it says what it says at once, and its state can be reordered like any value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speller's internal language model, and fusion that takes it off."""
+"""The decoder's internal language model, and fusion that takes it off."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
 
 
 @torch.no_grad()
-def test_it_says_what_the_speller_says_where_all_audio_is_the_mean() -> None:
+def test_it_says_what_the_decoder_says_where_all_audio_is_the_mean() -> None:
     decoder = build_decoder(layers=2)
     torch.nn.init.normal_(decoder.mean_context)
     one_frame = decoder.prepare(decoder.mean_context.expand(2, 1, VALUE), torch.tensor([1, 1]))

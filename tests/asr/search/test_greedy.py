@@ -106,7 +106,7 @@ def test_the_order_of_a_batch_is_no_matter() -> None:
 
 
 def test_the_score_is_that_of_the_tokens() -> None:
-    """Each token is the speller's likeliest, and the total is what the speller, fed the same tokens, gives them."""
+    """Each token is the decoder's likeliest, and the total is what the decoder, fed the same tokens, gives them."""
     model, sounds = build(), recordings()
     for sound in sounds[:4]:
         encoded = encode(model, [sound], None)
@@ -138,7 +138,7 @@ def test_no_frames_say_nothing() -> None:
     assert (beside[1].tokens, beside[1].score) == ([], 0.0)
 
 
-def test_a_speller_that_does_not_end_is_cut() -> None:
+def test_a_decoder_that_does_not_end_is_cut() -> None:
     """A row gets as many tokens as its own length allows, however long its neighbours are."""
     model = build()
     with torch.no_grad():

@@ -180,7 +180,7 @@ def test_info_shows_it(command: Command, folder: Path) -> None:
 # --- The promises
 
 
-INTERNAL = pytest.mark.parametrize("internal", [0.0, 0.5])  # of the speller's own language model, taken off
+INTERNAL = pytest.mark.parametrize("internal", [0.0, 0.5])  # of the decoder's own language model, taken off
 
 
 def fused_babbler(weight: float = 0.7, policy: PolicyConfig | None = None, internal: float = 0.0) -> Engine:

@@ -94,7 +94,7 @@ def exhaustive(trial: Trial, row: int, config: SearchConfig) -> list[tuple[float
             inputs, targets = torch.tensor([[SOS, *tokens]]), torch.tensor([*tokens, EOS])
             logits, alignments = model.decoder(inputs, encoder_out, torch.tensor([frames]))
             log_probs = logits[0].log_softmax(-1)
-            heeded = config.eos_threshold > 0 and config.ctc_weight < 1  # CTC alone does not ask the speller
+            heeded = config.eos_threshold > 0 and config.ctc_weight < 1  # CTC alone does not ask the decoder
             if heeded and log_probs[-1, EOS] < config.eos_threshold * log_probs[-1, EOS + 1 :].max():
                 continue
             score = (1 - config.ctc_weight) * log_probs.gather(1, targets[:, None]).sum()
@@ -154,15 +154,15 @@ def test_each_weight_matters_in_the_exhaustive_trial(trial: Trial) -> None:
 
 @torch.inference_mode()
 def test_ctc_alone_looks_at_every_token() -> None:
-    """Where the speller has no weight, it does not choose the few tokens that CTC may choose from either."""
+    """Where the decoder has no weight, it does not choose the few tokens that CTC may choose from either."""
     model, (waveform, samples) = tiny_model(), sounds(6)
     encoded = model.encode(waveform, samples)
     few = dataclasses.replace(CONFIGS["ctc"], candidates=1)
     found = beam_search(model, encoded, few)
     assert found == beam_search(model, encoded, dataclasses.replace(few, candidates=16))
-    speller = model.decoder.to_logits.weight.clone()
+    original = model.decoder.to_logits.weight.clone()
     with torch.no_grad():
-        model.decoder.to_logits.weight.copy_(torch.randn_like(speller))
+        model.decoder.to_logits.weight.copy_(torch.randn_like(original))
     assert [h[0].tokens for h in beam_search(model, encoded, few)] == [h[0].tokens for h in found]
 
 
@@ -199,7 +199,7 @@ def test_a_beam_of_one_is_greedy(scorer: str) -> None:
 
 @torch.inference_mode()
 def test_searching_twice_gives_the_same_and_changes_nothing() -> None:
-    """State is a value: neither the search nor a step of the speller leaves a trace in what it was given."""
+    """State is a value: neither the search nor a step of the decoder leaves a trace in what it was given."""
     model, lm, (waveform, samples) = tiny_model(), tiny_lm(), sounds(3)
     encoded = model.encode(waveform, samples)
     before = encoded.encoder_out.clone()

@@ -1,4 +1,4 @@
-"""What ends a search and what it weighs: rigged spellers against the rules, and each scorer by itself."""
+"""What ends a search and what it weighs: rigged decoders against the rules, and each scorer by itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Follow = dict[int, dict[int, float]]
 
 
 class Rigged(nn.Module):
-    """A speller whose next token depends on the last one alone, by a table of logits `(V, V)` for each utterance."""
+    """A decoder whose next token depends on the last one alone, by a table of logits `(V, V)` for each utterance."""
 
     def __init__(self, model: Model, tables: Tensor) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def rigged(*follow: Follow) -> tuple[Model, Encoded]:
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_a_speller_that_repeats_itself_is_stopped(beam_size: int) -> None:
+def test_a_decoder_that_repeats_itself_is_stopped(beam_size: int) -> None:
     """Attention that is stuck says a phrase for ever: it is cut off soon after the allowed number of times."""
     model, encoded = rigged({SOS: {5: 0.99}, 5: {6: 0.99}, 6: {7: 0.99}, 7: {5: 0.99}})
     config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, max_repeats=3)
@@ -75,7 +75,7 @@ def test_a_phrase_may_be_said_as_often_as_allowed() -> None:
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_a_speller_that_never_ends_is_cut_at_the_limit(beam_size: int) -> None:
+def test_a_decoder_that_never_ends_is_cut_at_the_limit(beam_size: int) -> None:
     """Nobody speaks faster than `max_tokens_per_second`: there the search ends, and gives what it has."""
     cycle = range(4, 20)  # too long a phrase to count as a loop
     model, encoded = rigged({SOS: {4: 0.9}, **{t: {4 + (t - 3) % len(cycle): 0.9} for t in cycle}})
@@ -110,7 +110,7 @@ def test_an_end_among_the_likeliest_passes_the_threshold() -> None:
 
 
 def test_a_bonus_for_length_lengthens() -> None:
-    """The same rigged speller goes on where each token is worth something."""
+    """The same rigged decoder goes on where each token is worth something."""
     model, encoded = rigged({SOS: {5: 1.0}, 5: {6: 0.5, EOS: 0.45, 7: 0.05}, 6: {7: 0.6, EOS: 0.4}, 7: {EOS: 1.0}})
     config = SearchConfig(beam_size=4, ctc_weight=0.0, length_bonus=1.0)
     (found,) = beam_search(model, encoded, config)

@@ -52,7 +52,7 @@ def test_a_packed_encoder_says_the_same(pair: tuple[Model, Model], frames: int) 
 
 
 @torch.inference_mode()
-def test_a_packed_speller_says_the_same(pair: tuple[Model, Model]) -> None:
+def test_a_packed_decoder_says_the_same(pair: tuple[Model, Model]) -> None:
     encoder_out, lengths = torch.randn(3, 20, pair[0].config.encoder.output_size), torch.tensor([20, 11, 1])
     said = []
     for model in pair:
