@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.model`; one that ships has a model card.
+"""Checkpoints: folders with `model.safetensors`, `config.json` and `tokenizer.model`.
 
-A language model, `lm.safetensors` and `lm.json`, may lie beside them or in a folder of its own. Nothing in it is ever
-unpickled: a checkpoint is data.
+A language model, `lm.safetensors` and `lm.json`, is in the same folder or in a separate one. A checkpoint is data: none
+of its files is unpickled, so that loading it runs no code.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Checkpoint(NamedTuple):
 
 
 def pretrained() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the models in the package."""
     return sorted(p.parent.name for p in _PRETRAINED.glob(f"*/{_CONFIG}"))
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a shipped model's name or of a path.
+    """Resolve the name of a shipped model, or a path, to a checkpoint folder.
 
     Raises:
         CheckpointError: if it is neither.
@@ -55,7 +55,7 @@ def find(name: str | Path) -> Path:
         if (folder / _CONFIG).is_file():
             return folder
     if Path(name).is_dir():
-        raise CheckpointError(f"{name}: this folder has no {_CONFIG}, so it is no checkpoint")
+        raise CheckpointError(f"{name}: this folder has no {_CONFIG}, so it is not a checkpoint")
     shipped = ", ".join(pretrained()) or "none"
     raise CheckpointError(f"{name}: neither a checkpoint folder nor a shipped model (shipped: {shipped})")
 
@@ -64,7 +64,7 @@ def load(name: str | Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: if something is missing, unreadable, or does not fit the config; it names the file.
+        CheckpointError: a file is missing or unreadable, or does not match the config; the message names the file.
     """
     from safetensors.torch import load_file
 
@@ -82,7 +82,7 @@ def load(name: str | Path) -> Checkpoint:
 
 
 def has_lm(folder: Path) -> bool:
-    """Whether there is a language model, whole or not."""
+    """Whether a folder has a language model, complete or not."""
     return (folder / _LM_CONFIG).exists() or (folder / _LM_WEIGHTS).exists()
 
 
@@ -90,11 +90,11 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
     """Read a language model, in evaluation mode and in float32.
 
     Args:
-        folder: a checkpoint's, or one of its own.
-        tokenizer: that of the recogniser; the language model must have been trained with the same vocabulary.
+        folder: the checkpoint's folder, or a separate one.
+        tokenizer: the recogniser's tokenizer; the language model must have been trained with the same vocabulary.
 
     Raises:
-        CheckpointError: if something is missing, unreadable, or does not fit; it names the file.
+        CheckpointError: a file is missing or unreadable, or does not match; the message names the file.
     """
     from safetensors.torch import load_file
 
@@ -105,8 +105,8 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
     config = _read(path, lambda _: from_dict(LmConfig, described["lm"], "lm"))
     if config.vocab_size != len(tokenizer) or described["vocabulary"] != _vocabulary(tokenizer):
         raise CheckpointError(
-            f"{path}: this language model is over {config.vocab_size} tokens of another vocabulary than the model's "
-            f"{len(tokenizer)}: train it with the model's tokenizer"
+            f"{path}: this language model has another vocabulary ({config.vocab_size} tokens) than the model "
+            f"({len(tokenizer)}): train it with the model's tokenizer"
         )
     lm = LanguageModel(config)
     _fill(lm, _read(folder / _LM_WEIGHTS, load_file), folder / _LM_WEIGHTS, _LM_CONFIG)
@@ -114,13 +114,13 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> str:
-    """A fingerprint of the tokens and their order."""
+    """SHA-256 of the tokens in order."""
     pieces = "\n".join(tokenizer.piece(token) for token in range(len(tokenizer)))
     return hashlib.sha256(pieces.encode()).hexdigest()
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
-    """What `reader` makes of one file; all that it may meet becomes a CheckpointError that names the file."""
+    """Read one file with `reader`; its errors become a CheckpointError that names the file."""
     from safetensors import SafetensorError
 
     try:
@@ -136,7 +136,7 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, config: str) -> None:
-    """Give a model its weights and set it to evaluation; names the first tensor of `path` that does not fit."""
+    """Load weights into a model in evaluation mode; an error names the first tensor of `path` that does not match."""
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ weights.keys()):
         problem = "is missing" if name in expected else f"is not part of the model that {config} describes"
@@ -152,7 +152,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, config: str)
 
 
 def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint; a language model that lies there stays. Floating-point weights are stored as `dtype`."""
+    """Write a checkpoint, floating-point weights as `dtype`; a language model in the folder is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / _CONFIG, to_dict(model.config))
     write_atomically(folder / _TOKENIZER, tokenizer.model)
@@ -160,15 +160,15 @@ def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = 
 
 
 def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
-    """Write a language model into a checkpoint's folder, or one of its own."""
+    """Write a language model to a checkpoint's folder, or to a separate one."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / _LM_CONFIG, {"lm": to_dict(lm.config), "vocabulary": _vocabulary(tokenizer)})
     _save_weights(folder / _LM_WEIGHTS, lm, dtype)
 
 
 def copy_lm(source: Path, folder: Path) -> None:
-    """Put the language model of one checkpoint, if it has any, beside another of the same vocabulary."""
-    if source.resolve() == folder.resolve():  # as of a run in the folder of the model that it began with
+    """Copy the language model of a checkpoint, if it has one, to another of the same vocabulary."""
+    if source.resolve() == folder.resolve():  # fine-tuning in place
         return
     for name in (_LM_CONFIG, _LM_WEIGHTS):
         if (source / name).exists():
@@ -180,7 +180,7 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _save_weights(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
-    """The file appears whole or not at all."""
+    """Write the weights to a temporary file and rename it, so that no reader sees a partial file."""
     from safetensors.torch import save_file
 
     state = {

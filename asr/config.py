@@ -1,7 +1,7 @@
-"""Settings as frozen dataclasses, checked at construction and stored as JSON beside the weights.
+"""Configs: frozen dataclasses, checked at construction and stored as JSON beside the weights.
 
-`to_dict` and `from_dict` turn any of them into plain data and back. An unknown key, a missing one, a wrong type or a
-value out of its bounds is a `ConfigError` that names the setting.
+`to_dict` and `from_dict` convert them to plain data and back. An unknown or missing key, a wrong type or a value out of
+bounds raises a `ConfigError` that names the setting.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ AttentionKind = Literal["location", "additive", "dot", "scaled_dot", "multi_head
 
 
 def require(condition: bool, name: str, value: object, bound: str) -> None:
-    """Raise a ConfigError that names the setting, its value and the bound, unless `condition` holds."""
+    """Raise a ConfigError with the setting's name, value and bound unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{name} is {value!r}: it must be {bound}")
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use: in a container or under a scheduler, fewer than the machine has."""
+    """Number of cores that this process may use; a container or scheduler may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,12 +75,12 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """How much of the future the encoder sees.
+    """How much future audio the encoder sees.
 
-    With `chunk_ms` None it sees the whole utterance. Otherwise forward directions carry their state along, while
-    backward ones run over chunks of `chunk_ms` and start fresh each time (latency-controlled BLSTM: Zhang et al. 2016);
-    the lowest layer also looks `lookahead_ms` beyond the chunk. Both are rounded up to whole frames;
-    `Context.causal()` is the limit of one frame and no lookahead.
+    With `chunk_ms` None it sees the whole utterance. Otherwise forward LSTMs carry their state from chunk to chunk, and
+    backward LSTMs start from a zero state in every chunk of `chunk_ms` (latency-controlled BLSTM, Zhang et al. 2016).
+    The lowest layer also sees `lookahead_ms` after the chunk. Both lengths are rounded up to whole frames;
+    `Context.causal()` is the smallest context, one frame without lookahead.
     """
 
     chunk_ms: int | None = None
@@ -101,11 +101,11 @@ class Context:
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """Recurrent + self-attention blocks on top of the pyramid; `layers` 0 leaves them out."""
+    """Blocks of LSTM and self-attention on top of the pyramid; none if `layers` is 0."""
 
     layers: int = 0
     heads: int = 4
-    past_frames: int = 128  # how far back a frame attends; bounds the memory of a stream
+    past_frames: int = 128  # number of earlier frames attended to; bounds the memory of a stream
     positions: Literal["none", "sinusoidal", "rotary"] = "rotary"
 
     def __post_init__(self) -> None:
@@ -155,14 +155,14 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Attention of the decoder to the encoder output."""
+    """Attention of the decoder over the encoder output."""
 
     scorer: AttentionKind = "location"
     size: int = 256
     heads: int = 1  # more than one only with the multi_head scorer
     location_channels: int = 10
     location_width: int = 101
-    window_frames: int | None = None  # attend at most this far from the last peak
+    window_frames: int | None = None  # limits attention to this distance from the previous peak
 
     def __post_init__(self) -> None:
         require(self.size > 0, "attention.size", self.size, "positive")
@@ -195,20 +195,20 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Weights and limits of the search; a checkpoint's config.json holds those chosen for it."""
+    """Weights and limits of the search; a checkpoint's config.json has the values tuned for it."""
 
     beam_size: int = 8
     nbest: int = 1
-    ctc_weight: float = 0.3  # the rest goes to attention
+    ctc_weight: float = 0.3  # the decoder's weight is the rest to 1
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
-    eos_threshold: float = 1.5  # eos needs at least this many times the log-probability of the best other token
+    eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token
     candidates: int = 16  # tokens per hypothesis that the CTC scorer scores
     max_tokens_per_second: float = 12.0
-    max_repeats: int = 4  # a phrase repeated more often than this in a row is a loop
+    max_repeats: int = 4  # consecutive repetitions of a phrase; more count as a loop
 
     def __post_init__(self) -> None:
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
@@ -225,7 +225,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class LmConfig:
-    """The language model that search may fuse in."""
+    """The language model for shallow fusion."""
 
     vocab_size: int
     embedding_size: int = 256
@@ -243,7 +243,7 @@ class LmConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a model and to use it with the settings chosen for it."""
+    """Architecture of a model, with the search and streaming settings tuned for it."""
 
     vocab_size: int
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -263,13 +263,13 @@ class ModelConfig:
 
 
 def choices(config: Any, name: str) -> None:
-    """Check a Literal field of a dataclass against what its annotation allows."""
+    """Check that a Literal field of a dataclass has one of the annotated values."""
     allowed = typing.get_args(typing.get_type_hints(type(config))[name])
     require(getattr(config, name) in allowed, name, getattr(config, name), f"one of {', '.join(map(str, allowed))}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain data that `json.dumps` takes."""
+    """Convert a dataclass to plain data for `json.dumps`."""
     return dataclasses.asdict(config)
 
 
@@ -277,12 +277,12 @@ def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
     """Build the dataclass `cls` from plain data, checking every name and type.
 
     Args:
-        cls: a frozen dataclass of this module, or one built of the same kinds of field.
-        data: what `to_dict` made, or what a JSON or TOML file held.
-        where: the name that error messages start with.
+        cls: a frozen dataclass of this module, or another with the same types of fields.
+        data: output of `to_dict`, or the content of a JSON or TOML file.
+        where: prefix of setting names in error messages.
 
     Raises:
-        ConfigError: for an unknown or missing setting, a wrong type, or a value out of its bounds.
+        ConfigError: unknown or missing setting, wrong type, or value out of bounds.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} is {data!r}: it must be a table of settings")
@@ -290,7 +290,7 @@ def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in data:
         if name not in fields:
-            raise ConfigError(f"{where}.{name} is no setting; there are {', '.join(fields)}")
+            raise ConfigError(f"{where}.{name} is not a setting; there are {', '.join(fields)}")
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:

@@ -1,7 +1,7 @@
 """Plot of a transcription: spectrogram, attention of the decoder, CTC probabilities and words on one time axis.
 
 `examine` runs the model and collects the data as plain arrays, `figure` draws them, and `plot` does both and writes a
-PNG. `attention_figure` draws a single alignment, as training logs it. matplotlib is only imported to draw.
+PNG. `attention_figure` draws a single alignment, for the logs of training. Only drawing imports matplotlib.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SECONDS", "Examined", "Peak", "Stretch", "attention_figure", "examine", "figure", "peaks", "plot"]
 
-MAX_SECONDS = 20.0  # longer sources are cut: more would be illegible
+MAX_SECONDS = 20.0  # longer sources are truncated: more would be illegible
 
 _DPI = 120
 _DYNAMIC_RANGE_DB = 70.0
-_QUIETEST_PEAK_DB = 60.0  # above the floor: what is quieter is not brightened up
+_QUIETEST_PEAK_DB = 60.0  # above the floor: quieter audio is not brightened
 _FREQUENCIES = (250, 500, 1000, 2000, 4000, 8000)  # Hz, labelled on the spectrogram
-_FAINTEST = 0.05  # a probability below this is not drawn
+_MIN_PROBABILITY = 0.05  # lower ones are not drawn
 _SPECTROGRAM_INCHES, _CTC_INCHES = 2.3, 3.0
-_ROW_INCHES = 0.17  # height of a token's row, where there is room
-_LABEL_INCHES = 0.1  # height that its label takes
+_ROW_INCHES = 0.17  # preferred height of a token's row
+_LABEL_INCHES = 0.1  # height of its label
 _BAR_INCHES = 0.1  # width of a colour bar
-_LANES = (-0.24, -0.42)  # words stand below the probabilities, in two rows, so that each has room for its letters
+_LANES = (-0.24, -0.42)  # two alternating rows of words below the probabilities, so that labels do not overlap
 _LANE_HEIGHT = 0.17
 _GREY, _INK, _WORD_COLOUR = "0.55", "0.2", "#d7e6f5"
 
@@ -61,12 +61,12 @@ class Peak(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretch:
-    """One segment as the model processes it; frames are those of the encoder output."""
+    """Model outputs for one segment; frames are encoder frames."""
 
     start_seconds: float
     tokens: tuple[str, ...]
-    alignment: NDArray[np.float32]  # (tokens, frames): mean over the heads
-    posteriors: NDArray[np.float32]  # (frames, vocab_size): CTC's, the blank included
+    alignment: NDArray[np.float32]  # (tokens, frames): attention weights, mean over the heads
+    posteriors: NDArray[np.float32]  # (frames, vocab_size): CTC probabilities, with the blank
 
 
 @dataclass(frozen=True)
@@ -79,25 +79,25 @@ class Examined:
     pieces: tuple[str, ...]  # the vocabulary
     decibels: NDArray[np.float32]  # (feature frames, n_mels): the log-mel spectrogram, about 0 at its loudest
     features: FeatureConfig
-    cut: bool = False  # the source went on beyond what was examined
+    cut: bool = False  # whether the source was truncated
 
 
 def plot(recogniser: Recogniser, source: audio.Source, output: Path, search: SearchConfig | None = None) -> Transcript:
-    """Transcribe a source, or the first 20 s of a longer one, and write a PNG that shows how.
+    """Transcribe a source, or the first 20 s of a longer one, and write a PNG of spectrogram, attention and CTC.
 
     Args:
         recogniser: made by `asr.load`.
-        source: what `Recogniser.transcribe` takes; an array is taken to be 16 kHz.
-        output: the PNG; it appears whole or not at all.
+        source: as for `Recogniser.transcribe`; an array is assumed to be 16 kHz.
+        output: path of the PNG, written atomically.
         search: the model's own settings if None.
 
     Returns:
-        The transcript, with word times, of what the picture shows.
+        The transcript of the plotted audio, with word times.
 
     Raises:
         DependencyError: matplotlib is not installed.
-        AudioError: the source cannot be read, or is too short for a single frame.
-        DataError: the picture cannot be written.
+        AudioError: the source cannot be read, or is shorter than one frame.
+        DataError: the PNG cannot be written.
     """
     _require_matplotlib()
     examined = examine(recogniser, source, search)
@@ -109,17 +109,19 @@ def plot(recogniser: Recogniser, source: audio.Source, output: Path, search: Sea
 
 @torch.inference_mode()
 def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig | None = None) -> Examined:
-    """Transcribe a source, or its first 20 s, and collect what the model saw on the way."""
+    """Transcribe a source, or its first 20 s, and collect spectrogram, attention and CTC probabilities."""
     model, rate = recogniser.model, audio.SAMPLE_RATE
     waveform, cut = _excerpt(source)
     config = model.config.features
     if len(waveform) < config.n_fft:
         raise AudioError(
-            audio.source_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a picture"
+            audio.source_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a plot"
         )
+
     transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True)
     log_mel = model.features.unnormalised(waveform[None].to(recogniser.device))[0].cpu().numpy()
     decibels = (log_mel - model.features.floor) * (10 / math.log(10))
+
     return Examined(
         transcript=replace(transcript, source=audio.source_name(source)),
         stretches=tuple(_stretch(recogniser, waveform, segment) for segment in transcript.segments),
@@ -132,15 +134,17 @@ def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig |
 
 
 def peaks(posteriors: NDArray[np.float32], threshold: float = 0.2) -> list[Peak]:
-    """Where CTC posteriors `(frames, vocab_size)` peak, in order of time.
+    """Peaks of CTC posteriors `(frames, vocab_size)`, in order of time.
 
-    Neighbouring frames that favour the same token, blank aside, make one peak, which must reach the threshold.
+    Neighbouring frames with the same most likely token other than the blank, at or above the threshold, form one peak.
     """
     if posteriors.size == 0:
         return []
+
     tokens = posteriors[:, BLANK + 1 :].argmax(axis=1) + BLANK + 1
     best = np.take_along_axis(posteriors, tokens[:, None], axis=1)[:, 0]
     tokens = np.where(best >= threshold, tokens, BLANK)
+
     bounds = [*np.flatnonzero(np.diff(tokens, prepend=BLANK)), len(tokens)]
     runs = [(start, end) for start, end in pairwise(bounds) if tokens[start] != BLANK]
     frames = [int(start + best[start:end].argmax()) for start, end in runs]
@@ -148,19 +152,23 @@ def peaks(posteriors: NDArray[np.float32], threshold: float = 0.2) -> list[Peak]
 
 
 def figure(examined: Examined) -> Figure:
-    """Three panels that share their time axis: `axes` labelled "spectrogram", "attention" and "ctc"."""
+    """Draw three panels with a common time axis: `axes` labelled "spectrogram", "attention" and "ctc"."""
     seconds = examined.transcript.duration_seconds
     width = min(max(9.0, 4.5 + 0.9 * seconds), 22.0)
     rows = sum(len(stretch.tokens) for stretch in examined.stretches)
     heights = [_SPECTROGRAM_INCHES, _attention_height(rows), _CTC_INCHES]
+
     made = _new_figure(width, sum(heights) + 1.3)
     panels = made.subplot_mosaic(
         [["spectrogram"], ["attention"], ["ctc"]], sharex=True, gridspec_kw={"height_ratios": heights}
     )
+
     _draw_spectrogram(panels["spectrogram"], examined)
     _draw_attention(panels["attention"], examined.stretches, examined.frame_seconds, heights[1])
     _draw_ctc(panels["ctc"], examined)
     _draw_words(panels["ctc"], examined.transcript.words)
+
+    # The common time axis, with a line at each word's start.
     for panel in panels.values():
         panel.set_xlim(0, seconds)
         for word in examined.transcript.words:
@@ -173,7 +181,7 @@ def figure(examined: Examined) -> Figure:
 
 
 def attention_figure(alignment: NDArray[np.float32], tokens: Sequence[str], frame_seconds: float) -> Figure:
-    """One alignment `(tokens, frames)` as a figure of its own, such as TensorBoard's `add_figure` takes."""
+    """Draw one alignment `(tokens, frames)`, for example for TensorBoard's `add_figure`."""
     height = _attention_height(len(tokens))
     made = _new_figure(9.0, height + 0.8)
     panel = made.add_subplot(label="attention")
@@ -185,7 +193,7 @@ def attention_figure(alignment: NDArray[np.float32], tokens: Sequence[str], fram
 
 
 def _excerpt(source: audio.Source) -> tuple[torch.Tensor, bool]:
-    """The first `MAX_SECONDS` of a source, and whether there was more."""
+    """The first `MAX_SECONDS` of a source, and whether the source is longer."""
     rate = audio.SAMPLE_RATE if isinstance(source, (np.ndarray, torch.Tensor)) else None
     limit, read, parts = round(MAX_SECONDS * audio.SAMPLE_RATE), 0, []
     for block in audio.blocks(source, sample_rate=rate):
@@ -197,7 +205,7 @@ def _excerpt(source: audio.Source) -> tuple[torch.Tensor, bool]:
 
 
 def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -> Stretch:
-    """Run the model on a segment again, with the decoder fed the tokens that the search found."""
+    """Run the model on a segment again, feeding the decoder the recognised tokens (teacher forcing)."""
     model, tokenizer = recogniser.model, recogniser.tokenizer
     start, end = (round(t * audio.SAMPLE_RATE) for t in (segment.start_seconds, segment.end_seconds))
     part = waveform[None, start:end].to(recogniser.device)
@@ -219,7 +227,7 @@ def _require_matplotlib() -> None:
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, bound to Agg, so that no display and no global state is needed."""
+    """An empty figure, sizes in inches, on the Agg canvas, which needs no display and no global state."""
     _require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -244,6 +252,7 @@ def _draw_spectrogram(panel: Axes, examined: Examined) -> None:
         vmin=-_DYNAMIC_RANGE_DB,
         vmax=0,
     )
+
     ticks = [hz for hz in _FREQUENCIES if config.f_min <= hz <= config.f_max]
     panel.set_yticks(_mel_bins(ticks, config), [f"{hz / 1000:g}k" if hz >= 1000 else str(hz) for hz in ticks])
     panel.set_ylabel("frequency (Hz)")
@@ -252,19 +261,20 @@ def _draw_spectrogram(panel: Axes, examined: Examined) -> None:
 
 
 def _mel_bins(frequencies: Sequence[float], config: FeatureConfig) -> list[float]:
-    """Where frequencies in Hz lie on an axis of mel bins: bin 0 at 0, between the bins as the mel scale has it."""
+    """Positions of frequencies in Hz on an axis of mel bins, bin 0 at 0, interpolated on the mel scale."""
     lowest, highest = hz_to_mel(config.f_min), hz_to_mel(config.f_max)
     width = (highest - lowest) / (config.n_mels + 1)
     return [(hz_to_mel(hz) - lowest) / width - 1 for hz in frequencies]
 
 
 def _draw_attention(panel: Axes, stretches: Sequence[Stretch], frame_seconds: float, height: float) -> None:
-    """Tokens from top to bottom; the square root of the weights, so that faint looks show as well."""
+    """Draw tokens from top to bottom; colours follow the square root of the weights, so that small ones are visible."""
     from matplotlib.colors import PowerNorm
 
     tokens = [token for stretch in stretches for token in stretch.tokens]
     highest = max((float(stretch.alignment.max(initial=0)) for stretch in stretches), default=0.0)
     norm, image, row = PowerNorm(0.5, vmin=0, vmax=max(highest, 0.1)), None, 0
+
     for stretch in stretches:
         rows, frames = stretch.alignment.shape
         if rows == 0 or frames == 0:
@@ -275,11 +285,13 @@ def _draw_attention(panel: Axes, stretches: Sequence[Stretch], frame_seconds: fl
             stretch.alignment, aspect="auto", extent=extent, cmap="Blues", norm=norm, interpolation="nearest"
         )
         row += rows
+
     panel.set_ylim(max(row, 1) - 0.5, -0.5)
     panel.set_ylabel("token")
     every = max(1, math.ceil(_LABEL_INCHES * len(tokens) / height))
     labelled = range(0, len(tokens), every)
     panel.set_yticks(labelled, [tokens[i] for i in labelled], fontsize=6.5, parse_math=False)
+
     if image is not None:
         _colour_bar(panel, image, "attention", height)
     else:
@@ -287,20 +299,23 @@ def _draw_attention(panel: Axes, stretches: Sequence[Stretch], frame_seconds: fl
 
 
 def _draw_ctc(panel: Axes, examined: Examined) -> None:
-    """A line for each token that is ever likely, its peaks labelled, and a grey one for the blank."""
+    """Draw a line for each token that becomes likely, with labelled peaks, and a grey line for the blank."""
     from matplotlib import colormaps
 
-    colours = [colormaps["tab10"](i) for i in range(10) if i != 7]  # without its grey, which is the blank's
+    colours = [colormaps["tab10"](i) for i in range(10) if i != 7]  # without grey, used for the blank
     for stretch in examined.stretches:
         posteriors = stretch.posteriors
         seconds = stretch.start_seconds + (np.arange(len(posteriors)) + 0.5) * examined.frame_seconds
         (blank,) = panel.plot(seconds, posteriors[:, BLANK], color=_GREY, linewidth=0.8, label="blank", zorder=1)
         panel.legend(handles=[blank], loc="upper right", fontsize=7, frameon=False)
-        heard = np.pad(posteriors >= _FAINTEST, ((1, 1), (0, 0)))
-        visible = np.where(heard[:-2] | heard[1:-1] | heard[2:], posteriors, np.nan)  # each peak down to its feet
+
+        # Each peak is drawn with one frame on either side.
+        heard = np.pad(posteriors >= _MIN_PROBABILITY, ((1, 1), (0, 0)))
+        visible = np.where(heard[:-2] | heard[1:-1] | heard[2:], posteriors, np.nan)
         for token in np.flatnonzero(heard.any(axis=0)):
             if token != BLANK:
                 panel.plot(seconds, visible[:, token], color=colours[token % len(colours)], linewidth=1.2)
+
         for peak in peaks(posteriors):
             panel.annotate(
                 examined.pieces[peak.token],
@@ -314,13 +329,14 @@ def _draw_ctc(panel: Axes, examined: Examined) -> None:
                 color=colours[peak.token % len(colours)],
                 parse_math=False,
             )
+
     panel.set_ylim(min(_LANES) - 0.05, 1.4)
     panel.set_yticks([0, 0.5, 1])
     panel.set_ylabel("CTC probability")
 
 
 def _draw_words(panel: Axes, words: Sequence[Word]) -> None:
-    """A box for each word, as long as it lasts, in alternating lanes."""
+    """Draw each word as a box from its start to its end, in alternating lanes."""
     for i, word in enumerate(words):
         seconds, bottom = word.end_seconds - word.start_seconds, _LANES[i % len(_LANES)]
         panel.broken_barh([(word.start_seconds, seconds)], (bottom, _LANE_HEIGHT), facecolor=_WORD_COLOUR)
@@ -329,7 +345,7 @@ def _draw_words(panel: Axes, words: Sequence[Word]) -> None:
 
 
 def _draw_title(made: Figure, first: Axes, examined: Examined, characters: int) -> None:
-    """What was said, and in small print where."""
+    """Draw the text as the title, and the source below it in small print."""
     transcript = examined.transcript
     text = textwrap.fill(transcript.text or "(no words)", characters, max_lines=3, placeholder=" …")
     made.suptitle(text, fontsize=12, parse_math=False)

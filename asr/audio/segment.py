@@ -1,7 +1,7 @@
 """Cuts audio at its pauses, window by window, in flat memory.
 
-silero-vad gives the probability of speech in each window of 32 ms; `Cutter` turns these probabilities into spans. It
-drops windows without speech and cuts speech without pauses at the least speech-like window.
+silero-vad gives the probability of speech in each window of 32 ms; `Cutter` derives spans of speech from these
+probabilities. It drops silence, and cuts speech without pauses at the window with the lowest probability.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class SegmentConfig:
     single utterances by recipes/benchmark/pauses.py.
 
     Args:
-        max_seconds: longest span; longer speech is cut at the least speech-like window of the span's later half.
+        max_seconds: longest span; longer speech is cut at the window of lowest probability in the span's later half.
         min_silence_ms: a pause of this length ends a span.
-        min_speech_ms: speech of less than this is noise.
+        min_speech_ms: shorter speech is dropped as noise.
         padding_ms: silence kept on either side of a span.
-        speech_threshold: speech begins at a window of at least this probability.
-        silence_threshold: speech goes on as long as windows are of at least this probability.
-        presence_threshold: a source of at most `max_seconds` without a window of at least this probability holds no
-            speech; 0 takes all.
+        speech_threshold: probability at which speech begins.
+        silence_threshold: probability below which a window within speech is silence.
+        presence_threshold: a source of at most `max_seconds` whose windows are all below this probability has no
+            speech; with 0, every source has.
     """
 
     max_seconds: float = 20.0
@@ -80,7 +80,7 @@ class Span:
 
 
 class Cutter:
-    """Decides where to cut, given the speech probability of one window after the other; keeps those of one span.
+    """Finds spans from the speech probabilities of consecutive windows; keeps the probabilities of one span.
 
     Positions are samples from the start of the source. Spans come in order, do not overlap and are at most
     `max_seconds` long.
@@ -98,7 +98,7 @@ class Cutter:
         self._speech_end = 0  # end of the latest window that was speech
         self._probabilities: list[float] = []  # of the open span's windows
         self._first_window = 0  # start of the first of these
-        self._continued = False  # the open span begins at a cut within speech
+        self._continued = False  # the open span starts at a cut within speech
 
     @property
     def needed_from(self) -> int:
@@ -126,7 +126,7 @@ class Cutter:
 
     def finish(self, total_samples: int) -> tuple[int, int] | None:
         """End the source, which is `total_samples` long; return the open span, if any."""
-        # The last window may end before its middle, where the last cut was made.
+        # The last cut was in the middle of a window, which may be beyond the end of a shorter last window.
         return None if self._start is None or self._start >= total_samples else self._close(total_samples)
 
     def _open(self, start: int, window: int) -> None:
@@ -135,7 +135,7 @@ class Cutter:
         self._continued = False
 
     def _close(self, limit: int) -> tuple[int, int] | None:
-        """End the open span after its last speech; None if it was too short for speech."""
+        """End the open span after its last speech; None if that is shorter than `min_speech_ms`."""
         start = self._start or 0
         end = min(self._speech_end + self._padding, start + self._max, limit)
         loud = sum(probability >= self._config.speech_threshold for probability in self._probabilities)
@@ -146,7 +146,7 @@ class Cutter:
         return start, end
 
     def _cut(self, start: int) -> tuple[int, int]:
-        """Cut a full span in the middle of the least speech-like window of its later half."""
+        """Cut a full span in the middle of the window of lowest probability in its later half."""
         centre = self._first_window + WINDOW_SAMPLES // 2
         cuts = range(centre, self._position, WINDOW_SAMPLES)
         allowed = [index for index, cut in enumerate(cuts) if start + self._max // 2 <= cut <= start + self._max]
@@ -164,7 +164,7 @@ class Cutter:
 
 
 def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
-    """Cut a source into spans of speech; the sizes of its blocks do not matter.
+    """Cut a source into spans of speech, independently of the sizes of its blocks.
 
     Args:
         waveform_blocks: 16 kHz mono float32 tensors `(samples,)`, as `asr.audio.blocks` yields them.
@@ -172,13 +172,13 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 
     Yields:
         Spans in order that do not overlap, each at most `max_seconds` long. A source of at most `max_seconds` without
-        a pause between two spans comes whole if any window reaches `presence_threshold`.
+        a pause between two spans is one span if any window reaches `presence_threshold`.
     """
     return (span for span in steps(waveform_blocks, config) if span is not None)
 
 
 def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span | None]:
-    """As `split`, for a caller with other work to do: at least every ten seconds of audio a span, or None."""
+    """As `split`, but yields a span or None at least every ten seconds of audio, so that callers can do other work."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)
@@ -200,7 +200,7 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 
 
 def _short_source(windows: Sequence[torch.Tensor], config: SegmentConfig) -> Iterator[Span]:
-    """Cut a source of at most `max_seconds` at its pauses; it stays whole, silence included, if there are none."""
+    """Cut a source of at most `max_seconds` at its pauses; without pauses it is one span, silence included."""
     detector, cutter = StreamDetector(), Cutter(config)
     probabilities = [detector.step(window) for window in windows]
     if not windows or max(probabilities) < config.presence_threshold:
@@ -215,7 +215,7 @@ def _short_source(windows: Sequence[torch.Tensor], config: SegmentConfig) -> Ite
 
 
 class _History:
-    """The latest windows of a source, addressed by samples from its start."""
+    """The latest windows of a source, indexed by samples from its start."""
 
     def __init__(self) -> None:
         self._windows: deque[torch.Tensor] = deque()
@@ -239,7 +239,7 @@ class _History:
 
 
 def _windows(waveform_blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Blocks of any length as windows of 512 samples; only the last may be shorter."""
+    """Split blocks of any length into windows of 512 samples; only the last may be shorter."""
     rest = torch.empty(0)
     for block in waveform_blocks:
         pieces = torch.cat([rest, block]).split(WINDOW_SAMPLES)

@@ -1,4 +1,4 @@
-"""Speech detection: silero-vad on windows of 32 ms, for any number of streams in one batch, with its state a value."""
+"""Voice activity detection: silero-vad on windows of 32 ms, batched over streams, with state passed in and returned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asr.errors import DependencyError
 __all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
 
 WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
-_CONTEXT_SAMPLES = 64  # it also sees the end of the window before
+_CONTEXT_SAMPLES = 64  # end of the previous window, part of the input
 _HIDDEN_SIZE = 128
 
 
@@ -45,7 +45,7 @@ class SpeechState(NamedTuple):
 
 
 class SpeechDetector:
-    """silero-vad as a function of windows and state. Its weights come with its package, loaded once a process."""
+    """silero-vad as a function of windows and state; each process loads the weights of the package once."""
 
     def __init__(self, device: torch.device) -> None:
         self._model = _load(str(device))
@@ -54,15 +54,15 @@ class SpeechDetector:
     def step(self, windows: Tensor, state: SpeechState) -> tuple[Tensor, SpeechState]:
         """Probabilities `(B,)` that `windows` `(B, 512)` at 16 kHz are speech, and the next state."""
         x = torch.cat([state.context, windows], dim=1)
-        # This little work takes longer on several threads than on one. The optimising executor would compile anew for
-        # every number of streams, and its code does not give bit-identical values.
+        # One thread is faster than several for so little work. The optimising executor would compile again for every
+        # number of streams, and its results are not bit-identical.
         with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             probabilities, hidden = self._model(x, state.hidden)
         return probabilities[:, 0], SpeechState(hidden, x[:, -_CONTEXT_SAMPLES:])
 
 
 class StreamDetector:
-    """`SpeechDetector` for a single stream on the CPU, which keeps the state itself."""
+    """`SpeechDetector` for a single stream on the CPU, with its state inside."""
 
     def __init__(self) -> None:
         self._detector = SpeechDetector(torch.device("cpu"))
@@ -77,20 +77,20 @@ class StreamDetector:
 
 @functools.cache
 def _load(device: str) -> Any:
-    # The package is found but not imported: its import sets one thread for the whole process, and in some versions
-    # fails where torchaudio does.
+    # The package is located but not imported: importing it limits the whole process to one thread, and in some versions
+    # fails if torchaudio cannot be loaded.
     package = importlib.util.find_spec("silero_vad")
     if package is None or package.origin is None:
         raise DependencyError("voice detection needs silero-vad: pip install silero-vad")
     network = Path(package.origin).parent / "data" / "silero_vad.jit"
     with _one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the network is stored in a format that torch calls deprecated
+        warnings.simplefilter("ignore")  # torch deprecates the format of the network
         return torch.jit.load(str(network), map_location=device).eval()._model
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Run torch on one thread, then on as many as before."""
+    """Run torch on one thread within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,8 @@
 """The classic kinds of attention behind one interface.
 
-A scorer is made ready once for a batch of utterances (`prepare`), then asked at every output token (`forward`). What
-it remembers from token to token, the alignment before, is a value that is passed in and returned, so that a beam
-search can reorder it like any other tensor. The rows of queries and states are hypotheses, N = B * K: the K beams of
-each utterance one after the other. All of them look at one copy of what their utterance holds.
+`prepare` projects the encoder output of a batch once; `forward` attends once for each output token. The state, which is
+the previous alignment, is passed in and returned, so that a beam search can reorder it. Rows of queries and states are
+hypotheses, N = B * K: the K beams of each utterance are consecutive, and share one copy of the encoder output.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Memory:
 
     keys: Tensor  # (B, T, size)
     values: Tensor  # (B, T, value_size)
-    inside: Tensor  # (B, T) bool: frames that are real
+    inside: Tensor  # (B, T) bool: frames that are not padding
 
     def rows(self, x: Tensor) -> Tensor:
         """Hypotheses `(N, ...)` as `(B, K, ...)`."""
@@ -36,13 +35,13 @@ class Memory:
 
 
 class AttentionState(NamedTuple):
-    """State of attention from token to token."""
+    """State of attention between tokens."""
 
-    alignment: Tensor  # (N, heads, T): the weights of the step before; before the first step they are zero
+    alignment: Tensor  # (N, heads, T): the previous weights; zero before the first step
 
 
 class Attention(nn.Module, ABC):
-    """Interface of all kinds; a subclass defines how a query scores against the keys."""
+    """Base class; a subclass defines the scores of a query and the keys."""
 
     heads = 1
 
@@ -66,7 +65,7 @@ class Attention(nn.Module, ABC):
         """Attend once: query `(N, query_size)` to context `(N, context_size)` and the next state."""
         scores = self._scores(self.to_query(query), memory, state.alignment)  # (N, heads, T)
         allowed = self.allowed(memory, state)
-        # The lowest finite value and not -inf: an utterance without any frame then gives even weights, not NaN.
+        # The lowest finite value instead of -inf: an utterance without frames then gives uniform weights, not NaN.
         scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min)
         alignment = scores.softmax(dim=-1).to(memory.values.dtype)
         return self._context(alignment, memory), AttentionState(alignment)
@@ -79,7 +78,7 @@ class Attention(nn.Module, ABC):
         return inside if width is None else inside & self._window(state.alignment, width)
 
     def mean_context(self, memory: Memory) -> Tensor:
-        """`(context_size,)`: the context of even attention to all real frames of a batch."""
+        """`(context_size,)`: context of uniform attention to all frames, padding excluded, averaged over the batch."""
         even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
         alignment = even[:, None].expand(-1, self.heads, -1).to(memory.values.dtype)
         return self._context(alignment, memory).mean(dim=0)
@@ -92,19 +91,19 @@ class Attention(nn.Module, ABC):
         return encoder_out
 
     def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
-        """Values summed by an alignment `(N, heads, T)`: `(N, context_size)`."""
+        """Sum of the values, weighted by an alignment `(N, heads, T)`: `(N, context_size)`."""
         return torch.bmm(memory.rows(alignment[:, 0]), memory.values).flatten(0, 1)
 
     @staticmethod
     def _window(previous: Tensor, width: int) -> Tensor:
-        """`(N, 1, T)`: within `width` frames of the last peak; before the first token, the start is the peak."""
+        """`(N, 1, T)`: within `width` frames of the previous peak, which is frame 0 before the first token."""
         peak = previous.mean(dim=1).argmax(dim=-1)
         distance = torch.arange(previous.shape[-1], device=previous.device) - peak[:, None]
         return (distance.abs() <= width)[:, None]
 
 
 class AdditiveAttention(Attention):
-    """v · tanh(W q + U k): Bahdanau et al. 2015, also called concatenation."""
+    """v · tanh(W q + U k): Bahdanau et al. 2015, also called concat attention."""
 
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__(query_size, value_size, config)
@@ -114,10 +113,10 @@ class AdditiveAttention(Attention):
         return self._scored(memory.keys[:, None] + memory.rows(query)[:, :, None])
 
     def _scored(self, x: Tensor) -> Tensor:
-        """Scores v · tanh(x) of `(B, K, T, size)` as `(N, 1, T)`, less what is the same in all; `x` is used up.
+        """Scores v · tanh(x) of `(B, K, T, size)` as `(N, 1, T)`, up to a constant; overwrites `x`.
 
-        tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid much the faster on a CPU. Softmax does not see the 1. In fewer bits,
-        which are for GPUs, it would be coarser.
+        tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid is much faster on a CPU. Softmax ignores the -1, which is in every
+        score. In half precision, used on GPUs, this would lose accuracy.
         """
         full = x.dtype == torch.float32
         scores: Tensor = 2 * self.to_score(x.mul_(2).sigmoid_()) if full else self.to_score(x.tanh_())
@@ -125,7 +124,7 @@ class AdditiveAttention(Attention):
 
 
 class LocationAwareAttention(AdditiveAttention):
-    """Additive, with a convolution of the previous alignment as location feature: Chorowski et al. 2015."""
+    """Additive attention with a convolution of the previous alignment as location feature: Chorowski et al. 2015."""
 
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__(query_size, value_size, config)
@@ -134,7 +133,7 @@ class LocationAwareAttention(AdditiveAttention):
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         x = self.to_location(memory.rows(self.filters(previous).transpose(1, 2)))
-        # In place: for many beams this is the search's largest tensor by far.
+        # In place: with many beams this is the largest tensor of the search.
         return self._scored(x.add_(memory.keys[:, None]).add_(memory.rows(query)[:, :, None]))
 
 
@@ -157,7 +156,7 @@ class ScaledDotAttention(DotAttention):
 
 
 class MultiHeadAttention(Attention):
-    """Scaled dot products in several subspaces, each with values of its own: Vaswani et al. 2017."""
+    """Scaled dot products in several subspaces, each with its own values: Vaswani et al. 2017."""
 
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__(query_size, value_size, config)

@@ -1,6 +1,6 @@
-"""Decoder: LSTM cells fed with the last token and the last context, and attention to the encoder at every token.
+"""Decoder: LSTM cells with the previous token and context as input, and attention over the encoder output.
 
-After Chan et al. 2016 with the input feeding of Luong et al. 2015. State is a value: `step` takes one and returns one.
+After Chan et al. 2016 with the input feeding of Luong et al. 2015. `step` takes the state and returns the next one.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _MEAN_PACE = 0.01  # weight of a batch in the running mean of contexts
 
 
 class DecoderState(NamedTuple):
-    """State of the decoder from token to token; the first dimension of every tensor is that of hypotheses."""
+    """State of the decoder between tokens; the first dimension of every tensor is the hypothesis."""
 
     hidden: Tensor  # (N, layers, 2, H): each layer's h and c
-    context: Tensor  # (N, context_size): attention's last output
-    alignment: Tensor  # (N, heads, T): its weights
+    context: Tensor  # (N, context_size): last output of attention
+    alignment: Tensor  # (N, heads, T): attention weights
 
     def select(self, rows: Tensor) -> DecoderState:
-        """The state of the given rows `(N',)`, as a beam search reorders them."""
+        """The state of the given rows `(N',)`, for a beam search."""
         return DecoderState(*(x.index_select(0, rows) for x in self))
 
 
 class _Steps(NamedTuple):
-    """The modules that a step runs, or their fast forms for a loop."""
+    """The modules of a step, or their fast versions for training."""
 
     cells: Iterable[nn.Module | LoopCell]
     attention: Attention | LoopAttention
 
 
 class Decoder(nn.Module):
-    """Tokens and an encoder output to the logits of the next token.
+    """Logits of the next token, given the previous tokens and the encoder output.
 
     Training keeps a running mean of the contexts, which `InternalLm` uses in place of audio.
     """
@@ -63,12 +63,12 @@ class Decoder(nn.Module):
         self.register_buffer("mean_context", torch.zeros(context_size))
 
     def prepare(self, encoder_out: Tensor, lengths: Tensor) -> Memory:
-        """Make an encoder_out `(B, T, D)` with its lengths `(B,)` ready for `step`."""
+        """Prepare an encoder_out `(B, T, D)` with lengths `(B,)` for `step`."""
         return self.attention.prepare(encoder_out, lengths)
 
     @torch.no_grad()
     def _remember(self, memory: Memory) -> None:
-        """Update the running mean context; the first batch sets it, and one that is not finite is left out."""
+        """Update the running mean context; the first batch sets it, and a batch that is not finite is ignored."""
         mean, seen = self.mean_context, self.attention.mean_context(memory).to(self.mean_context.dtype)
         moved = torch.where(mean.any(), mean.lerp(seen, _MEAN_PACE), seen)
         mean.copy_(torch.where(seen.isfinite().all(), moved, mean))
@@ -86,9 +86,9 @@ class Decoder(nn.Module):
         """Advance by one token.
 
         Args:
-            tokens: `(N,)`, the token before the one to predict; N = B * K with K hypotheses for each utterance.
-            state: from `initial_state` or the step before.
-            memory: from `prepare`, of the B utterances.
+            tokens: `(N,)`, the previous tokens; N = B * K with K hypotheses for each utterance.
+            state: from `initial_state` or the previous step.
+            memory: from `prepare`, for the B utterances.
 
         Returns:
             The readout `(N, hidden_size)`, which `logits` takes, and the next state.
@@ -99,9 +99,9 @@ class Decoder(nn.Module):
     def _advance(
         self, x: Tensor, state: DecoderState, memory: Memory, deferred: _Steps | None = None
     ) -> tuple[Tensor, DecoderState]:
-        """An embedded token `(N, embedding_size)` to the output `(N, hidden_size)` of the cells, and the next state.
+        """Outputs `(N, hidden_size)` of the cells for embedded tokens `(N, embedding_size)`, and the next state.
 
-        `deferred`: the fast forms of the cells and the attention, for a loop in training.
+        `deferred`: fast versions of the cells and the attention, for training.
         """
         cells, attention = deferred or _Steps(self.cells, self.attention)
         x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
@@ -125,12 +125,12 @@ class Decoder(nn.Module):
         return torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
 
     def logits(self, readout: Tensor) -> Tensor:
-        """Readouts `(..., hidden_size)` to logits `(..., vocab_size)`; separate, so that training does all at once."""
+        """Logits `(..., vocab_size)` of readouts `(..., hidden_size)`; training computes those of all steps at once."""
         logits: Tensor = self.to_logits(self.dropout(readout))
         return logits
 
     def alignment(self, tokens: Sequence[int], encoder_out: Tensor, lengths: Tensor) -> Tensor:
-        """Where attention looks while a known text is decoded (teacher forcing).
+        """Attention weights while a known text is decoded (teacher forcing).
 
         Args:
             tokens: the text, without sos and eos.
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
             lengths: `(1,)`.
 
         Returns:
-            `(U, T)` float32 on the CPU: for each of the U tokens the mean over the heads.
+            `(U, T)` float32 on the CPU: for each of the U tokens, the mean over the heads.
         """
         if not tokens:
             return torch.zeros(0, encoder_out.shape[1])
@@ -149,14 +149,14 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, encoder_out: Tensor, lengths: Tensor, sampling_rate: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Logits given the true history (teacher forcing), or partly the model's own (scheduled sampling).
+        """Logits given the reference tokens (teacher forcing), some replaced by the model's own (scheduled sampling).
 
         Args:
             tokens: `(B, U)`: sos and the tokens, without eos.
             encoder_out: `(B, T, D)`.
             lengths: `(B,)`.
-            sampling_rate: probability that an input token is drawn from the model's own last distribution
-                (scheduled sampling, Bengio et al. 2015).
+            sampling_rate: probability that an input token is sampled from the model's distribution at the previous step
+                (Bengio et al. 2015).
 
         Returns:
             logits `(B, U, vocab_size)` and alignments `(B, U, heads, T)`.
@@ -166,22 +166,27 @@ class Decoder(nn.Module):
             self._remember(memory)
         state = self.initial_state(memory)
         embedded = self.dropout(self.embedding(tokens))
-        # On a GPU one kernel for a whole cell is worth more.
+
+        # On a GPU, PyTorch's fused kernel of a cell is faster.
         deferred = self._deferred(memory) if fast.enabled() and not encoder_out.is_cuda else None
         outputs: list[Tensor] = []
         states: list[DecoderState] = []
         for u in range(tokens.shape[1]):
             x = embedded[:, u]
+
+            # Scheduled sampling.
             if sampling_rate > 0 and u > 0:
                 with torch.no_grad():
                     logits = self.logits(self._readout(outputs[-1], state.context)).float()
-                    # The largest of Gumbel-noised logits is a sample; unlike multinomial, NaN does not make it fail.
+                    # Gumbel-max sampling; unlike multinomial, it does not fail on NaN.
                     drawn = (logits - torch.rand_like(logits).clamp(min=1e-20).log().neg().log()).argmax(-1)
                 chosen = torch.rand(drawn.shape, device=drawn.device) < sampling_rate
                 x = torch.where(chosen[:, None], self.dropout(self.embedding(drawn)), x)
+
             x, state = self._advance(x, state, memory, deferred)
             outputs.append(x)
             states.append(state)
-        # The loop does not depend on the readouts, so they are computed all at once.
+
+        # The loop does not depend on the readouts, so all are computed at once.
         readouts = self._readout(torch.stack(outputs, dim=1), torch.stack([s.context for s in states], dim=1))
         return self.logits(readouts), torch.stack([s.alignment for s in states], dim=1)

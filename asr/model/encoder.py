@@ -1,12 +1,12 @@
-"""The pyramidal LSTM encoder: each layer joins neighbouring frames, so that time shrinks as depth grows.
+"""Pyramidal LSTM encoder: each layer joins neighbouring frames, which reduces the frame rate.
 
-After Chan et al. 2016, "Listen, Attend and Spell". Every layer has a forward and a backward LSTM with weights of their
-own. How far the backward one sees is not a property of the weights but of the `Context` it is run with: the whole
-utterance, a chunk and a few frames of lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame.
+After Chan et al. 2016, "Listen, Attend and Spell". Every layer has a forward and a backward LSTM. The `Context`, chosen
+at run time, sets how much future audio the backward LSTM sees: the whole utterance, a chunk with a few frames of
+lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame. The weights are the same for all contexts.
 
-`forward` runs a padded batch at once, the windows of the backward direction folded into the batch. `step` runs the same
-network on frames as they arrive, its state passed in and returned; both give the same output. `preview` sees the whole
-of what has come since a state, and can be asked again when there is more.
+`forward` encodes a padded batch; the windows of the backward LSTM form one batch. `step` encodes a stream in chunks,
+with its state passed in and returned, and gives the same output. `preview` encodes all features since a state with full
+context, as if the audio ended there; it can be repeated when more features arrive.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["Encoder", "EncoderState", "LayerState"]
 class LayerState:
     """State of one pyramid layer from chunk to chunk."""
 
-    unjoined: Tensor  # (B, n, D), n < join: leftover frames that are not joined yet
-    pending: Tensor  # (B, m, join * D): joined frames that wait for their right context
+    unjoined: Tensor  # (B, n, D), n < join: leftover frames, not joined yet
+    pending: Tensor  # (B, m, join * D): joined frames that need more right context
     hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
 
     @classmethod
@@ -53,33 +53,33 @@ class LayerState:
 
 @dataclass(frozen=True)
 class EncoderState:
-    """One value for the whole stack; made by `Encoder.initial_state`."""
+    """State of all layers; made by `Encoder.initial_state`."""
 
     layers: tuple[LayerState, ...]
     hybrid: tuple[HybridState, ...] = field(default=())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Numbers of waiting frames; states can be stacked if they are equal."""
+        """Numbers of buffered frames; only states of equal shape can be stacked."""
         waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
         return (*waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
 
     @classmethod
     def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
-        """The states of several streams, equal in shape, as the state of one batch."""
+        """Combine the states of several streams, equal in shape, into the state of a batch."""
         layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
         hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
         return cls(tuple(layers), tuple(hybrid))
 
     def split(self) -> list[EncoderState]:
-        """The state of a batch as those of its streams."""
+        """Split the state of a batch into the states of its streams."""
         layers = list(zip(*(s.split() for s in self.layers), strict=True))
         hybrid = list(zip(*(s.split() for s in self.hybrid), strict=True)) or [()] * len(layers)
         return [EncoderState(a, b) for a, b in zip(layers, hybrid, strict=True)]
 
 
 class Window(NamedTuple):
-    """Frames of a layer that its backward direction runs over: a chunk, and those to the right of it."""
+    """Window of the backward LSTM in frames: a chunk, and the lookahead to its right."""
 
     chunk: int
     right: int
@@ -109,10 +109,13 @@ class PyramidLayer(nn.Module):
         return mask_beyond(y, lengths), lengths
 
     def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
-        """Output frames that `x` `(B, t, D)` completes; with `final`, all that are left."""
+        """Output frames that become complete with `x` `(B, t, D)`; with `final`, all remaining ones."""
+        # Join frames; keep the leftover.
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
+
+        # Whole chunks with their right context are ready.
         ready = pending.shape[1]
         chunk, right = window if self.backward_lstm is not None else Window(1, 0)
         if not final:
@@ -121,6 +124,7 @@ class PyramidLayer(nn.Module):
         if ready == 0:
             empty = x.new_zeros(x.shape[0], 0, self.normalisation.size)
             return empty, LayerState(unjoined, pending, hidden)
+
         seen = pending[:, : ready + right]
         lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
         ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
@@ -128,7 +132,7 @@ class PyramidLayer(nn.Module):
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
     def preview(self, x: Tensor, state: LayerState, settled: int) -> tuple[Tensor, LayerState]:
-        """The output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `settled` of them."""
+        """Output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `settled` output frames."""
         x = self._joined(x)
         lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
@@ -147,9 +151,9 @@ class PyramidLayer(nn.Module):
         return x.reshape(batch, -1, self.join * size)
 
     def _backward(self, x: Tensor, lengths: Tensor, frames: int, window: Window) -> Tensor | None:
-        """The backward LSTM over windows of a chunk and its right context, for the first `frames` frames of `x`.
+        """Run the backward LSTM over windows of a chunk and its right context, for the first `frames` frames of `x`.
 
-        Each window is reversed within its valid part, so that padding never reaches the state; the windows of all rows
+        Only the valid part of each window is reversed, so that padding never affects the state. The windows of all rows
         form one batch.
         """
         if self.backward_lstm is None:
@@ -157,7 +161,7 @@ class PyramidLayer(nn.Module):
         (batch, total, _), device = x.shape, x.device
         chunk, width, windows = window.chunk, window.chunk + window.right, -(-frames // window.chunk)
 
-        # The source frame of each place in each window, reversed where it is valid.
+        # Index of the source frame for each position in each window, reversed within the valid part.
         starts = torch.arange(windows, device=device) * chunk
         valid = (lengths[:, None, None] - starts[:, None]).clamp(0, width)  # (B, windows, 1)
         offsets = torch.arange(width, device=device)
@@ -166,7 +170,7 @@ class PyramidLayer(nn.Module):
         source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
         reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
 
-        # Run all windows as one batch, and put the chunks' outputs back in order.
+        # Run all windows as one batch, and reorder the outputs of the chunks.
         y = run_lstm(self.backward_lstm, reversed_x)
         base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
         back = (base + turned[..., :chunk]).reshape(-1)
@@ -200,7 +204,7 @@ class Encoder(nn.Module):
         Args:
             features: `(B, T, n_mels)`, zero beyond each row's length.
             lengths: `(B,)`.
-            context: how far to look ahead; the whole utterance if None.
+            context: amount of future audio seen; the whole utterance if None.
 
         Returns:
             encoder_out `(B, T', output_size)`, zero beyond its lengths, and encoder_out_lengths `(B,)`.
@@ -209,6 +213,7 @@ class Encoder(nn.Module):
         if features.shape[1] == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), lengths
         windows = [None] * len(self.layers) if context.chunk_ms is None else self._windows(context)
+
         x = features
         for layer, window in zip(self.layers, windows, strict=True):
             x, lengths = layer(x, lengths, window)
@@ -219,16 +224,16 @@ class Encoder(nn.Module):
     def step(
         self, features: Tensor, state: EncoderState, context: Context, final: bool = False
     ) -> tuple[Tensor, EncoderState]:
-        """Run on the next features of a stream.
+        """Encode the next features of a stream.
 
         Args:
-            features: `(B, t, n_mels)`, any t, none included.
-            state: what `initial_state` or the step before returned.
-            context: bounded, and the same at every step of a stream.
-            final: no more features will come; everything that is still held back is given out.
+            features: `(B, t, n_mels)`, t >= 0.
+            state: from `initial_state` or the previous step.
+            context: bounded, and the same in every step of a stream.
+            final: whether the stream ends here; all buffered frames are then returned.
 
         Returns:
-            The encoder_out frames `(B, t', output_size)` that are now known for good, and the next state.
+            The encoder_out frames `(B, t', output_size)` that became final, and the next state.
 
         Raises:
             ConfigError: if the context is not bounded.
@@ -244,16 +249,16 @@ class Encoder(nn.Module):
         return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
 
     def preview(self, features: Tensor, state: EncoderState, settled: int) -> tuple[Tensor, EncoderState]:
-        """Encode all that has come since a state in full context, as if nothing came after it.
+        """Encode all features since a state with full context, as if the audio ended there.
 
         Args:
-            features: `(B, t, n_mels)`, all of them since the state, any t.
-            state: what `initial_state` or an earlier preview returned.
-            settled: number of output frames before the next state, fewer than there are.
+            features: `(B, t, n_mels)`, all features since the state, t >= 0.
+            state: from `initial_state` or an earlier preview.
+            settled: number of output frames that the next state includes, fewer than all.
 
         Returns:
-            The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state to go on from, with the
-            features after the settled frames: it has seen these as this preview has.
+            The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state after the settled frames, from
+            which the next preview encodes the features that follow them.
         """
         if features.shape[1] == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), state
@@ -273,20 +278,20 @@ class Encoder(nn.Module):
         )
 
     def lookahead_ms(self, context: Context) -> float:
-        """How much of the future, beyond the end of its chunk, an output frame depends on."""
+        """Lookahead of an output frame beyond the end of its chunk."""
         if context.chunk_ms is None or not self.config.bidirectional:
             return 0.0
         return self._windows(context)[0].right * next(self._pyramid()).frame_ms
 
     def chunk_ms(self, context: Context) -> float:
-        """The length of a bounded context's chunk, which is whole frames of the output."""
+        """Length of the chunk of a bounded context, rounded up to whole output frames."""
         return self._windows(context)[-1].chunk * self.frame_ms
 
     def _windows(self, context: Context) -> list[Window]:
-        """Each layer's window. All chunks end together, and only the lowest layer looks beyond their end.
+        """The window of each layer. Chunks of all layers end at the same time; only the lowest layer has lookahead.
 
-        What a higher layer would need from there is not known before the next chunk of the layer below is whole, so a
-        lookahead of its own would cost a chunk, however short it were.
+        A higher layer would have to wait for the next whole chunk of the layer below: even the shortest lookahead there
+        would add the latency of a chunk.
         """
         if context.chunk_ms is None:
             raise ConfigError("context.chunk_ms is null: only a bounded context can be run in steps")

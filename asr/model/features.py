@@ -1,7 +1,7 @@
-"""Log-mel features, uncentred so that they stream, normalised by statistics kept with the model.
+"""Log-mel features, normalised by statistics stored with the model.
 
-Frame t covers the samples [t * hop_length, t * hop_length + n_fft), so that no frame depends on later samples, and
-the features do not depend on how the waveform is cut into chunks.
+Frames are not centred: frame t covers the samples [t * hop_length, t * hop_length + n_fft). The features of a stream
+therefore do not depend on the sizes of its chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class FeatureState:
-    """Samples that the next frame needs: `(B, n)` with n < n_fft."""
+    """Samples carried over to the next frame: `(B, n)` with n < n_fft."""
 
     pending: Tensor
 
@@ -101,7 +101,7 @@ class LogMel(nn.Module):
         return FeatureState(self.mean.new_zeros(batch_size, 0))
 
     def step(self, waveform: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
-        """Features `(B, t, n_mels)` of the frames that the next `waveform` `(B, n)` completes, and the next state."""
+        """Features `(B, t, n_mels)` of the frames that become complete with `waveform` `(B, n)`, and the next state."""
         waveform = torch.cat([state.pending, waveform], dim=1)
         frames = max(0, (waveform.shape[1] - self.config.n_fft) // self.config.hop_length + 1)
         if frames == 0:

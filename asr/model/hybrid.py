@@ -1,8 +1,8 @@
-"""Recurrent + self-attention hybrid block: the LSTM carries the distant past, attention covers the near frames.
+"""Hybrid block of an LSTM for the distant past and self-attention for near frames.
 
-Both are residual and normalised before they run (pre-norm). Attention is limited to `past_frames` behind and, in a
-bounded context, to the end of a frame's own chunk ahead, so that a stream needs a bounded memory and gives what the
-whole would.
+Both are residual, with layer normalisation of their input (pre-norm). A frame attends to at most `past_frames` earlier
+frames and, in a bounded context, to later frames of its own chunk only. A stream therefore needs bounded memory and
+gives the same output as the whole utterance.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
 
 
 def sinusoidal(positions: Tensor, size: int) -> Tensor:
-    """Sine and cosine position codes (Vaswani et al. 2017): `(T,)` to `(T, size)`."""
-    # In float64: after hours of a stream, float32 no longer tells neighbouring positions apart.
+    """Sinusoidal position encodings (Vaswani et al. 2017): `(T,)` to `(T, size)`."""
+    # In float64: after hours of a stream, float32 cannot resolve neighbouring positions.
     rates = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float64) / size)
     angles = positions.to(torch.float64)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :size].float()
 
 
 def rotary(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary position codes (Su et al. 2021): turns pairs of `x` `(B, heads, T, d)` by angles of `positions` `(T,)`.
+    """Rotary position encoding (Su et al. 2021): pairs of `x` `(B, heads, T, d)` rotated by their `positions` `(T,)`.
 
-    Scores between turned queries and keys depend on the difference of their positions alone.
+    Scores between rotated queries and keys depend only on the difference of their positions.
     """
     codes = sinusoidal(positions, x.shape[-1]).to(x.dtype)
     sine, cosine = codes[:, 0::2], codes[:, 1::2]
@@ -40,21 +40,21 @@ def rotary(x: Tensor, positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HybridState:
-    """State of one block from chunk to chunk."""
+    """State of one block between chunks."""
 
     hidden: tuple[Tensor, Tensor]  # the LSTM's (1, B, size) twice
-    kept: Tensor  # (B, n, size): frames after the LSTM that attention still needs, as context or as queries
-    done: int  # how many of the kept frames have been given out already (the past)
+    kept: Tensor  # (B, n, size): LSTM outputs that attention still needs, as keys or as queries
+    done: int  # number of kept frames whose output has been returned
     first: int  # position in the stream of the first kept frame
 
     @classmethod
     def stack(cls, states: Sequence[HybridState]) -> HybridState:
-        """The states of several streams at the same frame, as the state of one batch."""
+        """Combine the states of several streams at the same frame into the state of a batch."""
         hidden = (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1))
         return cls(hidden, torch.cat([s.kept for s in states]), states[0].done, states[0].first)
 
     def split(self) -> list[HybridState]:
-        """The state of a batch as those of its streams."""
+        """Split the state of a batch into the states of its streams."""
         hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
         rows = zip(hidden, self.kept.split(1), strict=True)
         return [HybridState(h, k, self.done, self.first) for h, k in rows]
@@ -73,27 +73,29 @@ class HybridBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor, chunk: int | None) -> Tensor:
-        """Run on a padded batch; a frame attends to the end of its chunk, or to all later frames if `chunk` is None."""
+        """Encode a padded batch; frames attend up to the end of their chunk, or to all later if `chunk` is None."""
         y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
         frames = torch.arange(y.shape[1], device=y.device)
         return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
     def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
-        """Output of the chunks that `x` `(B, t, size)` completes; with `final`, of all frames left."""
+        """Outputs of the chunks that become complete with `x` `(B, t, size)`; with `final`, of all remaining frames."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
             y, hidden = self.lstm(self.lstm_norm(x), hidden)
             kept = torch.cat([kept, x + y], dim=1)
+
         end = state.first + kept.shape[1]
         ready = (end if final else end // chunk * chunk) - state.first
         if ready == state.done:
             return x[:, :0], HybridState(hidden, kept, state.done, state.first)
+
         out = self._attended(kept, state, ready, chunk)
         release = max(0, ready - self.config.past_frames)
         return out, HybridState(hidden, kept[:, release:].clone(), ready - release, state.first + release)
 
     def preview(self, x: Tensor, state: HybridState, settled: int) -> tuple[Tensor, HybridState]:
-        """All of `x` `(B, t, size)`, t > 0, without chunks, and the state after the first `settled` frames of it."""
+        """Outputs of `x` `(B, t, size)`, t > 0, without chunks, and the state after its first `settled` frames."""
         y, hidden = run_lstm_from(self.lstm, self.lstm_norm(x), state.hidden, settled)
         kept = torch.cat([state.kept, x + y], dim=1)
         out, done = self._attended(kept, state, kept.shape[1], None), state.done + settled
@@ -106,12 +108,15 @@ class HybridBlock(nn.Module):
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
 
     def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:
-        """Output of the frames from `state.done` to `ready`; a stream has no padding."""
+        """Outputs of the frames from `state.done` to `ready`; a stream has no padding."""
         everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
         return kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
 
     def _attend(self, y: Tensor, start: int, stop: int, first: int, chunk: int | None, valid: Tensor) -> Tensor:
-        """Self-attention of the frames start..stop over all of `y`, limited to the past and future they may see."""
+        """Self-attention of frames `start` to `stop` of `y` `(B, T, size)`, whose first frame has position `first`.
+
+        Keys are the frames of `y` that are `valid` `(B, T)` and within the limits of past and chunk.
+        """
         (batch, frames, size), heads = y.shape, self.config.heads
         z = self.attention_norm(y)
         positions = torch.arange(frames, device=y.device)
@@ -120,13 +125,16 @@ class HybridBlock(nn.Module):
         query, key, value = self.to_query_key_value(z).view(batch, frames, 3, heads, -1).permute(2, 0, 3, 1, 4)
         if self.config.positions == "rotary":
             query, key = rotary(query, positions), rotary(key, positions)
+
+        # The frames that each query may attend to.
         distance = positions - positions[start:stop, None]  # of the key from the query
         near = distance >= -self.config.past_frames
         if chunk is not None:
             chunks = (positions + first) // chunk
             near = near & (chunks <= chunks[start:stop, None])
-        # A padded query would otherwise have nothing to look at, and give NaN.
+        # A query in the padding attends to itself: a row without any key would give NaN.
         mask = (near & valid[:, None, :]) | (distance == 0)
+
         attended = nn.functional.scaled_dot_product_attention(query[:, :, start:stop], key, value, mask[:, None])
         output: Tensor = self.dropout(self.to_output(attended.transpose(1, 2).flatten(2)))
         return output

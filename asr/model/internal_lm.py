@@ -1,7 +1,7 @@
-"""Language model fusion less the internal language model that the decoder has learned from its transcripts.
+"""Language model fusion with the decoder's internal language model subtracted.
 
-Subtracting the internal model keeps the transcripts' language from counting twice, so that an external model trained on
-more text can have more weight: McDermott et al. 2019 ("A density ratio approach to language model fusion").
+The decoder has learned an internal language model from its transcripts. Subtracting it gives an external model, trained
+on more text, more influence: McDermott et al. 2019 ("A density ratio approach to language model fusion").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["DensityRatio", "InternalLm"]
 
 
 class InternalLm(nn.Module):
-    """The decoder without audio: with the mean context in place of attention's.
+    """The decoder without audio: the mean context replaces the output of attention.
 
     Internal language model estimation (Meng et al. 2021) with the mean context of Zeineldeen et al. 2021. The mean
     context is constant, so it is folded into the biases, which halves the work.
@@ -58,9 +58,9 @@ class InternalLm(nn.Module):
 
 
 class DensityRatio:
-    """Scores log p(token) of a language model, less `share` times that of an internal one.
+    """Scores log p(token) of a language model minus `share` times log p(token) of an internal one.
 
-    The score of eos is the language model's alone: without audio, the internal one cannot tell where a sentence ends.
+    The score of eos is the language model's: without audio, the internal one cannot predict the end of a sentence.
     """
 
     def __init__(self, lm: TokenPredictor, internal: InternalLm, share: float) -> None:
@@ -71,7 +71,7 @@ class DensityRatio:
         return self.lm.config
 
     def initial_state(self, rows: int) -> LmState:
-        """The states of both models side by side, as one state of one layer."""
+        """The states of both models, concatenated to a state of one layer."""
         return _joined(self.lm.initial_state(rows), self.internal.initial_state(rows))
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:

@@ -1,4 +1,4 @@
-"""Listen, Attend and Spell (Chan et al. 2016): all modules together, with a CTC head on the encoder."""
+"""Listen, Attend and Spell (Chan et al. 2016) with a CTC head on the encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
 
 
 class Model(nn.Module):
-    """Frontend, encoder, decoder and CTC head, built from one config."""
+    """Frontend, encoder, decoder and CTC head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -55,6 +55,6 @@ class Model(nn.Module):
         return self
 
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
-        """encoder_out `(..., D)` to log-probabilities of tokens and the blank, `(..., vocab_size)`, in float32."""
+        """Log-probabilities `(..., vocab_size)` of tokens and the blank in float32, for encoder_out `(..., D)`."""
         logits: Tensor = self.ctc(encoder_out)
         return logits.float().log_softmax(dim=-1)

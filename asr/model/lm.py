@@ -16,7 +16,7 @@ _EMBEDDING_STD = 0.1
 
 
 class LmState(NamedTuple):
-    """State of the model from token to token."""
+    """State of the model between tokens."""
 
     hidden: Tensor  # (N, layers, H)
     cell: Tensor  # (N, layers, H)
@@ -39,7 +39,7 @@ class LmState(NamedTuple):
         return [LmState(*parts) for parts in zip(self.hidden.split(1), self.cell.split(1), strict=True)]
 
     def repeat(self, times: int) -> LmState:
-        """Each row repeated `times` times, copies next to each other."""
+        """Each row repeated `times` times, copies consecutive."""
         return LmState(self.hidden.repeat_interleave(times, 0), self.cell.repeat_interleave(times, 0))
 
 
@@ -53,25 +53,27 @@ class TokenPredictor(Protocol):
         """State before the first token."""
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
-        """Scores `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
+        """Scores `(N, vocab_size)` in float32 of the token after `tokens` `(N,)`, and the next state."""
 
 
 class LanguageModel(nn.Module):
-    """Embedding, LSTM, and an output layer that shares the embedding's weights (Press and Wolf 2017)."""
+    """Embedding, LSTM, and an output layer with the weights of the embedding (Press and Wolf 2017)."""
 
     def __init__(self, config: LmConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)  # torch's 1 is too much for an output layer
-        between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout that has no place
+        nn.init.normal_(
+            self.embedding.weight, std=_EMBEDDING_STD
+        )  # torch's default of 1 is too large for an output layer
+        between = config.dropout if config.layers > 1 else 0.0  # torch warns about dropout in a single layer
         self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
         self.projection = nn.Linear(config.hidden_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
         self.bias = nn.Parameter(self.embedding.weight.new_zeros(config.vocab_size))
 
     def forward(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
-        """Logits of what follows each token: `(N, U)` to `(N, U, vocab_size)`, and the next state."""
+        """Logits `(N, U, vocab_size)` of the token after each of `tokens` `(N, U)`, and the next state."""
         x = self.dropout(self.embedding(tokens))
         carried = (state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous())
         x, (hidden, cell) = self.lstm(x, carried)
@@ -80,7 +82,7 @@ class LanguageModel(nn.Module):
         return logits, LmState(hidden.transpose(0, 1), cell.transpose(0, 1))
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
-        """Log-probabilities `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
+        """Log-probabilities `(N, vocab_size)` in float32 of the token after `tokens` `(N,)`, and the next state."""
         logits, state = self(tokens[:, None], state)
         return logits[:, 0].float().log_softmax(-1), state
 

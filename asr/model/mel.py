@@ -1,4 +1,4 @@
-"""The mel scale and its filter bank, in Slaney's form: the one of librosa, and of torchaudio with `slaney`."""
+"""Mel scale and filter bank in Slaney's variant, as in librosa, and in torchaudio with `slaney`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def mel_to_hz(mel: Tensor) -> Tensor:
 
 
 def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular filters of equal area, `(n_fft // 2 + 1, n_mels)`, to multiply power spectra with.
+    """Triangular filters of equal area, `(n_fft // 2 + 1, n_mels)`, for power spectra.
 
-    The operations and their order are torchaudio's, so that both give the same float32 numbers.
+    Operations and their order are those of torchaudio, so that the float32 values are identical.
     """
     bins = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)
     edges = mel_to_hz(torch.linspace(hz_to_mel(f_min), hz_to_mel(f_max), n_mels + 2))

@@ -13,9 +13,9 @@ __all__ = ["Normalisation"]
 class Normalisation(nn.Module):
     """`(B, T, size)` to the same shape.
 
-    Batch normalisation (Ioffe and Szegedy 2015) computes its statistics over valid frames only, so that padding changes
-    no output. In evaluation it uses the running statistics, so that chunks give what the whole gives.
-    A batch that is not finite does not change the running statistics.
+    Batch normalisation (Ioffe and Szegedy 2015) computes its statistics over valid frames only, so that padding does
+    not change the output. In evaluation it uses the running statistics, so that the output of chunks is that of the
+    whole utterance. A batch that is not finite does not change the running statistics.
     """
 
     def __init__(self, kind: Literal["none", "layer", "batch"], size: int) -> None:
@@ -25,7 +25,7 @@ class Normalisation(nn.Module):
         self.batch = nn.BatchNorm1d(size) if kind == "batch" else None
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Normalise; `lengths` `(B,)` says which frames are valid, all of them if None."""
+        """Normalise; frames beyond `lengths` `(B,)` are invalid, none if it is None."""
         if self.layer is not None:
             layered: Tensor = self.layer(x)
             return layered.to(x.dtype)

@@ -1,4 +1,4 @@
-"""Running single-layer LSTMs: over whole sequences, and on from a state."""
+"""Single-layer LSTMs over whole sequences, and from a given state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["run_lstm", "run_lstm_from"]
 
 
 def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
-    """Outputs `(B, T, H)` for `x` `(B, T, D)` from a zero state, by a fast path where there is one."""
+    """Outputs `(B, T, H)` for `x` `(B, T, D)` from a zero state; uses the fast path where it applies."""
     return fast_lstm.run(lstm, x) if fast_lstm.applies(lstm, x) else cast(Tensor, lstm(x)[0])
 
 

@@ -1,7 +1,7 @@
-"""Word times: CTC forced alignment, and the boundaries between words by the level of the sound.
+"""Word times: CTC forced alignment, refined by the level of the audio between words.
 
-torchaudio's kernel is the normal path of forced alignment. Where torchaudio cannot be loaded, a Viterbi search in plain
-PyTorch finds the same path, and one logged line names the two versions and the remedy.
+Forced alignment uses torchaudio's kernel. If torchaudio cannot be loaded, a Viterbi search in plain PyTorch finds the
+same path, and one logged line names both versions and the remedy.
 """
 
 from __future__ import annotations
@@ -148,13 +148,13 @@ class TimedWord:
     start_seconds: float
     end_seconds: float
     confidence: float
-    attention_frame: int = 0  # last attention peak while the word was spelled; 0 if peaks were not given
+    attention_frame: int = 0  # last attention peak of the word's tokens; 0 if peaks were not given
     aligned: bool = True  # False: too few frames for the tokens, so that times are an even spread
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What is known of a stretch of audio, for timing the words in it; made by `Sound.of`."""
+    """CTC probabilities and levels of a stretch of audio, for timing its words; made by `Sound.of`."""
 
     log_probs: Tensor  # (T, V) of the CTC head, on the CPU
     decibels: Sequence[float]  # level of each feature frame; may be longer or shorter than the T frames
@@ -207,16 +207,16 @@ def time_words(
 ) -> list[TimedWord]:
     """The words of a hypothesis with their times and confidences.
 
-    CTC tells in which frames a word's tokens are heard, which is less than the word lasts. Between the frames of two
-    neighbouring words lies their boundary: the two ends of a pause, where the level falls for long enough, and one
-    point otherwise. Confidence is the decoder's: the geometric mean of the probabilities of a word's tokens.
+    CTC gives the frames of a word's tokens, which cover only a part of the word. Between the frames of two words lies
+    their boundary: both ends of a pause if the level falls for long enough, one point otherwise. Confidence is the
+    decoder's: the geometric mean of the probabilities of a word's tokens.
 
     Args:
         tokenizer: the model's.
-        hypothesis: all that was said from `start_frame` on.
-        sound: of the same audio.
-        start_frame: where earlier words end; 0 if there are none.
-        peaks: for each token the frame of its attention peak, if it is wanted.
+        hypothesis: all words from `start_frame` on.
+        sound: the same audio.
+        start_frame: end of earlier words; 0 if there are none.
+        peaks: frame of the attention peak of each token, to be stored with the words.
     """
     tokens = hypothesis.tokens
     spans = align(sound.log_probs[start_frame:], tokens)
@@ -242,7 +242,7 @@ def _even(sound: Sound, span: tuple[int, int]) -> tuple[float, float]:
 
 
 def _word_times(sound: Sound, heard: Sequence[tuple[int, int]], start_frame: int) -> list[tuple[float, float]]:
-    """Start and end in seconds of words whose tokens are heard in the given frames, in order; times do not overlap."""
+    """Start and end in seconds of words, given the frames of their tokens, in order; times do not overlap."""
     cores = [(a * sound.frame_seconds, min(b * sound.frame_seconds, sound.seconds)) for a, b in heard]
     levels = [sound.loudest(a - sound.frame_seconds, b + sound.frame_seconds) - _PAUSE_DECIBELS for a, b in cores]
     if not cores:

@@ -172,7 +172,7 @@ def test_a_config_that_is_no_table(folder: Path) -> None:
 
 def test_a_config_with_an_unknown_setting(folder: Path) -> None:
     edit_config(folder, lambda data: data.update(colour="blue"))
-    refused(folder, CONFIG, r"config\.colour is no setting")
+    refused(folder, CONFIG, r"config\.colour is not a setting")
 
 
 def test_a_config_with_a_setting_out_of_bounds(folder: Path) -> None:

@@ -53,9 +53,9 @@ def test_settings_cannot_be_changed() -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     # unknown and missing names
-    ({"encoder": {"hiden_size": 8}}, r"config\.encoder\.hiden_size is no setting; there are .*hidden_size"),
-    ({"colour": 1}, r"config\.colour is no setting"),
-    ({"encoder": {"hybrid": {"head": 2}}}, r"config\.encoder\.hybrid\.head is no setting"),
+    ({"encoder": {"hiden_size": 8}}, r"config\.encoder\.hiden_size is not a setting; there are .*hidden_size"),
+    ({"colour": 1}, r"config\.colour is not a setting"),
+    ({"encoder": {"hybrid": {"head": 2}}}, r"config\.encoder\.hybrid\.head is not a setting"),
     # types
     ({"vocab_size": "30"}, r"config\.vocab_size is '30': it must be of type int"),
     ({"vocab_size": 30.0}, r"config\.vocab_size is 30\.0: it must be of type int"),

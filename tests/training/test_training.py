@@ -36,7 +36,7 @@ def test_a_config_is_read_from_toml(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("seed = ", "Invalid value"),
-        ("sede = 1", "sede is no setting"),
+        ("sede = 1", "sede is not a setting"),
         ("[optimiser]\nlearning_rate = -1", "optimiser.learning_rate is -1.0"),
         ("[optimiser]\nclip_norm = 0", "optimiser.clip_norm is 0.0"),
         ("[data]\nbatch_seconds = 1", "data.batch_seconds is 1.0"),
@@ -117,7 +117,7 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     for wrong in ("max_steps", "=3", "optimiser..x=1"):
         with pytest.raises(ConfigError, match="write key=value"):
             read_config(path, [wrong])
-    with pytest.raises(ConfigError, match="sede is no setting"):
+    with pytest.raises(ConfigError, match="sede is not a setting"):
         read_config(path, ["sede=1"])
 
 

@@ -69,7 +69,7 @@ def test_train_on_several_corpora_and_machines(config: Path, tmp_path: Path, com
         (("--max-time", "soon"), 2, "'soon' is not a duration: write 2h30m, 90m or 45s"),
         (("--max-time", "0m"), 2, "'0m' is not a duration"),
         (("--devices", "0"), 2, "--devices"),
-        (("--set", "sed=8"), 1, "config.sed is no setting"),
+        (("--set", "sed=8"), 1, "config.sed is not a setting"),
         (("--set", "seed"), 1, "'seed' is not a setting: write key=value"),
     ],
 )

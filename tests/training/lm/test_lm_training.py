@@ -238,7 +238,7 @@ def test_time_is_of_the_whole_run(command: Command) -> None:
         (("--text", "broken.jsonl"), "broken.jsonl:1: not JSON"),
         (("--text", "list.jsonl"), "list.jsonl:1: expected an object"),
         (("--text", "one.txt"), "no sentence is left to train on"),
-        (("--config", "wrong.toml"), "wrong.toml: config.hidden is no setting"),
+        (("--config", "wrong.toml"), "wrong.toml: config.hidden is not a setting"),
         (("--config", "none.toml"), "none.toml: No such file"),
         (("--tokenizer", "text.txt"), "text.txt: not a sentencepiece model"),
         (("--dev-text", "nothing.txt"), "nothing.txt: no such file"),
