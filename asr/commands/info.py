@@ -6,8 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +83,7 @@ def _versions() -> dict[str, str]:
         "libsndfile": _libsndfile(),
         "sounddevice": _distribution("sounddevice"),
         "portaudio": _portaudio(),
-        "ffmpeg": _ffmpeg(),
+        "av": _distribution("av"),
     }
 
 
@@ -113,18 +111,6 @@ def _portaudio() -> str:
         return f"cannot be loaded: {error}"
     version = str(sounddevice.get_portaudio_version()[1])
     return version.removeprefix("PortAudio ").partition(",")[0]
-
-
-def _ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        return NOT_THERE
-    try:
-        done = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"cannot be run: {error}"
-    found = re.match(r"ffmpeg version (\S+)", done.stdout)
-    return found[1] if found else "unknown"
 
 
 def _devices() -> dict[str, Any]:

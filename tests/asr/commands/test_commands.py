@@ -44,7 +44,7 @@ def test_info(command: Command) -> None:
     assert (status, err) == (0, "")
     known = json.loads(out)
     assert known["versions"]["spellstream"] == asr.__version__
-    assert known["versions"].keys() >= {"python", "torch", "torchaudio", "libsndfile", "portaudio", "ffmpeg"}
+    assert known["versions"].keys() >= {"python", "torch", "torchaudio", "libsndfile", "portaudio", "av"}
     assert known["devices"]["cpu"]
     status, out, err = command("info")
     assert (status, err) == (0, "")
