@@ -10,10 +10,20 @@ from asr.errors import AudioError
 __all__ = ["Track", "select_track"]
 
 Track: TypeAlias = "int | str | None"
-"""An audio track: its number from 1 on, or its language as the file spells it (eng, fre); None: chosen."""
+"""An audio track: its number from 1 on, or its language in a code of ISO 639 (fr, fra, fre); None: chosen."""
 
-LANGUAGES = ("eng", "en")
-"""The models' language, as containers spell it."""
+LANGUAGE = "en"
+"""The models' language."""
+
+_NAMES = (
+    "ar ara|bg bul|ca cat|cs ces cze|cy cym wel|da dan|de deu ger|el ell gre|en eng|es spa|et est|eu eus baq|"
+    "fa fas per|fi fin|fr fra fre|ga gle|he heb|hi hin|hr hrv|hu hun|hy hye arm|id ind|is isl ice|it ita|"
+    "ja jpn|ka kat geo|ko kor|lt lit|lv lav|mk mkd mac|ms msa may|nl nld dut|no nor nob nb|pl pol|pt por|"
+    "ro ron rum|ru rus|sk slk slo|sl slv|sq sqi alb|sr srp|sv swe|th tha|tr tur|uk ukr|ur urd|vi vie|"
+    "zh zho chi"
+)
+# The codes of a language in ISO 639-1 and 639-2: files, and people, spell it in any of them.
+_CODES = {code: names.split()[0] for names in _NAMES.split("|") for code in names.split()}
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,14 +43,14 @@ def select_track(container: Any, track: Track, name: str) -> Any:
     if track is not None:
         wanted = str(track).strip().lower()
         for number, stream in enumerate(streams, 1):
-            if wanted in (str(number), _language(stream)) or (len(wanted) == 2 and _language(stream)[:2] == wanted):
+            if wanted == str(number) or _code(wanted) == _code(_language(stream)):
                 return stream
         if len(streams) == 1 and not wanted.isdigit() and _language(streams[0]) == "und":
             return streams[0]  # of a language that the file does not tell
         raise AudioError(name, f"has no audio track {track}: it has {known}")
 
     default = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
-    own = [stream for stream in streams if _language(stream) in LANGUAGES]
+    own = [stream for stream in streams if _code(_language(stream)) == LANGUAGE]
     chosen = next((stream for stream in own if stream in default), None) or next(iter(own or default or streams))
     if len(streams) > 1:
         _LOG.warning(
@@ -54,3 +64,9 @@ def select_track(container: Any, track: Track, name: str) -> Any:
 
 def _language(stream: Any) -> str:
     return str(stream.language or "und").lower()
+
+
+def _code(language: str) -> str:
+    """The one code that stands for a language; of a tag such as en-US, its language."""
+    language = language.partition("-")[0]
+    return _CODES.get(language, language)

@@ -89,6 +89,7 @@ def evaluate(
     search: opt.SearchOptions,
     dtype: opt.Dtype = opt.DtypeName.float32,
     batch_size: opt.BatchSize = 16,
+    track: Annotated[str | None, opt.track_option()] = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Word and character error rates against reference texts.
@@ -117,14 +118,16 @@ def evaluate(
         rates = evaluation.ErrorRates(normaliser(scoring.normaliser.value))
 
     if scoring.hypotheses is not None:
-        _refuse_model_options(model, search)
+        _refuse_model_options(model, search, track)
         result, about = _score_file(scoring.hypotheses, selection, rates)
     else:
         if not quiet:
             loading(f"the model {model.model}")
         recogniser, config = opt.load(model, search, dtype=dtype)
         with Progress(len(selection.utterances), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
-            result = evaluation.transcribe(recogniser, selection, rates, progress, search=config, batch_size=batch_size)
+            result = evaluation.transcribe(
+                recogniser, selection, rates, progress, search=config, batch_size=batch_size, track=track
+            )
         about = {"model": model.model, **_model_settings(recogniser, config, batch_size)}
 
     settings = {"spellstream": __version__, "normaliser": scoring.normaliser.value, **about}
@@ -139,10 +142,12 @@ def evaluate(
     raise typer.Exit(1 if result.failed else 0)
 
 
-def _refuse_model_options(model: opt.ModelOptions, search: opt.SearchOptions) -> None:
+def _refuse_model_options(model: opt.ModelOptions, search: opt.SearchOptions, track: str | None) -> None:
     """Nothing is recognised where the texts are given."""
-    if model != opt.ModelOptions() or search != opt.SearchOptions():
-        raise typer.BadParameter("options of the model or the search do not go with it", param_hint="--hypotheses")
+    if model != opt.ModelOptions() or search != opt.SearchOptions() or track is not None:
+        raise typer.BadParameter(
+            "options of the model, the search or the audio do not go with it", param_hint="--hypotheses"
+        )
 
 
 def _score_file(path: Path, selection: Selection, rates: ErrorRates) -> tuple[Evaluation, dict[str, Any]]:

@@ -16,6 +16,7 @@ from asr.text.normalise import fold, normalise
 
 if TYPE_CHECKING:
     from asr.archive.hypotheses import Hypotheses
+    from asr.audio.tracks import Track
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
@@ -134,6 +135,7 @@ def transcribe(
     *,
     search: SearchConfig,
     batch_size: int,
+    track: Track = None,
 ) -> Evaluation:
     """Transcribe and score; each utterance that fails is reported in one line on standard error."""
     by_audio: dict[str, list[Utterance]] = {}
@@ -141,7 +143,9 @@ def transcribe(
         by_audio.setdefault(str(utterance.audio), []).append(utterance)
 
     started = time.perf_counter()
-    outcomes = recogniser.transcribe_many(by_audio, search=search, word_timestamps=False, batch_size=batch_size)
+    outcomes = recogniser.transcribe_many(
+        by_audio, search=search, word_timestamps=False, batch_size=batch_size, track=track
+    )
     for source, transcript, error in outcomes:
         for utterance in by_audio[source]:
             if transcript is None:

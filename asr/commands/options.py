@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
-__all__ = ["DeviceName", "DtypeName", "ModelOptions", "SearchOptions", "SegmentOptions", "extra", "load", "usage"]
+__all__ = [
+    "DeviceName",
+    "DtypeName",
+    "ModelOptions",
+    "SearchOptions",
+    "SegmentOptions",
+    "extra",
+    "load",
+    "track_option",
+    "usage",
+]
 
 
 class DeviceName(str, Enum):
@@ -72,6 +82,18 @@ SpeechThreshold = Annotated[
 MaxSeconds = Annotated[
     float, typer.Option(min=1, max=60, metavar="S", help="Longest segment.", rich_help_panel=_SEGMENTS)
 ]
+
+
+def track_option(panel: str | None = None) -> Any:
+    """The parameter `--track`, the same in every command that reads files."""
+    return typer.Option(
+        "--track",
+        metavar="N|LANG",
+        help="Audio track, by number from 1 or language (fre, fra, fr); else the English one, else the default.",
+        rich_help_panel=panel,
+    )
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -80,15 +80,7 @@ KeepDamaged = Annotated[
         rich_help_panel=_CONTENT,
     ),
 ]
-TrackOption = Annotated[
-    str | None,
-    typer.Option(
-        "--track",
-        metavar="N|LANG",
-        help="Audio track, by number from 1 or language (fre); else the English one, else the default.",
-        rich_help_panel=_CONTENT,
-    ),
-]
+TrackOption = Annotated[str | None, opt.track_option(_CONTENT)]
 Language = Annotated[
     str | None, typer.Option(metavar="NAME", help="Language spoken: en, the only one.", rich_help_panel=_CONTENT)
 ]

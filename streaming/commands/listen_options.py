@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr.commands.options import ModelOptions
+from asr.commands.options import ModelOptions, track_option
 
 if TYPE_CHECKING:
     from streaming.sources.base import BaseSource
@@ -74,6 +74,7 @@ Speed = Annotated[
         rich_help_panel=_SOURCE,
     ),
 ]
+FileTrack = Annotated[str | None, track_option(_SOURCE)]
 Stdin = Annotated[bool, typer.Option("--stdin", help="Raw PCM on standard input.", rich_help_panel=_SOURCE)]
 SampleRate = Annotated[
     int | None,
@@ -109,6 +110,7 @@ class SourceOptions:
     reconnect: Reconnect = False
     file: File = None
     speed: Speed = None
+    track: FileTrack = None
     stdin: Stdin = False
     sample_rate: SampleRate = None
     channels: Channels = None
@@ -128,7 +130,7 @@ class SourceOptions:
         if len(chosen := [name for name, given in named.items() if given]) > 1:
             raise typer.BadParameter("there can be only one source", param_hint=" and ".join(chosen))
         microphone = self.file is None and not self.stdin
-        _require_owner({"--speed": self.speed}, "--file", self.file is not None)
+        _require_owner({"--speed": self.speed, "--track": self.track}, "--file", self.file is not None)
         _require_owner({"--sample-format": self.sample_format}, "--stdin", self.stdin)
         raw = {"--sample-rate": self.sample_rate, "--channels": self.channels}
         _require_owner(raw, "a microphone or --stdin", self.file is None)
@@ -164,7 +166,7 @@ class SourceOptions:
 
         if self.file is not None:
             speed = 1.0 if self.speed is None else self.speed
-            return FileReplay(self.file, speed=speed or None)
+            return FileReplay(self.file, speed=speed or None, track=self.track)
         if self.stdin:
             encoding = (self.sample_format or SampleFormat.s16le).value
             return StandardInput(self.sample_rate or SAMPLE_RATE, self.channels or 1, encoding)

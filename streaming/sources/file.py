@@ -11,6 +11,7 @@ from collections.abc import Generator
 import torch
 
 from asr.audio import SAMPLE_RATE, blocks, source_name
+from asr.audio.tracks import Track
 from asr.config import require
 from streaming.sources.base import BaseSource
 
@@ -31,18 +32,22 @@ class FileReplay(BaseSource):
         path: any file that `asr.audio.blocks` reads.
         speed: 1 is real time, 2 twice as fast; None: as fast as the file can be read.
         chunk_ms: length of a chunk.
+        track: which audio track of the file, see `asr.audio.blocks`.
 
     Raises:
         ConfigError: a setting is out of its bounds.
         AudioError: iterating: the file cannot be read to its end.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, speed: float | None = 1.0, chunk_ms: int = 100) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, speed: float | None = 1.0, chunk_ms: int = 100, track: Track = None
+    ) -> None:
         require(speed is None or 0 < speed < math.inf, "speed", speed, "positive, or None")
         require(chunk_ms > 0, "chunk_ms", chunk_ms, "positive")
         super().__init__(source_name(path))
         self._path = path
         self._speed = speed
+        self._track = track
         self._chunk_samples = chunk_ms * SAMPLE_RATE // 1000
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
@@ -59,7 +64,7 @@ class FileReplay(BaseSource):
     def _pieces(self) -> Generator[torch.Tensor, None, None]:
         """The file in chunks of equal length; the last may be shorter."""
         leftover = torch.empty(0)
-        with contextlib.closing(blocks(self._path, block_seconds=_READ_SECONDS)) as decoded:
+        with contextlib.closing(blocks(self._path, block_seconds=_READ_SECONDS, track=self._track)) as decoded:
             for block in decoded:
                 *whole, leftover = torch.cat((leftover, block)).split(self._chunk_samples)
                 yield from whole

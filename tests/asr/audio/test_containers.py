@@ -231,7 +231,8 @@ def hertz(path: Path, track: int | str | None) -> int:
 
 @needs_ffmpeg
 @pytest.mark.parametrize(
-    ("track", "expected"), [(None, 1000), (1, 440), ("1", 440), ("fre", 440), ("3", 2000), ("GER", 2000)]
+    ("track", "expected"),
+    [(None, 1000), (1, 440), ("1", 440), ("fre", 440), ("3", 2000), ("GER", 2000), ("de", 2000), ("fra", 440)],
 )
 def test_a_track_is_chosen_by_number_or_language(
     tracks: Path, track: int | str | None, expected: int, caplog: pytest.LogCaptureFixture

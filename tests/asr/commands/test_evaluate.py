@@ -49,8 +49,11 @@ def test_evaluate(scored: Path, command: Command, stub: StubRecogniser) -> None:
 
 
 def test_evaluate_chooses(scored: Path, command: Command, stub: StubRecogniser) -> None:
-    status, out, _ = command("evaluate", scored, "--corpus", "noisy", "--limit", 1, "--json", "-", "--beam-size", 2)
+    status, out, _ = command(
+        "evaluate", scored, "--corpus", "noisy", "--limit", 1, "--json", "-", "--beam-size", 2, "--track", "de"
+    )
     assert status == 0
+    assert stub.asked["track"] == "de"
     scores = json.loads(out)
     assert [one["id"] for one in scores["utterances"]] == ["two"]
     assert scores["summaries"][-1]["words"]["rate"] == pytest.approx(1 / 3)
@@ -208,4 +211,4 @@ def test_hypotheses_that_are_missing_or_broken_are_named(tmp_path: Path, two: Pa
 def test_hypotheses_go_without_a_model(tmp_path: Path, two: Path, command: Command) -> None:
     status, out, err = command("evaluate", two, "--hypotheses", tmp_path / "h.txt", "--beam-size", 2)
     assert (status, out) == (2, "")
-    assert "Invalid value for --hypotheses: options of the model or the search do not go with it" in err
+    assert "Invalid value for --hypotheses: options of the model, the search or the audio do not go with it" in err

@@ -180,6 +180,7 @@ def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytes
     [
         (["--file", "a.wav", "--stdin"], "--file and --stdin: there can be only one source"),
         (["--speed", "2"], "--speed: it is only for --file"),
+        (["--track", "fre"], "--track: it is only for --file"),
         (["--file", "a.wav", "--speed", "-1"], "--speed"),
         (["--file", "a.wav", "--sample-rate", "8000"], "--sample-rate: it is only for a microphone or --stdin"),
         (["--file", "a.wav", "--reconnect"], "--reconnect: it is only for a microphone"),
