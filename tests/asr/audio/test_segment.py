@@ -258,8 +258,8 @@ def test_spans_come_before_the_source_ends() -> None:
 # --- With silero-vad
 
 
-def test_minutes_of_silence_give_no_span() -> None:
-    quiet = (1e-3 * torch.randn(60 * SAMPLE_RATE) for _ in range(2))
+def test_a_minute_of_silence_gives_no_span() -> None:
+    quiet = (1e-3 * torch.randn(30 * SAMPLE_RATE) for _ in range(2))
     assert list(split(quiet)) == []
 
 
@@ -274,7 +274,7 @@ def test_detectors_run_side_by_side_and_leave_threads_alone() -> None:
 
 
 def test_real_speech_is_cut_between_its_words(speech_dir: Path) -> None:
-    files = sorted(speech_dir.glob("dev/dev-clean/*"))[:8]
+    files = sorted(speech_dir.glob("dev/dev-clean/*"))[:4]
     if not files:
         pytest.skip(f"no speech in {speech_dir}")
     pause = torch.zeros(int(1.5 * SAMPLE_RATE))

@@ -169,7 +169,7 @@ def test_blocks_have_a_length(seconds: float) -> None:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
 @pytest.mark.parametrize("cut", [1, 160, 4099])
 def test_resampling_is_the_same_however_it_is_cut(rate: int, cut: int) -> None:
-    signal = np.random.default_rng(0).uniform(-1, 1, rate // 5 + 7).astype(np.float32)
+    signal = np.random.default_rng(0).uniform(-1, 1, rate // 16 + 7).astype(np.float32)
     resampler = Resampler(rate)
     for _ in range(2):  # the second stream starts afresh
         pieces = [resampler.step(piece) for piece in torch.from_numpy(signal).split(cut)]
