@@ -261,7 +261,7 @@ def _benchmark(
     facts = {
         **origin("streaming", arguments, recogniser.device),
         **weights(recogniser.folder),
-        "context": f"{engines[0].context}; latency of the encoder {engines[0].latency_ms:.0f} ms",
+        "context": f"{engines[0].encoder.context}; latency of the encoder {engines[0].encoder.latency_ms:.0f} ms",
         "versions": f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.python_version()}",
     }
     return measured, whole(recogniser, clips), steps, memory, facts

@@ -308,3 +308,19 @@ def test_the_streaming_plot_is_drawn(tmp_path: Path) -> None:
     )
     made.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1_000
+
+
+def test_live_streams_are_measured_from_end_to_end(
+    repository_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole program on one recording: it once failed after an hour's work, on a line below the table."""
+    monkeypatch.chdir(tmp_path)
+    sample = repository_root / "recipes" / "sample"
+    row = {"id": "one", "audio": str(sample.with_suffix(".flac")), "text": sample.with_suffix(".txt").read_text()}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    options = ("--sessions", "2", "--session-seconds", "1", "--memory-minutes", "0", "--plot", "plot.png")
+    assert streaming.main(["--manifest", "m.jsonl", *options]) == 0
+    out = capsys.readouterr().out
+    assert "1 recordings" in out
+    assert "latency of the encoder" in out
+    assert (tmp_path / "plot.png").stat().st_size > 1000
