@@ -330,13 +330,18 @@ def _unedited_seconds(stream: Any) -> float | None:
 
 
 def _values(frame: Any) -> Frames:
-    """`(frames, channels)` of a decoded frame."""
-    values: Frames = frame.to_ndarray()
-    if frame.format.is_planar:
-        values = values.T
-    else:
-        values = values.reshape(frame.samples, -1)
-    return values
+    """`(frames, channels)` of a decoded frame.
+
+    PyAV takes planes to end at the first null pointer, which from 8 channels on lies behind them: those further planes,
+    which `frame.to_ndarray` reads, are any memory.
+    """
+    from av.audio.frame import format_dtypes
+
+    planes = frame.planes[: frame.layout.nb_channels if frame.format.is_planar else 1]
+    dtype = np.dtype(format_dtypes[frame.format.name])
+    count = frame.samples if frame.format.is_planar else frame.samples * frame.layout.nb_channels
+    values = np.stack([np.frombuffer(plane, dtype, count) for plane in planes], axis=1)
+    return values.reshape(frame.samples, -1)
 
 
 def _differs(values: Frames, first: Frames) -> bool:

@@ -87,6 +87,18 @@ def test_bytes_between_the_pages_of_ogg_are_an_error(originals: dict[str, Path],
         assert kept(path)[1] == "nothing"
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("layout", ["5.1", "7.1", "hexadecagonal"])
+def test_files_of_many_channels_are_read(tmp_path: Path, layout: str) -> None:
+    """From 8 channels on, memory behind the planes was read as further planes: a healthy 7.1 file ended the process."""
+    path = tmp_path / "many.m4a"
+    filters = f"anoisesrc=duration=1:amplitude=0.3,aformat=channel_layouts={layout}"
+    ffmpeg("-f", "lavfi", "-i", filters, "-c:a", "aac", path)
+    waveform = load(path)
+    assert len(waveform) / SAMPLE_RATE == pytest.approx(1.0, abs=0.1)
+    assert 0.01 < waveform.abs().max() <= 1.0
+
+
 def test_damage_of_one_file_is_not_told_of_the_next(originals: dict[str, Path], tmp_path: Path) -> None:
     """What a decoder says repeatedly, it once more said while the next file was read."""
     content, path = bytearray(originals["opus"].read_bytes()), tmp_path / "a.opus"
