@@ -154,6 +154,7 @@ def zip_bomb() -> bytes:
         (flac(np.random.default_rng(0).uniform(-1, 1, 16_000))[:9000], "file: is damaged or cut short"),
         (bytes(range(256)) * 40, "file: "),
     ],
+    ids=["empty", "text", "zip", "no samples", "cut flac", "noise"],  # a zip holds the time
 )
 def test_what_is_no_audio_is_refused(server: Running, file: bytes, reason: str) -> None:
     assert refusal(server, form(file)).startswith(reason)
