@@ -13,8 +13,9 @@ package `streaming`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asr.lazy import lazy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,6 @@ _MODULES = {
     "recogniser": ("Recogniser",),
     "transcript": ("Segment", "Transcript", "Word"),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def load(
@@ -75,12 +75,7 @@ def load(
     return Recogniser.load(model, device=device, dtype=dtype, lm=lm)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # so that the next look-up does not come here
-    return value
+__getattr__ = lazy(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

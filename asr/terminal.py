@@ -22,7 +22,7 @@ def say(message: object) -> None:
 
 
 def say_warnings() -> None:
-    """Say what is logged as a warning, where logging is not set up otherwise."""
+    """Print logged warnings, unless logging is configured."""
     logging.lastResort = _Saying(logging.WARNING)
 
 
@@ -32,7 +32,7 @@ class _Saying(logging.Handler):
 
 
 def loading(what: str) -> None:
-    """Announce what is being loaded, if that takes long because PyTorch has to be imported first."""
+    """Announce a slow load: PyTorch is imported first."""
     if "torch" not in sys.modules:
         say(f"loading {what}")
 

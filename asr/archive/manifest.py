@@ -73,7 +73,7 @@ def read(path: Path) -> list[Utterance]:
 
 
 def scan(path: Path) -> Iterator[tuple[str, Utterance | DataError]]:
-    """The place of each row (see `asr.archive.tables.rows`) with its utterance, or with what is wrong with it.
+    """The place of each row (see `asr.archive.tables.rows`) with its utterance or its error.
 
     Ids that the manifest gives may repeat. Audio files are not looked at.
 

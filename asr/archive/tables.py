@@ -26,7 +26,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | DataError]]:
-    """The place of each row (`FILE:LINE`, or an audio file in a folder) with its fields, or with what is wrong with it.
+    """The place of each row (`FILE:LINE`, or an audio file in a folder) with its fields or its error.
 
     - CSV and TSV need a header; its names are put in lower case, and an empty cell is None. CSV may be separated by
       semicolons. TSV has no quotes, as in Common Voice.

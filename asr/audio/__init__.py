@@ -5,7 +5,9 @@ Names are imported when they are first used, so that `asr.audio.kinds` is there 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asr.lazy import lazy
 
 if TYPE_CHECKING:
     from asr.audio.tracks import Track
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLE_RATE", "Resampler", "Source", "Track", "blocks", "load", "source_name"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from asr.audio import waveform
-
-    globals().update({one: getattr(waveform, one) for one in __all__})
-    return globals()[name]
+_MODULES = {
+    "tracks": ("Track",),
+    "waveform": ("SAMPLE_RATE", "Resampler", "Source", "blocks", "load", "source_name"),
+}
+__getattr__ = lazy(__name__, _MODULES)

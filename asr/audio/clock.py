@@ -1,4 +1,4 @@
-"""The clock of a container: where decoded audio stands in time, and how much silence stands for what is missing."""
+"""The container's clock: the time of decoded audio, and the silence that fills gaps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Clock:
     is_kept: bool
     zero: float | None
     limit: float
-    position: float = 0.0  # the end of what was delivered, silence included
+    position: float = 0.0  # end of the delivered audio, silence included
     _shift: float = 0.0  # added to timestamps, once they have started anew
     _last: float | None = None
 

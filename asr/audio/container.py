@@ -50,7 +50,7 @@ def container_chunks(
     is_damaged: bool = False,
     ignore_length: bool = False,
 ) -> Generator[Chunk, None, None]:
-    """Decode one audio track, silence in place of what is missing before it and within.
+    """Decode one audio track, with silence for a late start and missing packets.
 
     Args:
         file: open in binary mode, able to seek.
@@ -297,7 +297,7 @@ def _no_other_files(url: str, flags: int, options: dict[str, str]) -> Any:
 
 
 def _reason(error: Exception, said: list[tuple[int, str, str]]) -> str:
-    """Why it cannot be read, in words for someone who knows nothing of ffmpeg."""
+    """The reason why a file cannot be read, in words for users."""
     if isinstance(error, TimeoutError):
         return f"nothing could be decoded in {_STALL_SECONDS:g} s"
     if any("not on whitelist" in text for _, _, text in said):

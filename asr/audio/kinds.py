@@ -1,4 +1,4 @@
-"""Kinds of files: extensions of those that are read, and what the first bytes say of one."""
+"""Kinds of files: extensions of readable files, and detection by the first bytes."""
 
 from __future__ import annotations
 

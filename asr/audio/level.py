@@ -12,12 +12,12 @@ __all__ = ["Level"]
 
 _RATE = 16_000
 _WINDOW = 512
-_STRETCH = 938 * _WINDOW  # 30 s: what is held at most, and what one gain is for
+_STRETCH = 938 * _WINDOW  # 30 s: the most that is held back, and the span of one gain
 _SURE_WINDOWS = 2 * _RATE // _WINDOW  # after the first loud one: from there on a normal stream is never touched
 _FADE = _RATE // 100  # from one gain to the next
 
 _LOUD_DB = -55.0  # power of a window re full scale; a sentence 40 dB below the usual stays under it
-_FLOOR_DB = -90.0  # what is quieter has too few bits
+_FLOOR_DB = -90.0  # quieter audio has too few bits
 _TARGET_DB = -18.0
 _ACTIVE_DB = 40.0  # below the loudest: windows that count
 _MODULATION_DB = 6.0  # between loud and soft windows of speech; steady noise has less than 1
@@ -56,7 +56,7 @@ class Level:
         self._loud_at: int | None = None  # the first loud window
 
     def step(self, samples: Samples) -> Iterator[Samples]:
-        """Take the next samples; yield those that are ready, in the pieces in which they came."""
+        """Take the next samples; yield those that are ready, in their original pieces."""
         while self._scale is None and len(samples):
             piece, samples = np.split(samples, [_STRETCH - self._held])
             self._take(piece)
@@ -69,7 +69,7 @@ class Level:
             yield samples if self._scale == 1.0 else samples / np.float32(self._scale)
 
     def flush(self) -> Iterator[Samples]:
-        """Yield what is held, at the end of the stream."""
+        """Yield the held samples at the end of the stream."""
         yield from self._release(self._judge())
 
     def _take(self, piece: Samples) -> None:
@@ -107,7 +107,7 @@ class Level:
         return _speech_gain(np.array(self._powers))
 
     def _release(self, gain: float) -> Iterator[Samples]:
-        """Yield what is held with a gain, to which that of the stretch before fades."""
+        """Yield the held samples with their gain, faded in from the previous stretch's."""
         pieces, before = self._pieces, gain if self._gain is None else self._gain
         self._clear()
         self._gain = gain

@@ -145,7 +145,7 @@ def source_name(source: object) -> str:
 
 
 def _levelled(waveform: Iterable[torch.Tensor], name: str) -> Iterator[NDArray[np.float32]]:
-    """Bring the level into the usual range; what is held is yielded before an error."""
+    """Bring the level into the usual range; held samples are yielded before an error."""
     level = Level(name)
     try:
         for samples in waveform:
@@ -157,7 +157,7 @@ def _levelled(waveform: Iterable[torch.Tensor], name: str) -> Iterator[NDArray[n
 
 
 def _at_16_khz(chunks: Iterable[Chunk], name: str) -> Iterator[torch.Tensor]:
-    """Mix the channels and resample; some of the tensors may be empty. What is held is yielded before an error."""
+    """Mix the channels and resample; some of the tensors may be empty. Held samples are yielded before an error."""
     stage: _Stage | None = None
     frames = 0
     try:

@@ -1,4 +1,4 @@
-"""An orderly stop: nothing new is accepted, and what is open gets the grace period to finish."""
+"""Orderly stop: new work is refused, and open work gets the grace period to finish."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORK_SHARE = 0.7  # of the grace period: in the rest, clients are told what was
 
 
 class Stop:
-    """Whether the server is being stopped, and who has to be waited for.
+    """State of a stop: whether it has begun, and the work to wait for.
 
     Args:
         grace_seconds: the grace period.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streaming.lazy import lazy
+from asr.lazy import lazy
 
 if TYPE_CHECKING:
     from streaming.sources.base import AudioSource
