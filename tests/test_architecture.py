@@ -23,6 +23,7 @@ LAYERS = (
     ("config", "files"),
     ("audio", "text", "output"),
     ("transcript",),
+    ("writing",),
     ("model",),
     ("search",),
     ("checkpoint", "jobs"),

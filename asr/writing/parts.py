@@ -1,0 +1,58 @@
+"""What the parts of the writer exchange: spoken words with pauses in, tags and written forms out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = ["MARKS", "Form", "Style", "Tag", "Tagger", "Utterance"]
+
+Style = Literal["written", "spoken"]
+"""written: capitals, punctuation and digits; spoken: the words as they were recognised, in lower case."""
+
+MARKS = ("", ",", ".", "?", "!", ":", "—")
+"""What can follow a word; the empty one is no mark. A dash stands between spaces, the others follow without one."""
+
+
+class Utterance(NamedTuple):
+    """Words to be tagged, all that was recognised of a segment, and the words before them.
+
+    Args:
+        words: in lower case, as the recogniser gives them.
+        pauses: silence after each word, in seconds; None where it is unknown: without word times, and after the last
+            word. As long as `words`.
+        before: the last words of the same stream or file before `words`, as context; they get no tags.
+        final: whether the segment is finished; if not, the last words may lack what follows them.
+    """
+
+    words: Sequence[str]
+    pauses: Sequence[float | None]
+    before: Sequence[str] = ()
+    final: bool = True
+
+
+class Tag(NamedTuple):
+    """A word as it is written, and the mark after it.
+
+    Args:
+        text: the word with its capitals, but not with the one that begins a sentence: "paris" → "Paris".
+        mark: one of `MARKS`.
+    """
+
+    text: str
+    mark: str
+
+
+class Tagger(Protocol):
+    """Finds capitals and punctuation."""
+
+    def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
+        """A tag for each word of each utterance; the others of the batch never change it."""
+
+
+class Form(NamedTuple):
+    """Words `start` to `end` (exclusive) are written as `text`: "twenty three" → "23"."""
+
+    start: int
+    end: int
+    text: str
