@@ -157,7 +157,7 @@ def _aligned(ours: Sequence[MarkedWord], theirs: Sequence[MarkedWord]) -> list[t
     # An upper-case letter for a word that `plain` leaves empty: jiwer would drop it and shift the rest.
     sides = [" ".join("".join(plain(word.text).split()) or "X" for word in side) for side in (ours, theirs)]
     pairs: list[tuple[MarkedWord, MarkedWord]] = [(MarkedWord("", ""), MarkedWord("", ""))]
-    for chunk in jiwer.process_words(*sides).alignments[0]:
+    for chunk in jiwer.process_words(sides[0], sides[1]).alignments[0]:
         left = ours[chunk.ref_start_idx : chunk.ref_end_idx]
         right = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type in ("equal", "substitute"):
