@@ -203,6 +203,7 @@ class SearchConfig:
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
+    hotword_weight: float = 0.6  # added for each letter of a hotword, times the weight of the hotword
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token
@@ -216,6 +217,7 @@ class SearchConfig:
         require(0 <= self.ctc_weight <= 1, "search.ctc_weight", self.ctc_weight, "in [0, 1]")
         for name in ("lm_weight", "internal_lm_share"):
             require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
+        require(0 <= self.hotword_weight <= 10, "search.hotword_weight", self.hotword_weight, "in 0..10")
         require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")
         require(self.eos_threshold >= 0, "search.eos_threshold", self.eos_threshold, "at least 0")
         require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")

@@ -7,6 +7,7 @@ the last, finished utterances are frozen, and the host reads from the device onl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded, Model
 from asr.model.lm import LmState, TokenPredictor
 from asr.search.ctc import CtcPrefixes
+from asr.search.hotwords import Automaton, HotwordScorer
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import (
     CoverageScorer,
@@ -33,7 +35,8 @@ from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search"]
 
-# A live hypothesis whose score is this many length bonuses behind a finished one is taken to be beaten.
+# A live hypothesis whose score is this many length bonuses, and the largest bonus of a hotword, behind that of a
+# finished one is taken to be beaten.
 _BONUS_TOKENS = 8
 
 
@@ -58,6 +61,7 @@ class Prefix(NamedTuple):
     first_frame: Tensor  # (B,): first frame after the known words, with which CTC scores begin
     word_starts: Tensor  # (V,) bool: tokens that begin a word; only these may follow the known words
     lm: LmState | None = None  # the language model's, also after all tokens but the last; None: its initial state
+    hotwords: Sequence[int] | None = None  # (B,), nodes of the automata after all tokens but the last; None: the roots
 
     def widened(self, frames: int) -> Prefix:
         """Alignments cut, or padded with zeros, to `frames`."""
@@ -89,7 +93,13 @@ class _Search:
     """What stays the same during a search."""
 
     def __init__(
-        self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None, prefix: Prefix | None
+        self,
+        model: Model,
+        encoded: Encoded,
+        config: SearchConfig,
+        lm: TokenPredictor | None,
+        prefix: Prefix | None,
+        hotwords: Sequence[Automaton | None],
     ) -> None:
         encoder_out, lengths = encoded
         self.prefix = prefix.widened(encoder_out.shape[1]) if prefix else None
@@ -102,7 +112,13 @@ class _Search:
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
         self.empty = lengths <= first_frame  # no frame is left after the prefix
 
+        self.hope = torch.full_like(lengths, _BONUS_TOKENS * max(0.0, config.length_bonus), dtype=torch.float32)
         full, partial = self._full_scorers(encoder_out.shape[1], lm), self._partial_scorers(encoded, first_frame)
+        if any(automaton is not None for automaton in hotwords) and config.hotword_weight > 0:
+            known = self.prefix.hotwords if self.prefix else None
+            scorer = HotwordScorer(hotwords, self.beam, self.device, known)
+            full.append((config.hotword_weight, scorer))
+            self.hope = self.hope + config.hotword_weight * scorer.most
         self.full = [(weight, scorer) for weight, scorer in full if weight != 0]
         self.partial = [(weight, scorer) for weight, scorer in partial if weight != 0]
         tokens = model.config.vocab_size - (EOS + 1)
@@ -244,8 +260,7 @@ class _Search:
         shape = finished.tokens.shape
         rescued = beams.scores.masked_fill(~lost[:, None], -math.inf)
         finished = finished.merge(rescued, beams.tokens.view(shape), beams.token_scores.view(shape))
-        hope = scores.amax(dim=1) + _BONUS_TOKENS * max(0.0, self.config.length_bonus)
-        done = finished.scores[:, self.config.nbest - 1] >= hope
+        done = finished.scores[:, self.config.nbest - 1] >= scores.amax(dim=1) + self.hope
         return beams._replace(scores=scores.masked_fill(done[:, None], -math.inf)), finished, done
 
 
@@ -256,6 +271,7 @@ def beam_search(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
+    hotwords: Sequence[Automaton | None] = (),
 ) -> list[list[Hypothesis]]:
     """Search with every scorer that has a weight in the config.
 
@@ -265,6 +281,7 @@ def beam_search(
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
         prefix: known words to start from; hypotheses then hold only the tokens after them.
+        hotwords: those of each utterance, None where it has none; empty: none has any.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
@@ -274,7 +291,7 @@ def beam_search(
     """
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
-    search = _Search(model, encoded, config, lm, prefix)
+    search = _Search(model, encoded, config, lm, prefix, hotwords)
     longest = int(search.limits.max())
     beams, finished = search.start(longest)
     for step in range(longest):

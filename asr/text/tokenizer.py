@@ -15,10 +15,10 @@ from asr.errors import TokenizerError
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["BLANK", "EOS", "SOS", "UNKNOWN", "Tokenizer"]
+__all__ = ["BLANK", "EOS", "SOS", "UNKNOWN", "WORD_START", "Tokenizer"]
 
 BLANK, UNKNOWN, SOS, EOS = 0, 1, 2, 3
-_WORD_START = "▁"
+WORD_START = "▁"
 
 
 class Tokenizer:
@@ -44,7 +44,7 @@ class Tokenizer:
         special = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
         if special != (BLANK, UNKNOWN, SOS, EOS):
             raise TokenizerError(f"tokenizer's pad, unk, bos and eos are {special}: they must be 0, 1, 2 and 3")
-        self.word_starts = [p.IdToPiece(i).startswith(_WORD_START) for i in range(len(self))]
+        self.word_starts = [p.IdToPiece(i).startswith(WORD_START) for i in range(len(self))]
 
     def __len__(self) -> int:
         size: int = self._processor.GetPieceSize()
@@ -119,7 +119,7 @@ class Tokenizer:
 
     def label(self, token: int) -> str:
         """A token as plots and tables show it, with _ at the start of a word, which every font has."""
-        return self.piece(token).replace(_WORD_START, "_")
+        return self.piece(token).replace(WORD_START, "_")
 
     def words(self, tokens: list[int]) -> list[tuple[str, int, int]]:
         """Each word with the range of its tokens: `(text, first, after_last)`."""
