@@ -1,7 +1,8 @@
 """Checkpoints: folders with `model.safetensors`, `config.json` and `tokenizer.model`.
 
-A language model, `lm.safetensors` and `lm.json`, is in the same folder or in a separate one. A checkpoint is data: none
-of its files is unpickled, so that loading it runs no code.
+A language model, `lm.safetensors` and `lm.json`, is in the same folder or in a separate one; so is what finds
+punctuation and capitals, `punctuation.safetensors` and `punctuation.json`. A checkpoint is data: none of its files is
+unpickled, so that loading one runs no code.
 """
 
 from __future__ import annotations
@@ -16,19 +17,37 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from asr.config import LmConfig, ModelConfig, from_dict, to_dict
+from asr.config import LmConfig, ModelConfig, PunctuationConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
 from asr.files import write_atomically
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import Tokenizer
+from asr.writing.network import PunctuationNetwork
+from asr.writing.punctuation import Punctuator
+from asr.writing.vocabulary import Vocabulary
 
-__all__ = ["Checkpoint", "copy_lm", "find", "has_lm", "load", "load_lm", "pretrained", "save", "save_lm"]
+__all__ = [
+    "Checkpoint",
+    "copy_lm",
+    "find",
+    "has_lm",
+    "has_punctuation",
+    "load",
+    "load_lm",
+    "load_punctuation",
+    "pretrained",
+    "save",
+    "save_lm",
+    "save_punctuation",
+]
 
 T = TypeVar("T")
 
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
 _LM_WEIGHTS, _LM_CONFIG = "lm.safetensors", "lm.json"
+_MARKS_WEIGHTS, _MARKS_CONFIG = "punctuation.safetensors", "punctuation.json"
+_SCALES = ".scales"  # ending of the tensor with the scale of each row of an int8 tensor
 _PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -113,6 +132,42 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
     return lm
 
 
+def has_punctuation(folder: Path) -> bool:
+    """Whether a folder has a punctuation model, complete or not."""
+    return (folder / _MARKS_CONFIG).exists() or (folder / _MARKS_WEIGHTS).exists()
+
+
+def load_punctuation(folder: Path) -> Punctuator:
+    """Read a punctuation model, in evaluation mode and in float32.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, or does not match; the message names the file.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / _MARKS_CONFIG
+    described = _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(described, dict) or not {"punctuation", "words", "lexicon"} <= described.keys():
+        raise CheckpointError(f"{path}: not the description of a punctuation model")
+    config = _read(path, lambda _: from_dict(PunctuationConfig, described["punctuation"], "punctuation"))
+    words, lexicon = described["words"], described["lexicon"]
+    written = lexicon.values() if isinstance(lexicon, dict) else [None]
+    if not isinstance(words, str) or not all(isinstance(each, str) for each in written):
+        raise CheckpointError(f"{path}: expected words as one string, and a lexicon of strings")
+    vocabulary = Vocabulary(words.split(), lexicon, config.buckets)
+    if len(vocabulary.words) > config.words:
+        raise CheckpointError(f"{path}: {len(vocabulary.words)} words, but at most {config.words} have an embedding")
+
+    weights = _read(folder / _MARKS_WEIGHTS, load_file)
+    for name in [name for name in weights if name.endswith(_SCALES)]:
+        scales, table = weights.pop(name), name.removesuffix(_SCALES)
+        if table in weights and weights[table].shape[:1] == scales.shape[:1]:
+            weights[table] = weights[table].float() * scales.float()
+    network = PunctuationNetwork(config)
+    _fill(network, weights, folder / _MARKS_WEIGHTS, _MARKS_CONFIG)
+    return Punctuator(network, vocabulary)
+
+
 def _vocabulary(tokenizer: Tokenizer) -> str:
     """SHA-256 of the tokens in order."""
     pieces = "\n".join(tokenizer.piece(token) for token in range(len(tokenizer)))
@@ -166,6 +221,28 @@ def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.
     _save_weights(folder / _LM_WEIGHTS, lm, dtype)
 
 
+def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
+    """Write a punctuation model to a folder, a checkpoint's or another: embeddings in int8, the rest in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = punctuator.vocabulary
+    described = {
+        "punctuation": to_dict(punctuator.network.config),
+        "words": " ".join(vocabulary.words),
+        "lexicon": vocabulary.lexicon,
+    }
+    _write_json(folder / _MARKS_CONFIG, described)
+
+    state: dict[str, Tensor] = {}
+    for name, weights in punctuator.network.state_dict().items():
+        if name.partition(".")[0] in ("words", "pieces"):  # nearly all of the weights
+            scales = weights.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / 127
+            state[name] = (weights / scales).round().to(torch.int8)
+            state[name + _SCALES] = scales.half().float()
+        else:
+            state[name] = weights.half()
+    _write_tensors(folder / _MARKS_WEIGHTS, state)
+
+
 def copy_lm(source: Path, folder: Path) -> None:
     """Copy the language model of a checkpoint, if it has one, to another of the same vocabulary."""
     if source.resolve() == folder.resolve():  # fine-tuning in place
@@ -180,13 +257,13 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _save_weights(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
-    """Write the weights to a temporary file and rename it, so that no reader sees a partial file."""
+    _write_tensors(path, {n: w.to(dtype) if w.is_floating_point() else w for n, w in model.state_dict().items()})
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a temporary file and rename it, so that no reader sees a partial file."""
     from safetensors.torch import save_file
 
-    state = {
-        name: (w.to(dtype) if w.is_floating_point() else w).detach().cpu().contiguous()
-        for name, w in model.state_dict().items()
-    }
     part = path.with_name(path.name + ".part")
-    save_file(state, part)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
     part.replace(path)

@@ -25,6 +25,7 @@ __all__ = [
     "HybridConfig",
     "LmConfig",
     "ModelConfig",
+    "PunctuationConfig",
     "SearchConfig",
     "from_dict",
     "require",
@@ -241,6 +242,28 @@ class LmConfig:
         require(self.hidden_size > 0, "lm.hidden_size", self.hidden_size, "positive")
         require(self.layers > 0, "lm.layers", self.layers, "positive")
         require(0 <= self.dropout < 1, "lm.dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PunctuationConfig:
+    """The tagger for punctuation and capitals."""
+
+    marks: tuple[str, ...] = ("", ",", ".", "?", "!", ":")
+    words: int = 16_000  # most frequent words with an embedding of their own
+    buckets: int = 6_000  # hashed pieces of words, which all words are embedded by as well
+    embedding_size: int = 128
+    pause_size: int = 16
+    hidden_size: int = 192  # in each direction
+    layers: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(len(set(self.marks)) == len(self.marks) > 1, "punctuation.marks", self.marks, "two or more, each once")
+        require(self.marks[0] == "", "punctuation.marks[0]", self.marks[0], "empty, which is no mark")
+        require(self.buckets > 1, "punctuation.buckets", self.buckets, "at least 2")
+        for name in ("words", "embedding_size", "pause_size", "hidden_size", "layers"):
+            require(getattr(self, name) > 0, f"punctuation.{name}", getattr(self, name), "positive")
+        require(0 <= self.dropout < 1, "punctuation.dropout", self.dropout, "in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""The tagger's network: bidirectional LSTM over words and pauses, with a head for marks and one for capitals.
+
+After Tilk and Alumäe 2016, who add pauses to the words; the words are embedded by hashed pieces as well (Bojanowski et
+al. 2017), so that rare ones are no strangers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import PunctuationConfig
+from asr.writing.vocabulary import PAUSE_KINDS, Case
+
+__all__ = ["PunctuationNetwork", "TagLogits"]
+
+_EMBEDDING_STD = 0.1
+
+
+class TagLogits(NamedTuple):
+    """Logits of the mark after each word and of its form."""
+
+    marks: Tensor  # (N, T, marks)
+    forms: Tensor  # (N, T, forms)
+
+
+class PunctuationNetwork(nn.Module):
+    """See the module's docstring. A row never sees its neighbours, nor its own padding."""
+
+    def __init__(self, config: PunctuationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(config.words + 1, config.embedding_size)
+        self.pieces = nn.EmbeddingBag(config.buckets, config.embedding_size, mode="sum", padding_idx=0)
+        self.pauses = nn.Embedding(PAUSE_KINDS, config.pause_size)
+        for table in (self.words, self.pieces, self.pauses):
+            nn.init.normal_(table.weight, std=_EMBEDDING_STD)
+        sizes = [config.embedding_size + config.pause_size] + (config.layers - 1) * [2 * config.hidden_size]
+        self.ahead = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
+        self.back = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.marks = nn.Linear(2 * config.hidden_size, len(config.marks))
+        self.forms = nn.Linear(2 * config.hidden_size, len(Case))
+
+    def forward(self, words: Tensor, pieces: Tensor, pauses: Tensor, lengths: Tensor) -> TagLogits:
+        """Logits for rows of words, padded at the end with anything.
+
+        Args:
+            words: numbers `(N, T)` of the vocabulary.
+            pieces: numbers `(N, T, PIECES)` of the vocabulary.
+            pauses: kinds `(N, T)` of what comes after each word.
+            lengths: words `(N,)` of each row.
+        """
+        embedded = self.words(words) + self.pieces(pieces.flatten(0, 1)).view(*words.shape, -1)
+        x = self.dropout(torch.cat([embedded, self.pauses(pauses)], dim=-1))
+        # Rows are turned round without their padding, so that the backward LSTM begins at the last word. Its own
+        # inverse, the same index turns them back.
+        places = torch.arange(words.shape[1], device=words.device).expand_as(words)
+        turned = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)[..., None]
+        for ahead, back in zip(self.ahead, self.back, strict=True):
+            there = ahead(x)[0]
+            back_in = x.gather(1, turned.expand_as(x))
+            again = back(back_in)[0]
+            x = self.dropout(torch.cat([there, again.gather(1, turned.expand_as(again))], dim=-1))
+        return TagLogits(self.marks(x), self.forms(x))

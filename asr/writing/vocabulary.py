@@ -1,0 +1,93 @@
+"""Words as numbers for the tagger, and the forms that a word can be written in."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PAUSE_KINDS", "PIECES", "Case", "Pause", "Vocabulary", "pause_kinds", "write"]
+
+PIECES = 6  # of each word: the word itself, its last 2, 3 and 4 letters, its first 3 and 4
+PAUSE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)  # seconds
+
+
+class Case(IntEnum):
+    """How a word is written."""
+
+    LOWER = 0
+    CAPITAL = 1  # Paris
+    UPPER = 2  # NASA, NASA's
+    MIXED = 3  # iPhone: as the lexicon has it
+
+
+class Pause(IntEnum):
+    """What comes after a word. Pauses of known length follow, from `SHORTEST` on, in order of length."""
+
+    UNKNOWN = 0
+    END = 1  # of a finished segment
+    UNFINISHED = 2  # the last word so far of a segment that goes on
+    SHORTEST = 3
+
+
+PAUSE_KINDS = Pause.SHORTEST + len(PAUSE_EDGES) + 1
+
+
+def pause_kinds(seconds: Sequence[float | None]) -> npt.NDArray[np.int64]:
+    """Kind of each pause, `Pause` or a number from `Pause.SHORTEST` on; None is unknown."""
+    known = np.array([np.nan if each is None else each for each in seconds], dtype=np.float64)
+    kinds = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, np.nan_to_num(known), side="right")
+    return np.where(np.isnan(known), int(Pause.UNKNOWN), kinds).astype(np.int64)
+
+
+class Words(NamedTuple):
+    """Words as numbers."""
+
+    words: npt.NDArray[np.int64]  # (T,), 0 for a word that is not among the frequent ones
+    pieces: npt.NDArray[np.int64]  # (T, PIECES), 0 for a piece that the word is too short for
+
+
+class Vocabulary:
+    """The frequent words, and words whose capitals follow no rule.
+
+    Args:
+        words: the frequent ones in lower case; numbered from 1 in this order.
+        lexicon: word in lower case → as it is written: "iphone" → "iPhone".
+        buckets: number of embeddings that hashed pieces of words share.
+    """
+
+    def __init__(self, words: Sequence[str], lexicon: Mapping[str, str], buckets: int) -> None:
+        self.words, self.lexicon, self.buckets = tuple(words), dict(lexicon), buckets
+        self._numbers = {word: number for number, word in enumerate(self.words, start=1)}
+
+    def encode(self, words: Sequence[str]) -> Words:
+        """Numbers of words in lower case."""
+        numbers = np.array([self._numbers.get(word, 0) for word in words], dtype=np.int64)
+        pieces = np.array([self._pieces(word) for word in words], dtype=np.int64)
+        return Words(numbers, pieces.reshape(-1, PIECES))
+
+    def _pieces(self, word: str) -> tuple[int, ...]:
+        parts = (word, *(word[-n:] if len(word) > n else "" for n in (2, 3, 4)))
+        parts += tuple(word[:n] if len(word) > n else "" for n in (3, 4))
+        return tuple(self._bucket(kind, part) if part else 0 for kind, part in enumerate(parts))
+
+    def _bucket(self, kind: int, part: str) -> int:
+        # Not `hash`, which differs from process to process.
+        return 1 + zlib.crc32(f"{kind} {part}".encode(errors="backslashreplace")) % (self.buckets - 1)
+
+
+def write(word: str, form: int, lexicon: Mapping[str, str]) -> str:
+    """A word in lower case as `form` has it; a possessive's ending stays as it is.
+
+    A mixed form that the lexicon lacks is written with a capital.
+    """
+    stem, ending = (word[:-2], "'s") if word.endswith("'s") and len(word) > 2 else (word, "")
+    if form == Case.UPPER:
+        return stem.upper() + ending
+    if form == Case.MIXED and (word in lexicon or stem in lexicon):
+        return lexicon.get(word) or lexicon[stem] + ending
+    return word[:1].upper() + word[1:] if form else word
