@@ -25,13 +25,13 @@ _BATCH_WORDS = 8_192  # of a batch, padding included, so that memory does not gr
 
 
 class _Window(NamedTuple):
-    """Words that the network sees at once, of which those from `first` on for `count` words are tagged."""
+    """Words that the network sees at once, of which those from `first` on for `tagged` words are tagged."""
 
     utterance: int
     words: list[str]
     pauses: npt.NDArray[np.int64]
     first: int
-    count: int
+    tagged: int
 
 
 class Punctuator:
@@ -91,7 +91,7 @@ class Punctuator:
         names, lexicon = self.network.config.marks, self.vocabulary.lexicon
         for row, i in enumerate(batch):
             window = windows[i]
-            chosen = slice(window.first, window.first + window.count)
+            chosen = slice(window.first, window.first + window.tagged)
             tagged[i] = [
                 Tag(write(word, form, lexicon), names[mark])
                 for word, mark, form in zip(window.words[chosen], marks[row][chosen], forms[row][chosen], strict=True)
