@@ -1,0 +1,136 @@
+"""The text field as dictation left it: each word or command makes a new value of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from streaming.dictation.table import Action, Command
+
+__all__ = ["Field", "Unit"]
+
+KEPT_UTTERANCES = 50  # that can be scratched, one after the other
+KEPT_CHARACTERS = 10_000
+
+_EVERY: dict[Action, Literal["written", "capital", "upper"]] = {
+    "capitals": "capital",
+    "uppercase": "upper",
+    "as written": "written",
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Spoken words that are written together.
+
+    Args:
+        spoken: the words as they were recognised, in lower case: ("twenty", "three").
+        text: how they are written, without a mark: "23".
+        mark: the automatic mark after it, one of `asr.writing.parts.MARKS`.
+        begins: whether a capital may be there only because a sentence begins.
+    """
+
+    spoken: tuple[str, ...]
+    text: str
+    mark: str = ""
+    begins: bool = False
+
+    def split(self) -> list[Unit]:
+        """Its words one by one, as they were spoken."""
+        return [Unit((word,), word) for word in self.spoken]
+
+
+@dataclass(frozen=True)
+class Field:
+    """The end of the text, and what the next word will look like.
+
+    Args:
+        text: what was typed, of which the oldest is forgotten.
+        space: whether a space is due before the next word.
+        automatic: how many characters at the end are an automatic mark.
+        case: how the next word is written; "inside": without a capital that a sentence's beginning gave it.
+        every: how each word is written from now on.
+        joining: whether words are joined without spaces.
+        before: the field before the utterance that was typed last, to which "scratch that" returns.
+    """
+
+    text: str = ""
+    space: bool = False
+    automatic: int = 0
+    case: Literal["written", "inside", "capital", "upper"] = "written"
+    every: Literal["written", "capital", "upper"] = "written"
+    joining: bool = False
+    before: Field | None = None
+
+    def begun(self) -> Field:
+        """The field as an utterance begins."""
+        bounded = self._bounded()
+        return replace(bounded, before=bounded)
+
+    def word(self, unit: Unit) -> Field:
+        """A word and its automatic mark are written."""
+        mark = f" {unit.mark}" if unit.mark == "—" else unit.mark
+        text = self.text + (" " if self.space and not self.joining else "") + self._cased(unit)
+        return replace(self, text=text + mark, automatic=len(mark), space=True, case="written")
+
+    def command(self, command: Command) -> Field:
+        """A spoken command is carried out."""
+        if command.action is not None:
+            return self._act(command.action)
+        text = self.text[: len(self.text) - self.automatic] if command.mark else self.text
+        if command.space in ("before", "both") and self.space and not self.joining:
+            text += " "
+        after = "inside" if command.mark else "written" if command.text.isspace() else self.case
+        case = "capital" if command.sentence else after
+        space = command.space in ("after", "both")
+        return replace(self, text=text + command.text, automatic=0, space=space, case=case)
+
+    def resumed(self) -> Field:
+        """The field after a pause in which the user may have typed: nothing before it can be deleted."""
+        return Field(space=self.space, case=self.case, every=self.every, joining=self.joining)
+
+    def _act(self, action: Action) -> Field:
+        if action == "scratch":
+            return self._scratched()
+        if action in ("capital", "upper"):
+            return replace(self, case=action)
+        if action == "join":
+            return replace(self, space=False)
+        if action in ("join on", "join off"):
+            return replace(self, joining=action == "join on")
+        return replace(self, every=_EVERY[action])
+
+    def _scratched(self) -> Field:
+        earlier = self.before
+        while earlier is not None and earlier.text == self.text:  # that utterance typed nothing, or is scratched
+            earlier = earlier.before
+        return self if earlier is None else replace(earlier, before=earlier)
+
+    def _cased(self, unit: Unit) -> str:
+        text = unit.text
+        case = self.every if self.case == "written" or self.every == "upper" else self.case
+        if case == "upper":
+            return text.upper()
+        if case == "capital":
+            return text[:1].upper() + text[1:]
+        pronoun = text.partition("'")[0] == "I"
+        if case == "inside" and unit.begins and text[1:] == text[1:].lower() and not pronoun:
+            return text[:1].lower() + text[1:]
+        return text
+
+    def _bounded(self) -> Field:
+        """Without the oldest text and utterances, if there is much of them."""
+        depth, earlier = 0, self.before
+        while earlier is not None:
+            depth, earlier = depth + 1, earlier.before
+        if len(self.text) < 2 * KEPT_CHARACTERS and depth < 2 * KEPT_UTTERANCES:
+            return self
+        return self._cut(max(0, len(self.text) - KEPT_CHARACTERS), KEPT_UTTERANCES)
+
+    def _cut(self, characters: int, utterances: int) -> Field:
+        """Without the first `characters`, and with at most so many `utterances` before it."""
+        earlier = self.before
+        if earlier is not None:
+            forgotten = utterances == 0 or len(earlier.text) < characters
+            earlier = None if forgotten else earlier._cut(characters, utterances - 1)
+        return replace(self, text=self.text[characters:], before=earlier)
