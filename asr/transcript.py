@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,15 @@ class Transcript:
     def text(self) -> str:
         """The whole text on one line."""
         return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def spoken(self) -> str:
+        """The whole text on one line as it was recognised: words in lower case, without marks."""
+        return " ".join(segment.spoken for segment in self.segments if segment.spoken)
+
+    def as_spoken(self) -> Transcript:
+        """This transcript with all text and words as they were recognised."""
+        return replace(self, segments=tuple(segment.as_spoken() for segment in self.segments))
 
     @property
     def words(self) -> tuple[Word, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from asr.errors import DataError
@@ -12,11 +13,16 @@ __all__ = ["read", "to_dict"]
 
 
 def to_dict(transcript: TimedText) -> dict[str, Any]:
-    """The transcript as values that `json.dumps` takes; times in seconds, to the millisecond."""
+    """The transcript as values that `json.dumps` takes; times in seconds, to the millisecond.
+
+    Where the text is written, `spoken` and, in segments, `spoken_words` hold it as it was recognised.
+    """
+    written = any(segment.spoken_text is not None for segment in transcript.segments)
     return {
         "source": transcript.source,
         "duration_seconds": round(transcript.duration_seconds, 3),
         "text": transcript.text,
+        **({"spoken": transcript.spoken} if written else {}),
         "segments": [_segment_fields(segment) for segment in transcript.segments],
     }
 
@@ -36,36 +42,51 @@ def read(root: object) -> tuple[str, float, tuple[Segment, ...]]:
 
 
 def _segment_fields(segment: Segment) -> dict[str, object]:
-    words = [
+    spoken: dict[str, object] = {}
+    if segment.spoken_text is not None:
+        spoken = {"spoken": segment.spoken_text, "spoken_words": _word_fields(segment.spoken_words)}
+    return {
+        "start": round(segment.start_seconds, 3),
+        "end": round(segment.end_seconds, 3),
+        "text": segment.text,
+        "score": segment.score,
+        "words": _word_fields(segment.words),
+        "alternatives": [{"text": other.text, "score": other.score} for other in segment.alternatives],
+        **spoken,
+    }
+
+
+def _word_fields(words: Sequence[Word]) -> list[dict[str, object]]:
+    return [
         {
             "text": word.text,
             "start": round(word.start_seconds, 3),
             "end": round(word.end_seconds, 3),
             "confidence": word.confidence,
         }
-        for word in segment.words
+        for word in words
     ]
-    return {
-        "start": round(segment.start_seconds, 3),
-        "end": round(segment.end_seconds, 3),
-        "text": segment.text,
-        "score": segment.score,
-        "words": words,
-        "alternatives": [{"text": other.text, "score": other.score} for other in segment.alternatives],
-    }
 
 
 def _read_segment(item: object, where: str) -> Segment:
-    words = enumerate(_field(item, "words", list, where))
+    # Files of earlier versions have neither; data sets of rows have null where the text is as it was recognised.
+    written = isinstance(item, dict) and item.get("spoken") is not None
     alternatives = enumerate(_field(item, "alternatives", list, where))
     return Segment(
         text=_field(item, "text", str, where),
         start_seconds=_number(item, "start", where),
         end_seconds=_number(item, "end", where),
         score=_number(item, "score", where),
-        words=tuple(_read_word(word, f"{where}.words[{index}]") for index, word in words),
+        words=_read_words(item, "words", where),
         alternatives=tuple(_read_alternative(other, f"{where}.alternatives[{index}]") for index, other in alternatives),
+        spoken_text=_field(item, "spoken", str, where) if written else None,
+        spoken_words=_read_words(item, "spoken_words", where) if written else (),
     )
+
+
+def _read_words(item: object, key: str, where: str) -> tuple[Word, ...]:
+    words = enumerate(_field(item, key, list, where))
+    return tuple(_read_word(word, f"{where}.{key}[{index}]") for index, word in words)
 
 
 def _read_word(item: object, where: str) -> Word:

@@ -2,6 +2,7 @@
 
 A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`. It
 is null, or says why there is no transcript (the other fields are null) or why it is incomplete (`keep_damaged`).
+Where the text is written, `spoken` holds it as it was recognised; elsewhere it is missing, in Parquet null.
 `source` is the absolute path. The rows themselves tell what is done, so an interrupted run can be resumed.
 """
 
@@ -221,9 +222,10 @@ def _schema(arrow: Any) -> pyarrow.Schema:
     words = arrow.list_(arrow.struct([("text", text), ("start", number), ("end", number), ("confidence", number)]))
     alternatives = arrow.list_(arrow.struct([("text", text), ("score", number)]))
     segment = [("start", number), ("end", number), ("text", text), ("score", number)]
-    segments = arrow.list_(arrow.struct([*segment, ("words", words), ("alternatives", alternatives)]))
-    names = [("source", text), ("duration_seconds", number), ("text", text), ("segments", segments), ("error", text)]
-    return arrow.schema(names)
+    spoken = [("spoken", text), ("spoken_words", words)]
+    segments = arrow.list_(arrow.struct([*segment, ("words", words), ("alternatives", alternatives), *spoken]))
+    names = [("source", text), ("duration_seconds", number), ("text", text), ("spoken", text), ("segments", segments)]
+    return arrow.schema([*names, ("error", text)])
 
 
 def _valid(text: str) -> str:

@@ -154,14 +154,23 @@ def _milliseconds(seconds: float, transcript: TimedText) -> int:
 
 
 def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) -> list[_Timed]:
-    """The words of a segment's text, timed by `words` if they match it, else by their share of the characters."""
+    """The words of a segment's text, timed by `words` if they match it, else by their share of the characters.
+
+    A written word with spaces, "3:30 p.m.", is several words here, which share its time.
+    """
     words = segment.text.split()
     start_ms = _milliseconds(segment.start_seconds, transcript)
     end_ms = _milliseconds(segment.end_seconds, transcript)
-    if len(segment.words) == len(words):
+    parts_of = [word.text.split() for word in segment.words]
+    if sum(map(len, parts_of)) == len(words):
         spans = [
-            (_milliseconds(word.start_seconds, transcript), _milliseconds(word.end_seconds, transcript))
-            for word in segment.words
+            span
+            for word, parts in zip(segment.words, parts_of, strict=True)
+            for span in _share(
+                _milliseconds(word.start_seconds, transcript),
+                _milliseconds(word.end_seconds, transcript),
+                [len(part) for part in parts],
+            )
         ]
     else:
         spans = _share(start_ms, end_ms, [len(word) + 1 for word in words])

@@ -38,12 +38,16 @@ class Segment:
     """A stretch of speech between two pauses.
 
     Args:
-        text: what was said.
+        text: what was said, as it is written or, in the spoken style, as it was recognised.
         start_seconds: when the segment starts, on the clock of the source.
         end_seconds: when it ends.
         score: the search's total log score; higher is better.
-        words: its words in order; empty unless word times were asked for.
-        alternatives: the best hypotheses, best first, `text` included; empty unless `nbest` is above 1.
+        words: the words of `text` in order; empty unless word times were asked for. A written word such as "25" has the
+            time of all the words that it was made from, and their lowest confidence.
+        alternatives: the best hypotheses, best first, the chosen one included, all of them as they were recognised;
+            empty unless `nbest` is above 1.
+        spoken_text: the words as they were recognised, where `text` is written differently; else None.
+        spoken_words: the words of `spoken_text`, like `words`.
     """
 
     text: str
@@ -52,15 +56,36 @@ class Segment:
     score: float
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    spoken_text: str | None = None
+    spoken_words: tuple[Word, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        """The text as it was recognised: words in lower case, without marks."""
+        return self.text if self.spoken_text is None else self.spoken_text
+
+    def as_spoken(self) -> Segment:
+        """This segment with text and words as they were recognised."""
+        if self.spoken_text is None:
+            return self
+        return replace(self, text=self.spoken_text, words=self.spoken_words, spoken_text=None, spoken_words=())
 
     def shifted(self, seconds: float) -> Segment:
         """This segment with `seconds` added to all its times."""
-        words = tuple(
-            replace(w, start_seconds=w.start_seconds + seconds, end_seconds=w.end_seconds + seconds) for w in self.words
-        )
         return replace(
-            self, start_seconds=self.start_seconds + seconds, end_seconds=self.end_seconds + seconds, words=words
+            self,
+            start_seconds=self.start_seconds + seconds,
+            end_seconds=self.end_seconds + seconds,
+            words=_shifted(self.words, seconds),
+            spoken_words=_shifted(self.spoken_words, seconds),
         )
+
+
+def _shifted(words: tuple[Word, ...], seconds: float) -> tuple[Word, ...]:
+    return tuple(
+        replace(word, start_seconds=word.start_seconds + seconds, end_seconds=word.end_seconds + seconds)
+        for word in words
+    )
 
 
 class TimedText(Protocol):
@@ -81,3 +106,7 @@ class TimedText(Protocol):
     @property
     def text(self) -> str:
         """The whole text on one line."""
+
+    @property
+    def spoken(self) -> str:
+        """The same as it was recognised."""

@@ -15,7 +15,7 @@ from asr.archive.batch import run
 from asr.errors import AudioError, ConfigError, DataError
 from asr.output.rows import Rows, open_rows
 from asr.terminal import Progress
-from asr.transcript import read_json
+from asr.transcript import Segment, Transcript, Word, read_json
 from tests.support.archive import OPTIONS, RESUME, files
 from tests.support.commands import Stub, transcript_of
 
@@ -49,6 +49,7 @@ def test_a_row_holds_what_json_does_and_the_absolute_path(path: Path) -> None:
     write(rows, "talks/a.wav")
     rows.close()
     (row,) = read(path)
+    assert row.pop("spoken", None) is None
     assert list(row) == ["source", "duration_seconds", "text", "segments", "error"]
     assert row["source"] == str(Path("talks/a.wav").absolute())
     assert row["error"] is None
@@ -61,9 +62,26 @@ def test_a_row_tells_why_there_is_no_transcript(path: Path) -> None:
     rows = open_rows(path, resume=False)
     rows.fail("/in/bad.wav", AudioError("/in/bad.wav", "is empty"))
     rows.close()
-    assert read(path) == [
-        {"source": "/in/bad.wav", "duration_seconds": None, "text": None, "segments": None, "error": "is empty"}
-    ]
+    (row,) = read(path)
+    assert row.pop("spoken", None) is None
+    assert row == {
+        "source": "/in/bad.wav",
+        "duration_seconds": None,
+        "text": None,
+        "segments": None,
+        "error": "is empty",
+    }
+
+
+def test_a_row_of_written_text_holds_what_was_recognised(path: Path) -> None:
+    words = (Word("twenty", 0.0, 0.5, 0.9), Word("five", 0.5, 1.0, 0.8))
+    written = Segment("25", 0.0, 1.0, -1.0, (Word("25", 0.0, 1.0, 0.8),), (), "twenty five", words)
+    rows = open_rows(path, resume=False)
+    rows.write("a.wav", Transcript("a.wav", 1.0, (written,)))
+    rows.close()
+    (row,) = read(path)
+    assert (row["text"], row["spoken"]) == ("25", "twenty five")
+    assert read_json(json.dumps(row)).segments == (written,)
 
 
 def test_what_has_a_transcript_is_kept_and_what_failed_is_tried_again(path: Path) -> None:
