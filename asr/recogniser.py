@@ -22,10 +22,12 @@ from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
-from asr.search import Hypothesis, search
+from asr.search import Automaton, Hypothesis, search
 from asr.search.alignment import Sound, time_words
+from asr.search.hotwords import spell
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Transcript, Word
+from asr.writing.hotwords import HotwordList, Hotwords
 
 __all__ = ["DTYPES", "Outcome", "Recogniser", "resolve_device"]
 
@@ -43,9 +45,12 @@ class _Decoding:
     segment: SegmentConfig | None
     word_timestamps: bool
     batch_size: int
+    hotwords: Hotwords | None = None
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
+        greedy = self.search.beam_size == 1
+        require(not (greedy and self.hotwords), "search.beam_size", 1, "at least 2 with hotwords")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -135,6 +140,14 @@ class Recogniser:
             self._internal_lm = pack(InternalLm(self.model.decoder))
         return DensityRatio(self._lm, self._internal_lm, search.internal_lm_share)
 
+    def spell(self, hotwords: Hotwords | None) -> Automaton | None:
+        """Hotwords as the search needs them.
+
+        Raises:
+            ConfigError: a phrase has characters that the model cannot spell.
+        """
+        return spell(hotwords, self.tokenizer) if hotwords else None
+
     def _load_lm(self) -> None:
         if self._lm_folder is not None:
             lm = checkpoint.load_lm(self._lm_folder, self.tokenizer)
@@ -150,6 +163,7 @@ class Recogniser:
         word_timestamps: bool = True,
         batch_size: int = 16,
         track: Track = None,
+        hotwords: HotwordList = None,
     ) -> Transcript:
         """Transcribe one source.
 
@@ -165,12 +179,14 @@ class Recogniser:
             word_timestamps: also find when each word was said.
             batch_size: segments decoded together.
             track: which audio track of a file, see `asr.audio.blocks`.
+            hotwords: names and terms to listen for: "Nextcloud, Siobhán:3" with a weight of three for the second, the
+                `Path` of a file with a phrase on each line, or phrases.
 
         Raises:
             AudioError: the source cannot be read, or not to its end.
-            ConfigError: a setting is out of bounds.
+            ConfigError: a setting is out of bounds, or a hotword has characters that the model cannot spell.
         """
-        decoding = self._decoding(search, segment, word_timestamps, batch_size)
+        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords)
         read = blocks(source, sample_rate=sample_rate, track=track)
         (outcome,) = self._run([(source, read)], decoding)
         if outcome.transcript is None:
@@ -188,6 +204,7 @@ class Recogniser:
         batch_size: int = 16,
         progress: Callable[[float], object] | None = None,
         track: Track = None,
+        hotwords: HotwordList = None,
     ) -> Iterator[Segment]:
         """Transcribe a long source, yielding each segment as soon as it is decoded.
 
@@ -195,8 +212,8 @@ class Recogniser:
                 print(segment.text)
 
         Args:
-            source, sample_rate, search, segment, word_timestamps, batch_size, track: as in `transcribe`. A smaller
-                batch yields sooner and takes longer in all.
+            source, sample_rate, search, segment, word_timestamps, batch_size, track, hotwords: as in `transcribe`. A
+                smaller batch yields sooner and takes longer in all.
             progress: called with the seconds of the source that are done, after each batch and at the end.
 
         Yields:
@@ -206,7 +223,7 @@ class Recogniser:
             AudioError: the source cannot be read, or not to its end; the segments before that have been yielded.
             ConfigError: a setting is out of bounds.
         """
-        decoding = self._decoding(search, segment, word_timestamps, batch_size)
+        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords)
         job = Job(source)
         spans = split(job.read(blocks(source, sample_rate=sample_rate, track=track)), segment)
         while batch := list(itertools.islice(spans, batch_size)):
@@ -231,6 +248,7 @@ class Recogniser:
         batch_size: int = 16,
         keep_damaged: bool = False,
         track: Track = None,
+        hotwords: HotwordList = None,
     ) -> Iterator[Outcome]:
         """Transcribe many sources in flat memory, batched together by length.
 
@@ -239,7 +257,7 @@ class Recogniser:
 
         Args:
             sources: as in `transcribe`; arrays have no sample rate and must be at 16 kHz.
-            search, segment, word_timestamps, batch_size, track: as in `transcribe`.
+            search, segment, word_timestamps, batch_size, track, hotwords: as in `transcribe`.
             keep_damaged: also transcribe the readable part of a damaged file.
 
         Yields:
@@ -250,12 +268,19 @@ class Recogniser:
             ConfigError: a setting is out of bounds.
         """
         readers = ((s, blocks(s, keep_damaged=keep_damaged, track=track)) for s in sources)
-        return self._run(readers, self._decoding(search, segment, word_timestamps, batch_size), keep_damaged)
+        return self._run(readers, self._decoding(search, segment, word_timestamps, batch_size, hotwords), keep_damaged)
 
     def _decoding(
-        self, search: SearchConfig | None, segment: SegmentConfig | None, word_timestamps: bool, batch_size: int
+        self,
+        search: SearchConfig | None,
+        segment: SegmentConfig | None,
+        word_timestamps: bool,
+        batch_size: int,
+        hotwords: HotwordList,
     ) -> _Decoding:
-        return _Decoding(search or self.model.config.search, segment, word_timestamps, batch_size)
+        found = Hotwords.of(hotwords)
+        self.spell(found)  # what cannot be spelled is told before any work is done
+        return _Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found)
 
     def _run(
         self,
@@ -303,7 +328,7 @@ class Recogniser:
     def _decode_each(self, waveforms: Sequence[Tensor], decoding: _Decoding) -> list[Segment | Exception]:
         """`decode`, or one by one if the batch fails (out of memory); one that fails alone gives its exception."""
         try:
-            return list(self.decode(waveforms, decoding.search, decoding.word_timestamps))
+            return list(self.decode(waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords))
         except SpellstreamError:  # settings that do not fit the model: wrong for every source
             raise
         except Exception as error:
@@ -312,13 +337,20 @@ class Recogniser:
             return [one for waveform in waveforms for one in self._decode_each([waveform], decoding)]
 
     @torch.inference_mode()
-    def decode(self, waveforms: Sequence[Tensor], config: SearchConfig, word_timestamps: bool) -> list[Segment]:
+    def decode(
+        self,
+        waveforms: Sequence[Tensor],
+        config: SearchConfig,
+        word_timestamps: bool,
+        hotwords: Hotwords | None = None,
+    ) -> list[Segment]:
         """Transcribe one batch of waveforms, each as one segment.
 
         Args:
             waveforms: `(samples,)` at 16 kHz on the CPU, each as long as one segment may be (20 s).
             config: beam size and weights.
             word_timestamps: also find when each word was said.
+            hotwords: names and terms to listen for.
 
         Returns:
             A segment for each waveform, starting at 0 s; its text is empty if nothing was recognised.
@@ -329,7 +361,8 @@ class Recogniser:
             padded = padded.pin_memory().to(self.device, non_blocking=True)
         features, feature_lengths = self.model.features(padded, samples.to(self.device))
         encoded = self.model.encode_features(features, feature_lengths)
-        found = search(self.model, encoded, config, self.language_model(config))
+        lists = [self.spell(hotwords)] * len(waveforms)
+        found = search(self.model, encoded, config, self.language_model(config), lists)
         seconds = [n / SAMPLE_RATE for n in samples.tolist()]
         sounds: Sequence[Sound | None] = [None] * len(found)
         if word_timestamps:

@@ -19,6 +19,7 @@ from asr.config import Context, SearchConfig, require
 from asr.recogniser import Recogniser
 from asr.search import Hypothesis
 from asr.transcript import Alternative
+from asr.writing.hotwords import HotwordList, Hotwords
 from streaming.chunk_encoder import ChunkEncoder
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
@@ -113,9 +114,20 @@ class Engine:
         """Audio needed for the first frames: a chunk, the lookahead and the rest of the features' window."""
         return self.encoder.latency_ms
 
-    def start(self) -> Session:
-        """The state of a new stream."""
-        return Session(torch.zeros(0), 0, SpeechState.start(1, self.device), EndpointState())
+    def start(self, hotwords: HotwordList = None) -> Session:
+        """The state of a new stream.
+
+        Args:
+            hotwords: names and terms to listen for, as in `Recogniser.transcribe`; each stream may have its own.
+
+        Raises:
+            ConfigError: a hotword is wrong, or has characters that the model cannot spell.
+        """
+        found = Hotwords.of(hotwords)
+        greedy = 1 in (self.partial.beam_size, self.final.beam_size)
+        require(not (greedy and found), "beam_size", 1, "at least 2 with hotwords")
+        fresh = Session(torch.zeros(0), 0, SpeechState.start(1, self.device), EndpointState())
+        return replace(fresh, hotwords=found, automaton=self.recogniser.spell(found))
 
     @torch.inference_mode()
     def step(
@@ -188,7 +200,8 @@ class Engine:
         encoded = batch_frames([s.encoder_out for s in segments])
         committed, policy = [s.committed for s in segments], self.config.policy
 
-        found = [best for best, *_ in self.search.find(encoded, committed, self.partial)]
+        lists = [now[i].automaton for i in rows]
+        found = [best for best, *_ in self.search.find(encoded, committed, self.partial, lists)]
         peaks = self.search.attention_peaks(encoded, committed, found) if policy.kind == "attention" else None
         words = self.search.time(encoded, segments, found, peaks)
 
@@ -197,7 +210,7 @@ class Engine:
             committable(found_words, segment.tentative, len(segment.encoder_out), frame_ms, policy)
             for found_words, segment in zip(words, segments, strict=True)
         ]
-        after = self.search.commit(encoded, segments, found, words, counts)
+        after = self.search.commit(encoded, segments, found, words, counts, lists)
 
         for row, (i, before) in enumerate(zip(rows, segments, strict=True)):
             rest = words[row][counts[row] :]
@@ -215,7 +228,7 @@ class Engine:
         frames = [max(round(s.samples / self.frame_samples), s.committed_frames) - s.released for s in segments]
         encoded = batch_frames([s.encoder_out[:n] for s, n in zip(segments, frames, strict=True)])
 
-        found = self.search.find(encoded, committed, self.final)
+        found = self.search.find(encoded, committed, self.final, [now[i].automaton for i in rows])
         words = self.search.time(encoded, segments, [best for best, *_ in found])
 
         for i, segment, nbest, rest in zip(rows, segments, found, words, strict=True):

@@ -15,6 +15,7 @@ import asr
 from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
 from asr.recogniser import Recogniser
+from asr.writing.hotwords import HotwordList
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event
 from streaming.sources import AudioSource, Microphone
@@ -31,6 +32,7 @@ def listen(
     model: str | Recogniser = "default",
     device: str = "auto",
     config: StreamConfig | None = None,
+    hotwords: HotwordList = None,
 ) -> Generator[Event, None, None]:
     """Recognise speech while it is spoken.
 
@@ -47,6 +49,7 @@ def listen(
         model: a shipped model's name, a checkpoint folder, or a loaded recogniser.
         device: where to load the model: "auto", "cpu" or "cuda".
         config: endpoint rules, commit policy and search; None: `StreamConfig()`.
+        hotwords: names and terms to listen for, as "Nextcloud, Siobhán:3"; see `Recogniser.transcribe`.
 
     Yields:
         `Partial` and `Final` events, in order. Their times are seconds from the start of the source.
@@ -54,14 +57,14 @@ def listen(
     Raises:
         AudioError: a chunk of the source is NaN, infinite or of the wrong type, or a file cannot be read.
         CheckpointError: there is no such model, or it is broken.
-        ConfigError: settings contradict the model.
+        ConfigError: settings contradict the model, or it cannot spell a hotword.
         DependencyError: PortAudio is not installed.
         DeviceError: there is no microphone, or it cannot be opened; or no such compute device.
         SourceError: the microphone went away.
     """
     with Microphone() if source is None else source as opened:
         recogniser = model if isinstance(model, Recogniser) else asr.load(model, device)
-        yield from Listener(Engine(recogniser, config), opened)
+        yield from Listener(Engine(recogniser, config), opened, hotwords=hotwords)
 
 
 async def alisten(
@@ -70,6 +73,7 @@ async def alisten(
     model: str | Recogniser = "default",
     device: str = "auto",
     config: StreamConfig | None = None,
+    hotwords: HotwordList = None,
 ) -> AsyncGenerator[Event, None]:
     """`listen` for asyncio: it computes in a thread. When it is cancelled or closed, it closes the source.
 
@@ -79,7 +83,7 @@ async def alisten(
     Arguments, events and errors are those of `listen`.
     """
     opened: AudioSource = Microphone() if source is None else source
-    events = listen(opened, model=model, device=device, config=config)
+    events = listen(opened, model=model, device=device, config=config, hotwords=hotwords)
     loop = asyncio.get_running_loop()
     thread = ThreadPoolExecutor(1, "spellstream-listen")
 
@@ -103,6 +107,7 @@ class Listener:
     Args:
         engine: the engine; the listener is one session of it.
         source: the source, which is closed at the end.
+        hotwords: names and terms to listen for.
         heard: called with each chunk before it is recognised.
         notify: called with one line when audio was dropped; None: the line is logged as a warning.
     """
@@ -112,6 +117,7 @@ class Listener:
         engine: Engine,
         source: AudioSource,
         *,
+        hotwords: HotwordList = None,
         heard: Callable[[Tensor], None] | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
@@ -120,7 +126,7 @@ class Listener:
         self.compute_seconds = 0.0  # spent on it
         self._heard = heard or (lambda chunk: None)
         self._notify = notify or _LOG.warning
-        self._session = engine.start()
+        self._session = engine.start(hotwords)
         self._reported_seconds, self._reported_overflows = 0.0, 0
         self._report_after = -1.0
 

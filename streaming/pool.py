@@ -17,6 +17,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.config import require
 from asr.errors import SpellstreamError
+from asr.writing.hotwords import HotwordList
 from streaming.engine import Engine
 from streaming.events import Event
 from streaming.session import Session, check_chunk
@@ -104,16 +105,17 @@ class SessionPool:
         """Whether there is work for a step."""
         return any(s.waiting_samples or s.gap_samples or s.ending for s in self._streams.values())
 
-    def open(self) -> int:
-        """Admit a stream and return its id, which is never used again.
+    def open(self, hotwords: HotwordList = None) -> int:
+        """Admit a stream, perhaps with hotwords of its own, and return its id, which is never used again.
 
         Raises:
+            ConfigError: a hotword is wrong, or has characters that the model cannot spell.
             PoolFullError: `max_sessions` are open.
         """
         if len(self._streams) >= self.max_sessions:
             raise PoolFullError(f"{len(self._streams)} sessions are open: the maximum is {self.max_sessions}")
         session_id = next(self._ids)
-        self._streams[session_id] = _Stream(self.engine.start())
+        self._streams[session_id] = _Stream(self.engine.start(hotwords))
         return session_id
 
     def push(self, session_id: int, waveform: Tensor) -> int:

@@ -14,7 +14,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Hypothesis, Prefix, beam_search
+from asr.search import Automaton, Hypothesis, Prefix, beam_search
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -52,9 +52,16 @@ class SegmentSearch:
         lm = self.lm.initial_state(1) if self.lm else None
         return Committed((), (), 0.0, self.model.decoder.initial_state(memory), 0, lm)
 
-    def find(self, encoded: Encoded, committed: Sequence[Committed], config: SearchConfig) -> list[list[Hypothesis]]:
+    def find(
+        self,
+        encoded: Encoded,
+        committed: Sequence[Committed],
+        config: SearchConfig,
+        hotwords: Sequence[Automaton | None] = (),
+    ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first."""
-        return beam_search(self.model, encoded, config, self.lm, self._prefix(committed, encoded))
+        prefix = self._prefix(committed, encoded)._replace(hotwords=[c.hotwords for c in committed])
+        return beam_search(self.model, encoded, config, self.lm, prefix, hotwords)
 
     def time(
         self,
@@ -91,6 +98,7 @@ class SegmentSearch:
         found: Sequence[Hypothesis],
         words: Sequence[Sequence[TimedWord]],
         counts: Sequence[int],
+        hotwords: Sequence[Automaton | None] = (),
     ) -> list[OpenSegment]:
         """The segments with the first `counts` of their `words` committed."""
         after = list(segments)
@@ -106,8 +114,10 @@ class SegmentSearch:
         keep_frames = round(_KEEP_SECONDS / seconds)
         for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
             decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
-            new = words[row][: counts[row]]
-            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place])
+            new, automaton = words[row][: counts[row]], hotwords[row] if hotwords else None
+            read = [*committed[place].tokens[-1:], *tokens[:-1]]
+            node = automaton.walk(committed[place].hotwords, read) if automaton else 0
+            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place], node)
         return after
 
     def _trace(

@@ -16,6 +16,8 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechState
 from asr.errors import AudioError
+from asr.search import Automaton
+from asr.writing.hotwords import Hotwords
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 from streaming.open_segment import OpenSegment
 
@@ -42,6 +44,8 @@ class Session:
     endpoint: EndpointState
     latest: tuple[HeardWindow, ...] = ()  # the padding while waiting; else the end of the segment, where it may be cut
     segment: OpenSegment | None = None
+    hotwords: Hotwords | None = None
+    automaton: Automaton | None = None  # of the hotwords
 
     @property
     def heard_seconds(self) -> float:
@@ -78,13 +82,13 @@ class Session:
         window = self.unread[:WINDOW_SAMPLES].clone()  # a view would keep the whole chunk in memory
         endpoint, decision = advance(self.endpoint, probability, config)
         keep = config.held_windows if decision is Decision.WAIT else max(_TAIL_WINDOWS, config.held_windows + 1)
-        heard = Session(
+        heard = replace(
+            self,
             unread=self.unread[WINDOW_SAMPLES:],
             read_samples=self.read_samples + len(window),
             speech=speech,
             endpoint=endpoint,
             latest=_last((*self.latest, HeardWindow(window, probability)), keep),
-            segment=self.segment,
         )
         if decision is Decision.BEGIN:
             return heard.begin(fresh)

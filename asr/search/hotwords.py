@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from asr.search.scorers import View
 from asr.text.tokenizer import EOS, WORD_START, Tokenizer
 from asr.writing.hotwords import Hotwords
 
-__all__ = ["Automaton", "HotwordScorer"]
+__all__ = ["Automaton", "HotwordScorer", "spell"]
 
 MAX_NODES = 500_000  # characters of all phrases together, those of a common beginning counted once
 
@@ -210,6 +210,12 @@ class Automaton:
             else:
                 node = int(self.root_targets[token]) if self.begins[token] else 0
         return node
+
+
+@lru_cache(maxsize=8)
+def spell(hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
+    """`Automaton.build`; the latest lists are kept for the next call."""
+    return Automaton.build(hotwords, tokenizer)
 
 
 def _spelled(hotwords: Hotwords, tokenizer: Tokenizer) -> dict[str, _Bonus]:

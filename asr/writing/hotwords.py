@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 from asr.config import require
 from asr.errors import ConfigError
@@ -16,7 +17,10 @@ from asr.text.normalise import fold
 from asr.writing.parts import Form
 from asr.writing.spoken_forms import spoken_forms
 
-__all__ = ["MAX_CHARACTERS", "MAX_PHRASES", "MAX_WEIGHT", "Hotwords", "Phrase"]
+__all__ = ["MAX_CHARACTERS", "MAX_PHRASES", "MAX_WEIGHT", "HotwordList", "Hotwords", "Phrase"]
+
+# What callers may give: a list as text, a file, or phrases, each with an optional `:weight`.
+HotwordList: TypeAlias = "Hotwords | str | Path | Iterable[str] | None"
 
 MAX_PHRASES = 10_000
 MAX_CHARACTERS = 100  # of a phrase
@@ -86,7 +90,7 @@ class Hotwords:
         object.__setattr__(self, "phrases", tuple(merged.values()))
 
     @classmethod
-    def of(cls, value: Hotwords | str | Path | Iterable[str] | None) -> Hotwords | None:
+    def of(cls, value: HotwordList) -> Hotwords | None:
         """Hotwords from whatever a caller gives: a list as text, a file, or phrases; None where there is no phrase."""
         if value is None or isinstance(value, Hotwords):
             found = value
