@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Outcome
     from asr.transcript import Transcript
+    from asr.writing.hotwords import Hotwords
 
 __all__ = ["Options", "Totals", "Transcriber", "report_missing", "run"]
 
@@ -34,6 +35,7 @@ class Transcriber(Protocol):
         batch_size: int,
         keep_damaged: bool,
         track: Track,
+        hotwords: Hotwords | None,
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`."""
 
@@ -66,6 +68,7 @@ class Options:
         keep_damaged: write the readable part of a damaged file, which still counts as failed.
         segment: where audio is cut; the defaults if None.
         track: which audio track of each file: its number from 1 on, or its language; None: the English one, if any.
+        hotwords: names and terms to listen for.
     """
 
     search: SearchConfig
@@ -75,6 +78,7 @@ class Options:
     keep_damaged: bool = False
     segment: SegmentConfig | None = None
     track: Track = None
+    hotwords: Hotwords | None = None
 
 
 def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) -> list[str]:
@@ -126,6 +130,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
         batch_size=options.batch_size,
         keep_damaged=options.keep_damaged,
         track=options.track,
+        hotwords=options.hotwords,
     )
     try:
         for source, transcript, error in outcomes:

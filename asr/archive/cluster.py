@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asr.audio import Track
     from asr.audio.segment import SegmentConfig
     from asr.recogniser import Outcome
+    from asr.writing.hotwords import Hotwords
 
 __all__ = ["Cluster", "Setup", "tasks"]
 
@@ -97,6 +98,7 @@ class Cluster:
         batch_size: int = 16,
         keep_damaged: bool = False,
         track: Track = None,
+        hotwords: Hotwords | None = None,
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`; a source that is named twice is transcribed once.
 
@@ -120,6 +122,7 @@ class Cluster:
             "batch_size": batch_size,
             "keep_damaged": keep_damaged,
             "track": track,
+            "hotwords": hotwords,
         }
         configure_data(self.engines)
         rows = (

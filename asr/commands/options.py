@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from asr.audio.segment import SegmentConfig
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
+    from asr.writing.hotwords import Hotwords
 
 __all__ = [
     "DeviceName",
     "DtypeName",
+    "HotwordsOption",
     "ModelOptions",
     "SearchOptions",
     "SegmentOptions",
     "extra",
+    "hotwords_given",
     "load",
+    "spell",
     "track_option",
     "usage",
 ]
@@ -68,6 +72,15 @@ CtcWeight = Annotated[
 ]
 LmWeight = Annotated[
     float | None, typer.Option(min=0, help="Weight of the language model; 0 turns it off.", rich_help_panel=_SEARCH)
+]
+HotwordsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--hotwords",
+        metavar="LIST|FILE",
+        help="Names and terms to listen for: 'Nextcloud, Siobhán:3' (3: its weight), or a file with one on each line.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
 _SEGMENTS = "Segments"
 MinSilenceMs = Annotated[
@@ -161,6 +174,26 @@ def usage(option: str | None = None) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def hotwords_given(value: str | None) -> Hotwords | None:
+    """The list that `--hotwords` gives.
+
+    Raises:
+        typer.BadParameter: it cannot be read, or a hotword is wrong.
+    """
+    from asr.writing.hotwords import Hotwords
+
+    with usage("--hotwords"):
+        return Hotwords.given(value)
+
+
+def spell(recogniser: Recogniser, hotwords: Hotwords | None, search: SearchConfig) -> None:
+    """Refuse hotwords that the model cannot spell, or that greedy search cannot use, before any work is done."""
+    if hotwords and search.beam_size == 1:
+        raise typer.BadParameter("greedy search (a beam of 1) does not use it", param_hint="--hotwords")
+    with usage("--hotwords"):
+        recogniser.spell(hotwords)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asr.archive.batch import Transcriber
     from asr.archive.sinks import Destination
     from asr.config import SearchConfig
+    from asr.writing.hotwords import Hotwords
 
 __all__ = ["transcribe"]
 
@@ -242,6 +243,7 @@ def transcribe(
     search: opt.SearchOptions,
     segments: opt.SegmentOptions,
     cluster: ClusterOptions,
+    hotwords: opt.HotwordsOption = None,
     dtype: opt.Dtype = opt.DtypeName.float32,
     batch_size: opt.BatchSize = 16,
     quiet: opt.Quiet = False,
@@ -258,6 +260,7 @@ def transcribe(
       spellstream transcribe talk.mp4 -o talk.srt
       spellstream transcribe movies --beside --format srt
       spellstream transcribe recordings --output-dir texts --resume
+      spellstream transcribe meeting.wav --hotwords "Nextcloud, Siobhán:3"
       arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
       spellstream transcribe archive --ray auto --output archive.parquet --resume
     """
@@ -267,6 +270,7 @@ def transcribe(
     cluster.check(sources)
     destination = out.destination(sources, subtitles)
     content.check(destination.formats)
+    words = opt.hotwords_given(hotwords)
     show = not quiet and sys.stderr.isatty() and not (out.to_stdout and sys.stdout.isatty())
     report = not quiet and cluster.ray is not None
 
@@ -285,12 +289,16 @@ def transcribe(
                 loading(f"the model {model.model}")
             segment = segments.settings()
             with opt.extra("ray"):
-                transcriber, config = opened.enter_context(_transcriber(cluster, model, search, dtype, content.nbest))
+                transcriber, config = opened.enter_context(
+                    _transcriber(cluster, model, search, dtype, content.nbest, words)
+                )
 
             total = sum(1 for _ in find(there)) if show or report else 0
             progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
             timed = content.timed(destination.formats)
-            options = batch.Options(config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track)
+            options = batch.Options(
+                config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track, words
+            )
             totals += batch.run(transcriber, there, sink, options, progress)
             if report:
                 say(progress.summary())
@@ -302,17 +310,25 @@ def transcribe(
 
 @contextlib.contextmanager
 def _transcriber(
-    cluster: ClusterOptions, model: opt.ModelOptions, search: opt.SearchOptions, dtype: opt.DtypeName, nbest: int
+    cluster: ClusterOptions,
+    model: opt.ModelOptions,
+    search: opt.SearchOptions,
+    dtype: opt.DtypeName,
+    nbest: int,
+    hotwords: Hotwords | None,
 ) -> Iterator[tuple[Transcriber, SearchConfig]]:
     """The recogniser, or as many of them as a cluster has room for, and the search settings."""
     if cluster.ray is None:
-        yield opt.load(model, search, dtype=dtype, nbest=nbest)
+        recogniser, config = opt.load(model, search, dtype=dtype, nbest=nbest)
+        opt.spell(recogniser, hotwords, config)
+        yield recogniser, config
         return
     from asr.archive.cluster import Cluster, Setup
     from asr.files import absolute
 
     # The model is loaded here only to check it and the settings before engines are started.
-    _, config = opt.load(replace(model, device=opt.DeviceName.cpu), search, dtype=dtype, nbest=nbest)
+    checked, config = opt.load(replace(model, device=opt.DeviceName.cpu), search, dtype=dtype, nbest=nbest)
+    opt.spell(checked, hotwords, config)
     folder = absolute(model.model) if Path(model.model).is_dir() else model.model
     lm = absolute(str(model.lm)) if model.lm else None
     setup = Setup(folder, model.device.value, dtype.value, lm, model.threads or 1)

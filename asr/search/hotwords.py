@@ -24,9 +24,9 @@ from torch import Tensor
 from asr.errors import ConfigError
 from asr.search.scorers import View
 from asr.text.tokenizer import EOS, WORD_START, Tokenizer
-from asr.writing.hotwords import Hotwords
+from asr.writing.hotwords import Hotwords, Phrase
 
-__all__ = ["Automaton", "HotwordScorer", "spell"]
+__all__ = ["Automaton", "HotwordScorer", "check_spelling", "spell"]
 
 MAX_NODES = 500_000  # characters of all phrases together, those of a common beginning counted once
 
@@ -218,19 +218,34 @@ def spell(hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
     return Automaton.build(hotwords, tokenizer)
 
 
+def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
+    """Refuse a phrase that the tokens of a model cannot spell.
+
+    Raises:
+        ConfigError: names the phrase and the characters.
+    """
+    known = _alphabet(tokenizer)
+    for said in phrase.spoken:
+        if unknown := sorted(set(said) - known - {" "}):
+            raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
+
+
+@lru_cache(maxsize=8)
+def _alphabet(tokenizer: Tokenizer) -> frozenset[str]:
+    return frozenset(character for token in range(EOS + 1, len(tokenizer)) for character in tokenizer.piece(token))
+
+
 def _spelled(hotwords: Hotwords, tokenizer: Tokenizer) -> dict[str, _Bonus]:
     """Spoken forms of the phrases as the characters of tokens, and the same with 's, which adds nothing.
 
     Raises:
         ConfigError: names the first phrase that cannot be spelled, and its characters.
     """
-    known = {character for token in range(EOS + 1, len(tokenizer)) for character in tokenizer.piece(token)}
-    endings = ("", "'s") if {"'", "s"} <= known else ("",)
+    endings = ("", "'s") if {"'", "s"} <= _alphabet(tokenizer) else ("",)
     spelled: dict[str, _Bonus] = {}
     for phrase in hotwords.phrases:
+        check_spelling(phrase, tokenizer)
         for said in phrase.spoken:
-            if unknown := sorted(set(said) - known - {" "}):
-                raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
             bonus = _Bonus(phrase.weight, len(said) - said.count(" "))
             for ending in endings:
                 text = f"{WORD_START}{said.replace(' ', WORD_START)}{ending}"

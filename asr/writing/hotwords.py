@@ -66,7 +66,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Hotwords:
-    """A list of hotwords.
+    """A list of hotwords; `+` joins two.
 
         Hotwords.parse("Nextcloud, Siobhán:3, ACME Corp.")
         Hotwords.read(Path("names.txt"))
@@ -155,6 +155,9 @@ class Hotwords:
         except OSError:
             is_file = False
         return cls.of(path if path is not None and (is_file or looks_like_path) else value)
+
+    def __add__(self, other: Hotwords) -> Hotwords:
+        return Hotwords(self.phrases + other.phrases)
 
     @property
     def lookahead_words(self) -> int:

@@ -25,6 +25,7 @@ from streaming.commands.options import StreamOptions, make_engine
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from asr.writing.hotwords import Hotwords
     from streaming.commands.display import LiveStatistics, LiveView
     from streaming.commands.writers import TranscriptWriter
     from streaming.engine import Engine
@@ -48,6 +49,7 @@ def listen(
     streams: StreamOptions,
     outputs: opt.OutputOptions,
     lm_weight: shared.LmWeight = None,
+    hotwords: shared.HotwordsOption = None,
 ) -> None:
     """Turn speech into text while it is spoken.
 
@@ -57,7 +59,7 @@ def listen(
     Examples:
       spellstream listen
       spellstream listen --input-device usb --sample-rate 48000 --save session.wav
-      spellstream listen --output session.srt
+      spellstream listen --output session.srt --hotwords names.txt
       spellstream listen --file talk.mp4 --speed 0 > talk.txt
       arecord -t raw -f S16_LE -r 16000 | spellstream listen --stdin
       ffmpeg -i rtsp://camera/stream -f s16le -ac 1 -ar 16000 - | spellstream listen --stdin --partials
@@ -67,6 +69,7 @@ def listen(
     source.check()
     outputs.check(source.file)
     source.find()
+    words = shared.hotwords_given(hotwords)
     say(f"loading the model {model.model}")  # before the imports, which take seconds
 
     config = streams.config()
@@ -74,8 +77,8 @@ def listen(
 
     statistics = LiveStatistics()
     with source.open() as opened:  # before the model is loaded, so that audio of that time is not lost
-        engine = make_engine(model, lm_weight, streams, config)
-        _run(engine, opened, statistics, outputs)
+        engine = make_engine(model, lm_weight, streams, config, words)
+        _run(engine, opened, statistics, outputs, words)
 
 
 def _advice(arguments: list[str]) -> str:
@@ -84,7 +87,13 @@ def _advice(arguments: list[str]) -> str:
     return f"unexpected argument {names}: write listen --file {shlex.quote(arguments[0])}, or transcribe {names}"
 
 
-def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs: opt.OutputOptions) -> None:
+def _run(
+    engine: Engine,
+    source: BaseSource,
+    statistics: LiveStatistics,
+    outputs: opt.OutputOptions,
+    hotwords: Hotwords | None,
+) -> None:
     """Listen until the source ends; write and show the events."""
     from asr.audio import SAMPLE_RATE
     from streaming.commands.writers import WavWriter
@@ -100,7 +109,7 @@ def _run(engine: Engine, source: BaseSource, statistics: LiveStatistics, outputs
                 recorder.write(chunk)
             statistics.heard(len(chunk) / SAMPLE_RATE, source.dropped_seconds + source.lost_seconds)
 
-        listener = Listener(engine, source, heard=heard, notify=say)
+        listener = Listener(engine, source, hotwords=hotwords, heard=heard, notify=say)
         say(f"listening to {source.name}; Ctrl-C ends")
         shows = [statistics.show, *(w.show for w in writers), *([view.show] if view else [])]
         try:

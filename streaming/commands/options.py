@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr.commands.options import ModelOptions, SearchOptions, load, usage
+from asr.commands.options import ModelOptions, SearchOptions, load, spell, usage
 
 if TYPE_CHECKING:
+    from asr.writing.hotwords import Hotwords
     from streaming.engine import Engine, StreamConfig
 
 __all__ = ["PolicyName", "StreamOptions", "make_engine"]
@@ -117,7 +118,13 @@ class StreamOptions:
             return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms)
 
 
-def make_engine(model: ModelOptions, lm_weight: float | None, streams: StreamOptions, config: StreamConfig) -> Engine:
+def make_engine(
+    model: ModelOptions,
+    lm_weight: float | None,
+    streams: StreamOptions,
+    config: StreamConfig,
+    hotwords: Hotwords | None = None,
+) -> Engine:
     """Load the model and make an engine of it.
 
     Args:
@@ -125,6 +132,7 @@ def make_engine(model: ModelOptions, lm_weight: float | None, streams: StreamOpt
         lm_weight: weight of the language model; None: the model's own.
         streams: the options whose chunk and lookahead replace the model's own where given.
         config: their `config()`, perhaps with further settings.
+        hotwords: of streams, which are checked against the model.
 
     Raises:
         CheckpointError, DeviceError: the model cannot be loaded.
@@ -133,6 +141,7 @@ def make_engine(model: ModelOptions, lm_weight: float | None, streams: StreamOpt
     from streaming.engine import Engine
 
     recogniser, search = load(model, SearchOptions(lm_weight=lm_weight))
+    spell(recogniser, hotwords, search)
     own = recogniser.model.config.streaming
     with usage():
         context = replace(

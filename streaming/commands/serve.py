@@ -205,6 +205,7 @@ def serve(
     port: Port = 2700,
     language: Language = "en",
     lm_weight: shared.LmWeight = None,
+    hotwords: shared.HotwordsOption = None,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
@@ -239,13 +240,14 @@ def serve(
             grace_seconds=limits.grace_seconds,
             limits=limits.limits(),
             stream=replace(streams.config(), alternatives=alternatives),
+            hotwords=shared.hotwords_given(hotwords),
         )
 
     def engine() -> Engine:
         # The threads of a matrix product wait for each other, and so for one whose core is busy with the network: with
         # a thread on every core, fewer streams fit.
         threads = model.threads or max(1, usable_cores() - 1)
-        return make_engine(replace(model, threads=threads), lm_weight, streams, config.stream)
+        return make_engine(replace(model, threads=threads), lm_weight, streams, config.stream, config.hotwords)
 
     _run(config, engine, log_format.value)
 

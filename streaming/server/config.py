@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr.config import require
+from asr.writing.hotwords import Hotwords
 from streaming.engine import StreamConfig
 
 __all__ = ["ServerConfig", "ServerLimits"]
@@ -29,6 +30,7 @@ class ServerLimits:
     max_upload_seconds: float = 600.0  # time to receive a request's body
     max_stream_seconds: float = 4 * 3600.0  # audio in one stream or file
     max_behind_seconds: float = 10.0  # audio of one stream that waits for the engine
+    max_hotwords: int = 1000  # phrases of one client
     max_events: int = 256  # events of one stream that wait for the client
     idle_seconds: float = 60.0  # a client that sends nothing for this time is dropped
     send_seconds: float = 10.0  # and so is one that reads nothing for this time
@@ -38,6 +40,7 @@ class ServerLimits:
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("max_upload_seconds", "max_stream_seconds", "max_events", "idle_seconds", "send_seconds"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        require(self.max_hotwords >= 0, "max_hotwords", self.max_hotwords, "at least 0")
         require(self.load_share > 0, "load_share", self.load_share, "positive")
         require(self.max_behind_seconds >= 1, "max_behind_seconds", self.max_behind_seconds, "at least 1")
 
@@ -59,6 +62,7 @@ class ServerConfig:
     grace_seconds: float = 10.0  # time for streams to finish when the server is stopped
     limits: ServerLimits = field(default_factory=ServerLimits)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    hotwords: Hotwords | None = None  # of all clients, besides their own
 
     def __post_init__(self) -> None:
         require(0 <= self.port < 65536, "port", self.port, "in 0..65535")

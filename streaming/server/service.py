@@ -6,12 +6,17 @@ engine's thread, `stop` lets open conversations finish, `connections` counts con
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from asr.config import require
+from asr.errors import ConfigError
+from asr.search.hotwords import check_spelling
+from asr.writing.hotwords import Hotwords, Phrase
 from streaming.engine import Engine
 from streaming.server.admission import Admission
 from streaming.server.config import ServerConfig
@@ -79,7 +84,12 @@ class Service:
 
     @asynccontextmanager
     async def stream(
-        self, sample_rate: int = 16_000, *, kind: str = "websocket", live: bool = False
+        self,
+        sample_rate: int = 16_000,
+        *,
+        kind: str = "websocket",
+        live: bool = False,
+        hotwords: Hotwords | None = None,
     ) -> AsyncIterator[Stream]:
         """Open a stream. If it is not finished at the end of the context, it is dropped with its unheard audio.
 
@@ -87,12 +97,14 @@ class Service:
             sample_rate: of the audio that will be pushed, in Hz.
             kind: of client, for metrics and logs.
             live: drop the oldest audio when the engine falls too far behind; otherwise the client has to wait.
+            hotwords: of this stream: what `hotwords` returned; None: those of the server.
 
         Raises:
             OverloadError: there is no room.
             AudioError: the sample rate is out of bounds.
         """
         stream = Stream(sample_rate, kind, live, self.limits, self.worker.wake)
+        stream.hotwords = hotwords or self.config.hotwords
         self.check_room()
         self._streams[stream] = opened = time.monotonic()
         self.metrics.streams.labels(kind).inc()
@@ -110,6 +122,36 @@ class Service:
             facts: dict[str, Any] = {"seconds": time.monotonic() - opened, "audio_seconds": stream.audio_seconds}
             facts |= {"segments": stream.segments, "dropped_seconds": stream.dropped_seconds, "finished": stream.done}
             note(_LOG, "stream closed", kind=kind, **facts)
+
+    async def hotwords(self, phrases: Sequence[str], *, lenient: bool = False) -> Hotwords | None:
+        """A client's hotwords with those of the server, checked and spelled, so that its stream can begin at once.
+
+        Args:
+            phrases: each with an optional `:weight`.
+            lenient: leave out what is wrong, and what is more than `max_hotwords`.
+
+        Raises:
+            ConfigError: there are more than `max_hotwords`, or a phrase is wrong or cannot be spelled.
+        """
+        return await asyncio.to_thread(self._hotwords, phrases, lenient)
+
+    def _hotwords(self, phrases: Sequence[str], lenient: bool) -> Hotwords | None:
+        most = self.limits.max_hotwords
+        require(lenient or len(phrases) <= most, "the number of hotwords", len(phrases), f"at most {most}")
+        fitting = []
+        for phrase in phrases[:most]:
+            try:
+                one = Phrase.parse(phrase)
+                check_spelling(one, self.recogniser.tokenizer)
+                fitting.append(one)
+            except ConfigError:
+                if not lenient:
+                    raise
+        found = Hotwords(tuple(fitting)) if fitting else None
+        if found and self.config.hotwords:
+            found = self.config.hotwords + found
+        self.recogniser.spell(found)
+        return found or self.config.hotwords
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function that uses the model in the engine's thread, between two turns.

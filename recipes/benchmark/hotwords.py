@@ -1,0 +1,221 @@
+"""Hotwords: how many rare words a list brings, and what it costs other words, false alarms and CPU time.
+
+    python -m recipes.benchmark.hotwords --manifest dev.jsonl --text train.txt --limit 140 --hotword-weight 0.4
+
+Recordings are recognised in groups of 16. The list of a group holds the rare words of its references, those outside the
+most frequent of the training text, and distractors: rare words of that text. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from asr.archive.manifest import Utterance, read
+from asr.audio import SAMPLE_RATE
+from asr.text.normalise import fold
+from asr.writing.hotwords import Hotwords
+from recipes.benchmark.origin import Report, origin, report, weights
+from recipes.benchmark.whole_file import pick
+from streaming.engine import Engine, StreamConfig
+from streaming.events import Final
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from asr.recogniser import Recogniser
+
+__all__ = ["Counts", "compare", "frequencies"]
+
+GROUP = 16
+STEP_SECONDS = 0.6
+
+
+@dataclass
+class Counts:
+    """Errors of one way to recognise, apart for rare and other words."""
+
+    name: str
+    rare: int = 0  # in the references
+    found: int = 0  # of them
+    others: int = 0  # words of the references that are not rare
+    errors: int = 0  # of other words: not recognised, or inserted
+    false_alarms: int = 0  # words of the list that were not said
+    seconds: float = 0.0  # of audio
+    cpu_seconds: float = 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.found / max(1, self.rare)
+
+    @property
+    def other_rate(self) -> float:
+        """Errors of other words for each other word."""
+        return self.errors / max(1, self.others)
+
+
+def frequencies(paths: Sequence[Path]) -> Counter[str]:
+    """How often each word occurs in texts, a sentence or paragraph on each line, or in manifests (.jsonl)."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        if path.suffix == ".jsonl":
+            counts.update(word for one in read(path) for word in fold(one.text or "").split())
+        else:
+            with path.open(encoding="utf-8") as lines:
+                counts.update(word for line in lines for word in re.findall(r"[a-z']+", fold(line)))
+    return counts
+
+
+def compare(counts: Counts, reference: str, hypothesis: str, rare: set[str], listed: set[str]) -> None:
+    """Add the words of an utterance: an alignment tells which words of the reference were recognised."""
+    said, heard = reference.split(), hypothesis.split()
+    right, matched = [False] * len(said), [False] * len(heard)
+    for block in SequenceMatcher(None, said, heard, autojunk=False).get_matching_blocks():
+        for i in range(block.size):
+            right[block.a + i] = matched[block.b + i] = True
+    extra = max(0, sum(not m for m in matched) - sum(not r for r in right))
+    for word, recognised in zip(said, right, strict=True):
+        counts.rare += word in rare
+        counts.found += word in rare and recognised
+        counts.others += word not in rare
+        counts.errors += word not in rare and not recognised
+    counts.errors += extra
+    counts.false_alarms += sum(word in listed and not m for word, m in zip(heard, matched, strict=True))
+
+
+def files(recogniser: Recogniser, waveforms: Sequence[Tensor], hotwords: Hotwords | None, weight: float) -> list[str]:
+    """Texts of whole recordings."""
+    search = replace(recogniser.model.config.search, hotword_weight=weight)
+    return [segment.text for segment in recogniser.decode(waveforms, search, False, hotwords)]
+
+
+def streams(engine: Engine, waveforms: Sequence[Tensor], hotwords: Hotwords | None) -> list[str]:
+    """Texts of the recordings as streams, stepped together."""
+    sessions = [engine.start(hotwords) for _ in waveforms]
+    size, texts = round(STEP_SECONDS * SAMPLE_RATE), [""] * len(waveforms)
+    longest = max(map(len, waveforms))
+    for start in range(0, longest, size):
+        last = start + size >= longest
+        sessions, events = engine.step(sessions, [w[start : start + size] for w in waveforms], [last] * len(waveforms))
+        for row, some in enumerate(events):
+            for event in some:
+                if isinstance(event, Final):
+                    texts[row] = f"{texts[row]} {event.text}".strip()
+    return texts
+
+
+def measure(
+    recogniser: Recogniser,
+    clips: Sequence[tuple[Utterance, Tensor]],
+    rare: set[str],
+    distractors: Sequence[str],
+    sizes: Sequence[int],
+    weight: float,
+    kinds: Sequence[str],
+) -> list[Counts]:
+    """Recognise all recordings without a list and with lists of each size, in turn, group by group."""
+    search = replace(recogniser.model.config.search, hotword_weight=weight)
+    engine = Engine(recogniser, StreamConfig(final=search)) if "streams" in kinds else None
+    names = ["no list", *(f"{size} distractors" for size in sizes)]
+    counts = {(kind, name): Counts(f"{kind}, {name}") for kind in kinds for name in names}
+    groups = [clips[start : start + GROUP] for start in range(0, len(clips), GROUP)]
+    for number, group in enumerate(groups):
+        references, waveforms = [fold(one.text or "") for one, _ in group], [waveform for _, waveform in group]
+        said = {word for reference in references for word in reference.split()}
+        for name, size in zip(names, (0, *sizes), strict=True):
+            drawn = random.Random(number).sample(distractors, min(size, len(distractors)))
+            listed = sorted((said & rare) | (set(drawn) - said))
+            for kind in kinds:
+                one, started = counts[kind, name], time.process_time()
+                hotwords = Hotwords.of(listed) if size else None
+                if engine is None or kind == "files":
+                    texts = files(recogniser, waveforms, hotwords, weight)
+                else:
+                    texts = streams(engine, waveforms, hotwords)
+                one.cpu_seconds += time.process_time() - started
+                one.seconds += sum(map(len, waveforms)) / SAMPLE_RATE
+                for reference, text in zip(references, texts, strict=True):
+                    compare(one, reference, fold(text), rare, set(listed))
+        print(f"{number + 1} of {len(groups)} groups", file=sys.stderr)
+    return list(counts.values())
+
+
+def table(measured: Sequence[Counts]) -> Table:
+    """A row for each way to recognise; CPU time also beside that without a list."""
+    from rich.table import Table
+
+    made = Table("", "rare words found", "errors of other words", "false alarms per hour", "CPU s per s", "CPU")
+    plain = {one.name.partition(",")[0]: one for one in measured if one.name.endswith("no list")}
+    for one in measured:
+        base = plain[one.name.partition(",")[0]]
+        made.add_row(
+            one.name,
+            f"{one.found} of {one.rare} ({one.recall:.1%})",
+            f"{one.other_rate:.2%}",
+            f"{one.false_alarms / one.seconds * 3600:.0f}",
+            f"{one.cpu_seconds / one.seconds:.3f}",
+            f"{one.cpu_seconds / base.cpu_seconds:.2f} ×",
+        )
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    return report(lambda: _benchmark(options, arguments), options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.hotwords", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
+    add("--text", type=Path, nargs="+", required=True, help="training text: text files or manifests")
+    add("--limit", type=int, help="measure only so many, spread evenly over the manifest")
+    add("--common", type=int, default=5000, help="most frequent words of the training text, which are not rare")
+    add("--distractors", type=int, nargs="+", default=[100, 1000], help="sizes of the lists")
+    add("--kinds", nargs="+", choices=["files", "streams"], default=["files", "streams"], help="what to measure")
+    add("--hotword-weight", type=float, help="bonus of each letter; the model's own if left out")
+    add("--model", default="default", help="a shipped model's name or a checkpoint folder")
+    add("--device", default="cpu", help="auto, cpu or cuda")
+    add("--threads", type=int, default=1, help="of the CPU")
+    add("--json", action="store_true", help="print JSON in place of the table")
+    return parser
+
+
+def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Report:
+    import asr
+    from asr import audio
+
+    torch.set_num_threads(options.threads)
+    counted = frequencies(options.text)
+    common = {word for word, _ in counted.most_common(options.common)}
+    distractors = sorted(w for w, count in counted.items() if w not in common and count >= 3 and len(w) > 3)
+    recogniser = asr.load(options.model, device=options.device)
+    clips = [(one, audio.load(one.audio)) for one in pick(read(options.manifest), options.limit)]
+    rare = {word for one, _ in clips for word in fold(one.text or "").split()} - common
+    own = recogniser.model.config.search.hotword_weight
+    weight = own if options.hotword_weight is None else options.hotword_weight
+    files(recogniser, [clips[0][1]], None, weight)  # to warm up
+    measured = measure(recogniser, clips, rare, distractors, options.distractors, weight, options.kinds)
+    facts = {
+        **origin("hotwords", arguments, recogniser.device),
+        **weights(recogniser.folder),
+        "search.hotword_weight": str(weight),
+    }
+    return Report({"measured": [vars(one) for one in measured], **facts}, table(measured), facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Streams with hotwords of their own: the promises of the engine hold with lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.errors import ConfigError
+from streaming.engine import Engine, StreamConfig
+from streaming.events import Event
+from streaming.policy import PolicyConfig
+from tests.support.babbler import babbler
+from tests.support.streams import finals, keeps_its_word, listen, rounded
+
+LISTS = ["the hill:3, cat sat", None, "jazz:5, vexing hour, mat", "the hill:3, cat sat"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(babbler(), StreamConfig(policy=PolicyConfig("ctc", 240)))
+
+
+def with_hotwords(
+    engine: Engine, hotwords: Sequence[str | None], streams: Sequence[Sequence[Tensor]]
+) -> list[list[Event]]:
+    """Streams with their lists, stepped together, their ends included."""
+    sessions = [engine.start(one) for one in hotwords]
+    heard: list[list[Event]] = [[] for _ in sessions]
+    for i in range(max(map(len, streams)) + 1):
+        chunks = [stream[i] if i < len(stream) else torch.zeros(0) for stream in streams]
+        sessions, events = engine.step(sessions, chunks, [i >= len(stream) for stream in streams])
+        for row, found in zip(heard, events, strict=True):
+            row += found
+    return heard
+
+
+def test_however_the_audio_is_cut_the_events_are_the_same(engine: Engine, recordings: list[Tensor]) -> None:
+    waveform = recordings[0][:40_000]
+    (whole,) = with_hotwords(engine, LISTS[:1], [[waveform]])
+    assert rounded(whole) != rounded(listen(engine, [waveform]))  # the list does something
+    assert keeps_its_word(whole) > 0
+    for samples in (1_600, 5_123):
+        assert with_hotwords(engine, LISTS[:1], [waveform.split(samples)]) == [whole]
+
+
+def test_others_with_other_lists_never_change_the_answer(engine: Engine, recordings: list[Tensor]) -> None:
+    streams = [recordings[i % 2][4_000 * i : 30_000 + 3_000 * i].split(4_000) for i in range(len(LISTS))]
+    together = with_hotwords(engine, LISTS, streams)
+    for found, hotwords, stream in zip(together, LISTS, streams, strict=True):
+        (alone,) = with_hotwords(engine, [hotwords], [stream])
+        assert rounded(found) == rounded(alone)
+        assert finals(alone)
+
+
+def test_wrong_hotwords_are_refused_before_the_stream_begins(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="hotword '東京': the model cannot spell '京', '東'"):
+        engine.start("cat, 東京")
+    greedy = Engine(babbler(), StreamConfig(partial_beam_size=1))
+    with pytest.raises(ConfigError, match="beam_size is 1: it must be at least 2 with hotwords"):
+        greedy.start(["cat"])
+    assert greedy.start([]).automaton is None
