@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from asr.text.tokenizer import Tokenizer
 
-__all__ = ["register"]
+__all__ = ["progress_bar", "register"]
 
 Texts = Annotated[
     list[str],
@@ -88,7 +88,7 @@ def train_lm(
     place, spelled = resolve_device(device.value), _tokenizer(model, tokenizer)
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
-    with _bar(show) as bar:
+    with progress_bar(show) as bar:
         reading = bar.add_task("tokenise")
         sentences = data.tokenise(
             sources, spelled, output, settings, lambda done, total: bar.update(reading, completed=done, total=total)
@@ -117,7 +117,8 @@ def _tokenizer(model: str, path: Path | None) -> Tokenizer:
     return Tokenizer.load(path or checkpoint.find(model) / "tokenizer.model")
 
 
-def _bar(show: bool) -> Bar:
+def progress_bar(show: bool) -> Bar:
+    """Bars of a run on standard error, with a description and the share done; nothing unless `show`."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

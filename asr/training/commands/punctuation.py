@@ -1,0 +1,96 @@
+"""The command `train-punctuation`, registered by an entry point."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr.commands import options as shared
+from asr.terminal import loading, say
+from asr.training.commands.lm import progress_bar
+
+__all__ = ["register"]
+
+Texts = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TEXT[@N]...",
+        help="Text with marks and capitals, a sentence or paragraph per line. @N: read N times per pass.",
+        show_default=False,
+    ),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="train-punctuation")(train_punctuation)
+
+
+def train_punctuation(
+    text: Texts,
+    output: Output,
+    config: Config = None,
+    max_minutes: MaxMinutes = None,
+    device: shared.Device = shared.DeviceName.auto,
+    threads: shared.Threads = None,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Train a model for punctuation and capitals from written text, or resume a run.
+
+    The end of each text is held out for the F1 of each mark and of capitals. DIR gets punctuation.safetensors and
+    punctuation.json: copy the two beside a model.
+
+    Examples:
+      spellstream train-punctuation articles.txt talks.txt --output marks --max-minutes 60
+      spellstream train-punctuation articles.txt minutes.txt@5 --output marks
+    """
+    if not quiet:
+        loading("PyTorch")
+    with shared.extra("train"):
+        from asr.training.lm.data import parse_source
+        from asr.training.punctuation import run as training
+        from asr.training.punctuation.config import PunctuationTrainConfig, read_punctuation_config
+        from asr.training.punctuation.data import read_texts
+
+    import torch
+
+    from asr.recogniser import resolve_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = read_punctuation_config(config) if config else PunctuationTrainConfig()
+    sources = [parse_source(name) for name in text]
+    place = resolve_device(device.value)
+    output.mkdir(parents=True, exist_ok=True)
+    show = not quiet and sys.stderr.isatty()
+    with progress_bar(show) as bar:
+        reading = bar.add_task("read")
+        texts = read_texts(
+            sources,
+            output,
+            settings.model,
+            settings.held_out,
+            lambda done, total: bar.update(reading, completed=done, total=total),
+        )
+        bar.remove_task(reading)
+        say(f"{texts.learned_words:,} training words, {texts.held_out_words:,} held out")
+        learning = bar.add_task("train", total=1.0)
+        training.train(
+            settings,
+            texts,
+            output,
+            device=place,
+            max_minutes=max_minutes,
+            advance=lambda progress, share: bar.update(learning, completed=share, description=f"step {progress.step}"),
+            report=typer.echo,
+        )
+    typer.echo(output)

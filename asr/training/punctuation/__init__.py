@@ -1,0 +1,1 @@
+"""Training of the tagger for punctuation and capitals."""

@@ -1,0 +1,192 @@
+"""Punctuated text as flat arrays, read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.config import PunctuationConfig
+from asr.errors import DataError
+from asr.files import write_atomically
+from asr.training.punctuation.reading import ENDS, case_of, read_line
+from asr.writing.vocabulary import Case, Vocabulary, Words
+
+__all__ = ["IGNORED", "Text", "read_texts"]
+
+IGNORED = 255  # form of a word whose own capitals cannot be known: at the beginning of a sentence
+
+_ARRAYS, _INDEX = "text.npz", "text.json"
+_LEAST_COUNT = 3  # of a word inside sentences, before its capitals there are believed
+_SURE = 0.95  # share of one form inside sentences, for it to hold at their beginning
+_LEAST_MIXED = 3
+_LINES_AT_A_TIME = 2_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words of all texts one after the other, by number of their type."""
+
+    types: npt.NDArray[np.int32]  # (words,)
+    marks: npt.NDArray[np.uint8]  # number in the model's marks
+    forms: npt.NDArray[np.uint8]  # Case, or IGNORED
+    regions: npt.NDArray[np.int64]  # (texts, 3): first training word, first held-out word, end
+    times: tuple[int, ...]  # how often a pass reads each text
+    encoded: Words  # of each type
+    vocabulary: Vocabulary
+
+    @property
+    def learned_words(self) -> int:
+        """Words per pass."""
+        return sum(
+            (int(after) - int(first)) * times for (first, after, _), times in zip(self.regions, self.times, strict=True)
+        )
+
+    @property
+    def held_out_words(self) -> int:
+        return int((self.regions[:, 2] - self.regions[:, 1]).sum())
+
+
+def read_texts(
+    sources: Sequence[tuple[Path, int]],
+    folder: Path,
+    config: PunctuationConfig,
+    held_out: float,
+    advance: Callable[[int, int], None],
+) -> Text:
+    """Read texts into `folder`, or reuse what it holds.
+
+    Args:
+        sources: paths of texts with a paragraph or sentence a line, and how often a pass reads each.
+        folder: gets `text.npz` and `text.json`.
+        config: the model's.
+        held_out: share at the end of each text.
+        advance: called with the bytes read and the total.
+
+    Raises:
+        DataError: a text cannot be read or has no punctuated line, or the folder holds other text.
+    """
+    wanted = _fingerprint(sources, config)
+    arrays, index = folder / _ARRAYS, folder / _INDEX
+    if index.exists() and arrays.exists():
+        try:
+            known = json.loads(index.read_text(encoding="utf-8"))
+            same, names, written = known["fingerprint"] == wanted, known["types"], known["written"]
+            loaded = np.load(arrays, allow_pickle=False)
+            flat = {name: loaded[name] for name in ("types", "marks", "cases", "first", "ends")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{index}: damaged; delete it to read the text again") from None
+        if not same:
+            raise DataError(f"{folder}: holds a run with other text; use another folder")
+    else:
+        flat, names, written = _read(sources, config, advance)
+        part = arrays.with_name("text.part.npz")
+        np.savez(part, **flat)  # type: ignore[arg-type]
+        part.replace(arrays)
+        write_atomically(index, json.dumps({"fingerprint": wanted, "types": names, "written": written}))
+    return _text(flat, names, written, [times for _, times in sources], config, held_out)
+
+
+def _fingerprint(sources: Sequence[tuple[Path, int]], config: PunctuationConfig) -> str:
+    digest = hashlib.sha256(json.dumps(config.marks).encode())
+    for path, _ in sources:
+        digest.update(f"{path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(
+    sources: Sequence[tuple[Path, int]], config: PunctuationConfig, advance: Callable[[int, int], None]
+) -> tuple[dict[str, npt.NDArray[Any]], list[str], list[str]]:
+    """Arrays of all words, the names of the types, and the words of mixed case, the most frequent first."""
+    total, done = sum(path.stat().st_size for path, _ in sources), 0
+    names: dict[str, int] = {}
+    written: Counter[str] = Counter()
+    types, marks, cases, first, ends = [], bytearray(), bytearray(), bytearray(), []
+    numbers = {mark: number for number, mark in enumerate(config.marks)}
+    for path, _ in sources:
+        before = len(marks)
+        try:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for number, line in enumerate(lines):
+                    done += len(line.encode())
+                    for target in read_line(line):
+                        case = case_of(target.word, target.written)
+                        if case == Case.MIXED:
+                            written[target.written] += 1
+                        types.append(names.setdefault(target.word, len(names)))
+                        marks.append(numbers.get(target.mark, 0))
+                        cases.append(case)
+                        first.append(target.first)
+                    if number % _LINES_AT_A_TIME == 0:
+                        advance(done, total)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from None
+        if len(marks) == before:
+            raise DataError(f"{path}: has no line that ends with a full stop, question or exclamation mark")
+        ends.append(len(marks))
+    flat: dict[str, npt.NDArray[Any]] = {
+        "types": np.array(types, np.int32),
+        "marks": np.frombuffer(bytes(marks), np.uint8),
+        "cases": np.frombuffer(bytes(cases), np.uint8),
+        "first": np.frombuffer(bytes(first), np.uint8),
+        "ends": np.array(ends, np.int64),
+    }
+    mixed = [form for form, count in written.most_common() if count >= _LEAST_MIXED]
+    return flat, list(names), mixed
+
+
+def _text(
+    flat: dict[str, npt.NDArray[Any]],
+    names: Sequence[str],
+    written: Iterable[str],
+    times: Sequence[int],
+    config: PunctuationConfig,
+    held_out: float,
+) -> Text:
+    types, cases = flat["types"].astype(np.int32), flat["cases"].astype(np.uint8)
+    first = flat["first"].astype(bool)
+    lexicon: dict[str, str] = {}
+    for form in written:  # the most frequent first
+        lexicon.setdefault(form.lower(), form)
+
+    # At the beginning of a sentence a capital tells nothing of the word, unless it has it inside sentences, too.
+    inside = np.zeros((len(names), len(Case)), np.int64)
+    np.add.at(inside, (types[~first], cases[~first]), 1)
+    counts = inside.sum(1)
+    sure = (counts >= _LEAST_COUNT) & (inside.max(1) >= _SURE * counts)
+    own = np.where(sure, inside.argmax(1), IGNORED).astype(np.uint8)
+    forms = np.where(first & (cases == Case.CAPITAL), own[types], cases)
+    known = np.array([name in lexicon or name.removesuffix("'s") in lexicon for name in names])
+    forms = np.where((cases == Case.MIXED) & ~known[types], IGNORED, forms).astype(np.uint8)
+
+    starts = np.concatenate([[0], flat["ends"][:-1]]).astype(np.int64)
+    ends = flat["ends"].astype(np.int64)
+    regions = np.stack([starts, ends - np.maximum(1, (held_out * (ends - starts)).astype(np.int64)), ends], axis=1)
+    occurrences = np.bincount(types, minlength=len(names))
+    frequent = [names[i] for i in np.argsort(-occurrences, kind="stable")[: config.words] if occurrences[i] > 1]
+    vocabulary = Vocabulary(frequent, lexicon, config.buckets)
+    return Text(
+        types,
+        flat["marks"].astype(np.uint8),
+        forms,
+        regions,
+        tuple(times),
+        vocabulary.encode(names),
+        vocabulary,
+    )
+
+
+def sentence_ends(marks: npt.NDArray[np.uint8], config: PunctuationConfig) -> npt.NDArray[np.bool_]:
+    """Where a mark ends a sentence."""
+    ends = [number for number, mark in enumerate(config.marks) if mark in ENDS]
+    return np.isin(marks, ends)

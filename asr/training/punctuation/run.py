@@ -1,0 +1,212 @@
+"""Training of the punctuation tagger: from text to `punctuation.safetensors`, resumable at any moment.
+
+A run resumes from one file of plain data, `last.safetensors`: weights, both moments of Adam and, in its header, the
+progress. Batches follow from the seed and the step alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asr import checkpoint
+from asr.config import from_dict
+from asr.errors import CheckpointError, ConfigError
+from asr.text.marks import Agreement
+from asr.training.interrupts import heeding_interrupts
+from asr.training.punctuation.batches import Batch, dev_batches, training_batch
+from asr.training.punctuation.config import PunctuationTrainConfig
+from asr.training.punctuation.data import IGNORED, Text
+from asr.writing.network import PunctuationNetwork
+from asr.writing.punctuation import Punctuator
+
+__all__ = ["Measured", "Progress", "measure", "train"]
+
+_LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Agreement with held-out text: of each mark, and of words that have capitals of their own."""
+
+    marks: dict[str, Agreement]
+    capitals: Agreement
+
+    @property
+    def mean(self) -> float:
+        """Mean F1 of capitals and the marks that the held-out text has."""
+        found = [each.f1 for each in (*self.marks.values(), self.capitals) if each.right + each.missed]
+        return sum(found) / max(1, len(found))
+
+    def __str__(self) -> str:
+        marks = "  ".join(f"{mark} {each.f1:.3f}" for mark, each in self.marks.items())
+        return f"F1  {marks}  capitals {self.capitals.f1:.3f}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a run."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all starts of the run
+    best: float = -1.0  # mean F1
+
+    def share(self, steps: int, max_seconds: float | None) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return min(1.0, max(self.seconds / max_seconds if max_seconds else 0.0, self.step / steps))
+
+
+def _agreement(wanted: Tensor, found: Tensor, kind: Tensor | int) -> Agreement:
+    ours, theirs = wanted == kind, found == kind
+    return Agreement(int((ours & theirs).sum()), int((ours & ~theirs).sum()), int((~ours & theirs).sum()))
+
+
+@torch.inference_mode()
+def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainConfig) -> Measured:
+    """Measure on the held-out text, without errors and without pauses."""
+    device, was_training = network.marks.bias.device, network.training
+    network.eval()
+    marks = dict.fromkeys(config.model.marks[1:], Agreement())
+    capitals = Agreement()
+    for batch in dev_batches(text, config):
+        moved = Batch(*(x.to(device) for x in batch))
+        logits = network(*moved[:4])
+        known = moved.marks != IGNORED
+        wanted, found = moved.marks[known], logits.marks.argmax(-1)[known]
+        for number, mark in enumerate(config.model.marks[1:], start=1):
+            marks[mark] += _agreement(wanted, found, number)
+        known = moved.forms != IGNORED
+        wanted, found = moved.forms[known], logits.forms.argmax(-1)[known]
+        right = int(((wanted == found) & (wanted > 0)).sum())
+        capitals += Agreement(right, int((wanted > 0).sum()) - right, int((found > 0).sum()) - right)
+    network.train(was_training)
+    return Measured(marks, capitals)
+
+
+class _Run:
+    """A network, its optimiser, and the file they are saved to."""
+
+    def __init__(self, folder: Path, config: PunctuationTrainConfig, device: torch.device) -> None:
+        self.path, self.config, self.device = folder / _LAST, config, device
+        torch.manual_seed(config.seed)
+        self.network = PunctuationNetwork(config.model).to(device)
+        self.names, parameters = zip(*self.network.named_parameters(), strict=True)
+        self.optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.98), fused=True)
+
+    def step(self, batch: Batch, rate: float) -> float:
+        """One step; returns the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        moved = Batch(*(x.to(self.device, non_blocking=True) for x in batch))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.network(*moved[:4])
+        losses = (
+            torch.nn.functional.cross_entropy(
+                given.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            for given, wanted in zip(logits, moved[4:], strict=True)
+        )
+        of_marks, of_forms = losses
+        loss = (of_marks + self.config.case_weight * of_forms) / moved.lengths.sum()
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def save(self, progress: Progress) -> None:
+        tensors = {f"network.{name}": weight for name, weight in self.network.state_dict().items()}
+        for name, parameter in zip(self.names, self.network.parameters(), strict=True):
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
+        tensors["random"] = torch.get_rng_state()
+        part = self.path.with_name(self.path.name + ".part")
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"run": described})
+        part.replace(self.path)
+
+    def load(self) -> Progress:
+        """Resume from the file if it exists."""
+        if not self.path.exists():
+            return Progress()
+        try:
+            with safe_open(self.path, "pt") as file:
+                described = json.loads(file.metadata()["run"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            saved = from_dict(PunctuationTrainConfig, described["config"])
+        except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path}: damaged; delete it to start anew ({error})") from None
+        if saved.model != self.config.model or saved.seed != self.config.seed:
+            raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
+        prefix = "network."
+        self.network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        for name, parameter in zip(self.names, self.network.parameters(), strict=True):
+            state = {k: tensors[f"optimiser.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimiser.state[parameter] = {k: t.to(self.device) for k, t in state.items()}
+        torch.set_rng_state(tensors["random"])
+        return Progress(**described["progress"])
+
+
+def train(
+    config: PunctuationTrainConfig,
+    text: Text,
+    output: Path,
+    *,
+    device: torch.device,
+    max_minutes: float | None = None,
+    advance: Callable[[Progress, float], None] = lambda progress, share: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Measured:
+    """Train, or resume the run in `output`, until all passes are made or the time is up.
+
+    Args:
+        config: the run's settings.
+        text: training and held-out text.
+        output: the run's folder: `last.safetensors` to resume from, and the best tagger, `punctuation.safetensors`
+            and `punctuation.json`.
+        device: to train on.
+        max_minutes: training time over all starts of the run. The learning rate falls to zero by then.
+        advance: called after each step with the progress and the share done.
+        report: called with each measurement as a line.
+
+    Returns:
+        The last measurement.
+
+    Raises:
+        CheckpointError, ConfigError: if the run in `output` is damaged or has other settings.
+        KeyboardInterrupt: after Ctrl-C, with the run saved.
+    """
+    run = _Run(output, config, device)
+    progress = run.load()
+    began = time.monotonic() - progress.seconds
+    max_seconds = 60 * max_minutes if max_minutes else None
+    steps = max(1, int(config.passes * text.learned_words / config.batch_words))
+    found, measured_step = measure(run.network, text, config), progress.step
+    with heeding_interrupts() as interrupted:
+        while (share := progress.share(steps, max_seconds)) < 1 or measured_step != progress.step:
+            if share < 1:
+                run.step(training_batch(text, config, progress.step), config.rate(progress.step, share))
+                progress = dataclasses.replace(progress, step=progress.step + 1, seconds=time.monotonic() - began)
+                advance(progress, share)
+            if interrupted.is_set():
+                run.save(progress)
+                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
+            if progress.step % config.validate_every == 0 or progress.share(steps, max_seconds) >= 1:
+                found, measured_step = measure(run.network, text, config), progress.step
+                report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {found}")
+                if found.mean > progress.best:
+                    checkpoint.save_punctuation(output, Punctuator(run.network, text.vocabulary))
+                    progress = dataclasses.replace(progress, best=found.mean)
+                run.save(progress)
+            elif progress.step % config.save_every == 0:
+                run.save(progress)
+    return found

@@ -1,0 +1,212 @@
+"""`spellstream train-punctuation`: what it learns from, what it makes of it, and that stopping it loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("num2words")
+
+from asr import checkpoint
+from asr.commands.main import main
+from asr.training.punctuation import run as training
+from asr.training.punctuation.batches import dev_batches, training_batch
+from asr.training.punctuation.config import ErrorConfig, PauseConfig, PunctuationTrainConfig
+from asr.training.punctuation.data import IGNORED, Text, read_texts
+from asr.writing.parts import Utterance
+from asr.writing.vocabulary import Case, Pause
+
+SUBJECTS = ("the cat", "a dog", "my sister")
+LINES = [
+    line
+    for who in SUBJECTS
+    for verb in ("saw", "heard", "found")
+    for line in (f"Yes, {who} {verb} Paris.", f"Who {verb} {who}? Then, {who} left, and I {verb} NASA.")
+]
+SETTINGS = """
+batch_words = 512
+held_out = 0.1
+passes = 60
+learning_rate = 0.02
+warmup_steps = 5
+validate_every = 15
+save_every = 4
+[model]
+words = 40
+buckets = 60
+embedding_size = 16
+hidden_size = 24
+layers = 1
+"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs train-punctuation in a folder with a text and settings; gives exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("\n".join(LINES * 4) + "\n", encoding="utf-8")
+    Path("marks.toml").write_text(SETTINGS, encoding="utf-8")
+
+    def call(*options: str) -> tuple[int, str, str]:
+        given = options or ("text.txt", "--output", "marks", "--config", "marks.toml")
+        status = main(["train-punctuation", *given, "--device", "cpu", "--threads", "1"])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def config(**changes: object) -> PunctuationTrainConfig:
+    return PunctuationTrainConfig(batch_words=512, held_out=0.1, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Text:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(LINES * 4) + "\n", encoding="utf-8")
+    settings = config()
+    return read_texts([(path, 1)], tmp_path, settings.model, settings.held_out, lambda done, total: None)
+
+
+def test_it_learns_and_leaves_a_tagger(command: Command) -> None:
+    """F1 rises to nearly 1 for a text with few choices; the best model lies in the folder and tags."""
+    status, out, err = command()
+    assert status == 0
+    *lines, folder = out.splitlines()
+    assert folder == "marks"
+    assert "training words" in err
+    assert float(lines[-1].split("capitals ")[1]) > 0.9
+    tagger = checkpoint.load_punctuation(Path("marks"))
+    words = ["who", "saw", "my", "sister", "then", "my", "sister", "left", "and", "i", "saw", "nasa"]
+    (tags,) = tagger.tag([Utterance(words, [None] * len(words))])
+    written = " ".join(text + mark for text, mark in tags)
+    assert written == "who saw my sister? then, my sister left, and I saw NASA."
+
+
+def test_killed_and_resumed_equals_a_run_that_was_not(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C saves the run, and the same command goes on to the same weights."""
+    Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 20"))
+    assert command()[0] == 0
+    whole = checkpoint.load_punctuation(Path("marks")).network.state_dict()
+    Path("marks").rename("whole")
+    real = training.training_batch
+
+    def interrupting(text: Text, settings: PunctuationTrainConfig, step: int) -> object:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(text, settings, step)
+
+    monkeypatch.setattr(training, "training_batch", interrupting)
+    status, _, err = command()
+    assert status != 0
+    assert "saved after step 8" in err
+    monkeypatch.setattr(training, "training_batch", real)
+    assert command()[0] == 0
+    again = checkpoint.load_punctuation(Path("marks")).network.state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(again[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "text.txt: has no line that ends with"),
+        ("no marks at all\nnone here\n", "text.txt: has no line that ends with"),
+        (None, "text.txt: no such file"),
+    ],
+)
+def test_a_text_that_cannot_be_learned_from_is_one_clear_line(command: Command, content: str | None, says: str) -> None:
+    if content is None:
+        Path("text.txt").unlink()
+    else:
+        Path("text.txt").write_text(content)
+    status, _, err = command()
+    assert (status, err.splitlines()[-1].count(says)) == (1, 1)
+
+
+def test_another_text_needs_another_folder(command: Command) -> None:
+    Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 3"))
+    assert command()[0] == 0
+    Path("text.txt").write_text("Other text. It is short.\n" * 20)
+    status, _, err = command()
+    assert status == 1
+    assert "holds a run with other text" in err
+
+
+def test_a_wrong_setting_is_told(command: Command) -> None:
+    Path("marks.toml").write_text("pases = 1\n")
+    status, _, err = command()
+    assert status == 1
+    assert "marks.toml: config.pases is not a setting" in err
+
+
+def test_capitals_at_the_beginning_of_a_sentence_are_believed_only_if_they_are_elsewhere(text: Text) -> None:
+    """The "The" and "Who" of a beginning say nothing; nor does the rest of the vocabulary get a capital by them."""
+    names = {number: word for word, number in zip(text.vocabulary.words, text.encoded.words.tolist(), strict=False)}
+    assert names
+    first = text.types[0]  # "yes", which occurs at beginnings only
+    assert set(text.forms[text.types == first].tolist()) == {IGNORED}
+    assert set(text.forms.tolist()) == {Case.LOWER, Case.CAPITAL, Case.UPPER, IGNORED}
+
+
+def test_a_batch_hangs_on_its_step_alone(text: Text) -> None:
+    one, same, other = (training_batch(text, config(), step) for step in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert one.words.shape != other.words.shape or not torch.equal(one.words, other.words)
+
+
+def test_held_out_words_are_never_learned(text: Text) -> None:
+    """Nor are they read twice by the measurement."""
+    held_out = int(text.regions[0, 2] - text.regions[0, 1])
+    assert sum(int((batch.marks != IGNORED).sum()) for batch in dev_batches(text, config())) == held_out
+    marked = Text(**{**vars(text), "marks": text.marks.copy()})
+    marked.marks[text.regions[0, 1] :] = 5  # a colon, which the training text has not
+    for step in range(20):
+        assert not (training_batch(marked, config(errors=ErrorConfig(clean=1.0)), step).marks == 5).any()
+
+
+def test_rows_end_as_segments_do(text: Text) -> None:
+    """Finished or not, and padding is no target; what precedes a boundary has unknown pauses."""
+    kinds = set()
+    for step in range(10):
+        batch = training_batch(text, config(), step)
+        last = batch.pauses[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        kinds |= set(last.tolist())
+        inside = torch.arange(batch.words.shape[1]) < batch.lengths[:, None]
+        assert (batch.marks[~inside] == IGNORED).all()
+        assert (batch.marks[inside] != IGNORED).all()
+    assert kinds == {Pause.END, Pause.UNFINISHED}
+
+
+def test_errors_are_made_at_about_their_rate(text: Text) -> None:
+    """A deleted word leaves its mark to the one before it."""
+    none = config(errors=ErrorConfig(clean=1.0), pauses=PauseConfig(unknown=1.0, unrelated=0.0))
+    many = config(errors=ErrorConfig(clean=0.0, substituted=0.0, deleted=0.4, inserted=0.0), pauses=none.pauses)
+
+    def count(settings: PunctuationTrainConfig) -> tuple[int, int]:
+        batches = [training_batch(text, settings, step) for step in range(30)]
+        words = sum(int(batch.lengths.sum()) for batch in batches)
+        return words, sum(int(((batch.marks > 0) & (batch.marks != IGNORED)).sum()) for batch in batches)
+
+    (words, marks), (fewer_words, fewer_marks) = count(none), count(many)
+    assert 0.4 < fewer_words / words < 0.9
+    assert fewer_marks / marks > fewer_words / words
+
+
+def test_pauses_follow_the_marks(text: Text) -> None:
+    settings = config(errors=ErrorConfig(clean=1.0), pauses=PauseConfig(unknown=0.0, unrelated=0.0))
+    known: dict[bool, list[int]] = {True: [], False: []}
+    for step in range(10):
+        batch = training_batch(text, settings, step)
+        measured = (batch.pauses >= Pause.SHORTEST) & (batch.marks != IGNORED)
+        for marked in (True, False):
+            known[marked] += batch.pauses[measured & ((batch.marks > 0) == marked)].tolist()
+    assert np.mean(known[True]) > np.mean(known[False]) + 2
