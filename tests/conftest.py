@@ -218,6 +218,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """The browser, for tests that are marked `browser`."""
+    return browser_program() or ""
+
+
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """A page of its own; a script's error, or a breach of the page's policy, fails the test."""

@@ -1,0 +1,296 @@
+"""`spellstream dictate`, added to the command as a plugin."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr.commands import options as shared
+from asr.commands.groups import grouped
+from asr.errors import ConfigError, SpellstreamError
+from asr.terminal import say
+from streaming.commands import listen_options as opt
+from streaming.commands.options import StreamOptions, make_engine
+
+if TYPE_CHECKING:
+    from streaming.dictation.running import Lock
+    from streaming.dictation.table import Table
+    from streaming.dictation.typers import Typer
+
+__all__ = ["register"]
+
+_DICTATION = "Dictation"
+_CONTROL = "Control of the dictation that runs"
+
+
+class TyperChoice(str, Enum):
+    """What types."""
+
+    auto = "auto"
+    xdotool = "xdotool"
+    wtype = "wtype"
+    ydotool = "ydotool"
+    stdout = "stdout"
+
+
+TyperOption = Annotated[
+    TyperChoice,
+    typer.Option(
+        "--typer",
+        help="Program that types; auto: the one that fits the session. stdout prints instead.",
+        rich_help_panel=_DICTATION,
+    ),
+]
+Commands = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Spoken commands of your own (TOML), beside ~/.config/spellstream/dictation.toml.",
+        rich_help_panel=_DICTATION,
+    ),
+]
+ShowCommands = Annotated[
+    bool, typer.Option("--list-commands", help="List the spoken commands and exit.", rich_help_panel=_DICTATION)
+]
+Corrections = Annotated[
+    bool,
+    typer.Option(
+        "--corrections/--no-corrections",
+        help="Type words as soon as they are certain, and correct marks and numbers at the end of the utterance; "
+        "or type finished utterances only.",
+        rich_help_panel=_DICTATION,
+    ),
+]
+Notify = Annotated[
+    bool,
+    typer.Option(
+        "--notify", help="Show what happens as desktop notifications too (notify-send).", rich_help_panel=_DICTATION
+    ),
+]
+Toggle = Annotated[
+    bool,
+    typer.Option(
+        "--toggle", help="Pause it or go on; if none runs, start one in the background.", rich_help_panel=_CONTROL
+    ),
+]
+Stop = Annotated[bool, typer.Option("--stop", help="End it, after its last words.", rich_help_panel=_CONTROL)]
+Status = Annotated[
+    bool,
+    typer.Option(
+        "--status", help="Tell whether one runs, and whether it listens; exit status 1: none.", rich_help_panel=_CONTROL
+    ),
+]
+LockFd = Annotated[int | None, typer.Option(hidden=True)]
+
+
+@dataclass(frozen=True)
+class DictateOptions:
+    """How to type, and what to do with the dictation that runs."""
+
+    typer_name: TyperOption = TyperChoice.auto
+    commands: Commands = None
+    list_commands: ShowCommands = False
+    corrections: Corrections = True
+    notify: Notify = False
+    toggle: Toggle = False
+    stop: Stop = False
+    status: Status = False
+    lock_fd: LockFd = None  # from `--toggle`, which took the lock for the process that it starts
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            typer.BadParameter: names the options.
+        """
+        named = {"--toggle": self.toggle, "--stop": self.stop, "--status": self.status}
+        if len(chosen := [name for name, given in named.items() if given]) > 1:
+            raise typer.BadParameter("only one of them at a time", param_hint=" and ".join(chosen))
+        if self.toggle and self.typer_name is TyperChoice.stdout:
+            raise typer.BadParameter("a dictation in the background has no standard output", param_hint="--typer")
+
+    def tools(self) -> tuple[Typer, Table]:
+        """What types, and the spoken commands.
+
+        Raises:
+            ConfigError: a table is wrong.
+            DependencyError: there is nothing to type with.
+        """
+        from streaming.dictation.table import load
+        from streaming.dictation.typers import find_typer
+
+        table = load(self.commands)
+        return find_typer(self.typer_name.value), table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command()(dictate)
+
+
+@grouped
+def dictate(
+    source: opt.SourceOptions,
+    model: opt.ListenModelOptions,
+    streams: StreamOptions,
+    dictation: DictateOptions,
+    lm_weight: shared.LmWeight = None,
+) -> None:
+    """Type what is said into the focused window.
+
+    Spoken commands write marks and lines: comma, full stop, question mark, open quote, new line, new paragraph,
+    scratch that, caps on; --list-commands lists them all. "Literal comma" types the word.
+    Text is typed by xdotool (X11), wtype or ydotool (Wayland).
+    SIGUSR1 pauses, and goes on; the microphone is closed meanwhile. Ctrl-C or SIGTERM ends after the last words.
+
+    Examples:
+      spellstream dictate
+      spellstream dictate --input-device usb --commands mine.toml
+      spellstream dictate --file letter.wav --speed 0 --typer stdout
+      spellstream dictate --toggle --notify
+
+    A desktop's shortcut that starts, pauses and goes on:
+      GNOME: Settings, Keyboard, Custom Shortcuts: spellstream dictate --toggle --notify
+      KDE:   System Settings, Shortcuts, Add Command: spellstream dictate --toggle --notify
+      sway:  bindsym $mod+d exec spellstream dictate --toggle
+    """
+    dictation.check()
+    if dictation.list_commands:
+        _list_commands(dictation.commands)
+    elif dictation.stop or dictation.status:
+        _control(dictation)
+    else:
+        source.check()
+        try:
+            _start_or_toggle(source, model, streams, dictation, lm_weight)
+        except SpellstreamError as error:
+            _show(dictation.notify, str(error))  # standard error of a shortcut is seen by nobody
+            raise
+
+
+def _control(dictation: DictateOptions) -> None:
+    """Carry out `--stop` or `--status`."""
+    from streaming.dictation.running import running
+
+    one = running()
+    if dictation.status:
+        sys.stdout.write(f"{one.state}, process {one.pid}\n" if one else "not running\n")
+        if one is None:
+            raise typer.Exit(1)
+    elif one is None:
+        raise ConfigError("no dictation runs")
+    else:
+        one.send(signal.SIGTERM)
+
+
+def _start_or_toggle(
+    source: opt.SourceOptions,
+    model: opt.ListenModelOptions,
+    streams: StreamOptions,
+    dictation: DictateOptions,
+    lm_weight: float | None,
+) -> None:
+    from streaming.dictation.running import Lock, running
+
+    lock = Lock.take() if dictation.lock_fd is None else Lock(dictation.lock_fd)
+    if lock is None:
+        one = running()
+        if not dictation.toggle:
+            which = f" (process {one.pid})" if one else ""
+            raise ConfigError(
+                f"a dictation runs already{which}: spellstream dictate --toggle pauses it, --stop ends it"
+            )
+        if one is not None:
+            one.send(signal.SIGUSR1)
+        return
+    try:
+        typing, table = dictation.tools()
+        source.find()
+        if dictation.toggle:
+            _start(lock)
+        else:
+            _run(lock, source, model, streams, dictation, lm_weight, typing, table)
+    finally:
+        lock.close()
+
+
+def _start(lock: Lock) -> None:
+    """Start the same command in the background; it inherits the lock."""
+    from streaming.dictation.running import deferred, folder
+
+    log = folder() / "dictate.log"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--toggle"]
+    command = [sys.executable, "-m", "asr", *arguments, "--lock-fd", str(lock.fd)]
+    os.set_inheritable(lock.fd, True)
+    with log.open("wb") as file, deferred(signal.SIGUSR1):
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, pass_fds=[lock.fd]
+        )
+        lock.write(process.pid, "starting")
+    process.returncode = 0  # it outlives this process: no warning about that
+    say(f"dictation starts in the background, process {process.pid}; it reports to {log}")
+
+
+def _run(
+    lock: Lock,
+    source: opt.SourceOptions,
+    model: opt.ListenModelOptions,
+    streams: StreamOptions,
+    dictation: DictateOptions,
+    lm_weight: float | None,
+    typing: Typer,
+    table: Table,
+) -> None:
+    """Load the model, and dictate until the end."""
+    from streaming.dictation.run import Switch
+
+    def notify(message: str) -> None:
+        say(message)
+        _show(dictation.notify, message)
+
+    with Switch() as switch:
+        lock.write(os.getpid(), "starting")
+        say(f"loading the model {model.model}")
+        from streaming.dictation.run import dictate as run
+
+        engine = make_engine(model, lm_weight, streams, streams.config())
+        run(
+            engine,
+            source.open,
+            typing,
+            table,
+            switch,
+            corrections=dictation.corrections,
+            notify=notify,
+            tell=lambda state: lock.write(os.getpid(), state),
+        )
+        notify("dictation has ended")
+
+
+def _show(wanted: bool, message: str) -> None:
+    """Show a desktop notification, if it is wanted and possible."""
+    if wanted and (program := shutil.which("notify-send")):
+        command = [program, "--app-name=Spellstream", "--", "Spellstream", message]
+        try:
+            subprocess.run(command, capture_output=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            say(f"notify-send: {error}")
+
+
+def _list_commands(path: Path | None) -> None:
+    from streaming.dictation.table import load
+
+    table = load(path)
+    for words, command in table.commands.items():
+        does = repr(command.text) if command.action is None else command.action
+        sys.stdout.write(f"{' '.join(words):20} {does}\n")
+    sys.stdout.write(f"{table.literal} …            the words of a command\n")

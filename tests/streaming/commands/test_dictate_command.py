@@ -1,0 +1,222 @@
+"""The command `spellstream dictate`: what it types, how it is controlled, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+import asr
+import streaming
+from asr.commands.main import app
+from asr.config import SearchConfig
+from streaming import Final
+from streaming.commands import dictate as commands
+from streaming.commands.listen_options import SourceOptions
+from streaming.dictation.running import Lock, running
+from tests.support.commands import Command
+from tests.support.dictating import Screen, fake_typer, plugin
+from tests.support.replay import Replay
+from tests.support.small_model import small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory, recordings: list[torch.Tensor]) -> Path:
+    """Two stretches of speech and a silence between them."""
+    first, second = (waveform[:32_000] for waveform in recordings[:2])
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    soundfile.write(path, torch.cat([first, torch.zeros(24_000), second]).numpy(), 16_000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, talk: Path) -> str:
+    recogniser = asr.load(str(model), "cpu")
+    events = streaming.listen(streaming.FileReplay(talk, speed=None), model=recogniser)
+    return " ".join(event.text for event in events if isinstance(event, Final) and event.text)
+
+
+@pytest.fixture
+def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A session whose only typing program is a fake one, with nothing of the user's own."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    made = fake_typer(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.folder}:{os.environ['PATH']}")
+    return made
+
+
+@pytest.fixture
+def command(command: Command, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setattr(app, "registered_commands", [*app.registered_commands])
+    commands.register(app)
+    return command
+
+
+def test_what_is_said_is_typed(command: Command, screen: Screen, model: Path, talk: Path, expected: str) -> None:
+    given = ("dictate", "--file", talk, "--speed", 0, "--model", model)
+    for options in ((), ("--no-corrections",)):
+        screen.clear()
+        status, out, err = command(*given, *options)
+        assert (status, out) == (0, "")
+        assert screen.text == expected
+        assert f"listening to {talk}; typing with xdotool" in err
+        assert err.endswith("dictation has ended\n")
+    assert screen.calls == 2  # a call for each utterance
+    status, out, _ = command(*given, "--typer", "stdout")
+    assert (status, out) == (0, expected)
+
+
+def test_a_typer_that_fails_loses_nothing(
+    command: Command, screen: Screen, model: Path, talk: Path, expected: str
+) -> None:
+    screen.break_it()
+    status, out, err = command("dictate", "--file", talk, "--speed", 0, "--model", model, "--no-corrections")
+    assert status == 1
+    assert err.count("xdotool failed: it is broken") == 2  # as it happens, and as the reason for the exit status
+    assert out.strip()
+    assert expected.startswith(out.rstrip("\n"))
+
+
+def test_signals(
+    command: Command, screen: Screen, model: Path, talk: Path, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGUSR1 pauses: the source is closed; a second one goes on with another one; SIGTERM ends it."""
+    sources: list[Replay] = []
+    waveform = asr.audio.load(talk)
+
+    def source(before: Callable[[int], None]) -> Replay:
+        sources.append(Replay(waveform, before))
+        return sources[-1]
+
+    def press(chunk: int) -> None:
+        number = len(sources)
+        if number == 1 and chunk == 30:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            waiting = "import os, signal, sys, time; time.sleep(1); os.kill(int(sys.argv[1]), signal.SIGUSR1)"
+            helpers.append(subprocess.Popen([sys.executable, "-c", waiting, str(os.getpid())]))
+        elif number == 2 and chunk == 5:
+            assert sources[0].closed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    helpers: list[subprocess.Popen[bytes]] = []
+    before = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(SourceOptions, "find", lambda self: None)
+    monkeypatch.setattr(SourceOptions, "open", lambda self: source(press))
+    status, _, err = command("dictate", "--model", model)
+    assert helpers[0].wait() == 0
+    assert (status, len(sources)) == (0, 2)
+    assert "paused; the microphone is closed" in err
+    assert screen.text
+    assert expected.startswith(screen.text[:5])
+    assert [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)] == before
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_toggle(
+    command: Command, model: Path, tmp_path: Path, repository_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts one in the background, pauses it, goes on; a second one is refused; --stop ends it."""
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, torch.zeros(16_000 * 120).numpy(), 16_000)
+    monkeypatch.setenv("PYTHONPATH", f"{repository_root}:{plugin(tmp_path)}")
+
+    def state() -> str | None:
+        one = running()
+        return one and one.state
+
+    given = [sys.executable, "-m", "asr", "dictate", "--toggle", "--file", str(path), "--model", str(model)]
+    started = subprocess.run(given, cwd=repository_root, capture_output=True, text=True, timeout=60)
+    try:
+        assert (started.returncode, started.stdout) == (0, "")
+        assert "dictation starts in the background" in started.stderr
+        until(lambda: state() == "listening")
+        status, _, err = command("dictate", "--file", path, "--model", model)
+        assert status == 1
+        assert "a dictation runs already (process" in err
+        for expected in ("paused", "listening"):
+            assert command("dictate", "--toggle") == (0, "", "")
+            until(lambda expected=expected: state() == expected)
+        assert command("dictate", "--stop") == (0, "", "")
+        until(lambda: state() is None)
+    finally:
+        if (one := running()) is not None:
+            one.send(signal.SIGKILL)
+    log = (tmp_path / "run" / "spellstream" / "dictate.log").read_text()
+    assert log.endswith("dictation has ended\n")
+
+
+def test_status_and_stop(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("dictate", "--status") == (1, "not running\n", "")
+    assert command("dictate", "--stop") == (1, "", "spellstream: no dictation runs\n")
+    lock = Lock.take()
+    assert lock is not None
+    lock.write(os.getpid(), "paused")
+    assert command("dictate", "--status") == (0, f"paused, process {os.getpid()}\n", "")
+    lock.close()
+
+
+# --- wrong use --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--toggle", "--stop"], "--toggle and --stop: only one of them at a time"),
+        (["--toggle", "--typer", "stdout"], "--typer: a dictation in the background has no standard output"),
+        (["--typer", "hand"], "--typer"),
+        (["--file", "a.wav", "--stdin"], "--file and --stdin: there can be only one source"),
+    ],
+)
+def test_wrong_use(arguments: list[str], says: str, command: Command) -> None:
+    status, out, err = command("dictate", *arguments)
+    assert (status, out) == (2, "")
+    assert says in " ".join(err.split())
+    assert err.count("\n") == 1
+
+
+def test_what_is_missing_is_told_before_the_model_is_loaded(
+    command: Command, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[commands]\ncomma = 3")
+    assert command("dictate", "--commands", wrong)[2].startswith(f'spellstream: {wrong}: "comma": 3: expected text')
+    monkeypatch.setattr("streaming.sources.devices.devices", list)
+    assert command("dictate") == (1, "", "spellstream: there is no microphone: the system lists no audio input\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command("dictate") == (1, "", "spellstream: xdotool is needed to type: apt install xdotool\n")
+    monkeypatch.delenv("DISPLAY")
+    assert "no graphical session" in command("dictate")[2]
+
+
+def test_help_and_the_list_of_commands(command: Command) -> None:
+    status, out, _ = command("dictate", "--help")
+    assert status == 0
+    assert "sway:" in out
+    assert "--lock-fd" not in out
+    status, out, _ = command("dictate", "--list-commands")
+    assert status == 0
+    assert {"full stop", "scratch that"} <= {line[:20].strip() for line in out.splitlines()}

@@ -1,0 +1,56 @@
+"""A screen without hardware, and on it a browser whose page is a text field that has the focus."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+FIELD = "<body style='margin:0'><textarea autofocus style='width:100vw;height:100vh'></textarea>"
+
+
+@contextlib.contextmanager
+def screen() -> Iterator[str]:
+    """The name of the display of an X server of its own; the test is skipped where that or xdotool is missing."""
+    for program in ("Xvfb", "xdotool"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
+        os.close(write)
+        try:
+            with os.fdopen(read) as file:
+                number = file.readline().strip()
+            assert number, "Xvfb does not start"
+            yield f":{number}"
+        finally:
+            server.terminate()
+
+
+@contextlib.contextmanager
+def text_field(display: str, program: str) -> Iterator[Page]:
+    """A page with a focused text field, in a window of that display."""
+    environment = {**os.environ, "DISPLAY": display}
+    environment.pop("WAYLAND_DISPLAY", None)
+    with tempfile.TemporaryDirectory(prefix="spellstream-") as folder, sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--window-position=0,0", "--window-size=800,600"]
+        browser = playwright.chromium.launch_persistent_context(
+            folder, executable_path=program, headless=False, env=environment, args=arguments, no_viewport=True
+        )
+        try:
+            page = browser.pages[0]
+            page.set_content(FIELD)
+            # Without a window manager, the keyboard belongs to whatever lies under the pointer.
+            move = ["xdotool", "mousemove", "400", "400", "click", "1"]
+            subprocess.run(move, env=environment, check=True, timeout=20)
+            page.wait_for_function("document.hasFocus() && document.activeElement.tagName == 'TEXTAREA'")
+            yield page
+        finally:
+            browser.close()
