@@ -1,4 +1,4 @@
-"""Sources in progress: what was read and decoded of each, and what went wrong."""
+"""Sources in progress: how they are decoded, what was read and decoded of each, and what went wrong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, source_name
+from asr.audio.segment import SegmentConfig
+from asr.config import SearchConfig, require
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment, Transcript
+from asr.writing.hotwords import Hotwords
+from asr.writing.writer import Writer
 
-__all__ = ["Job", "Outcome", "unexpected"]
+__all__ = ["Decoding", "Job", "Outcome", "unexpected"]
 
 
 class Outcome(NamedTuple):
@@ -25,6 +29,23 @@ class Outcome(NamedTuple):
     source: Any
     transcript: Transcript | None
     error: SpellstreamError | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How spans are cut, decoded and written: the options of one call."""
+
+    search: SearchConfig
+    segment: SegmentConfig | None
+    word_timestamps: bool
+    batch_size: int
+    hotwords: Hotwords | None = None
+    writer: Writer | None = None  # None: the spoken words
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
+        greedy = self.search.beam_size == 1
+        require(not (greedy and self.hotwords), "search.beam_size", 1, "at least 2 with hotwords")
 
 
 @dataclass
@@ -53,12 +74,14 @@ class Job:
                     raise known from known.__cause__
                 self.damage = known
 
-    def outcome(self) -> Outcome:
-        """The transcript of what was decoded, or the error."""
+    def outcome(self, decoding: Decoding) -> Outcome:
+        """The transcript of what was decoded, in the style that was asked for, or the error."""
         if self.error is not None:
             return Outcome(self.source, None, self.error)
-        segments = tuple(sorted(self.segments, key=lambda s: s.start_seconds))
-        transcript = Transcript(source_name(self.source), self.samples / SAMPLE_RATE, segments)
+        segments = sorted(self.segments, key=lambda s: s.start_seconds)
+        if decoding.writer is not None:
+            segments = decoding.writer.write_all(segments, decoding.hotwords)
+        transcript = Transcript(source_name(self.source), self.samples / SAMPLE_RATE, tuple(segments))
         return Outcome(self.source, transcript, self.damage)
 
 

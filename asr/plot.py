@@ -118,7 +118,7 @@ def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig |
             audio.source_name(source), f"lasts {len(waveform) / rate:.3f} s: too short for one frame of a plot"
         )
 
-    transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True)
+    transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True, style="spoken")
     log_mel = model.features.unnormalised(waveform[None].to(recogniser.device))[0].cpu().numpy()
     decibels = (log_mel - model.features.floor) * (10 / math.log(10))
 

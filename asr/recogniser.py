@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from asr.audio import SAMPLE_RATE, Source, Track, blocks, source_name
 from asr.audio.segment import SegmentConfig, Span, split
 from asr.config import SearchConfig, require
 from asr.errors import DeviceError, SpellstreamError
-from asr.jobs import Job, Outcome, unexpected
+from asr.jobs import Decoding, Job, Outcome, unexpected
 from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
@@ -28,6 +27,8 @@ from asr.search.hotwords import spell
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Transcript, Word
 from asr.writing.hotwords import HotwordList, Hotwords
+from asr.writing.parts import Style, check_style
+from asr.writing.writer import Context, Writer
 
 __all__ = ["DTYPES", "Outcome", "Recogniser", "resolve_device"]
 
@@ -35,22 +36,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Batches read ahead and sorted by length: more of them waste less on padding.
 _BATCHES_AHEAD = 8
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """How spans are cut and decoded: the options of one call."""
-
-    search: SearchConfig
-    segment: SegmentConfig | None
-    word_timestamps: bool
-    batch_size: int
-    hotwords: Hotwords | None = None
-
-    def __post_init__(self) -> None:
-        require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
-        greedy = self.search.beam_size == 1
-        require(not (greedy and self.hotwords), "search.beam_size", 1, "at least 2 with hotwords")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,6 +80,7 @@ class Recogniser:
         self.device, self.dtype, self.folder = device, dtype, folder
         self._lm, self._lm_folder = lm, lm_folder
         self._internal_lm: InternalLm | None = None
+        self._writer: Writer | None = None
 
     @classmethod
     def load(
@@ -153,6 +139,16 @@ class Recogniser:
             lm = checkpoint.load_lm(self._lm_folder, self.tokenizer)
             self._lm = pack(lm.to(self.device, DTYPES[self.dtype]))
 
+    @property
+    def writer(self) -> Writer:
+        """What turns the recognised words into written text, read when first needed.
+
+        A model without weights for punctuation has one that writes names and numbers only.
+        """
+        if self._writer is None:
+            self._writer = Writer(None)
+        return self._writer
+
     def transcribe(
         self,
         source: Source,
@@ -164,6 +160,7 @@ class Recogniser:
         batch_size: int = 16,
         track: Track = None,
         hotwords: HotwordList = None,
+        style: Style = "written",
     ) -> Transcript:
         """Transcribe one source.
 
@@ -181,12 +178,14 @@ class Recogniser:
             track: which audio track of a file, see `asr.audio.blocks`.
             hotwords: names and terms to listen for: "Nextcloud, Siobhán:3" with a weight of three for the second, the
                 `Path` of a file with a phrase on each line, or phrases.
+            style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
+                Written text keeps the spoken words beside it, see `Segment`.
 
         Raises:
             AudioError: the source cannot be read, or not to its end.
             ConfigError: a setting is out of bounds, or a hotword has characters that the model cannot spell.
         """
-        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords)
+        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
         read = blocks(source, sample_rate=sample_rate, track=track)
         (outcome,) = self._run([(source, read)], decoding)
         if outcome.transcript is None:
@@ -205,6 +204,7 @@ class Recogniser:
         progress: Callable[[float], object] | None = None,
         track: Track = None,
         hotwords: HotwordList = None,
+        style: Style = "written",
     ) -> Iterator[Segment]:
         """Transcribe a long source, yielding each segment as soon as it is decoded.
 
@@ -212,8 +212,8 @@ class Recogniser:
                 print(segment.text)
 
         Args:
-            source, sample_rate, search, segment, word_timestamps, batch_size, track, hotwords: as in `transcribe`. A
-                smaller batch yields sooner and takes longer in all.
+            source, sample_rate, search, segment, word_timestamps, batch_size, track, hotwords, style: as in
+                `transcribe`. A smaller batch yields sooner and takes longer in all.
             progress: called with the seconds of the source that are done, after each batch and at the end.
 
         Yields:
@@ -223,8 +223,8 @@ class Recogniser:
             AudioError: the source cannot be read, or not to its end; the segments before that have been yielded.
             ConfigError: a setting is out of bounds.
         """
-        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords)
-        job = Job(source)
+        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
+        job, context = Job(source), Context()
         spans = split(job.read(blocks(source, sample_rate=sample_rate, track=track)), segment)
         while batch := list(itertools.islice(spans, batch_size)):
             decoded = self._decode_each([span.waveform for span in batch], decoding)
@@ -232,7 +232,10 @@ class Recogniser:
                 if isinstance(found, Exception):
                     raise unexpected(source, found)
                 if found.text:
-                    yield found.shifted(span.start_seconds)
+                    said = found.shifted(span.start_seconds)
+                    if decoding.writer is not None:
+                        ((said, context),) = decoding.writer.write([said], [context], [decoding.hotwords])
+                    yield said
             if progress is not None:
                 progress(batch[-1].start_seconds + len(batch[-1].waveform) / SAMPLE_RATE)
         if progress is not None:
@@ -249,6 +252,7 @@ class Recogniser:
         keep_damaged: bool = False,
         track: Track = None,
         hotwords: HotwordList = None,
+        style: Style = "written",
     ) -> Iterator[Outcome]:
         """Transcribe many sources in flat memory, batched together by length.
 
@@ -257,7 +261,7 @@ class Recogniser:
 
         Args:
             sources: as in `transcribe`; arrays have no sample rate and must be at 16 kHz.
-            search, segment, word_timestamps, batch_size, track, hotwords: as in `transcribe`.
+            search, segment, word_timestamps, batch_size, track, hotwords, style: as in `transcribe`.
             keep_damaged: also transcribe the readable part of a damaged file.
 
         Yields:
@@ -268,7 +272,8 @@ class Recogniser:
             ConfigError: a setting is out of bounds.
         """
         readers = ((s, blocks(s, keep_damaged=keep_damaged, track=track)) for s in sources)
-        return self._run(readers, self._decoding(search, segment, word_timestamps, batch_size, hotwords), keep_damaged)
+        decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
+        return self._run(readers, decoding, keep_damaged)
 
     def _decoding(
         self,
@@ -277,15 +282,17 @@ class Recogniser:
         word_timestamps: bool,
         batch_size: int,
         hotwords: HotwordList,
-    ) -> _Decoding:
-        found = Hotwords.of(hotwords)
+        style: Style,
+    ) -> Decoding:
+        check_style(style)
+        found, writer = Hotwords.of(hotwords), self.writer if style == "written" else None
         self.spell(found)  # what cannot be spelled is told before any work is done
-        return _Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found)
+        return Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found, writer)
 
     def _run(
         self,
         readers: Iterable[tuple[Any, Generator[Tensor, None, None]]],
-        decoding: _Decoding,
+        decoding: Decoding,
         keep_damaged: bool = False,
     ) -> Iterator[Outcome]:
         """Read the sources one after the other and decode whenever enough spans are waiting."""
@@ -307,10 +314,10 @@ class Recogniser:
 
             if job.error is not None or job.pending == 0:
                 waiting = [(j, s) for j, s in waiting if j is not job]
-                yield job.outcome()
+                yield job.outcome(decoding)
         yield from self._drain(waiting, decoding)
 
-    def _drain(self, waiting: Sequence[tuple[Job, Span]], decoding: _Decoding) -> Iterator[Outcome]:
+    def _drain(self, waiting: Sequence[tuple[Job, Span]], decoding: Decoding) -> Iterator[Outcome]:
         """Decode all waiting spans, shortest first, and yield the sources that are finished by that."""
         ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
         for start in range(0, len(ordered), decoding.batch_size):
@@ -323,9 +330,9 @@ class Recogniser:
                 elif segment.text:
                     job.segments.append(segment.shifted(span.start_seconds))
                 if job.complete and job.pending == 0:
-                    yield job.outcome()
+                    yield job.outcome(decoding)
 
-    def _decode_each(self, waveforms: Sequence[Tensor], decoding: _Decoding) -> list[Segment | Exception]:
+    def _decode_each(self, waveforms: Sequence[Tensor], decoding: Decoding) -> list[Segment | Exception]:
         """`decode`, or one by one if the batch fails (out of memory); one that fails alone gives its exception."""
         try:
             return list(self.decode(waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords))

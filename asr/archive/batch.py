@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asr.recogniser import Outcome
     from asr.transcript import Transcript
     from asr.writing.hotwords import Hotwords
+    from asr.writing.parts import Style
 
 __all__ = ["Options", "Totals", "Transcriber", "report_missing", "run"]
 
@@ -36,6 +37,7 @@ class Transcriber(Protocol):
         keep_damaged: bool,
         track: Track,
         hotwords: Hotwords | None,
+        style: Style,
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`."""
 
@@ -69,6 +71,7 @@ class Options:
         segment: where audio is cut; the defaults if None.
         track: which audio track of each file: its number from 1 on, or its language; None: the English one, if any.
         hotwords: names and terms to listen for.
+        style: written, or spoken: as it was recognised.
     """
 
     search: SearchConfig
@@ -79,6 +82,7 @@ class Options:
     segment: SegmentConfig | None = None
     track: Track = None
     hotwords: Hotwords | None = None
+    style: Style = "written"
 
 
 def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) -> list[str]:
@@ -131,6 +135,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
         keep_damaged=options.keep_damaged,
         track=options.track,
         hotwords=options.hotwords,
+        style=options.style,
     )
     try:
         for source, transcript, error in outcomes:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asr.audio.segment import SegmentConfig
     from asr.recogniser import Outcome
     from asr.writing.hotwords import Hotwords
+    from asr.writing.parts import Style
 
 __all__ = ["Cluster", "Setup", "tasks"]
 
@@ -99,6 +100,7 @@ class Cluster:
         keep_damaged: bool = False,
         track: Track = None,
         hotwords: Hotwords | None = None,
+        style: Style = "written",
     ) -> Iterator[Outcome]:
         """See `Recogniser.transcribe_many`; a source that is named twice is transcribed once.
 
@@ -123,6 +125,7 @@ class Cluster:
             "keep_damaged": keep_damaged,
             "track": track,
             "hotwords": hotwords,
+            "style": style,
         }
         configure_data(self.engines)
         rows = (

@@ -3,7 +3,8 @@
 Forms, by suffix:
 
 - `.jsonl`, `.json`, `.csv`, `.tsv`: rows with an `id`, or else with the path of the audio (`audio`, `audio_filepath`,
-  `source`), and a text (`hypothesis`, `pred_text` or `text`). The rows of `spellstream transcribe --output` are such.
+  `source`), and a text (`hypothesis`, `pred_text`, `spoken` or `text`). The rows of `spellstream
+  transcribe --output` are such; where their text is written, `spoken` is what was recognised.
 - `.trn`: NIST's, `the text (id)` on each line; lines that begin with `;;` are comments.
 - anything else: Kaldi's, `id the text` on each line.
 """
@@ -23,7 +24,7 @@ from asr.errors import DataError
 __all__ = ["Hypotheses", "read"]
 
 _PATHS = ("audio", "audio_filepath", "source")
-_TEXTS = ("hypothesis", "pred_text", "text")
+_TEXTS = ("hypothesis", "pred_text", "spoken", "text")
 _TRN = re.compile(r"(.*?)\s*\(([^()\s]+)\)")
 
 

@@ -144,7 +144,7 @@ def transcribe(
 
     started = time.perf_counter()
     outcomes = recogniser.transcribe_many(
-        by_audio, search=search, word_timestamps=False, batch_size=batch_size, track=track
+        by_audio, search=search, word_timestamps=False, batch_size=batch_size, track=track, style="spoken"
     )
     for source, transcript, error in outcomes:
         for utterance in by_audio[source]:

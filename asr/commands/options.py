@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
     from asr.writing.hotwords import Hotwords
+    from asr.writing.parts import Style
 
 __all__ = [
     "DeviceName",
@@ -26,6 +27,7 @@ __all__ = [
     "ModelOptions",
     "SearchOptions",
     "SegmentOptions",
+    "StyleName",
     "extra",
     "hotwords_given",
     "load",
@@ -41,6 +43,17 @@ class DeviceName(str, Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class StyleName(str, Enum):
+    """The names of `asr.writing.parts.Style`."""
+
+    written = "written"
+    spoken = "spoken"
+
+    @property
+    def style(self) -> Style:
+        return "written" if self is StyleName.written else "spoken"
 
 
 class DtypeName(str, Enum):

@@ -73,6 +73,14 @@ WordTimestamps = Annotated[
 Nbest = Annotated[
     int, typer.Option(min=1, max=256, help="Alternatives per segment, in json.", rich_help_panel=_CONTENT)
 ]
+StyleOption = Annotated[
+    opt.StyleName,
+    typer.Option(
+        "--style",
+        help="written: capitals, punctuation and digits; spoken: the words as recognised, in lower case.",
+        rich_help_panel=_CONTENT,
+    ),
+]
 KeepDamaged = Annotated[
     bool,
     typer.Option(
@@ -122,6 +130,7 @@ class ContentOptions:
     """What a transcript holds."""
 
     word_timestamps: WordTimestamps = None
+    style: StyleOption = opt.StyleName.written
     nbest: Nbest = 1
     keep_damaged: KeepDamaged = False
     language: Language = None
@@ -297,7 +306,15 @@ def transcribe(
             progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
             timed = content.timed(destination.formats)
             options = batch.Options(
-                config, timed, batch_size, out.resume, content.keep_damaged, segment, content.track, words
+                config,
+                timed,
+                batch_size,
+                out.resume,
+                content.keep_damaged,
+                segment,
+                content.track,
+                words,
+                content.style.style,
             )
             totals += batch.run(transcriber, there, sink, options, progress)
             if report:

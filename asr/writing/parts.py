@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
-__all__ = ["MARKS", "Form", "Style", "Tag", "Tagger", "Utterance"]
+from asr.config import require
+
+__all__ = ["MARKS", "Form", "Style", "Tag", "Tagger", "Utterance", "check_style"]
 
 Style = Literal["written", "spoken"]
 """written: capitals, punctuation and digits; spoken: the words as they were recognised, in lower case."""
+
+
+def check_style(style: object) -> None:
+    """Refuse anything but a `Style`.
+
+    Raises:
+        ConfigError: names the value and those there are.
+    """
+    known = get_args(Style)
+    require(isinstance(style, str) and style in known, "style", style, " or ".join(known))
+
 
 MARKS = ("", ",", ".", "?", "!", ":", "—")
 """What can follow a word; the empty one is no mark. A dash stands between spaces, the others follow without one."""

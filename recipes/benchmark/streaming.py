@@ -144,7 +144,10 @@ def measure(engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, 
 
 def whole(recogniser: Recogniser, clips: Sequence[tuple[Utterance, Tensor, list[Word]]]) -> list[Scored]:
     """Transcribe the same recordings as whole files."""
-    texts = (recogniser.transcribe(w, sample_rate=SAMPLE_RATE, word_timestamps=False).text for _, w, _ in clips)
+    found = (
+        recogniser.transcribe(w, sample_rate=SAMPLE_RATE, word_timestamps=False, style="spoken") for _, w, _ in clips
+    )
+    texts = (transcript.text for transcript in found)
     return [_scored(utterance, text) for (utterance, _, _), text in zip(clips, texts, strict=True)]
 
 

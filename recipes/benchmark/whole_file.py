@@ -164,7 +164,10 @@ def spellstream(recogniser: Recogniser, beam_size: int, batch_size: int) -> Syst
     def recognise(clips: Sequence[Clip]) -> list[str]:
         files = [_wav(clip) for clip in clips]
         texts = {}
-        for outcome in recogniser.transcribe_many(files, search=search, word_timestamps=False, batch_size=batch_size):
+        outcomes = recogniser.transcribe_many(
+            files, search=search, word_timestamps=False, batch_size=batch_size, style="spoken"
+        )
+        for outcome in outcomes:
             if outcome.transcript is None:
                 raise outcome.error or SpellstreamError("no transcript")
             texts[id(outcome.source)] = outcome.transcript.text

@@ -86,7 +86,7 @@ def against_voice(recogniser: Recogniser, voice: Voice) -> list[Difference]:
         wav = Path(folder) / "speech.wav"
         for sentence in SENTENCES:
             spoken = voice.speak(sentence, wav)
-            found += differences(spoken, recogniser.transcribe(str(wav)).words)
+            found += differences(spoken, recogniser.transcribe(str(wav), style="spoken").words)
     return found
 
 
@@ -125,7 +125,7 @@ def against_pocketsphinx(recogniser: Recogniser, utterances: Iterable[Utterance]
             for one in segments
         ]
         compared += 1
-        found += differences(aligned, recogniser.transcribe(waveform, sample_rate=SAMPLE_RATE).words)
+        found += differences(aligned, recogniser.transcribe(waveform, sample_rate=SAMPLE_RATE, style="spoken").words)
     return compared, found
 
 

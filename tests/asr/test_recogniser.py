@@ -17,7 +17,9 @@ from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, DeviceError
 from asr.recogniser import Recogniser
 from asr.transcript import Segment, Transcript
+from asr.writing.writer import Writer
 from tests.support.small_model import small_model
+from tests.support.tagger import RuleTagger
 
 # The clips are noises, which the voice detector would rightly leave out.
 ALL = SegmentConfig(presence_threshold=0.0)
@@ -216,6 +218,32 @@ def test_segments_come_in_order_with_progress(recogniser: Recogniser, recordings
     assert seen[-1] == len(sound) / 16_000
     assert heard[0] == 0  # the first segment came before the second batch was decoded
     assert heard[-1] > 0
+
+
+def test_written_text_is_that_of_the_spoken_words(
+    recogniser: Recogniser, clips: list[Path], recordings: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recogniser, "_writer", Writer(RuleTagger()))
+    sound = torch.cat([recordings[0], torch.zeros(16_000)] * 3)
+    cuts = SegmentConfig(max_seconds=4.0)
+    spoken = recogniser.transcribe(sound, 16_000, segment=cuts, style="spoken")
+    written = recogniser.transcribe(sound, 16_000, segment=cuts)
+    assert spoken.text == spoken.text.lower() == spoken.spoken
+    assert written.text != spoken.text
+    assert written.as_spoken() == spoken
+    assert list(written.segments) == recogniser.writer.write_all(spoken.segments)
+    assert list(written.segments) == list(recogniser.segments(sound, 16_000, segment=cuts, batch_size=2))
+
+    for clip, transcript, _ in recogniser.transcribe_many(clips[1:5], segment=ALL):
+        alone = recogniser.transcribe(clip, segment=ALL)
+        assert transcript is not None
+        assert (transcript.text, transcript.spoken) == (alone.text, alone.spoken)
+
+
+@pytest.mark.parametrize("style", ["Written", "", None, 3, ["written"]])
+def test_an_unknown_style_is_refused(recogniser: Recogniser, style: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^style is .*: it must be written or spoken$"):
+        recogniser.transcribe_many([], style=style)
 
 
 def test_what_is_wrong_is_raised_while_iterating(recogniser: Recogniser) -> None:

@@ -67,6 +67,9 @@ class StubRecogniser(Stub):
         if search.lm_weight and not self.has_lm:
             raise ConfigError("without a language model")
 
+    def spell(self, hotwords: object) -> None:
+        pass
+
     def transcribe_many(self, sources: Any, **options: Any) -> Iterator[Any]:
         self.asked |= options
         return super().transcribe_many(sources, **options)

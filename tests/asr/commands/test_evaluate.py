@@ -54,6 +54,7 @@ def test_evaluate_chooses(scored: Path, command: Command, stub: StubRecogniser) 
     )
     assert status == 0
     assert stub.asked["track"] == "de"
+    assert stub.asked["style"] == "spoken"
     scores = json.loads(out)
     assert [one["id"] for one in scores["utterances"]] == ["two"]
     assert scores["summaries"][-1]["words"]["rate"] == pytest.approx(1 / 3)
@@ -157,7 +158,8 @@ def test_a_missing_normaliser_says_what_to_install(
 
 HYPOTHESES = {
     "h.jsonl": '{{"id": "one", "text": "One again."}}\n{{"source": "{folder}/two.wav", "text": "two more"}}\n',
-    "rows.jsonl": '{{"source": "{folder}/one.wav", "text": "one again"}}\n{{"id": "two", "text": "two more"}}\n',
+    "rows.jsonl": '{{"source": "{folder}/one.wav", "text": "1 again", "spoken": "one again"}}\n'
+    '{{"id": "two", "text": "two more"}}\n',
     "nemo.json": '{{"audio_filepath": "one.wav", "text": "x", "pred_text": "one again"}}\n'
     '{{"audio_filepath": "two.wav", "text": "x", "pred_text": "two more"}}\n',
     "h.csv": "id,hypothesis\none,One again!\ntwo,two more\n",

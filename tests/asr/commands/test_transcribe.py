@@ -33,6 +33,15 @@ def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) ->
     search = stub.asked["search"]
     assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
+    assert stub.asked["style"] == "written"
+
+
+def test_transcribe_as_it_was_spoken(command: Command, stub: StubRecogniser) -> None:
+    assert command("transcribe", "a.wav", "--style", "spoken")[0] == 0
+    assert stub.asked["style"] == "spoken"
+    status, _, err = command("transcribe", "a.wav", "--style", "shouted")
+    assert status == 2
+    assert "--style" in err
 
 
 def test_transcribe_cuts_where_it_is_told(command: Command, stub: StubRecogniser) -> None:
