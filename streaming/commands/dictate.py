@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -144,6 +145,7 @@ def dictate(
     streams: StreamOptions,
     dictation: DictateOptions,
     lm_weight: shared.LmWeight = None,
+    hotwords: shared.HotwordsOption = None,
 ) -> None:
     """Type what is said into the focused window.
 
@@ -154,7 +156,7 @@ def dictate(
 
     Examples:
       spellstream dictate
-      spellstream dictate --input-device usb --commands mine.toml
+      spellstream dictate --input-device usb --commands mine.toml --hotwords names.txt
       spellstream dictate --file letter.wav --speed 0 --typer stdout
       spellstream dictate --toggle --notify
 
@@ -166,15 +168,44 @@ def dictate(
     dictation.check()
     if dictation.list_commands:
         _list_commands(dictation.commands)
-    elif dictation.stop or dictation.status:
+        return
+    if dictation.stop or dictation.status:
         _control(dictation)
-    else:
-        source.check()
-        try:
-            _start_or_toggle(source, model, streams, dictation, lm_weight)
-        except SpellstreamError as error:
-            _show(dictation.notify, str(error))  # standard error of a shortcut is seen by nobody
-            raise
+        return
+    source.check()
+    words = shared.hotwords_given(hotwords)
+
+    def notify(message: str) -> None:
+        say(message)
+        _show(dictation.notify, message)
+
+    def run(lock: Lock, typing: Typer, table: Table) -> None:
+        from streaming.dictation.switch import Switch
+
+        with Switch() as switch:
+            lock.write(os.getpid(), "starting")
+            say(f"loading the model {model.model}")
+            from streaming.dictation.run import dictate as until_it_ends
+            from streaming.listener import Listener
+
+            engine = make_engine(model, lm_weight, streams, streams.config(), words)
+            until_it_ends(
+                lambda opened: Listener(engine, opened, hotwords=words, notify=notify),
+                source.open,
+                typing,
+                table,
+                switch,
+                corrections=dictation.corrections,
+                notify=notify,
+                tell=lambda state: lock.write(os.getpid(), state),
+            )
+            notify("dictation has ended")
+
+    try:
+        _start_or_toggle(dictation, source, run)
+    except SpellstreamError as error:
+        _show(dictation.notify, str(error))  # standard error of a shortcut is seen by nobody
+        raise
 
 
 def _control(dictation: DictateOptions) -> None:
@@ -193,12 +224,9 @@ def _control(dictation: DictateOptions) -> None:
 
 
 def _start_or_toggle(
-    source: opt.SourceOptions,
-    model: opt.ListenModelOptions,
-    streams: StreamOptions,
-    dictation: DictateOptions,
-    lm_weight: float | None,
+    dictation: DictateOptions, source: opt.SourceOptions, run: Callable[[Lock, Typer, Table], None]
 ) -> None:
+    """Run a dictation here or in the background; if one runs, toggle it."""
     from streaming.dictation.running import Lock, running
 
     lock = Lock.take() if dictation.lock_fd is None else Lock(dictation.lock_fd)
@@ -218,7 +246,7 @@ def _start_or_toggle(
         if dictation.toggle:
             _start(lock)
         else:
-            _run(lock, source, model, streams, dictation, lm_weight, typing, table)
+            run(lock, typing, table)
     finally:
         lock.close()
 
@@ -238,42 +266,6 @@ def _start(lock: Lock) -> None:
         lock.write(process.pid, "starting")
     process.returncode = 0  # it outlives this process: no warning about that
     say(f"dictation starts in the background, process {process.pid}; it reports to {log}")
-
-
-def _run(
-    lock: Lock,
-    source: opt.SourceOptions,
-    model: opt.ListenModelOptions,
-    streams: StreamOptions,
-    dictation: DictateOptions,
-    lm_weight: float | None,
-    typing: Typer,
-    table: Table,
-) -> None:
-    """Load the model, and dictate until the end."""
-    from streaming.dictation.run import Switch
-
-    def notify(message: str) -> None:
-        say(message)
-        _show(dictation.notify, message)
-
-    with Switch() as switch:
-        lock.write(os.getpid(), "starting")
-        say(f"loading the model {model.model}")
-        from streaming.dictation.run import dictate as run
-
-        engine = make_engine(model, lm_weight, streams, streams.config())
-        run(
-            engine,
-            source.open,
-            typing,
-            table,
-            switch,
-            corrections=dictation.corrections,
-            notify=notify,
-            tell=lambda state: lock.write(os.getpid(), state),
-        )
-        notify("dictation has ended")
 
 
 def _show(wanted: bool, message: str) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from asr.errors import DeviceError
@@ -16,74 +13,13 @@ from streaming.dictation.running import State
 from streaming.dictation.table import Table
 from streaming.dictation.typers import StandardOutput, Typer
 from streaming.dictation.units import units
-from streaming.events import Event, Final, Partial
-from streaming.sources.ring_buffer import Signal
+from streaming.events import Event, Final
 
 if TYPE_CHECKING:
-    from streaming.engine import Engine
+    from streaming.dictation.switch import Switch
     from streaming.sources.base import AudioSource
 
-__all__ = ["Switch", "dictate"]
-
-
-class Switch:
-    """What signals ask for: SIGUSR1 pauses or goes on, SIGTERM and Ctrl-C end; a second one of these interrupts.
-
-    A context manager for the main thread.
-    """
-
-    def __init__(self) -> None:
-        self.paused = self.ended = False
-        self.toggles = 0
-        self._source: AudioSource | None = None
-        self._wake = Signal()
-        self._before: dict[int, signal._HANDLER] = {}
-
-    def __enter__(self) -> Switch:
-        handlers = {signal.SIGUSR1: self._toggle, signal.SIGTERM: self._end, signal.SIGINT: self._end}
-        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # held back by whoever started this process
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def wait(self) -> None:
-        """Wait until it goes on, or ends."""
-        while self.paused and not self.ended:
-            self._wake.wait()
-
-    @contextlib.contextmanager
-    def stopping(self, source: AudioSource) -> Iterator[None]:
-        """Stop this source when there is a pause, or the end."""
-        self._source = source
-        if self.paused or self.ended:  # asked for while it was opened
-            source.stop()
-        try:
-            yield
-        finally:
-            self._source = None
-
-    def stop(self) -> None:
-        """End, as a signal would."""
-        self.ended = True
-        self._changed()
-
-    def _toggle(self, number: int, frame: FrameType | None) -> None:
-        self.paused = not self.paused
-        self.toggles += 1
-        self._changed()
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        if self.ended:
-            raise KeyboardInterrupt
-        self.stop()
-
-    def _changed(self) -> None:
-        if self._source is not None and (self.paused or self.ended):
-            self._source.stop()
-        self._wake.send()
+__all__ = ["dictate"]
 
 
 class _Hand:
@@ -102,12 +38,15 @@ class _Hand:
 
     def write(self, event: Event) -> None:
         final = isinstance(event, Final)
-        if isinstance(event, Partial) and not self._partials:
+        if not final and not self._partials:
             return
-        words = event.segment.words if isinstance(event, Final) else event.committed
+        if isinstance(event, Final):
+            found = units(event.segment.words, event.segment.spoken_words)
+        else:
+            found = units(event.committed)
         if self._state.settled is None:
             self._begun = self._state.typed.begun().text
-        self._state, edits = step(self._state, units(words), self._table, final=final)
+        self._state, edits = step(self._state, found, self._table, final=final)
         if self.failure is None:
             try:
                 self._typer.type(edits)
@@ -118,7 +57,7 @@ class _Hand:
 
 
 def dictate(
-    engine: Engine,
+    recognise: Callable[[AudioSource], Iterable[Event]],
     open_source: Callable[[], AudioSource],
     typer: Typer,
     table: Table,
@@ -131,7 +70,7 @@ def dictate(
     """Type what is said until the source ends or the switch is told to end.
 
     Args:
-        engine: recognises.
+        recognise: gives the events of a source.
         open_source: opens the source; called again after each pause, in which it is closed.
         typer: types.
         table: the spoken commands.
@@ -144,8 +83,6 @@ def dictate(
         AudioError, DeviceError: the source or the typer failed; what had been said is typed or, with a typer that
             failed, printed.
     """
-    from streaming.listener import Listener
-
     hand = _Hand(typer, table, corrections)
     while not switch.ended:
         if switch.paused:
@@ -157,7 +94,7 @@ def dictate(
         with source, switch.stopping(source):
             tell("listening")
             notify(f"listening to {source.name}; typing with {typer.name}")
-            for event in Listener(engine, source, notify=notify):
+            for event in recognise(source):
                 hand.write(event)
                 if hand.failure is not None and not switch.ended:
                     notify(f"{hand.failure}; what was not typed follows on standard output")

@@ -16,12 +16,22 @@ _ENDS = (".", "?", "!")
 _ABBREVIATION = re.compile(r"[^\W\d]\.[^\W\d]\.$")  # "p.m." keeps its point
 
 
-def units(words: Sequence[Word]) -> list[Unit]:
-    """The units of an utterance's words, whether these are written or spoken."""
+def units(words: Sequence[Word], spoken: Sequence[Word] = ()) -> list[Unit]:
+    """The units of an utterance.
+
+    Args:
+        words: its words, written or spoken.
+        spoken: where they are written, the words as they were recognised; a written word ends with the last of its own.
+    """
     found: list[Unit] = []
-    begins = True
-    for word in words:
-        found.append(unit(word.text, begins))
+    begins, at = True, 0
+    for number, word in enumerate(words):
+        own = None
+        if spoken:
+            ends = (i for i in range(at, len(spoken)) if spoken[i].end_seconds >= word.end_seconds)
+            after = len(spoken) if number == len(words) - 1 else next(ends, len(spoken) - 1) + 1
+            own, at = [one.text.lower() for one in spoken[at:after]], after
+        found.append(unit(word.text, begins, own))
         begins = found[-1].mark in _ENDS
     return found
 
