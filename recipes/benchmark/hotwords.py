@@ -74,7 +74,7 @@ def frequencies(paths: Sequence[Path]) -> Counter[str]:
             counts.update(word for one in read(path) for word in fold(one.text or "").split())
         else:
             with path.open(encoding="utf-8") as lines:
-                counts.update(word for line in lines for word in re.findall(r"[a-z']+", fold(line)))
+                counts.update(word for line in lines for word in re.findall(r"[a-z']+", line.lower().replace("’", "'")))
     return counts
 
 

@@ -26,6 +26,7 @@ from asr.audio.decode import duration_seconds
 from asr.audio.segment import SegmentConfig, Span, steps
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
+from asr.writing.hotwords import Hotwords
 from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
@@ -60,7 +61,7 @@ class FileDecoder:
         self._service = service
         self._reader = ThreadPoolExecutor(1, "spellstream-files")
 
-    async def parts(self, file: IO[bytes]) -> AsyncGenerator[Part, None]:
+    async def parts(self, file: IO[bytes], hotwords: Hotwords | None = None) -> AsyncGenerator[Part, None]:
         """Decode a file.
 
         It is read through a descriptor of its own, so the caller may close the original at any time. Closing or
@@ -68,6 +69,7 @@ class FileDecoder:
 
         Args:
             file: a file on disk, open in binary mode.
+            hotwords: what `Service.hotwords` returned; None: those of the server.
 
         Yields:
             A `Part` for each span of speech, in order; some without a segment where there is no speech for long, and
@@ -81,6 +83,7 @@ class FileDecoder:
         reading = _Reading(file, self._service.config.limits.max_stream_seconds)
         service, recogniser = self._service, self._service.recogniser
         search = replace(service.engine.final, nbest=1)
+        hotwords = hotwords or service.config.hotwords
         before_deadline, loop = service.stop.before_deadline, asyncio.get_running_loop()
         try:
             while True:
@@ -89,7 +92,7 @@ class FileDecoder:
                     break
                 segment = None
                 if span is not None:
-                    decoding = service.run(recogniser.decode, [span.waveform], search, True)
+                    decoding = service.run(recogniser.decode, [span.waveform], search, True, hotwords)
                     (segment,) = await before_deadline(decoding)
                     segment = segment.shifted(span.start_seconds) if segment.text else None
                 yield Part(segment, reading.seconds)

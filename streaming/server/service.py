@@ -133,7 +133,7 @@ class Service:
         Raises:
             ConfigError: there are more than `max_hotwords`, or a phrase is wrong or cannot be spelled.
         """
-        return await asyncio.to_thread(self._hotwords, phrases, lenient)
+        return await asyncio.to_thread(self._hotwords, phrases, lenient) if phrases else self.config.hotwords
 
     def _hotwords(self, phrases: Sequence[str], lenient: bool) -> Hotwords | None:
         most = self.limits.max_hotwords

@@ -21,6 +21,7 @@ from starlette.types import Send
 
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Transcript
+from asr.writing.prompts import phrases_of_prompt
 from streaming.server.files import FileDecoder, Part, TooLongError
 from streaming.server.forms import FormRequest
 from streaming.server.protocols.openai_answers import LANGUAGES, MEDIA_TYPES, Format, answer, timed
@@ -36,12 +37,12 @@ _ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe
 
 
 class TranscriptionForm(BaseModel):
-    """The form of a transcription request. `prompt` and `temperature` are accepted without effect."""
+    """The form of a transcription request. `temperature` is accepted without effect."""
 
     file: Annotated[UploadFile, File(description="audio or video, of any sample rate and number of channels")]
     model: str = Field("default", description="a name listed by /v1/models; all stand for the served model")
     language: str | None = Field(None, description="ISO 639-1 code; languages that the model does not know are refused")
-    prompt: str | None = None
+    prompt: str | None = Field(None, description="names to listen for: a list with commas, or text with rare words")
     response_format: Format = "json"
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
@@ -110,7 +111,9 @@ def router(service: Service) -> APIRouter:
     async def create_transcription(request: Request, form: _Form) -> Response:
         """Transcribe an audio file."""
         _check(form, models, service.config.language)
-        parts = decoder.parts(form.file.file)
+        phrases = phrases_of_prompt(form.prompt or "")
+        hotwords = await service.hotwords(phrases, lenient=True)
+        parts = decoder.parts(form.file.file, hotwords)
         if form.stream:
             first = await _while_connected(request, anext(parts))
             if first is not None:

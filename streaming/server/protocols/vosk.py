@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from asr.audio.waveform import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from asr.errors import AudioError, SpellstreamError
+from asr.errors import AudioError, ConfigError, SpellstreamError
+from asr.writing.hotwords import Hotwords
 from streaming.events import Event, Final, Partial
 from streaming.server.access import BEARER
 from streaming.server.errors import LimitError, OverloadError
@@ -39,7 +40,7 @@ class ProtocolError(SpellstreamError):
 
 @dataclass(frozen=True)
 class VoskConfig:
-    """A client's settings. `phrase_list` is accepted without effect, as the model has no grammar.
+    """A client's settings. `phrase_list` holds hotwords, each with an optional `:weight`; other words are found too.
 
     `live` is an extension of vosk-server's protocol: when the engine is late, the client does not wait, but the oldest
     audio is dropped, and each answer says how much so far.
@@ -120,6 +121,7 @@ class _Client:
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service, self._socket = service, socket
         self._config = VoskConfig(service.config.sample_rate)
+        self._hotwords: Hotwords | None = None
         self._stream: Stream | None = None
         self._partial = _NOTHING
 
@@ -155,7 +157,7 @@ class _Client:
             if isinstance(message, bytes):
                 await self._hear(message, stack)
             elif "config" in message:
-                self._configure(message["config"])
+                await self._configure(message["config"])
             elif "reset" in message:
                 await self._reset()
             else:
@@ -176,10 +178,17 @@ class _Client:
             receiving.cancel()
         raise LimitError(f"nothing was received for {seconds:g} s", "idle_seconds")
 
-    def _configure(self, given: object) -> None:
+    async def _configure(self, given: object) -> None:
         config = self._config.updated(given, self._service.config.model_name)
         if self._stream is not None and config.sample_rate != self._stream.sample_rate:
             raise ProtocolError(f"sample_rate is {self._stream.sample_rate}: it cannot change while audio comes")
+        if config.phrase_list != self._config.phrase_list:
+            if self._stream is not None:
+                raise ProtocolError("phrase_list cannot change while audio comes")
+            try:
+                self._hotwords = await self._service.hotwords(config.phrase_list)
+            except ConfigError as error:
+                raise ProtocolError(f"phrase_list: {error}") from None
         self._config = config
         if self._stream is not None:
             self._stream.live = config.live
@@ -191,7 +200,8 @@ class _Client:
         answer must not fall behind. A live client waits for half of that, so that it can catch up.
         """
         if self._stream is None:
-            opening = self._service.stream(self._config.sample_rate, kind="vosk", live=self._config.live)
+            rate, live, hotwords = self._config.sample_rate, self._config.live, self._hotwords
+            opening = self._service.stream(rate, kind="vosk", live=live, hotwords=hotwords)
             self._stream = await stack.enter_async_context(opening)
         try:
             await self._stream.push(pcm)
@@ -271,9 +281,15 @@ def _number(name: str, value: object, low: int, high: int) -> int:
 
 
 def _phrases(value: object) -> tuple[str, ...]:
+    """A list of phrases, which some clients send as JSON in a string; [unk], any other word, is always allowed."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ProtocolError(f"phrase_list is {_shown(value)}: it must be a list of strings") from None
     if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
         raise ProtocolError(f"phrase_list is {_shown(value)}: it must be a list of strings")
-    return tuple(value)
+    return tuple(phrase for phrase in value if phrase != "[unk]" and phrase.strip())
 
 
 def _shown(value: object) -> str:

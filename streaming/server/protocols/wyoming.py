@@ -26,6 +26,7 @@ from wyoming.ping import Ping, Pong
 import asr
 from asr.audio import pcm
 from asr.errors import ConfigError, SpellstreamError
+from asr.writing.hotwords import Hotwords
 from streaming.events import Final
 from streaming.server.errors import OverloadError
 from streaming.server.service import Service, Stream
@@ -36,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 _LINE_BYTES = 1 << 16  # of a header line, and of the JSON data behind it
 _MAX_CHANNELS = 32
 _LINGER_SECONDS = 1.0
+_TERM_WEIGHT = 0.5  # the protocol puts terms below names
 
 
 class _ProtocolError(SpellstreamError):
@@ -91,6 +93,7 @@ class _Connection:
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._service, self._reader, self._writer = service, reader, writer
         self._limits = service.limits
+        self._hotwords: Hotwords | None = None
 
     async def run(self) -> None:
         """Serve until either side ends the connection; errors are sent to the client."""
@@ -131,10 +134,11 @@ class _Connection:
             language, known = event.data.get("language"), self._service.config.language
             if language and str(language).lower().replace("_", "-").partition("-")[0] != known:
                 raise _ProtocolError(f"language is {str(language)[:40]!r}: the model knows {known!r} alone")
+            self._hotwords = await self._service.hotwords(_phrases(event), lenient=True)
 
     async def _transcribe(self, audio: _Format, first: Event | None = None) -> None:
         """Recognise one stream of audio, which may begin with a chunk, and send its transcript."""
-        async with self._service.stream(audio.rate, kind="wyoming") as stream:
+        async with self._service.stream(audio.rate, kind="wyoming", hotwords=self._hotwords) as stream:
             telling = asyncio.create_task(self._tell(stream))
             hearing = asyncio.create_task(self._hear(stream, audio, first))
             stopping = asyncio.create_task(self._stop(stream, hearing))
@@ -264,6 +268,15 @@ def _length(header: dict[str, Any], name: str, bound: int) -> int:
     if type(value) is not int or not 0 <= value <= bound:
         raise _ProtocolError(f"{name} is not a number from 0 to {bound}")
     return value
+
+
+def _phrases(event: Event) -> list[str]:
+    """The names and terms that a transcribe event asks to listen for."""
+    names, terms = (event.data.get(field) or [] for field in ("transcript_names", "transcript_terms"))
+    for found in (names, terms):
+        if not isinstance(found, list) or not all(isinstance(phrase, str) for phrase in found):
+            raise _ProtocolError("transcript_names and transcript_terms must be lists of strings")
+    return [*(f"{name}:1" for name in names), *(f"{term}:{_TERM_WEIGHT}" for term in terms)]
 
 
 def _format(event: Event) -> _Format:

@@ -170,6 +170,11 @@ def test_a_reset_ends_what_is_being_said_and_the_stream_goes_on(server: Running,
         ('{"config": {"words": "yes"}}', "words is 'yes'"),
         ('{"config": {"max_alternatives": -1}}', "max_alternatives is -1"),
         ('{"config": {"phrase_list": [1]}}', "phrase_list is a list: it must be a list of strings"),
+        ('{"config": {"phrase_list": "not json"}}', "phrase_list is 'not json': it must be a list of strings"),
+        ('{"config": {"phrase_list": {"a": 1}}}', "phrase_list is an object: it must be a list of strings"),
+        ('{"config": {"phrase_list": ["東"]}}', "phrase_list: hotword '東': the model cannot spell '東'"),
+        ('{"config": {"phrase_list": ["a:99"]}}', "phrase_list: the weight of the hotword 'a' is 99"),
+        (json.dumps({"config": {"phrase_list": ["a"] * 1001}}), "phrase_list: the number of hotwords is 1001"),
         ('{"config": {"model": "../../etc/passwd"}}', "the model is default: there is no '../../etc/passwd'"),
     ],
 )
@@ -331,3 +336,14 @@ def test_a_stream_that_is_too_long_gets_its_last_words(engine: Engine, sample: T
         last, error = asyncio.run(main(made.ws_url))
     assert last["result"]
     assert "longer than 3 s" in error["error"]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_phrase_list_is_listened_for(server: Running, sample: Tensor, as_text: bool) -> None:
+    """A word that nobody said, with a weight that no sound can outweigh, is heard by the client that asked for it."""
+    phrases = ["banana:10", "[unk]"]
+    config = {"sample_rate": 16000, "phrase_list": json.dumps(phrases) if as_text else phrases}
+    asked = asyncio.run(talk(server.ws_url, pcm(sample[:48_000]), config, 32_000))
+    assert "banana" in asked[-1]["text"]
+    plain = asyncio.run(talk(server.ws_url, pcm(sample[:48_000]), {"sample_rate": 16000}, 32_000))
+    assert "banana" not in plain[-1]["text"]

@@ -29,7 +29,7 @@ from streaming.engine import Engine
 from streaming.events import Final
 from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.load import Load
-from streaming.server.protocols.wyoming import _Connection, _project_url
+from streaming.server.protocols.wyoming import _Connection, _phrases, _project_url
 from streaming.server.run import listen
 from tests.support.serving import Running, running
 from tests.support.wyoming import converse, pcm16, transcript
@@ -356,3 +356,25 @@ def test_a_server_that_is_stopped_says_what_it_has_heard(
     assert expected.startswith(said.rsplit(" ", 1)[0])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_names_and_terms_are_listened_for(port: int, speech: torch.Tensor, expected: str) -> None:
+    """Terms have less weight than names; what cannot be spelled is left out, and other types are refused."""
+    asked = Event("transcribe", {"transcript_names": ["Siobhán", "a:0"], "transcript_terms": ["garage door"]})
+    assert _phrases(asked) == ["Siobhán:1", "a:0:1", "garage door:0.5"]
+    assert _phrases(Event("transcribe", {"transcript_names": None})) == []
+    for wrong in ("Siobhán", [1], {"a": 1}):
+        assert b"must be lists of strings" in send(port, line(type="transcribe", data={"transcript_terms": wrong}))
+
+    async def hear() -> str:
+        async with AsyncTcpClient("127.0.0.1", port, read_timeout=30) as client:
+            names = ["Old Man", "\u6771\u4eac"]
+            await client.write_event(Event("transcribe", {"transcript_names": names}))
+            await client.write_event(AudioChunk(16_000, 2, 1, pcm16(speech).tobytes()).event())
+            await client.write_event(AudioStop().event())
+            while (event := await client.read_event()) is not None and not Transcript.is_type(event.type):
+                assert event.type != "error"
+            assert event is not None
+            return Transcript.from_event(event).text
+
+    assert asyncio.run(hear()).split()[:2] == expected.split()[:2]
