@@ -51,6 +51,13 @@ TyperOption = Annotated[
         rich_help_panel=_DICTATION,
     ),
 ]
+StyleOption = Annotated[
+    shared.StyleName,
+    typer.Option(
+        help="written: with capitals, punctuation and digits; spoken: marks only where they are said.",
+        rich_help_panel=_DICTATION,
+    ),
+]
 Commands = Annotated[
     Path | None,
     typer.Option(
@@ -99,6 +106,7 @@ class DictateOptions:
 
     typer_name: TyperOption = TyperChoice.auto
     commands: Commands = None
+    style: StyleOption = shared.StyleName.written
     list_commands: ShowCommands = False
     corrections: Corrections = True
     notify: Notify = False
@@ -186,11 +194,13 @@ def dictate(
             lock.write(os.getpid(), "starting")
             say(f"loading the model {model.model}")
             from streaming.dictation.run import dictate as until_it_ends
+            from streaming.dictation.units import said
             from streaming.listener import Listener
 
             engine = make_engine(model, lm_weight, streams, streams.config(), words)
+            writer = engine.recogniser.writer if dictation.style is shared.StyleName.written else None
             until_it_ends(
-                lambda opened: Listener(engine, opened, hotwords=words, notify=notify),
+                lambda opened: said(Listener(engine, opened, hotwords=words, notify=notify), writer, words),
                 source.open,
                 typing,
                 table,

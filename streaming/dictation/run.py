@@ -12,8 +12,7 @@ from streaming.dictation.edits import edits_between
 from streaming.dictation.running import State
 from streaming.dictation.table import Table
 from streaming.dictation.typers import StandardOutput, Typer
-from streaming.dictation.units import units
-from streaming.events import Event, Final
+from streaming.dictation.units import Said
 
 if TYPE_CHECKING:
     from streaming.dictation.switch import Switch
@@ -36,28 +35,23 @@ class _Hand:
         self._state = self._state.resumed()
         self._begun = ""
 
-    def write(self, event: Event) -> None:
-        final = isinstance(event, Final)
-        if not final and not self._partials:
+    def write(self, said: Said) -> None:
+        if not said.final and not self._partials:
             return
-        if isinstance(event, Final):
-            found = units(event.segment.words, event.segment.spoken_words)
-        else:
-            found = units(event.committed)
         if self._state.settled is None:
             self._begun = self._state.typed.begun().text
-        self._state, edits = step(self._state, found, self._table, final=final)
+        self._state, edits = step(self._state, said.units, self._table, final=said.final)
         if self.failure is None:
             try:
                 self._typer.type(edits)
             except DeviceError as error:
                 self.failure = error
-        if self.failure is not None and final:
+        if self.failure is not None and said.final:
             StandardOutput().type(edits_between(self._begun, self._state.typed.text))
 
 
 def dictate(
-    recognise: Callable[[AudioSource], Iterable[Event]],
+    recognise: Callable[[AudioSource], Iterable[Said]],
     open_source: Callable[[], AudioSource],
     typer: Typer,
     table: Table,
@@ -70,7 +64,7 @@ def dictate(
     """Type what is said until the source ends or the switch is told to end.
 
     Args:
-        recognise: gives the events of a source.
+        recognise: gives what is said to a source.
         open_source: opens the source; called again after each pause, in which it is closed.
         typer: types.
         table: the spoken commands.
@@ -94,15 +88,16 @@ def dictate(
         with source, switch.stopping(source):
             tell("listening")
             notify(f"listening to {source.name}; typing with {typer.name}")
-            for event in recognise(source):
-                hand.write(event)
+            for said in recognise(source):
+                hand.write(said)
                 if hand.failure is not None and not switch.ended:
-                    notify(f"{hand.failure}; what was not typed follows on standard output")
+                    notify("typing fails; what is not typed follows on standard output")
                     switch.stop()
         if switch.toggles == toggles:
             break
         hand.resume()
-    if hand.failure is not None:
+    if hand.failure is not None or isinstance(typer, StandardOutput):
         sys.stdout.write("\n")
         sys.stdout.flush()
+    if hand.failure is not None:
         raise hand.failure

@@ -4,16 +4,55 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from asr.transcript import Word
+from asr.transcript import Segment, Word
 from asr.writing.parts import MARKS
+from asr.writing.writer import Context, Names, Writer
 from streaming.dictation.field import Unit
+from streaming.events import Event, Final
 
-__all__ = ["unit", "units"]
+__all__ = ["Said", "said", "unit", "units"]
 
 _ENDS = (".", "?", "!")
 _ABBREVIATION = re.compile(r"[^\W\d]\.[^\W\d]\.$")  # "p.m." keeps its point
+
+
+class Said(NamedTuple):
+    """All that is certain of the open utterance, and whether it is finished."""
+
+    units: list[Unit]
+    final: bool
+
+
+def said(events: Iterable[Event], writer: Writer | None = None, names: Names | None = None) -> Iterator[Said]:
+    """What the events of a stream say: the committed words of a partial, all words of a final.
+
+    Args:
+        events: the events of one stream.
+        writer: writes the words with capitals, marks and digits; None: they stay as they were recognised.
+        names: words that are written as they were given.
+    """
+    context = Context()
+    for event in events:
+        final = isinstance(event, Final)
+        segment = event.segment.as_spoken() if isinstance(event, Final) else _segment(event.committed)
+        after = context
+        if writer is not None and segment.words:
+            ((segment, after),) = writer.write([segment], [context], [names])
+        found = units(segment.words, segment.spoken_words)
+        if final:
+            context = after
+        elif found:
+            found[-1] = replace(found[-1], mark="")  # of the words after it nothing is known
+        yield Said(found, final)
+
+
+def _segment(words: Sequence[Word]) -> Segment:
+    start, end = (words[0].start_seconds, words[-1].end_seconds) if words else (0.0, 0.0)
+    return Segment(" ".join(word.text for word in words), start, end, 0.0, tuple(words))
 
 
 def units(words: Sequence[Word], spoken: Sequence[Word] = ()) -> list[Unit]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from asr.transcript import Word
+from asr.transcript import Segment, Word
+from asr.writing.parts import Tag, Utterance
+from asr.writing.writer import Writer
 from streaming.dictation.field import Unit
-from streaming.dictation.units import unit, units
+from streaming.dictation.units import Said, said, unit, units
+from streaming.events import Final, Partial
 
 
 def timed(*texts: str, first: float = 0.0) -> list[Word]:
@@ -50,3 +55,36 @@ def test_no_spoken_word_is_lost_where_times_disagree(ends: tuple[float, float]) 
 )
 def test_the_mark_is_known(written: str, text: str, mark: str) -> None:
     assert (unit(written).text, unit(written).mark) == (text, mark)
+
+
+class FullStops:
+    """A tagger: every utterance is a sentence, which names Anna."""
+
+    def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
+        return [
+            [
+                Tag(word.replace("anna", "Anna"), "." if at == len(one.words) else "")
+                for at, word in enumerate(one.words, 1)
+            ]
+            for one in utterances
+        ]
+
+
+def test_events_are_written() -> None:
+    """A partial has no mark at its end, where nothing is known of what follows."""
+    first, second = timed("hello", "anna"), timed("yes", first=2.0)
+    events = [
+        Partial(tuple(first[:1]), tuple(first[1:]), 1.0),
+        Final(Segment("hello anna", 0, 2, -1.0, tuple(first)), 2.0),
+        Partial((), tuple(second), 2.5),
+        Final(Segment("yes", 2, 3, -1.0, tuple(second)), 3.0),
+    ]
+    hello, anna, yes = (
+        Unit(("hello",), "Hello", begins=True),
+        Unit(("anna",), "Anna", "."),
+        Unit(("yes",), "Yes", ".", True),
+    )
+    expected = [Said([hello], False), Said([hello, anna], True), Said([], False), Said([yes], True)]
+    assert list(said(events, Writer(FullStops()))) == expected
+    spoken = [[word.text for word in words] for words in (first[:1], first, (), second)]
+    assert [[one.text for one in each.units] for each in said(events)] == spoken
