@@ -13,6 +13,7 @@ import pytest
 from asr.audio.segment import SegmentConfig
 from asr.commands.options import DtypeName
 from asr.config import ModelConfig
+from asr.writing.hotwords import Phrase
 from tests.support.archive import below, files
 from tests.support.commands import Command, StubRecogniser
 
@@ -34,6 +35,19 @@ def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) ->
     assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
     assert stub.asked["style"] == "written"
+
+
+def test_transcribe_listens_for_hotwords(command: Command, stub: StubRecogniser, tmp_path: Path) -> None:
+    assert command("transcribe", "a.wav", "--hotwords", "Nextcloud, Siobhán:3")[0] == 0
+    assert stub.asked["hotwords"].phrases == (Phrase("Nextcloud"), Phrase("Siobhán", 3.0))
+    (tmp_path / "names").write_text("Nextcloud # a comment", encoding="utf-8")
+    assert command("transcribe", "a.wav", "--hotwords", tmp_path / "names")[0] == 0
+    assert stub.asked["hotwords"].phrases == (Phrase("Nextcloud"),)
+    for wrong, reason in ((["a:99"], "at most 10"), (["a.txt"], "No such file"), (["a", "--beam-size", 1], "greedy")):
+        status, _, err = command("transcribe", "a.wav", "--hotwords", *wrong)
+        assert status == 2
+        assert "--hotwords" in err
+        assert reason in err
 
 
 def test_transcribe_as_it_was_spoken(command: Command, stub: StubRecogniser) -> None:
