@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from asr.transcript import Segment, Word
+from asr.writing import numbers
 from asr.writing.parts import Form, Tag, Tagger, Utterance
 
 __all__ = ["Context", "Names", "Writer"]
@@ -184,18 +185,16 @@ def _whole(spoken: _Spoken, marks: Sequence[str], texts: Sequence[str], names: N
     taken = {at for form in forms for at in range(form.start, form.end)}
     sure = [word.confidence >= _SURE and at not in taken for at, word in enumerate(spoken.words)]
     breaks = [bool(mark) or (pause or 0) >= _BREAK_SECONDS for mark, pause in zip(marks, spoken.pauses, strict=True)]
-    numbers = [form for form in _numbers(spoken.texts, sure, breaks) if taken.isdisjoint(range(form.start, form.end))]
+    digits = [
+        form for form in numbers.forms(spoken.texts, sure, breaks) if taken.isdisjoint(range(form.start, form.end))
+    ]
 
     at = 0
-    for form in sorted([*forms, *numbers]):
+    for form in sorted([*forms, *digits]):
         yield from (Form(i, i + 1, texts[i]) for i in range(at, form.start))
         yield form
         at = form.end
     yield from (Form(i, i + 1, texts[i]) for i in range(at, len(spoken.words)))
-
-
-def _numbers(words: Sequence[str], sure: Sequence[bool], breaks: Sequence[bool]) -> list[Form]:
-    return []
 
 
 def _marked(text: str, mark: str) -> str:
