@@ -1,0 +1,148 @@
+"""F1 of marks and capitals on held-out text, and on what the recogniser makes of recordings with a written text.
+
+    python -m recipes.punctuation.evaluate text MODEL FILE...
+    python -m recipes.punctuation.evaluate speech MODEL MANIFEST
+
+Text: a paragraph a line. Its words are lower-cased, its numbers spelled out and its marks removed; each line is one
+finished segment without pauses. Manifest: JSON lines with `audio` (relative to the manifest) and `written`. MODEL is a
+folder with punctuation.safetensors. A Markdown table goes to standard output.
+
+The baseline knows no words: a full stop at the end, capitals at the beginning and for "I".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from asr import checkpoint
+from asr.text.marks import SCORED_MARKS, WrittenScore, score_written
+from asr.training.punctuation.reading import Target, read_line
+from asr.transcript import Segment
+from asr.writing.parts import Tag, Tagger, Utterance
+
+Row = tuple[str, WrittenScore]
+_LINES = 400  # of each text, at most
+
+
+class Baseline:
+    """A full stop at the end; "I" and its contractions have a capital."""
+
+    def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
+        """See `asr.writing.parts.Tagger`."""
+        return [
+            [
+                Tag(word.capitalize() if word.split("'")[0] == "i" else word, "." if i + 1 == len(one.words) else "")
+                for i, word in enumerate(one.words)
+            ]
+            for one in utterances
+        ]
+
+
+def join(tags: Iterable[Tag]) -> str:
+    """Tagged words as text, with a capital after each end of a sentence."""
+    words, first = [], True
+    for text, mark in tags:
+        words.append((text[:1].upper() + text[1:] if first else text) + mark)
+        first = mark in (".", "?", "!")
+    return " ".join(words)
+
+
+def of_text(tagger: Tagger, path: Path) -> WrittenScore:
+    """Score the tags of a text's lines."""
+    with path.open(encoding="utf-8") as file:
+        lines = [targets for line in file if (targets := read_line(line))][:_LINES]
+    spoken = [Utterance([target.word for target in line], [None] * len(line)) for line in lines]
+    scores = map(_score, lines, tagger.tag(spoken))
+    return sum(scores, WrittenScore())
+
+
+def _score(line: Sequence[Target], tags: Sequence[Tag]) -> WrittenScore:
+    """`score_written` for a line."""
+    return score_written(" ".join(target.written + target.mark for target in line), join(tags))
+
+
+def of_speech(tagger: Tagger, recordings: Sequence[tuple[Sequence[Segment], str]], pauses: bool) -> WrittenScore:
+    """Score the tags of recognised segments against a written text for each recording."""
+    total = WrittenScore()
+    for segments, written in recordings:
+        tags: list[Tag] = []
+        before: list[str] = []
+        for segment in segments:
+            words = segment.words
+            gaps = [max(0.0, b.start_seconds - a.end_seconds) for a, b in pairwise(words)]
+            known: list[float | None] = [*gaps, None] if pauses else [None] * len(words)
+            spoken = [word.text for word in words]
+            tags += tagger.tag([Utterance(spoken, known[: len(words)], before[-40:])])[0]
+            before += spoken
+        total += score_written(written, join(tags))
+    return total
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A Markdown table of F1 in per cent."""
+    names = {",": "comma", ".": "full stop", "?": "question", "!": "exclamation", ":": "colon"}
+    lines = [
+        f"| | {' | '.join(names[mark] for mark in SCORED_MARKS)} | capitals |",
+        f"|---|{'---|' * (len(SCORED_MARKS) + 1)}",
+    ]
+    for name, score in rows:
+        cells = [*(score.marks[mark] for mark in SCORED_MARKS), score.capitals]
+        shown = (f"{100 * cell.f1:.1f}" if cell.right + cell.missed else "–" for cell in cells)
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def timed(tagger: Tagger) -> str:
+    """CPU time for a word: of segments in a batch, and of 12 words with 40 before them, alone, as in a stream."""
+    words = ["so", "i", "think", "that", "we", "should", "go", "to", "paris", "in", "the", "spring"]
+    segment = Utterance(words, [0.1] * len(words), (words * 4)[:40])
+
+    def cost(utterances: list[Utterance]) -> float:
+        tagger.tag(utterances)
+        began = time.process_time()
+        for _ in range(10):
+            tagger.tag(utterances)
+        return 100 * (time.process_time() - began) / (len(utterances) * len(words))
+
+    return f"CPU for a word: {cost([segment] * 64):.3f} ms in a batch, {cost([segment]):.2f} ms in a stream"
+
+
+def main() -> None:
+    """See the module's docstring."""
+    torch.set_num_threads(1)
+    if len(sys.argv) < 4 or sys.argv[1] not in ("text", "speech"):
+        raise SystemExit(__doc__)
+    kind, model, *paths = sys.argv[1:]
+    tagger = checkpoint.load_punctuation(Path(model))
+    if kind == "text":
+        print(table((f"{Path(p).stem}{note}", of_text(t, Path(p))) for note, t in _both(tagger) for p in paths))
+        print(f"\n{timed(tagger)}")
+        return
+    recordings = _recognised(Path(paths[0]))
+    rows = [(f"with pauses{note}", of_speech(t, recordings, True)) for note, t in _both(tagger)]
+    print(table([*rows, ("without pauses", of_speech(tagger, recordings, False))]))
+
+
+def _both(tagger: Tagger) -> list[tuple[str, Tagger]]:
+    return [("", tagger), (", baseline", Baseline())]
+
+
+def _recognised(manifest: Path) -> list[tuple[Sequence[Segment], str]]:
+    import asr
+
+    with manifest.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    written = {str(manifest.parent / row["audio"]): row["written"] for row in rows}
+    found = asr.load("default").transcribe_many(written)
+    return [(transcript.segments, written[source]) for source, transcript, _ in found if transcript]
+
+
+if __name__ == "__main__":
+    main()

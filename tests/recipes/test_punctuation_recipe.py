@@ -1,0 +1,53 @@
+"""The table of F1 for marks and capitals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("num2words")
+
+from asr import checkpoint
+from asr.output.timed import Segment, Word
+from asr.text.marks import Agreement
+from asr.writing.parts import Tag
+from recipes.punctuation import evaluate
+from tests.support.tiny_punctuation import tiny_punctuator
+
+
+def test_a_table_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tagger = tiny_punctuator()
+    checkpoint.save_punctuation(tmp_path, tagger)
+    text = tmp_path / "news.txt"
+    text.write_text("The cat sat on a mat. Did I leave Paris?\nYes, I left.\na heading\n")
+    monkeypatch.setattr("sys.argv", ["evaluate", "text", str(tmp_path), str(text)])
+    evaluate.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| news")]
+    assert [row[0] for row in rows] == ["| news", "| news, baseline"]
+    # Of 2 full stops the baseline has the last, and one where the question mark is; of 6 capitals all but 2.
+    assert rows[1][1:] == ["0.0", "50.0", "0.0", "–", "–", "80.0 |"]
+
+
+def test_speech_is_scored_with_its_errors_and_pauses() -> None:
+    class Told(evaluate.Baseline):
+        pauses: list[object] = []  # noqa: RUF012 - of one test
+
+        def tag(self, utterances: object) -> list[list[Tag]]:
+            self.pauses += [one.pauses for one in utterances]  # type: ignore[attr-defined]
+            return super().tag(utterances)  # type: ignore[arg-type]
+
+    words = tuple(Word(text, i, i + 0.75, 1.0) for i, text in enumerate(["i", "left", "parish"]))
+    segments = [Segment("i left parish", 0.0, 2.75, -1.0, words)]
+    tagger = Told()
+    score = evaluate.of_speech(tagger, [(segments, "I left Paris.")], True)
+    evaluate.of_speech(tagger, [(segments, "I left Paris.")], False)
+    assert tagger.pauses == [[0.25, 0.25, None], [None, None, None]]
+    assert score.marks["."] == Agreement(right=1)
+    assert score.capitals == Agreement(right=1)
+
+
+def test_wrong_use_shows_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate", "text"])
+    with pytest.raises(SystemExit, match="python -m"):
+        evaluate.main()
