@@ -60,12 +60,15 @@ def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Bat
 
 
 def dev_batches(text: Text, config: PunctuationTrainConfig, length: int = 64, most: int = 60_000) -> Iterator[Batch]:
-    """Held-out words in rows, without errors and without pauses."""
+    """Held-out words in rows, without errors; every second row has pauses."""
+    random = np.random.default_rng(config.seed)
     each = max(length, most // len(text.regions))
     for _, start, end in text.regions.tolist():
         starts = np.arange(start, min(end, start + each), length)
         rows, lengths = _take(text, starts, np.full(len(starts), end), length)
-        pauses = np.zeros(rows.types.shape, np.int64)
+        seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
+        pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
+        pauses[::2] = Pause.UNKNOWN
         pauses[np.arange(len(starts)), lengths - 1] = Pause.END
         yield _tensors(rows, lengths, pauses, text)
 

@@ -6,6 +6,7 @@ progress. Batches follow from the seed and the step alone.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import time
@@ -21,35 +22,18 @@ from torch import Tensor
 from asr import checkpoint
 from asr.config import from_dict
 from asr.errors import CheckpointError, ConfigError
-from asr.text.marks import Agreement
 from asr.training.interrupts import heeding_interrupts
-from asr.training.punctuation.batches import Batch, dev_batches, training_batch
+from asr.training.punctuation.batches import Batch, training_batch
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
+from asr.training.punctuation.measuring import Measured, measure
 from asr.writing.network import PunctuationNetwork
 from asr.writing.punctuation import Punctuator
+from asr.writing.vocabulary import Vocabulary
 
-__all__ = ["Measured", "Progress", "measure", "train"]
+__all__ = ["Progress", "train"]
 
 _LAST = "last.safetensors"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Agreement with held-out text: of each mark, and of words that have capitals of their own."""
-
-    marks: dict[str, Agreement]
-    capitals: Agreement
-
-    @property
-    def mean(self) -> float:
-        """Mean F1 of capitals and the marks that the held-out text has."""
-        found = [each.f1 for each in (*self.marks.values(), self.capitals) if each.right + each.missed]
-        return sum(found) / max(1, len(found))
-
-    def __str__(self) -> str:
-        marks = "  ".join(f"{mark} {each.f1:.3f}" for mark, each in self.marks.items())
-        return f"F1  {marks}  capitals {self.capitals.f1:.3f}"
 
 
 @dataclass(frozen=True)
@@ -63,33 +47,6 @@ class Progress:
     def share(self, steps: int, max_seconds: float | None) -> float:
         """Share of the run that is done, 0 to 1."""
         return min(1.0, max(self.seconds / max_seconds if max_seconds else 0.0, self.step / steps))
-
-
-def _agreement(wanted: Tensor, found: Tensor, kind: Tensor | int) -> Agreement:
-    ours, theirs = wanted == kind, found == kind
-    return Agreement(int((ours & theirs).sum()), int((ours & ~theirs).sum()), int((~ours & theirs).sum()))
-
-
-@torch.inference_mode()
-def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainConfig) -> Measured:
-    """Measure on the held-out text, without errors and without pauses."""
-    device, was_training = network.marks.bias.device, network.training
-    network.eval()
-    marks = dict.fromkeys(config.model.marks[1:], Agreement())
-    capitals = Agreement()
-    for batch in dev_batches(text, config):
-        moved = Batch(*(x.to(device) for x in batch))
-        logits = network(*moved[:4])
-        known = moved.marks != IGNORED
-        wanted, found = moved.marks[known], logits.marks.argmax(-1)[known]
-        for number, mark in enumerate(config.model.marks[1:], start=1):
-            marks[mark] += _agreement(wanted, found, number)
-        known = moved.forms != IGNORED
-        wanted, found = moved.forms[known], logits.forms.argmax(-1)[known]
-        right = int(((wanted == found) & (wanted > 0)).sum())
-        capitals += Agreement(right, int((wanted > 0).sum()) - right, int((found > 0).sum()) - right)
-    network.train(was_training)
-    return Measured(marks, capitals)
 
 
 class _Run:
@@ -122,6 +79,12 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimiser.step()
         return float(loss.detach())
+
+    def tagger(self, vocabulary: Vocabulary, offsets: Tensor) -> Punctuator:
+        """A tagger with the weights of now, and the offsets of the marks in them."""
+        network = copy.deepcopy(self.network).eval()
+        network.marks.bias.data += offsets
+        return Punctuator(network, vocabulary)
 
     def save(self, progress: Progress) -> None:
         tensors = {f"network.{name}": weight for name, weight in self.network.state_dict().items()}
@@ -204,7 +167,7 @@ def train(
                 found, measured_step = measure(run.network, text, config), progress.step
                 report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {found}")
                 if found.mean > progress.best:
-                    checkpoint.save_punctuation(output, Punctuator(run.network, text.vocabulary))
+                    checkpoint.save_punctuation(output, run.tagger(text.vocabulary, found.offsets))
                     progress = dataclasses.replace(progress, best=found.mean)
                 run.save(progress)
             elif progress.step % config.save_every == 0:
