@@ -204,7 +204,7 @@ class SearchConfig:
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
-    hotword_weight: float = 0.6  # added for each letter of a hotword, times the weight of the hotword
+    hotword_weight: float = 0.4  # added for each letter of a hotword, times the weight of the hotword
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token

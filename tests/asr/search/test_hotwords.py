@@ -23,7 +23,7 @@ from tests.support.pieces import FakePieces
 from tests.support.tiny_model import sounds, tiny_lm, tiny_model
 
 CPU = torch.device("cpu")
-CONFIG = SearchConfig(beam_size=4, length_bonus=0.3)
+CONFIG = SearchConfig(beam_size=4, length_bonus=0.3, hotword_weight=0.6)
 
 
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
