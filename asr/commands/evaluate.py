@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from asr.files import write_atomically
 from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from asr.commands.evaluation import ErrorRates, Evaluation, Selection
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
@@ -52,6 +55,10 @@ NormaliserOption = Annotated[
     NormaliserName,
     typer.Option(help="plain: letters and apostrophes. whisper: Whisper's English normaliser, plain beside it."),
 ]
+StyleOption = Annotated[
+    opt.StyleName,
+    typer.Option(help="written: also score marks and capitals, against references that have them."),
+]
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write all scores as JSON; - prints them instead.")
 ]
@@ -67,6 +74,7 @@ class ScoringOptions:
 
     hypotheses: Hypotheses = None
     normaliser: NormaliserOption = NormaliserName.plain
+    style: StyleOption = opt.StyleName.spoken
     corpora: Corpora = None
     limit: Limit = None
 
@@ -98,11 +106,15 @@ def evaluate(
     ("to-morrow"). Utterances without a text are left out and counted; with the plain normaliser also those whose text
     has digits or another script.
 
+    With --style written, precision, recall and F1 of each mark and of capitals follow: a word's mark is right if the
+    reference has it after the same word, a capital if the whole word is written alike.
+
     Examples:
       spellstream evaluate test.jsonl
       spellstream evaluate test.jsonl --corpus test-other --beam-size 1 --worst 20
       spellstream evaluate test.jsonl --normaliser whisper --json scores.json --confusions 10
       spellstream evaluate test.jsonl --hypotheses other.jsonl
+      spellstream evaluate punctuated.jsonl --style written
     """
     from asr.commands import evaluation
     from asr.text.normalise import normaliser
@@ -115,7 +127,8 @@ def evaluate(
     if not selection.utterances:
         raise typer.Exit(1)
     with opt.extra("evaluate"):
-        rates = evaluation.ErrorRates(normaliser(scoring.normaliser.value))
+        marks = scoring.style is opt.StyleName.written
+        rates = evaluation.ErrorRates(normaliser(scoring.normaliser.value), marks)
 
     if scoring.hypotheses is not None:
         _refuse_model_options(model, search, track)
@@ -130,7 +143,12 @@ def evaluate(
             )
         about = {"model": model.model, **_model_settings(recogniser, config, batch_size)}
 
-    settings = {"spellstream": __version__, "normaliser": scoring.normaliser.value, **about}
+    settings = {
+        "spellstream": __version__,
+        "normaliser": scoring.normaliser.value,
+        "style": scoring.style.value,
+        **about,
+    }
     if result.scored and shown.json_file is not None:
         scores = json.dumps(to_json(result, settings), indent=2, ensure_ascii=False) + "\n"
         sys.stdout.write(scores) if shown.json_file == "-" else write_atomically(Path(shown.json_file), scores)
@@ -191,7 +209,25 @@ def to_json(evaluation: Evaluation, settings: dict[str, Any]) -> dict[str, Any]:
     }
     if evaluation.plain:
         result["plain_summaries"] = metrics.to_json(metrics.summarise(evaluation.plain))["summaries"]
+    if evaluation.written:
+        result["written"] = {"utterances": len(evaluation.written), **_written(evaluation)}
     return result
+
+
+def _written(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Counts and rates of each mark and of capitals, over all utterances whose references have any."""
+    from asr.text.marks import WrittenScore
+
+    pooled = sum(evaluation.written, WrittenScore())
+    return {
+        name: {
+            **dataclasses.asdict(found),
+            "precision": round(found.precision, 4),
+            "recall": round(found.recall, 4),
+            "f1": round(found.f1, 4),
+        }
+        for name, found in {**pooled.marks, "capitals": pooled.capitals}.items()
+    }
 
 
 def report(evaluation: Evaluation, settings: dict[str, Any], title: str, shown: ReportOptions) -> None:
@@ -208,6 +244,8 @@ def report(evaluation: Evaluation, settings: dict[str, Any], title: str, shown: 
 
     plain = metrics.summarise(evaluation.plain) if evaluation.plain else ()
     console.print(error_report.table(metrics.summarise(evaluation.scored), title, plain))
+    if settings["style"] == "written":
+        _report_marks(evaluation, console)
     if evaluation.wall_seconds is not None:
         spent = f"{evaluation.audio_seconds:.1f} s of audio in {evaluation.wall_seconds:.1f} s"
         line(f"{spent}: real-time factor {evaluation.real_time_factor:.4f}")
@@ -230,6 +268,25 @@ def report(evaluation: Evaluation, settings: dict[str, Any], title: str, shown: 
     for confusion in found:
         pair = f"{confusion.reference or '***'} → {confusion.hypothesis or '***'}"
         line(f"{confusion.occurrences:6d}  {confusion.kind:12}  {pair}")
+
+
+def _report_marks(evaluation: Evaluation, console: Console) -> None:
+    """Print the table of marks and capitals, or that no reference has any."""
+    from rich.table import Table
+
+    if not evaluation.written:
+        console.print("no reference has marks or capitals to compare with")
+        return
+    table = Table(title=f"marks and capitals, {len(evaluation.written)} utterances")
+    table.add_column("mark")
+    for heading in ("precision %", "recall %", "F1 %", "in references"):
+        table.add_column(heading, justify="right")
+    for name, found in _written(evaluation).items():
+        expected = found["right"] + found["missed"]
+        if expected or found["extra"]:
+            rates = (f"{100 * found[rate]:.1f}" for rate in ("precision", "recall", "f1"))
+            table.add_row(name, *rates, str(expected))
+    console.print(table)
 
 
 def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from asr.archive.manifest import Utterance, scan
 from asr.errors import DataError
 from asr.terminal import Progress, say
 from asr.text import metrics
+from asr.text.marks import WrittenScore, read_marks, score_written
 from asr.text.normalise import fold, normalise
 
 if TYPE_CHECKING:
@@ -44,20 +45,32 @@ class ErrorRates:
 
     Args:
         normaliser: for both sides, see `asr.text.normalise.normaliser`.
+        marks: score marks and capitals too, where the reference has any.
     """
 
     normaliser: Callable[[str], str]
+    marks: bool = False
     scored: dict[str, metrics.Scored] = field(default_factory=dict)
     plain: dict[str, metrics.Scored] = field(default_factory=dict)
+    written: dict[str, WrittenScore] = field(default_factory=dict)
 
-    def add(self, utterance: Utterance, text: str, seconds: float) -> None:
-        """Score one text; under the plain normaliser only where the reference has no digits or other scripts."""
+    def add(self, utterance: Utterance, text: str, seconds: float, written: str | None = None) -> None:
+        """Score one text; under the plain normaliser only where the reference has no digits or other scripts.
+
+        Args:
+            utterance: the reference.
+            text: as it was recognised.
+            seconds: length of the audio.
+            written: as it is written; None: `text` is.
+        """
         reference = utterance.text or ""
         sides = self.normaliser(reference), self.normaliser(text)
         self.scored[utterance.id] = metrics.score(utterance.id, utterance.corpus, *sides, seconds)
         if self.normaliser is not fold and is_plain(reference):
             sides = fold(reference), fold(text)
             self.plain[utterance.id] = metrics.score(utterance.id, utterance.corpus, *sides, seconds)
+        if self.marks and _is_written(reference):
+            self.written[utterance.id] = score_written(reference, text if written is None else written)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class Evaluation:
         failed: utterances without a hypothesis, and rows of the manifest or of hypotheses that cannot be used.
         skipped: utterances without a text to compare with.
         wall_seconds: time for reading and recognising; None where nothing was recognised.
+        written: scores of marks and capitals, one for each utterance whose reference has any; empty unless asked for.
     """
 
     scored: tuple[metrics.Scored, ...]
@@ -77,6 +91,7 @@ class Evaluation:
     failed: int
     skipped: int
     wall_seconds: float | None
+    written: tuple[WrittenScore, ...] = ()
 
     @property
     def audio_seconds(self) -> float:
@@ -127,6 +142,12 @@ def is_plain(text: str) -> bool:
     return not text.strip() or normalise(text) is not None
 
 
+def _is_written(reference: str) -> bool:
+    """Whether a reference has marks or capitals; transcripts in one case say nothing of them."""
+    mixed = reference != reference.lower() and reference != reference.upper()
+    return mixed or any(word.mark for word in read_marks(reference))
+
+
 def transcribe(
     recogniser: Recogniser,
     selection: Selection,
@@ -144,7 +165,12 @@ def transcribe(
 
     started = time.perf_counter()
     outcomes = recogniser.transcribe_many(
-        by_audio, search=search, word_timestamps=False, batch_size=batch_size, track=track, style="spoken"
+        by_audio,
+        search=search,
+        word_timestamps=rates.marks,  # marks hang on the pauses between words
+        batch_size=batch_size,
+        track=track,
+        style="written" if rates.marks else "spoken",
     )
     for source, transcript, error in outcomes:
         for utterance in by_audio[source]:
@@ -152,7 +178,7 @@ def transcribe(
                 say(f"{utterance.id}: {error}")
                 progress.advance()
             else:
-                rates.add(utterance, transcript.text, transcript.duration_seconds)
+                rates.add(utterance, transcript.spoken, transcript.duration_seconds, transcript.text)
                 progress.advance(transcript.duration_seconds)
     return _evaluation(selection, rates, time.perf_counter() - started)
 
@@ -183,4 +209,5 @@ def _evaluation(selection: Selection, rates: ErrorRates, wall_seconds: float | N
         failed=len(names) - len(rates.scored) + len(selection.errors) + unreadable,
         skipped=selection.skipped,
         wall_seconds=wall_seconds,
+        written=tuple(rates.written[name] for name in names if name in rates.written),
     )

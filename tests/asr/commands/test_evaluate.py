@@ -182,7 +182,7 @@ def test_another_systems_texts(tmp_path: Path, name: str, two: Path, command: Co
     assert (status, err) == (0, "")
     assert rates(out)["total"][:3] == ["2", "0.1", "20.00"]
     assert "two (x): 1 errors in 3 words" in out
-    assert f"normaliser plain · hypotheses {path} · hypotheses_not_scored 0" in out
+    assert f"normaliser plain · style spoken · hypotheses {path} · hypotheses_not_scored 0" in out
     assert "real-time factor" not in out
 
 
@@ -214,3 +214,37 @@ def test_hypotheses_go_without_a_model(tmp_path: Path, two: Path, command: Comma
     status, out, err = command("evaluate", two, "--hypotheses", tmp_path / "h.txt", "--beam-size", 2)
     assert (status, out) == (2, "")
     assert "Invalid value for --hypotheses: options of the model, the search or the audio do not go with it" in err
+
+
+def test_marks_and_capitals_are_scored_where_references_have_them(
+    tmp_path: Path, command: Command, stub: StubRecogniser
+) -> None:
+    hypotheses = tmp_path / "other.jsonl"
+    texts = {"a": "So, who is it? Paris.", "b": "no marks here", "c": "The end"}
+    hypotheses.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()))
+    path = manifest(tmp_path, ("a", "x", "So who is it? Paris!"), ("b", "x", "no marks here"), ("c", "x", "The End."))
+
+    status, out, _ = command("evaluate", path, "--hypotheses", hypotheses, "--style", "written", "--json", "-")
+    assert status == 0
+    written = json.loads(out)["written"]
+    assert written["utterances"] == 2
+    assert {
+        name: (found["right"], found["missed"], found["extra"]) for name, found in written.items() if name in ",.?!"
+    } == {
+        ",": (0, 0, 1),
+        ".": (0, 1, 1),
+        "?": (1, 0, 0),
+        "!": (0, 1, 0),
+    }
+    assert (written["capitals"]["right"], written["capitals"]["missed"]) == (3, 1)
+
+    status, out, _ = command("evaluate", path, "--hypotheses", hypotheses, "--style", "written")
+    assert "marks and capitals, 2 utterances" in out
+    assert "capitals" in out
+
+
+def test_written_scores_need_written_references(scored: Path, command: Command, stub: StubRecogniser) -> None:
+    status, out, _ = command("evaluate", scored, "--style", "written", "--corpus", "noisy")
+    assert status == 0
+    assert "no reference has marks or capitals to compare with" in out
+    assert stub.asked["style"] == "written"
