@@ -66,7 +66,10 @@ class Program:
         size = edit.count if isinstance(edit, Delete) else len(text)
         timeout = BASE_SECONDS + CHARACTER_SECONDS * size
         try:
-            done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=timeout)
+            # In a session of its own, so that Ctrl-C in the terminal does not end it within a word.
+            done = subprocess.run(
+                command, input=text.encode(), capture_output=True, timeout=timeout, start_new_session=True
+            )
         except subprocess.TimeoutExpired:
             raise DeviceError(f"{self.name} has not ended after {timeout:.0f} s") from None
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,16 @@ def test_failures_are_named(programs: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (programs / "wtype").unlink()
     with pytest.raises(DeviceError, match=r"^wtype cannot be run: No such file"):
         gone.type([Type("a")])
+
+
+def test_ctrl_c_does_not_reach_it(programs: Path) -> None:
+    """A terminal sends it to all processes of its session, and half a word was typed."""
+    code = "import os, sys; sys.exit(f'session {os.getsid(0)}')"
+    (programs / "xdotool").write_text(f"#!{sys.executable}\n{code}\n")
+    (programs / "xdotool").chmod(0o755)
+    with pytest.raises(DeviceError, match=r"^xdotool failed: session \d+$") as failed:
+        find_typer("xdotool").type([Type("a")])
+    assert str(failed.value).split()[-1] != str(os.getsid(0))
 
 
 def test_ydotool_types_ascii_alone(programs: Path) -> None:
