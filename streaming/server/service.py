@@ -32,6 +32,7 @@ __all__ = ["Service", "Stream"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
+_HOTWORD_CHARACTERS = 20  # of a client's hotwords on average, at most: long ones take long to spell
 
 
 class Service:
@@ -138,8 +139,13 @@ class Service:
     def _hotwords(self, phrases: Sequence[str], lenient: bool) -> Hotwords | None:
         most = self.limits.max_hotwords
         require(lenient or len(phrases) <= most, "the number of hotwords", len(phrases), f"at most {most}")
-        fitting = []
+        bound = most * _HOTWORD_CHARACTERS
+        total = sum(map(len, phrases))
+        require(lenient or total <= bound, "the length of the hotwords together", total, f"at most {bound} characters")
+        fitting, room = [], bound
         for phrase in phrases[:most]:
+            if (room := room - len(phrase)) < 0:
+                break
             try:
                 one = Phrase.parse(phrase)
                 check_spelling(one, self.recogniser.tokenizer)
