@@ -231,7 +231,7 @@ def _fill(words: list[_Timed], width: int) -> tuple[tuple[_Timed, ...], ...]:
 
 
 def _best_break(words: list[_Timed], shape: SubtitleShape) -> int:
-    """Where to cut: near the middle of what limits a cue, better at a pause or after punctuation.
+    """Where to cut: near the middle of what limits a cue, best after a sentence, else after a comma or at a pause.
 
     Rather not after a short word, which as an article or preposition belongs to what follows.
     """
@@ -240,7 +240,17 @@ def _best_break(words: list[_Timed], shape: SubtitleShape) -> int:
     costs: list[float] = []
     for (word, following), size in zip(pairwise(words), sizes, strict=False):
         done += size
-        natural = word.text[-1] in ".,;:?!" or following.start_ms - word.end_ms >= PAUSE_MS
-        clinging = not natural and len(word.text) <= 3
-        costs.append(abs(done / total - 0.5) - (0.2 if natural else 0.0) + (0.1 if clinging else 0.0))
+        costs.append(abs(done / total - 0.5) + _cost_of_break(word, following))
     return costs.index(min(costs)) + 1
+
+
+def _cost_of_break(word: _Timed, following: _Timed) -> float:
+    """How badly a cue ends between the two words, in shares of its length: a sentence's end may be this far off."""
+    if following.text == "—":  # belongs to the word before it
+        return 0.5
+    # "p.m." within a sentence ends none: what follows is in lower case.
+    if word.text[-1] in ".?!" and not following.text[0].islower():
+        return -0.4
+    if word.text[-1] in ",;:—" or following.start_ms - word.end_ms >= PAUSE_MS:
+        return -0.2
+    return 0.1 if len(word.text) <= 3 else 0.0

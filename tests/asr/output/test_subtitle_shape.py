@@ -56,6 +56,20 @@ def test_lines_are_as_few_as_can_be_and_about_equally_long() -> None:
     assert blocks(spoken(TEXT), SubtitleShape(24, 3)) == [["it was a great while", "before he could"]]
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("It was late. By then, nobody came to the door", ["It was late."]),
+        ("he came very late, by then nobody answered", ["he came very late,"]),
+        ("at 3:30 p.m. nobody came, then they left", ["at 3:30 p.m. nobody came,"]),
+        ("somebody called — nobody answered it", ["somebody called —"]),
+    ],
+    ids=["sentence before comma", "comma before the middle", "abbreviation", "dash"],
+)
+def test_a_cue_rather_ends_with_its_sentence_or_clause(text: str, first: list[str]) -> None:
+    assert blocks(spoken(text), SubtitleShape(len(text) - 1, 1))[0] == first
+
+
 @pytest.mark.parametrize("name", ["srt", "vtt"])
 def test_each_word_is_underlined_while_it_is_spoken(name: str) -> None:
     text = render(spoken("one <two>"), name, SubtitleShape(highlight_words=True))
