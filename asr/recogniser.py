@@ -146,7 +146,8 @@ class Recogniser:
         A model without weights for punctuation has one that writes names and numbers only.
         """
         if self._writer is None:
-            self._writer = Writer(None)
+            has_one = checkpoint.has_punctuation(self.folder)
+            self._writer = Writer(checkpoint.load_punctuation(self.folder) if has_one else None)
         return self._writer
 
     def transcribe(
