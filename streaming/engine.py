@@ -18,8 +18,9 @@ from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
 from asr.config import Context, SearchConfig, require
 from asr.recogniser import Recogniser
 from asr.search import Hypothesis
-from asr.transcript import Alternative
+from asr.transcript import Alternative, Segment
 from asr.writing.hotwords import HotwordList, Hotwords
+from asr.writing.parts import Style, check_style
 from streaming.chunk_encoder import ChunkEncoder
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
@@ -48,6 +49,7 @@ class StreamConfig:
         final: search at the end of a segment; None: the model's own.
         alternatives: hypotheses of a finished segment, the best included. They differ after the words that had been
             committed.
+        style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
 
     Raises:
         ConfigError: a setting is out of its bounds.
@@ -60,8 +62,10 @@ class StreamConfig:
     partial_beam_size: int = 8
     final: SearchConfig | None = None
     alternatives: int = 1
+    style: Style = "written"
 
     def __post_init__(self) -> None:
+        check_style(self.style)
         require(0 <= self.overlap_ms <= 10_000, "overlap_ms", self.overlap_ms, "in 0..10000")
         require(self.alternatives >= 1, "alternatives", self.alternatives, "at least 1")
         require(1 <= self.partial_beam_size <= 256, "partial_beam_size", self.partial_beam_size, "in 1..256")
@@ -102,6 +106,7 @@ class Engine:
         context = self.config.context or settings.streaming
         self.encoder = ChunkEncoder(self.model, context, self.config.overlap_ms)
         self.search = SegmentSearch(recogniser, recogniser.language_model(self.final))
+        self.writer = recogniser.writer
         self._fresh = self._fresh_segment()
 
     @property
@@ -114,20 +119,22 @@ class Engine:
         """Audio needed for the first frames: a chunk, the lookahead and the rest of the features' window."""
         return self.encoder.latency_ms
 
-    def start(self, hotwords: HotwordList = None) -> Session:
+    def start(self, hotwords: HotwordList = None, style: Style | None = None) -> Session:
         """The state of a new stream.
 
         Args:
             hotwords: names and terms to listen for, as in `Recogniser.transcribe`; each stream may have its own.
+            style: of the text; None: that of the settings.
 
         Raises:
-            ConfigError: a hotword is wrong, or has characters that the model cannot spell.
+            ConfigError: a hotword is wrong, or has characters that the model cannot spell; or there is no such style.
         """
+        check_style(style := self.config.style if style is None else style)
         found = Hotwords.of(hotwords)
         greedy = 1 in (self.partial.beam_size, self.final.beam_size)
         require(not (greedy and found), "beam_size", 1, "at least 2 with hotwords")
         fresh = Session(torch.zeros(0), 0, SpeechState.start(1, self.device), EndpointState())
-        return replace(fresh, hotwords=found, automaton=self.recogniser.spell(found))
+        return replace(fresh, hotwords=found, automaton=self.recogniser.spell(found), style=style)
 
     @torch.inference_mode()
     def step(
@@ -212,14 +219,24 @@ class Engine:
         ]
         after = self.search.commit(encoded, segments, found, words, counts, lists)
 
+        said: dict[int, Partial] = {}
         for row, (i, before) in enumerate(zip(rows, segments, strict=True)):
             rest = words[row][counts[row] :]
             tentative = tuple(w.text for w in rest)
             shown = replace(after[row], tentative=tentative, shown=before.shown or bool(words[row]))
             if tentative != before.tentative or counts[row]:
                 times = before.words(rest, self.model.config.frame_seconds)
-                events[i].append(Partial(shown.committed.words, times, now[i].heard_seconds))
+                said[i] = Partial(shown.committed.words, times, now[i].heard_seconds)
             now[i] = replace(now[i], segment=shown)
+        for i, partial in self._written(now, said).items():
+            events[i].append(partial)
+
+    def _written(self, now: Sequence[Session], said: dict[int, Partial]) -> dict[int, Partial]:
+        """The partials of streams, with written text for those in that style."""
+        rows = [i for i in said if now[i].style == "written"]
+        words = [(*said[i].committed, *said[i].tentative) for i in rows]
+        texts = self.writer.partial(words, [now[i].context for i in rows], [now[i].hotwords for i in rows])
+        return said | {i: replace(said[i], written=text) for i, text in zip(rows, texts, strict=True)}
 
     def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Search to the end of ended segments, from the committed words on, with the search settings of files."""
@@ -231,12 +248,22 @@ class Engine:
         found = self.search.find(encoded, committed, self.final, [now[i].automaton for i in rows])
         words = self.search.time(encoded, segments, [best for best, *_ in found])
 
+        said: dict[int, Segment] = {}
         for i, segment, nbest, rest in zip(rows, segments, found, words, strict=True):
             finished = segment.finished(rest, nbest[0].score, self.model.config.frame_seconds)
             if self.final.nbest > 1:
                 finished = replace(finished, alternatives=tuple(self._alternatives(segment.committed, nbest)))
             if finished.words or segment.shown:
-                events[i].append(Final(finished, now[i].heard_seconds))
+                said[i] = finished
+
+        written = [i for i in said if now[i].style == "written"]
+        contexts, names = [now[i].context for i in written], [now[i].hotwords for i in written]
+        texts = self.writer.write([said[i] for i in written], contexts, names)
+        for i, (finished, context) in zip(written, texts, strict=True):
+            said[i], now[i] = finished, replace(now[i], context=context)
+        for i in rows:
+            if i in said:
+                events[i].append(Final(said[i], now[i].heard_seconds))
             now[i] = now[i].close(self._fresh)
 
     def _alternatives(self, committed: Committed, nbest: Sequence[Hypothesis]) -> Iterator[Alternative]:

@@ -21,16 +21,28 @@ class Partial:
         committed: words that will not change; each later event of the segment begins with them.
         tentative: words after them, which the next event may change.
         heard_seconds: how much of the stream had been recognised, in seconds from its start, as are the words' times.
+        written: the written text, in that style; the words are always as they were recognised.
     """
 
     committed: tuple[Word, ...]
     tentative: tuple[Word, ...]
     heard_seconds: float
+    written: str | None = None
 
     @property
     def text(self) -> str:
-        """All words, joined by spaces."""
+        """The text in the style of the stream; of written text, capitals, marks and numbers may still change."""
+        return self.spoken if self.written is None else self.written
+
+    @property
+    def spoken(self) -> str:
+        """All words as they were recognised, joined by spaces."""
         return " ".join(word.text for word in (*self.committed, *self.tentative))
+
+    @property
+    def settled_words(self) -> int:
+        """The number of words at the beginning of `text` before those that are tentative."""
+        return max(0, len(self.text.split()) - len(self.tentative)) if self.written else len(self.committed)
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,8 @@ class Final:
             print(f"{event.segment.start_seconds:.2f} {event.text}")
 
     Attributes:
-        segment: its text, times (seconds from the start of the stream), score and words. The words begin with all that
-            were committed in its partials, unchanged.
+        segment: its text, times (seconds from the start of the stream), score and words. As they were recognised, the
+            words begin with all that were committed in its partials, unchanged. No later event changes it.
         heard_seconds: how much of the stream had been recognised.
     """
 

@@ -18,6 +18,7 @@ from asr.audio import SAMPLE_RATE
 from asr.config import require
 from asr.errors import SpellstreamError
 from asr.writing.hotwords import HotwordList
+from asr.writing.parts import Style
 from streaming.engine import Engine
 from streaming.events import Event
 from streaming.session import Session, check_chunk
@@ -105,8 +106,8 @@ class SessionPool:
         """Whether there is work for a step."""
         return any(s.waiting_samples or s.gap_samples or s.ending for s in self._streams.values())
 
-    def open(self, hotwords: HotwordList = None) -> int:
-        """Admit a stream, perhaps with hotwords of its own, and return its id, which is never used again.
+    def open(self, hotwords: HotwordList = None, style: Style | None = None) -> int:
+        """Admit a stream, perhaps with hotwords and a style of its own, and return its id, which is never used again.
 
         Raises:
             ConfigError: a hotword is wrong, or has characters that the model cannot spell.
@@ -115,7 +116,7 @@ class SessionPool:
         if len(self._streams) >= self.max_sessions:
             raise PoolFullError(f"{len(self._streams)} sessions are open: the maximum is {self.max_sessions}")
         session_id = next(self._ids)
-        self._streams[session_id] = _Stream(self.engine.start(hotwords))
+        self._streams[session_id] = _Stream(self.engine.start(hotwords, style))
         return session_id
 
     def push(self, session_id: int, waveform: Tensor) -> int:

@@ -7,7 +7,7 @@ rules end it. Memory is bounded by the longest segment that they allow.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from asr.audio.vad import WINDOW_SAMPLES, SpeechState
 from asr.errors import AudioError
 from asr.search import Automaton
 from asr.writing.hotwords import Hotwords
+from asr.writing.parts import Style
+from asr.writing.writer import Context
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 from streaming.open_segment import OpenSegment
 
@@ -46,6 +48,8 @@ class Session:
     segment: OpenSegment | None = None
     hotwords: Hotwords | None = None
     automaton: Automaton | None = None  # of the hotwords
+    style: Style = "written"
+    context: Context = field(default_factory=Context)  # what precedes the next segment, for the writer
 
     @property
     def heard_seconds(self) -> float:

@@ -246,7 +246,12 @@ def _benchmark(
     kinds = list(POLICIES if options.compare_policies else ())
     kinds = [options.policy, *(kind for kind in kinds if kind != options.policy)]
     configs = [
-        StreamConfig(context=context, policy=PolicyConfig(kind, options.margin_ms), overlap_ms=options.overlap_ms)
+        StreamConfig(
+            context=context,
+            policy=PolicyConfig(kind, options.margin_ms),
+            overlap_ms=options.overlap_ms,
+            style="spoken",
+        )
         for kind in kinds
     ]
     engines = [Engine(recogniser, config) for config in configs]

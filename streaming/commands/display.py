@@ -59,7 +59,7 @@ class LiveStatistics:
 
     def show(self, event: Event) -> None:
         """Count the words that an event commits."""
-        words: tuple[Word, ...] = event.committed if isinstance(event, Partial) else event.segment.words
+        words: tuple[Word, ...] = event.committed if isinstance(event, Partial) else event.segment.as_spoken().words
         spoken = self._origin - self._clock()
         self._latencies.extend(-spoken - word.end_seconds for word in words[self._committed :])
         self._committed = len(words)
@@ -143,8 +143,8 @@ class LiveView:
         partial = self._partial  # another thread may replace it
         lines = []
         if partial is not None:
-            committed = " ".join(word.text for word in partial.committed)
-            tentative = " ".join(word.text for word in partial.tentative)
+            words = partial.text.split()
+            committed, tentative = " ".join(words[: partial.settled_words]), " ".join(words[partial.settled_words :])
             lines.append(Text.assemble(committed, " " if committed else "", (tentative, "dim")))
         if self._meter:
             lines.append(self._meter_line())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr.commands.options import ModelOptions, SearchOptions, load, spell, usage
+from asr.commands.options import ModelOptions, SearchOptions, StyleName, load, spell, usage
 
 if TYPE_CHECKING:
     from asr.writing.hotwords import Hotwords
@@ -84,6 +84,16 @@ OverlapMs = Annotated[
 ]
 
 
+StyleOption = Annotated[
+    StyleName,
+    typer.Option(
+        "--style",
+        help="written: capitals, punctuation and digits; spoken: the words as recognised, in lower case.",
+        rich_help_panel=_SEGMENTS,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class StreamOptions:
     """How streams are cut into segments, encoded and committed."""
@@ -96,6 +106,7 @@ class StreamOptions:
     chunk_ms: ChunkMs = None
     lookahead_ms: LookaheadMs = None
     overlap_ms: OverlapMs = 1200
+    style: StyleOption = StyleName.written
 
     def config(self) -> StreamConfig:
         """The settings of streams, all but the context, which needs the model.
@@ -115,7 +126,7 @@ class StreamOptions:
                 max_seconds=self.max_seconds,
             )
             policy = PolicyConfig(self.policy.value, self.margin_ms)
-            return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms)
+            return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms, style=self.style.style)
 
 
 def make_engine(

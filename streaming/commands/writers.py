@@ -139,6 +139,9 @@ def _after_header(vtt: str) -> str:
 
 
 def _final_line(segment: Segment) -> str:
+    spoken: dict[str, object] = {}
+    if segment.spoken_text is not None:
+        spoken = {"spoken": segment.spoken_text, "spoken_words": _words(segment.spoken_words)}
     return _line(
         {
             "type": "final",
@@ -146,6 +149,7 @@ def _final_line(segment: Segment) -> str:
             "end": round(segment.end_seconds, 3),
             "text": segment.text,
             "words": _words(segment.words),
+            **spoken,
         }
     )
 

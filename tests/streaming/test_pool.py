@@ -35,7 +35,7 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def start(self, hotwords: object = None) -> Heard:
+    def start(self, hotwords: object = None, style: object = None) -> Heard:
         return Heard()
 
     def step(

@@ -82,6 +82,20 @@ def test_a_final_without_words_takes_its_partials_back(tmp_path: Path) -> None:
         assert [json.loads(line)["text"] for line in file.getvalue().splitlines()] == expected
 
 
+def test_lines_of_written_text_have_the_spoken_words_too() -> None:
+    spoken = words("twenty", "five")
+    segment = Segment("25.", 0.0, 2.0, -1.0, words("25."), (), "twenty five", spoken)
+    file = io.StringIO()
+    writer = TranscriptWriter(file, "talk", "jsonl", partials=True)
+    writer.show(Partial(spoken[:1], spoken[1:], 2.0, "25"))
+    writer.show(Final(segment, 3.0))
+    partial, line = map(json.loads, file.getvalue().splitlines())
+    assert (partial["text"], [word["text"] for word in partial["committed"]]) == ("25", ["twenty"])
+    assert (line["text"], line["spoken"]) == ("25.", "twenty five")
+    assert [word["text"] for word in line["words"]] == ["25."]
+    assert [word["text"] for word in line["spoken_words"]] == ["twenty", "five"]
+
+
 def test_a_recording_is_whole_after_every_chunk(tmp_path: Path) -> None:
     path = tmp_path / "saved.wav"
     with WavWriter(path) as recorder:
@@ -144,6 +158,9 @@ def test_the_view_on_a_terminal() -> None:
         view._live.refresh()
         assert "sure \x1b[2mmaybe\x1b[0m" in screen.getvalue()
         assert "-20 dB · 1.5 s dropped" in screen.getvalue()
+        view.show(Partial(words("sure"), words("maybe", start=1), 2.0, "Sure — maybe"))
+        view._live.refresh()
+        assert "Sure — \x1b[2mmaybe\x1b[0m" in screen.getvalue()
         view.show(final("sure", "indeed"))
         print("a line", file=sys.stderr)
     assert "\nsure indeed\n" in screen.getvalue().replace("\x1b[2K", "").replace("\x1b[1A", "").replace("\r", "\n")

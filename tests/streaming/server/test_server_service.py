@@ -51,7 +51,7 @@ class Counter:
         self.steps = 0
         self.fail = False
 
-    def start(self, hotwords: object = None) -> Heard:
+    def start(self, hotwords: object = None, style: object = None) -> Heard:
         return Heard()
 
     def step(
