@@ -52,7 +52,7 @@ class EngineSide:
     def _take(self, order: Order) -> None:
         stream, pool = order.stream, self._pool
         if stream.session_id is None:
-            stream.session_id = pool.open(stream.hotwords)
+            stream.session_id = pool.open(stream.hotwords, stream.style)
             self._streams[stream.session_id] = stream
         for chunk in order.chunks:
             pool.push(stream.session_id, stream.resampler.step(chunk))

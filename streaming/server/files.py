@@ -27,6 +27,7 @@ from asr.audio.segment import SegmentConfig, Span, steps
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
 from asr.writing.hotwords import Hotwords
+from asr.writing.writer import Context
 from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
@@ -84,6 +85,8 @@ class FileDecoder:
         service, recogniser = self._service, self._service.recogniser
         search = replace(service.engine.final, nbest=1)
         hotwords = hotwords or service.config.hotwords
+        writer = service.engine.writer if service.config.stream.style == "written" else None
+        context = Context()
         before_deadline, loop = service.stop.before_deadline, asyncio.get_running_loop()
         try:
             while True:
@@ -95,6 +98,9 @@ class FileDecoder:
                     decoding = service.run(recogniser.decode, [span.waveform], search, True, hotwords)
                     (segment,) = await before_deadline(decoding)
                     segment = segment.shifted(span.start_seconds) if segment.text else None
+                if segment is not None and writer is not None:
+                    writing = service.run(writer.write, [segment], [context], [hotwords])
+                    ((segment, context),) = await before_deadline(writing)
                 yield Part(segment, reading.seconds)
             yield Part(None, reading.seconds)
         finally:

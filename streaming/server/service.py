@@ -17,6 +17,7 @@ from asr.config import require
 from asr.errors import ConfigError
 from asr.search.hotwords import check_spelling
 from asr.writing.hotwords import Hotwords, Phrase
+from asr.writing.parts import Style
 from streaming.engine import Engine
 from streaming.server.admission import Admission
 from streaming.server.config import ServerConfig
@@ -91,6 +92,7 @@ class Service:
         kind: str = "websocket",
         live: bool = False,
         hotwords: Hotwords | None = None,
+        style: Style | None = None,
     ) -> AsyncIterator[Stream]:
         """Open a stream. If it is not finished at the end of the context, it is dropped with its unheard audio.
 
@@ -99,13 +101,14 @@ class Service:
             kind: of client, for metrics and logs.
             live: drop the oldest audio when the engine falls too far behind; otherwise the client has to wait.
             hotwords: of this stream: what `hotwords` returned; None: those of the server.
+            style: of the text; None: that of the server.
 
         Raises:
             OverloadError: there is no room.
             AudioError: the sample rate is out of bounds.
         """
         stream = Stream(sample_rate, kind, live, self.limits, self.worker.wake)
-        stream.hotwords = hotwords or self.config.hotwords
+        stream.hotwords, stream.style = hotwords or self.config.hotwords, style
         self.check_room()
         self._streams[stream] = opened = time.monotonic()
         self.metrics.streams.labels(kind).inc()

@@ -14,6 +14,7 @@ from torch import Tensor
 from asr.audio import Resampler, pcm
 from asr.errors import SpellstreamError
 from asr.writing.hotwords import Hotwords
+from asr.writing.parts import Style
 from streaming.events import Event, Final, Partial
 from streaming.server.config import ServerLimits
 from streaming.server.errors import LimitError
@@ -69,7 +70,8 @@ class Stream:
         self.segments = 0
         self.error: SpellstreamError | None = None
         self.done = False
-        self.hotwords: Hotwords | None = None  # set before the first order
+        self.hotwords: Hotwords | None = None  # set before the first order, as is the style
+        self.style: Style | None = None  # None: that of the server
         self._limits, self._wake = limits, wake
         self._inbox: list[Tensor] = []
         self._inbox_seconds = self._waiting_seconds = 0.0

@@ -107,7 +107,7 @@ class Stream {
       this.resolveClosed({ code, reason });
       if (!this.finishing) onEnd(closure(code, reason));
     };
-    socket.send(JSON.stringify({ config: { sample_rate: sampleRate, words: true, live: true } }));
+    socket.send(JSON.stringify({ config: { sample_rate: sampleRate, words: true, live: true, style: "written" } }));
   }
 
   /** Sends s16le samples, unless so many wait already that the words would come far too late; whether it did. */

@@ -82,7 +82,7 @@ def _segment(index: int, segment: Segment, tokenizer: Tokenizer) -> dict[str, An
         "start": round(segment.start_seconds, 3),
         "end": round(segment.end_seconds, 3),
         "text": segment.text,
-        "tokens": tokenizer.encode(segment.text),
+        "tokens": tokenizer.encode(segment.spoken),
         "temperature": 0.0,
         "avg_logprob": round(sum(log_probs) / max(1, len(log_probs)), 4),
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),

@@ -19,6 +19,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from asr.audio.waveform import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from asr.errors import AudioError, ConfigError, SpellstreamError
 from asr.writing.hotwords import Hotwords
+from asr.writing.parts import Style
 from streaming.events import Event, Final, Partial
 from streaming.server.access import BEARER
 from streaming.server.errors import LimitError, OverloadError
@@ -42,8 +43,9 @@ class ProtocolError(SpellstreamError):
 class VoskConfig:
     """A client's settings. `phrase_list` holds hotwords, each with an optional `:weight`; other words are found too.
 
-    `live` is an extension of vosk-server's protocol: when the engine is late, the client does not wait, but the oldest
-    audio is dropped, and each answer says how much so far.
+    Two are extensions of vosk-server's protocol. `style`: "written" gives capitals, punctuation and digits; clients of
+    vosk-server expect "spoken" words in lower case. `live`: when the engine is late, the client does not wait, but the
+    oldest audio is dropped, and each answer says how much so far.
     """
 
     sample_rate: int
@@ -51,6 +53,7 @@ class VoskConfig:
     max_alternatives: int = 0
     phrase_list: tuple[str, ...] = ()
     live: bool = False
+    style: Style = "spoken"
 
     def updated(self, given: object, model: str) -> VoskConfig:
         """Apply a config message; unknown settings are ignored, as vosk-server does.
@@ -70,6 +73,10 @@ class VoskConfig:
                 changes[name] = _number(name, value, 0, _MAX_ALTERNATIVES)
             elif name == "phrase_list":
                 changes[name] = _phrases(value)
+            elif name == "style":
+                if value not in ("written", "spoken"):
+                    raise ProtocolError(f"style is {_shown(value)}: it must be written or spoken")
+                changes[name] = value
             elif name == "model" and value != model:
                 raise ProtocolError(f"the model is {model}: there is no {_shown(value)}")
         return replace(self, **changes)
@@ -77,7 +84,7 @@ class VoskConfig:
     def partial(self, partial: Partial) -> dict[str, Any]:
         """The segment that is being spoken; for a live client with the number of its words that will not change."""
         said: dict[str, Any] = {"partial": partial.text}
-        return {**said, "committed": len(partial.committed)} if self.live else said
+        return {**said, "committed": partial.settled_words} if self.live else said
 
     def result(self, finals: Sequence[Final]) -> dict[str, Any]:
         """The segments finished since the last result as one answer; {"text": ""} without any."""
@@ -189,6 +196,8 @@ class _Client:
                 self._hotwords = await self._service.hotwords(config.phrase_list)
             except ConfigError as error:
                 raise ProtocolError(f"phrase_list: {error}") from None
+        if self._stream is not None and config.style != self._config.style:
+            raise ProtocolError("style cannot change while audio comes")
         self._config = config
         if self._stream is not None:
             self._stream.live = config.live
@@ -200,8 +209,10 @@ class _Client:
         answer must not fall behind. A live client waits for half of that, so that it can catch up.
         """
         if self._stream is None:
-            rate, live, hotwords = self._config.sample_rate, self._config.live, self._hotwords
-            opening = self._service.stream(rate, kind="vosk", live=live, hotwords=hotwords)
+            config = self._config
+            opening = self._service.stream(
+                config.sample_rate, kind="vosk", live=config.live, hotwords=self._hotwords, style=config.style
+            )
             self._stream = await stack.enter_async_context(opening)
         try:
             await self._stream.push(pcm)

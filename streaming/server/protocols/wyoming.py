@@ -138,7 +138,8 @@ class _Connection:
 
     async def _transcribe(self, audio: _Format, first: Event | None = None) -> None:
         """Recognise one stream of audio, which may begin with a chunk, and send its transcript."""
-        async with self._service.stream(audio.rate, kind="wyoming", hotwords=self._hotwords) as stream:
+        style = self._service.config.stream.style
+        async with self._service.stream(audio.rate, kind="wyoming", hotwords=self._hotwords, style=style) as stream:
             telling = asyncio.create_task(self._tell(stream))
             hearing = asyncio.create_task(self._hear(stream, audio, first))
             stopping = asyncio.create_task(self._stop(stream, hearing))
@@ -185,11 +186,16 @@ class _Connection:
         stream.finish()
 
     async def _tell(self, stream: Stream) -> None:
-        """Send words as they are committed, and the whole transcript at the end."""
+        """Send words as they are committed, or with each segment in the written style; at the end the transcript."""
         await self._write(TranscriptStart())
         finished = sent = ""
         async for event in stream.events():
-            now = event.text if isinstance(event, Final) else " ".join(word.text for word in event.committed)
+            if isinstance(event, Final):
+                now = event.text
+            elif event.written is None:
+                now = " ".join(word.text for word in event.committed)
+            else:  # capitals and marks may still change, and what was sent cannot
+                now = ""
             text = f"{finished} {now}".strip()
             if isinstance(event, Final):
                 finished = text

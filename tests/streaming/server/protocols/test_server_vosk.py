@@ -21,13 +21,17 @@ from websockets.exceptions import ConnectionClosed
 import asr
 from asr.audio import load
 from asr.text.normalise import normalise
+from asr.writing.parts import Style
+from asr.writing.writer import Writer
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Final
 from streaming.server.config import ServerConfig, ServerLimits
+from streaming.server.protocols.vosk import ProtocolError, VoskConfig
 from tests.support.serving import Running, running
+from tests.support.tagger import RuleTagger
 
 PATIENT = ServerLimits(load_share=100, idle_seconds=1000)
-SETTINGS = ("sample_rate", "words", "max_alternatives", "phrase_list", "model", "colour")
+SETTINGS = ("sample_rate", "words", "max_alternatives", "phrase_list", "model", "style", "colour")
 EOF_MESSAGE = '{"eof" : 1}'
 
 
@@ -83,10 +87,10 @@ def words(answers: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, fl
     ]
 
 
-def said(engine: Engine, audio: bytes) -> list[Final]:
+def said(engine: Engine, audio: bytes, style: Style = "spoken", hotwords: str | None = None) -> list[Final]:
     """What the engine makes of it on its own."""
     waveform = torch.frombuffer(bytearray(audio), dtype=torch.int16).float() / 32768
-    _, (events,) = engine.step([engine.start()], [waveform], [True])
+    _, (events,) = engine.step([engine.start(hotwords, style)], [waveform], [True])
     return [event for event in events if isinstance(event, Final)]
 
 
@@ -107,6 +111,33 @@ def test_two_streams_at_once_say_what_each_says_alone(server: Running, engine: E
         assert " ".join(answer["text"] for answer in results(answers)).split() == [w.text for w in expected]
 
 
+def test_written_text_is_given_where_it_is_asked_for(
+    server: Running, engine: Engine, sample: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "writer", Writer(RuleTagger()))
+    audio = pcm(sample)
+
+    async def main() -> list[list[dict[str, Any]]]:
+        configs: list[dict[str, Any]] = [{}, {"style": "written", "live": True}]
+        return await asyncio.gather(*(talk(server.ws_url, audio, config) for config in configs))
+
+    spoken, written = asyncio.run(main())
+    expected = [final.segment for final in said(engine, audio, "written")]
+    assert [answer["text"] for answer in results(spoken)] == [segment.spoken for segment in expected]
+    assert [answer["text"] for answer in results(written)] == [segment.text for segment in expected]
+    assert expected[0].text != expected[0].spoken
+    assert [word for word, *_ in words(written)] == [word.text for segment in expected for word in segment.words]
+    partials = [answer for answer in written if answer.get("partial")]
+    assert any(answer["partial"] != answer["partial"].lower() for answer in partials)
+    assert all(0 <= answer["committed"] <= len(answer["partial"].split()) for answer in partials)
+
+
+@pytest.mark.parametrize("style", ["Written", "", None, 1, ["written"], {"written": 1}])
+def test_an_unknown_style_is_refused(style: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"style is .*: it must be written or spoken$"):
+        VoskConfig(8000).updated({"style": style}, "default")
+
+
 def test_a_real_recording_is_understood_as_the_engine_understands_it(
     server: Running, engine: Engine, speech_dir: Path
 ) -> None:
@@ -125,7 +156,7 @@ def test_several_alternatives_when_asked_for(server: Running, engine: Engine, sa
     audio = pcm(sample)
     answers = asyncio.run(talk(server.ws_url, audio, {"max_alternatives": 2, "phrase_list": ["old man"]}, 1 << 17))
     best, second = results(answers)[-1]["alternatives"]
-    (final,) = said(engine, audio)
+    (final,) = said(engine, audio, hotwords="old man")
     assert best["text"] == final.text
     assert [w["word"] for w in best["result"]] == final.text.split()
     assert second["text"] == final.segment.alternatives[1].text != best["text"]

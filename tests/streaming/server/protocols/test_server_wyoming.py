@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.message import EmailMessage
 from importlib import metadata
 from pathlib import Path
@@ -25,13 +26,16 @@ from wyoming.ping import Ping
 
 import asr
 from asr import audio
-from streaming.engine import Engine
+from asr.text.normalise import normalise
+from asr.writing.writer import Writer
+from streaming.engine import Engine, StreamConfig
 from streaming.events import Final
 from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.load import Load
 from streaming.server.protocols.wyoming import _Connection, _phrases, _project_url
 from streaming.server.run import listen
 from tests.support.serving import Running, running
+from tests.support.tagger import RuleTagger
 from tests.support.wyoming import converse, pcm16, transcript
 
 LIMITS = ServerLimits(max_sessions=8, load_share=1.0, idle_seconds=2.0, send_seconds=1.0, max_message_bytes=1 << 20)
@@ -41,7 +45,7 @@ LIMITS = ServerLimits(max_sessions=8, load_share=1.0, idle_seconds=2.0, send_sec
 def server(shipped_engine: Engine) -> Iterator[Running]:
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    config = ServerConfig(wyoming_port=port, limits=LIMITS)
+    config = ServerConfig(wyoming_port=port, limits=LIMITS, stream=StreamConfig(style="spoken"))
     with pytest.MonkeyPatch.context() as patch, running(config, shipped_engine) as live:
         patch.setattr(Load, "has_room", lambda *_: True)  # however slow the machine that tests
         wait_for(lambda: b"pong" in send(port, line(type="ping")))
@@ -66,7 +70,7 @@ def expected(shipped_engine: Engine, speech: torch.Tensor) -> str:
     _, (events,) = shipped_engine.step(
         [shipped_engine.start()], [torch.from_numpy(pcm16(speech) / 32768).float()], [True]
     )
-    return " ".join(event.text for event in events if isinstance(event, Final))
+    return " ".join(event.segment.spoken for event in events if isinstance(event, Final))
 
 
 def send(port: int, data: bytes, seconds: float = 5.0) -> bytes:
@@ -125,6 +129,19 @@ def test_words_come_while_they_are_spoken_and_then_the_whole(port: int, speech: 
     assert kinds == ["transcript-start", *["transcript-chunk"] * len(chunks), "transcript", "transcript-stop"]
     assert len(chunks) > 1
     assert "".join(chunks) == transcript(answers) == expected != ""
+
+
+def test_written_text_comes_by_the_segment(
+    server: Running, port: int, speech: torch.Tensor, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent cannot be taken back, and the capitals and marks of a partial may still change."""
+    monkeypatch.setattr(server.service, "config", replace(server.service.config, stream=StreamConfig()))
+    monkeypatch.setattr(server.service.engine, "writer", Writer(RuleTagger()))
+    answers = asyncio.run(converse(port, pcm16(speech).tobytes()))
+    chunks = [TranscriptChunk.from_event(answer).text for answer in answers if TranscriptChunk.is_type(answer.type)]
+    assert chunks == [transcript(answers)]
+    assert chunks[0] != expected
+    assert normalise(chunks[0].replace(" —", "")) == expected
 
 
 def test_words_come_before_the_end_of_the_audio(port: int, speech: torch.Tensor) -> None:
