@@ -29,7 +29,7 @@ from asr.writing.vocabulary import Vocabulary
 
 __all__ = [
     "Checkpoint",
-    "copy_lm",
+    "copy_text_models",
     "find",
     "has_lm",
     "has_punctuation",
@@ -243,11 +243,11 @@ def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
     _write_tensors(folder / _MARKS_WEIGHTS, state)
 
 
-def copy_lm(source: Path, folder: Path) -> None:
-    """Copy the language model of a checkpoint, if it has one, to another of the same vocabulary."""
+def copy_text_models(source: Path, folder: Path) -> None:
+    """Copy the language and punctuation models of a checkpoint, if it has them, to another of the same vocabulary."""
     if source.resolve() == folder.resolve():  # fine-tuning in place
         return
-    for name in (_LM_CONFIG, _LM_WEIGHTS):
+    for name in (_LM_CONFIG, _LM_WEIGHTS, _MARKS_CONFIG, _MARKS_WEIGHTS):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 

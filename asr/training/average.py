@@ -91,7 +91,7 @@ def average(folders: Sequence[Path], output: Path) -> None:
     mean = {name: (w / len(folders)).to(state[name].dtype) for name, w in total.items()}
     newest.model.load_state_dict({name: mean[name] if w.is_floating_point() else w for name, w in state.items()})
     checkpoint.save(output, newest.model, newest.tokenizer, torch.float16)
-    checkpoint.copy_lm(newest.folder, output)
+    checkpoint.copy_text_models(newest.folder, output)
 
 
 def _kind(config: ModelConfig) -> ModelConfig:

@@ -65,7 +65,7 @@ class Measurements(Callback):
         for folder in folders:
             checkpoint.save(folder, module.model, module.tokenizer, torch.float16)
             if self._config.init:
-                checkpoint.copy_lm(checkpoint.find(self._config.init), folder)
+                checkpoint.copy_text_models(checkpoint.find(self._config.init), folder)
         for at in self.measured.keys() - wanted:
             if (folder := folder_of(self._output, at)).is_dir():
                 shutil.rmtree(folder)

@@ -64,7 +64,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(SENTENCES, 60, "char")
     lm = opinionated_lm(len(tokenizer))
     checkpoint.save_lm(tmp_path, lm, tokenizer, torch.float16)
-    checkpoint.copy_lm(tmp_path, tmp_path / ".")  # a run may save into the model that it began with
+    checkpoint.copy_text_models(tmp_path, tmp_path / ".")  # a run may save into the model that it began with
     found = checkpoint.load_lm(tmp_path, tokenizer)
     assert (found.config, found.training) == (lm.config, False)
     for name, weight in lm.state_dict().items():

@@ -144,3 +144,11 @@ def test_what_does_not_fit_is_named(punctuator: Punctuator, tmp_path: Path) -> N
     weights.unlink()
     with pytest.raises(CheckpointError, match="the file is missing"):
         checkpoint.load_punctuation(tmp_path)
+
+
+def test_a_model_made_from_another_keeps_its_tagger(tmp_path: Path) -> None:
+    """Fine-tuned and averaged models wrote no punctuation: only the language model was copied."""
+    (tmp_path / "tuned").mkdir()
+    checkpoint.save_punctuation(tmp_path, tiny_punctuator())
+    checkpoint.copy_text_models(tmp_path, tmp_path / "tuned")
+    assert checkpoint.load_punctuation(tmp_path / "tuned").vocabulary.lexicon == tiny_punctuator().vocabulary.lexicon
