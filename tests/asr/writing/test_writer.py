@@ -86,6 +86,22 @@ def test_without_a_tagger_only_names_and_numbers_are_written() -> None:
     assert written("call paris", None, Names(paris="PARIS")) == "call PARIS"
 
 
+def test_a_number_is_one_word_unless_a_name_or_a_doubt_is_in_it() -> None:
+    spoken = segment("twenty five boats")
+    (found,) = Writer().write_all([spoken])
+    assert [(word.text, word.start_seconds) for word in found.words] == [("25", 0.0), ("boats", 0.8)]
+    assert found.words[0].end_seconds == spoken.words[1].end_seconds
+    assert found.as_spoken() == spoken
+    assert Writer().write_all([segment("twenty five boats", confidence=0.3)])[0].text == "twenty five boats"
+    assert written("twenty five boats", None, Names(twenty_five="Twenty-Five")) == "Twenty-Five boats"
+
+
+def test_no_number_crosses_a_mark_or_a_pause() -> None:
+    tagger = Given(("twenty", ","), ("five", "."))
+    assert written("twenty five", tagger) == "20, five."
+    assert Writer().write_all([segment("twenty five", pause=0.6)])[0].text == "20 five"
+
+
 def test_a_confidence_is_that_of_the_least_sure_word() -> None:
     words = (Word("next", 0, 1, 0.9), Word("cloud", 1, 2, 0.2))
     (found,) = Writer().write_all([Segment("next cloud", 0, 2, 0.0, words)], Names(next_cloud="Nextcloud"))
