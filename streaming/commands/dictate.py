@@ -197,7 +197,7 @@ def dictate(
             from streaming.dictation.units import said
             from streaming.listener import Listener
 
-            engine = make_engine(model, lm_weight, streams, streams.config(), words)
+            engine = make_engine(model, lm_weight, streams, streams.config("spoken"), words)
             writer = engine.recogniser.writer if dictation.style is shared.StyleName.written else None
             until_it_ends(
                 lambda opened: said(Listener(engine, opened, hotwords=words, notify=notify), writer, words),

@@ -20,7 +20,7 @@ from asr.commands.groups import grouped
 from asr.errors import DeviceError
 from asr.terminal import say
 from streaming.commands import listen_options as opt
-from streaming.commands.options import StreamOptions, make_engine
+from streaming.commands.options import StreamOptions, StyleOption, make_engine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,7 @@ def listen(
     outputs: opt.OutputOptions,
     lm_weight: shared.LmWeight = None,
     hotwords: shared.HotwordsOption = None,
+    style: StyleOption = shared.StyleName.written,
 ) -> None:
     """Turn speech into text while it is spoken.
 
@@ -72,7 +73,7 @@ def listen(
     words = shared.hotwords_given(hotwords)
     say(f"loading the model {model.model}")  # before the imports, which take seconds
 
-    config = streams.config()
+    config = streams.config(style.style)
     from streaming.commands.display import LiveStatistics
 
     statistics = LiveStatistics()

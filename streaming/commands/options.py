@@ -12,9 +12,10 @@ from asr.commands.options import ModelOptions, SearchOptions, StyleName, load, s
 
 if TYPE_CHECKING:
     from asr.writing.hotwords import Hotwords
+    from asr.writing.parts import Style
     from streaming.engine import Engine, StreamConfig
 
-__all__ = ["PolicyName", "StreamOptions", "make_engine"]
+__all__ = ["PolicyName", "StreamOptions", "StyleOption", "make_engine"]
 
 
 class PolicyName(str, Enum):
@@ -106,9 +107,8 @@ class StreamOptions:
     chunk_ms: ChunkMs = None
     lookahead_ms: LookaheadMs = None
     overlap_ms: OverlapMs = 1200
-    style: StyleOption = StyleName.written
 
-    def config(self) -> StreamConfig:
+    def config(self, style: Style) -> StreamConfig:
         """The settings of streams, all but the context, which needs the model.
 
         Raises:
@@ -126,7 +126,7 @@ class StreamOptions:
                 max_seconds=self.max_seconds,
             )
             policy = PolicyConfig(self.policy.value, self.margin_ms)
-            return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms, style=self.style.style)
+            return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms, style=style)
 
 
 def make_engine(

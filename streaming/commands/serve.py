@@ -16,7 +16,7 @@ from asr.commands.groups import grouped
 from asr.config import usable_cores
 from asr.errors import ConfigError, SpellstreamError
 from asr.terminal import loading, say
-from streaming.commands.options import StreamOptions, make_engine
+from streaming.commands.options import StreamOptions, StyleOption, make_engine
 
 if TYPE_CHECKING:
     from streaming.engine import Engine
@@ -206,6 +206,7 @@ def serve(
     language: Language = "en",
     lm_weight: shared.LmWeight = None,
     hotwords: shared.HotwordsOption = None,
+    style: StyleOption = shared.StyleName.written,
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
@@ -239,7 +240,7 @@ def serve(
             sample_rate=sample_rate,
             grace_seconds=limits.grace_seconds,
             limits=limits.limits(),
-            stream=replace(streams.config(), alternatives=alternatives),
+            stream=replace(streams.config(style.style), alternatives=alternatives),
             hotwords=shared.hotwords_given(hotwords),
         )
 
