@@ -31,7 +31,7 @@ def keeps_its_word(events: Sequence[Event]) -> int:
     committed: tuple[Any, ...] = ()
     count = 0
     for event in events:
-        words = event.committed if isinstance(event, Partial) else event.segment.words
+        words = event.committed if isinstance(event, Partial) else event.segment.as_spoken().words
         assert words[: len(committed)] == committed
         count += len(committed) if isinstance(event, Final) else 0
         committed = words if isinstance(event, Partial) else ()

@@ -40,7 +40,7 @@ def test_words_begin_and_end_where_a_synthesiser_says(tmp_path: Path) -> None:
         script.write_text(f'{SCRIPT}\n(speak "{sentence}" "{wav}")\n')
         done = subprocess.run(["festival", "-b", script], capture_output=True, text=True, check=True)
         spoken = [line.split() for line in done.stdout.splitlines() if len(line.split()) == 3]
-        found = list(recogniser.transcribe(str(wav)).words)
+        found = list(recogniser.transcribe(str(wav), style="spoken").words)
         for text, start, end in spoken:  # the words that were recognised, in order
             place = next((i for i, word in enumerate(found) if word.text == text), None)
             if place is None:
