@@ -1,8 +1,8 @@
 """Inverse text normalisation for English: numbers, dates, times, money, telephone numbers and spelled letters.
 
 Rules, tried at each word from the most particular to the plain number. What can be read in two ways stays in words: a
-wrong digit is worse than a word. (The library text2num, which writes every number word in digits, has 133 of the 216
-cases of tests/asr/writing/numbers.tsv wrong, most of them since they are not only numbers.)
+wrong digit is worse than a word. (The library text2num, which writes every number word in digits, has 133 of the first
+216 cases of tests/asr/writing/numbers.tsv wrong, most of them since they are not only numbers.)
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ _YEAR_BEFORE = frozenset(
 _PRONOUNS = frozenset(("i", "you", "he", "she", "it", "we", "they", "who", "that", "one"))
 _CURRENCIES = {"dollar": "$", "dollars": "$", "euro": "€", "euros": "€", "pound": "£", "pounds": "£"}
 _MINOR = ("cents", "pence", "p")
+_AFTER_PRICE = frozenset(
+    ("a", "an", "and", "at", "but", "each", "for", "in", "is", "on", "or", "per", "please", "to", "was")
+)
+_AFTER_SECOND = frozenset(("amendment", "avenue", "birthday", "century", "floor", "president", "street"))
 _MERIDIEMS = {("a", "m"): "a.m.", ("p", "m"): "p.m.", ("pm",): "p.m.", ("am",): "a.m."}
 _UNITS = ("hundred", "thousand", "million", "billion", "point", "o'clock", "percent")
 _ENDING_IN_A = frozenset(
@@ -124,6 +128,8 @@ def _grouped(value: int) -> str:
 def _amount(words: Sequence[str], at: int) -> tuple[int, str] | None:
     """A cardinal with its decimals and "million", of any size: "three point five million" → "3.5 million"."""
     whole = cardinal(words, at)
+    if at > 0 and words[at - 1] == "point":
+        return None  # "point five percent"
     if whole is None or (words[at] == "a" and (whole.value < _LEAST or whole.value % 100 == 0)):
         return None  # "a hundred", "a million" are said of what is not counted
     end, text = whole.end, _grouped(whole.value)
@@ -226,7 +232,7 @@ def _money(words: Sequence[str], at: int) -> tuple[int, str] | None:
     if rest is not None and rest.value and text[-1].isdigit() and "." not in text:
         minor = _follows(words, rest.end, *_MINOR)
         joined = words[end] == "and"
-        lone = rest.end == len(words) or not is_number_word(words[rest.end])
+        lone = rest.end == len(words) or words[rest.end] in _AFTER_PRICE  # not "ten dollars thirty days later"
         if minor or (not joined and rest.value >= _LEAST and lone and unit.endswith("s")):
             return rest.end + minor, f"{text}.{rest.value:02d}"
     if unit.startswith("pound"):  # a weight as well
@@ -300,6 +306,8 @@ def _ordinal(words: Sequence[str], at: int) -> tuple[int, str] | None:
         return None
     if at > 0 and (is_number_word(words[at - 1]) or words[at - 1] in ("a", "and")):
         return None
+    if words[found.end - 1] == "second" and found.end < len(words) and words[found.end] not in _AFTER_SECOND:
+        return None  # "the thirty second delay"
     return found.end, f"{found.value}{suffix(found.value)}"
 
 
@@ -336,7 +344,7 @@ def _letters(words: Sequence[str], at: int) -> tuple[int, str] | None:
         len(letters) == 2 and letters != "ai" and (letters[0] in "ai" or letters[1] == "i")
     ):
         return None  # a word and a letter
-    return at + len(letters), letters.upper()
+    return at + len(letters), "e.g." if letters == "eg" else letters.upper()
 
 
 _RULES: tuple[Rule, ...] = (
