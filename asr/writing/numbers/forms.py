@@ -48,9 +48,11 @@ _AFTER_PRICE = frozenset(
 _AFTER_SECOND = frozenset(("amendment", "avenue", "birthday", "century", "floor", "president", "street"))
 _MERIDIEMS = {("a", "m"): "a.m.", ("p", "m"): "p.m.", ("pm",): "p.m.", ("am",): "a.m."}
 _UNITS = ("hundred", "thousand", "million", "billion", "point", "o'clock", "percent")
+_AFTER_NONE = frozenset(("oh", "point", "tens", "hundreds", "thousands", "millions", "billions"))
 _ENDING_IN_A = frozenset(
     ("usa", "nba", "fda", "cia", "faa", "mba", "dna", "rna", "nasa", "nsa", "ba", "ma", "la", "pa")
 )
+_ENDING_IN_I = frozenset(("api", "cgi", "fbi", "gui", "kpi", "mri", "roi"))
 _VERBS = frozenset(("am", "m", "don't", "do", "think", "have", "had", "was", "would", "will", "can", "could", "know"))
 _SHORT = frozenset(("tv", "pc", "uk", "us", "dj", "cd", "hr", "pr", "vp", "id", "ip"))
 
@@ -186,6 +188,14 @@ def _month_first(words: Sequence[str], at: int) -> tuple[int, str] | None:
         return None
     text = f"{words[at].capitalize()} {day.value}{suffix(day.value)}"
     year = _date_year(words, day.end)
+    sure_month = words[at] != "may" or words[at + 1] == "the" or year is not None
+    if (
+        not sure_month
+        and day.value < 4
+        and day.end < len(words)
+        and not (at > 0 and words[at - 1] in _YEAR_BEFORE | {"on"})
+    ):
+        return None  # "symptoms may first appear"
     return (year.end, f"{text}, {year.value}") if year is not None else (day.end, text)
 
 
@@ -318,7 +328,7 @@ def _plain(words: Sequence[str], at: int) -> tuple[int, str] | None:
     if amount is None:
         return None
     end, text = amount
-    if end < len(words) and (is_number_word(words[end]) or words[end] in ORDINALS or words[end] in ("oh", "point")):
+    if end < len(words) and (is_number_word(words[end]) or words[end] in ORDINALS or words[end] in _AFTER_NONE):
         return None  # "twenty thirty", "three quarters", "one tenth"
     if end == at + 1 and (whole is None or whole.value < _LEAST):
         return None
@@ -334,7 +344,7 @@ def _letters(words: Sequence[str], at: int) -> tuple[int, str] | None:
         end += 1
     letters = "".join(words[at:end])
     if end < len(words):
-        if letters.endswith("i") and len(letters) > 2:
+        if letters.endswith("i") and len(letters) > 2 and letters not in _ENDING_IN_I:
             letters = letters[:-1]  # "in the u s i think"
         elif (letters.endswith("a") and letters not in _ENDING_IN_A) or (letters == "ai" and words[end] in _VERBS):
             letters = letters[:-1]  # "it has a g a good one"
