@@ -366,7 +366,8 @@ def test_a_server_that_is_stopped_says_what_it_has_heard(
                     live.stop()
             return Transcript.from_event(event).text
 
-    with running(ServerConfig(wyoming_port=port, grace_seconds=20), shipped_engine) as live:
+    config = ServerConfig(wyoming_port=port, grace_seconds=20, stream=StreamConfig(style="spoken"))
+    with running(config, shipped_engine) as live:
         wait_for(lambda: b"pong" in send(port, line(type="ping")))
         said = asyncio.run(interrupted(live))
     assert said
