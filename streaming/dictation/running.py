@@ -51,11 +51,12 @@ class Lock:
     def take(cls) -> Lock | None:
         """The lock, or None if a dictation runs."""
         fd = _open()
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
+        while not _locked(fd, fcntl.LOCK_EX):
+            if not _locked(fd, fcntl.LOCK_SH):
+                os.close(fd)
+                return None
+            fcntl.flock(fd, fcntl.LOCK_UN)  # another process only looks whether a dictation runs, for a moment
+            time.sleep(0.01)
         os.ftruncate(fd, 0)
         return cls(fd)
 
@@ -79,8 +80,7 @@ def running() -> Running | None:
     while True:
         fd = _open()
         try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if _locked(fd, fcntl.LOCK_SH):
                 return None
             pid, _, state = os.pread(fd, 64, 0).decode(errors="replace").strip().partition(" ")
         finally:
@@ -115,6 +115,15 @@ def folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigError(f"{path}: belongs to somebody else; set XDG_RUNTIME_DIR")
     return path
+
+
+def _locked(fd: int, kind: int) -> bool:
+    """Lock the file if that is possible at once."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _path() -> Path:

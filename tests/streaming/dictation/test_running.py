@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,15 @@ def test_the_lock_tells_who_runs() -> None:
 def test_a_file_that_was_left_is_nobodys() -> None:
     (folder() / "dictate.pid").write_text(f"{os.getpid()} listening\n")
     assert running() is None
+    lock = Lock.take()
+    assert lock is not None
+    lock.close()
+
+
+def test_who_only_looks_does_not_hold_it() -> None:
+    fd = os.open(folder() / "dictate.pid", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [fd]).start()
     lock = Lock.take()
     assert lock is not None
     lock.close()
