@@ -66,7 +66,7 @@ WordTimestamps = Annotated[
     bool | None,
     typer.Option(
         "--word-timestamps/--no-word-timestamps",
-        help="Time each word. On for all formats but txt.",
+        help="Time each word. On by default, but not for txt in the spoken style.",
         rich_help_panel=_CONTENT,
     ),
 ]
@@ -145,7 +145,9 @@ class ContentOptions:
 
     def timed(self, formats: Sequence[str]) -> bool:
         """Whether to time each word."""
-        return {*formats} != {"txt"} if self.word_timestamps is None else self.word_timestamps
+        if self.word_timestamps is not None:
+            return self.word_timestamps
+        return {*formats} != {"txt"} or self.style is opt.StyleName.written  # marks are found by pauses, too
 
 
 @dataclass(frozen=True)

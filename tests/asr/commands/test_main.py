@@ -226,18 +226,18 @@ def install(monkeypatch: pytest.MonkeyPatch, **plugins: Callable[[typer.Typer], 
 
 
 def test_other_packages_add_commands(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dictate(to: typer.Typer) -> None:
-        to.command("dictate")(lambda: print("listening"))
+    def recite(to: typer.Typer) -> None:
+        to.command("recite")(lambda: print("listening"))
 
     def broken(to: typer.Typer) -> None:
         raise ImportError("no module named portaudio")
 
-    install(monkeypatch, broken=broken, dictate=dictate)
+    install(monkeypatch, broken=broken, recite=recite)
     line = "spellstream: the command broken (plugins:broken) cannot be loaded: ImportError: no module named portaudio\n"
-    assert command("dictate") == (0, "listening\n", line)
+    assert command("recite") == (0, "listening\n", line)
     status, out, _ = command("--help")
     assert status == 0
-    assert "dictate" in out
+    assert "recite" in out
     assert "transcribe" in out
 
 

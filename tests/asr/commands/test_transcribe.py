@@ -22,7 +22,9 @@ def test_transcribe_to_standard_output(command: Command, stub: StubRecogniser) -
     assert command("transcribe", "talk.wav") == (0, "talk\nagain\n", "")
     assert stub.asked["load"] == ("default", "auto", "float32", None)
     assert stub.asked["search"] == ModelConfig(vocab_size=40).search
-    assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (False, 16)
+    assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 16)  # marks need the pauses
+    command("transcribe", "talk.wav", "--style", "spoken")
+    assert stub.asked["word_timestamps"] is False
 
 
 def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) -> None:
