@@ -160,7 +160,7 @@ def dictate(
     Spoken commands write marks and lines: comma, full stop, question mark, open quote, new line, new paragraph,
     scratch that, caps on; --list-commands lists them all. "Literal comma" types the word.
     Text is typed by xdotool (X11), wtype or ydotool (Wayland).
-    SIGUSR1 pauses, and goes on; the microphone is closed meanwhile. Ctrl-C or SIGTERM ends after the last words.
+    SIGUSR1 pauses and resumes; the microphone is closed while paused. Ctrl-C or SIGTERM ends after the last words.
 
     Examples:
       spellstream dictate
