@@ -42,6 +42,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW_SECONDS = 1800  # for one of the slow tests; pyproject.toml has the limit for the others
 ON_REQUEST = ("slow", "mic", "browser", "ray")
 ENVIRONMENT = "SPELLSTREAM_TESTS"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -74,6 +75,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
+    for item in kept:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
     for name, obstacle in OBSTACLES.items():
         marked = [item for item in kept if item.get_closest_marker(name)]
