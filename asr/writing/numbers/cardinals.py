@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "CURRENCIES",
     "DIGITS",
     "MONTHS",
     "ORDINALS",
     "TENS",
     "UNDER_TWENTY",
     "Number",
+    "Rule",
     "cardinal",
+    "follows",
     "is_number_word",
     "ordinal",
     "suffix",
@@ -50,10 +53,15 @@ ORDINALS = {
     },
     **{word[:-1] + "ieth": value for word, value in TENS.items()},
 }
+CURRENCIES = {"dollar": "$", "dollars": "$", "euro": "€", "euros": "€", "pound": "£", "pounds": "£", "yen": "¥"}
 MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september", "october"),
     *("november", "december"),
 )
+
+
+Rule = Callable[[Sequence[str], int], tuple[int, str | None] | None]
+"""Words and a start → the end and the written form; None as the form: the words stay; None: the rule does not apply."""
 
 
 class Number(NamedTuple):
@@ -61,6 +69,11 @@ class Number(NamedTuple):
 
     end: int
     value: int
+
+
+def follows(words: Sequence[str], at: int, *options: str) -> bool:
+    """Whether the word at a place is one of these; false where there is no such place."""
+    return 0 <= at < len(words) and words[at] in options
 
 
 def is_number_word(word: str) -> bool:
@@ -117,7 +130,7 @@ def _under_thousand(words: Sequence[str], start: int, article: bool = False) -> 
 
 
 def ordinal(words: Sequence[str], start: int) -> Number | None:
-    """An ordinal: "first", "twenty first", "hundred and third" after a cardinal."""
+    """An ordinal below 100: "first", "twenty first"."""
     if start >= len(words):
         return None
     if words[start] in ORDINALS:
