@@ -204,7 +204,8 @@ class SearchConfig:
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
-    hotword_weight: float = 0.4  # added for each letter of a hotword, times the weight of the hotword
+    hotword_weight: float = 1.7  # added for each letter of a hotword that CTC is sure of, times the hotword's weight
+    hotword_margin: float = 2.5  # log-probability of a letter by CTC, below the best path, from which it gets none
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token
@@ -219,6 +220,7 @@ class SearchConfig:
         for name in ("lm_weight", "internal_lm_share"):
             require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
         require(0 <= self.hotword_weight <= 10, "search.hotword_weight", self.hotword_weight, "in 0..10")
+        require(self.hotword_margin > 0, "search.hotword_margin", self.hotword_margin, "positive")
         require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")
         require(self.eos_threshold >= 0, "search.eos_threshold", self.eos_threshold, "at least 0")
         require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")

@@ -21,9 +21,9 @@ from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
-from asr.search import Automaton, Hypothesis, search
+from asr.search import Hypothesis, Spotter, narrow, search
 from asr.search.alignment import Sound, time_words
-from asr.search.hotwords import spell
+from asr.search.spotting import spell
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Transcript, Word
 from asr.writing.hotwords import HotwordList, Hotwords
@@ -126,7 +126,7 @@ class Recogniser:
             self._internal_lm = pack(InternalLm(self.model.decoder))
         return DensityRatio(self._lm, self._internal_lm, search.internal_lm_share)
 
-    def spell(self, hotwords: Hotwords | None) -> Automaton | None:
+    def spell(self, hotwords: Hotwords | None) -> Spotter | None:
         """Hotwords as the search needs them.
 
         Raises:
@@ -369,8 +369,8 @@ class Recogniser:
             padded = padded.pin_memory().to(self.device, non_blocking=True)
         features, feature_lengths = self.model.features(padded, samples.to(self.device))
         encoded = self.model.encode_features(features, feature_lengths)
-        lists = [self.spell(hotwords)] * len(waveforms)
-        found = search(self.model, encoded, config, self.language_model(config), lists)
+        automata = narrow(self.model, encoded, [self.spell(hotwords)] * len(waveforms), config)
+        found = search(self.model, encoded, config, self.language_model(config), automata)
         seconds = [n / SAMPLE_RATE for n in samples.tolist()]
         sounds: Sequence[Sound | None] = [None] * len(found)
         if word_timestamps:

@@ -134,7 +134,7 @@ class Engine:
         greedy = 1 in (self.partial.beam_size, self.final.beam_size)
         require(not (greedy and found), "beam_size", 1, "at least 2 with hotwords")
         fresh = Session(torch.zeros(0), 0, SpeechState.start(1, self.device), EndpointState())
-        return replace(fresh, hotwords=found, automaton=self.recogniser.spell(found), style=style)
+        return replace(fresh, hotwords=found, spotter=self.recogniser.spell(found), style=style)
 
     @torch.inference_mode()
     def step(
@@ -207,7 +207,7 @@ class Engine:
         encoded = batch_frames([s.encoder_out for s in segments])
         committed, policy = [s.committed for s in segments], self.config.policy
 
-        lists = [now[i].automaton for i in rows]
+        lists = [now[i].spotter for i in rows]
         found = [best for best, *_ in self.search.find(encoded, committed, self.partial, lists)]
         peaks = self.search.attention_peaks(encoded, committed, found) if policy.kind == "attention" else None
         words = self.search.time(encoded, segments, found, peaks)
@@ -217,7 +217,7 @@ class Engine:
             committable(found_words, segment.tentative, len(segment.encoder_out), frame_ms, policy)
             for found_words, segment in zip(words, segments, strict=True)
         ]
-        after = self.search.commit(encoded, segments, found, words, counts, lists)
+        after = self.search.commit(encoded, segments, found, words, counts)
 
         said: dict[int, Partial] = {}
         for row, (i, before) in enumerate(zip(rows, segments, strict=True)):
@@ -245,7 +245,7 @@ class Engine:
         frames = [max(round(s.samples / self.frame_samples), s.committed_frames) - s.released for s in segments]
         encoded = batch_frames([s.encoder_out[:n] for s, n in zip(segments, frames, strict=True)])
 
-        found = self.search.find(encoded, committed, self.final, [now[i].automaton for i in rows])
+        found = self.search.find(encoded, committed, self.final, [now[i].spotter for i in rows])
         words = self.search.time(encoded, segments, [best for best, *_ in found])
 
         said: dict[int, Segment] = {}

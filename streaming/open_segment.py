@@ -29,7 +29,6 @@ class Committed(NamedTuple):
     decoder: DecoderState  # of one row, after all tokens but the last
     end_frame: int  # end of the last word, in the frames that are kept
     lm: LmState | None = None  # the language model's, of one row, after all tokens but the last
-    hotwords: int = 0  # the node of the stream's hotwords, after all tokens but the last
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,6 @@ class OpenSegment:
         frame_seconds: float,
         keep_frames: int,
         lm: LmState | None = None,
-        hotwords: int = 0,
     ) -> OpenSegment:
         """Commit the first words of a hypothesis, and release older frames.
 
@@ -97,7 +95,6 @@ class OpenSegment:
             frame_seconds: length of a frame.
             keep_frames: frames to keep before the end of the last word.
             lm: the language model's state for `Committed`.
-            hotwords: the node of the hotwords for `Committed`.
         """
         before, count = self.committed, words[-1].tokens
         release = max(0, words[-1].last_frame - keep_frames)
@@ -108,7 +105,6 @@ class OpenSegment:
             decoder=decoder._replace(alignment=decoder.alignment[..., release : len(self.encoder_out)].clone()),
             end_frame=words[-1].last_frame - release,
             lm=lm,
-            hotwords=hotwords,
         )
         kept = self.encoder_out[release:].clone() if release else self.encoder_out
         return replace(self, committed=committed, encoder_out=kept, released=self.released + release)

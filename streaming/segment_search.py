@@ -14,7 +14,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Automaton, Hypothesis, Prefix, beam_search
+from asr.search import Automaton, Hypothesis, Prefix, Spotter, beam_search, narrow
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -57,11 +57,22 @@ class SegmentSearch:
         encoded: Encoded,
         committed: Sequence[Committed],
         config: SearchConfig,
-        hotwords: Sequence[Automaton | None] = (),
+        hotwords: Sequence[Spotter | None] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first."""
-        prefix = self._prefix(committed, encoded)._replace(hotwords=[c.hotwords for c in committed])
-        return beam_search(self.model, encoded, config, self.lm, prefix, hotwords)
+        prefix, automata = self._prefix(committed, encoded), narrow(self.model, encoded, hotwords, config)
+        if any(automata):
+            rows = zip(committed, hotwords, automata, strict=True)
+            prefix = prefix._replace(hotwords=[self._node(*row) for row in rows])
+        return beam_search(self.model, encoded, config, self.lm, prefix, automata)
+
+    def _node(self, committed: Committed, spotter: Spotter | None, automaton: Automaton | None) -> int:
+        """The node after all committed tokens but the last, of which a phrase can hold only the latest words."""
+        if spotter is None or automaton is None:
+            return 0
+        starts = [place for place, token in enumerate(committed.tokens) if self.tokenizer.word_starts[token]]
+        first = starts[-spotter.words] if len(starts) > spotter.words else 0
+        return automaton.walk(0, committed.tokens[first:-1])
 
     def time(
         self,
@@ -98,7 +109,6 @@ class SegmentSearch:
         found: Sequence[Hypothesis],
         words: Sequence[Sequence[TimedWord]],
         counts: Sequence[int],
-        hotwords: Sequence[Automaton | None] = (),
     ) -> list[OpenSegment]:
         """The segments with the first `counts` of their `words` committed."""
         after = list(segments)
@@ -114,10 +124,8 @@ class SegmentSearch:
         keep_frames = round(_KEEP_SECONDS / seconds)
         for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
             decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
-            new, automaton = words[row][: counts[row]], hotwords[row] if hotwords else None
-            read = [*committed[place].tokens[-1:], *tokens[:-1]]
-            node = automaton.walk(committed[place].hotwords, read) if automaton else 0
-            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place], node)
+            new = words[row][: counts[row]]
+            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place])
         return after
 
     def _trace(

@@ -16,7 +16,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechState
 from asr.errors import AudioError
-from asr.search import Automaton
+from asr.search import Spotter
 from asr.writing.hotwords import Hotwords
 from asr.writing.parts import Style
 from asr.writing.writer import Context
@@ -47,7 +47,7 @@ class Session:
     latest: tuple[HeardWindow, ...] = ()  # the padding while waiting; else the end of the segment, where it may be cut
     segment: OpenSegment | None = None
     hotwords: Hotwords | None = None
-    automaton: Automaton | None = None  # of the hotwords
+    spotter: Spotter | None = None  # of the hotwords
     style: Style = "written"
     context: Context = field(default_factory=Context)  # what precedes the next segment, for the writer
 

@@ -11,8 +11,9 @@ from asr.search.beam import Prefix, beam_search
 from asr.search.greedy import greedy
 from asr.search.hotwords import Automaton
 from asr.search.hypothesis import Hypothesis
+from asr.search.spotting import Spotter, narrow
 
-__all__ = ["Automaton", "Hypothesis", "Prefix", "beam_search", "greedy", "search"]
+__all__ = ["Automaton", "Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "narrow", "search"]
 
 
 def search(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr.text.tokenizer import BLANK
 
-__all__ = ["CtcPrefixes", "CtcState"]
+__all__ = ["CtcPrefixes", "CtcState", "blank_padding"]
 
 _LOG_ZERO = -1e10
 
@@ -37,12 +37,9 @@ class CtcPrefixes:
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, beams: int) -> None:
         """`log_probs` `(B, T, V)` of the CTC head, `lengths` `(B,)` >= 1, `beams` hypotheses for each of the B."""
-        batch, frames, _ = log_probs.shape
-        inside = torch.arange(frames, device=log_probs.device) < lengths[:, None]
-        # Padding is blank with probability one, which leaves every prefix unchanged.
-        ended = torch.full_like(log_probs[:1, :1], _LOG_ZERO)
-        ended[..., BLANK] = 0.0
-        self.log_probs = torch.where(inside[..., None], log_probs, ended).double().transpose(1, 2).contiguous()
+        batch = len(log_probs)
+        padded = blank_padding(log_probs, lengths)
+        self.log_probs = padded.double().transpose(1, 2).contiguous()
         self.probs = self.log_probs.exp()
         self.beams = beams
         self.rows = torch.arange(batch, device=log_probs.device).repeat_interleave(beams)
@@ -102,6 +99,14 @@ class CtcPrefixes:
         empty = (state.ends[:, 0] <= _LOG_ZERO / 2).all(-1) & (state.score > _LOG_ZERO / 2)
         before[:, 1, 0] = torch.where(empty, 0.0, _LOG_ZERO)
         return torch.logaddexp(before[:, 0], before[:, 1]), before[:, 1]
+
+
+def blank_padding(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """`(B, T, V)` where padding is blank with probability one, which leaves the text of every path unchanged."""
+    inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
+    ended = torch.full_like(log_probs[:1, :1], _LOG_ZERO)
+    ended[..., BLANK] = 0.0
+    return torch.where(inside[..., None], log_probs, ended)
 
 
 def _delayed(ends: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from asr.search.scorers import View
 from asr.text.tokenizer import EOS, WORD_START, Tokenizer
 from asr.writing.hotwords import Hotwords, Phrase
 
-__all__ = ["Automaton", "HotwordScorer", "check_spelling", "spell"]
+__all__ = ["Automaton", "HotwordScorer", "check_spelling"]
 
 MAX_NODES = 500_000  # characters of all phrases together, those of a common beginning counted once
 
@@ -160,8 +160,7 @@ class Automaton:
             ConfigError: a phrase has characters that the model cannot spell, or the phrases are too long in all.
         """
         trie = _Trie(_spelled(hotwords, tokenizer))
-        vocabulary = [(token, tokenizer.piece(token)) for token in range(EOS + 1, len(tokenizer))]
-        by_character = _TokenTrie(vocabulary)
+        by_character = _token_trie(tokenizer)
 
         edges = [list(_edges(trie, 0, by_character, {WORD_START}))]
         root_targets, root_gains = torch.zeros(len(tokenizer), dtype=torch.long), torch.zeros(len(tokenizer))
@@ -195,7 +194,7 @@ class Automaton:
             widest=int(counts.max()),
         )
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Memory of the tensors."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
@@ -212,12 +211,6 @@ class Automaton:
         return node
 
 
-@lru_cache(maxsize=8)
-def spell(hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
-    """`Automaton.build`; the latest lists are kept for the next call."""
-    return Automaton.build(hotwords, tokenizer)
-
-
 def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
     """Refuse a phrase that the tokens of a model cannot spell.
 
@@ -228,6 +221,11 @@ def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
     for said in phrase.spoken:
         if unknown := sorted(set(said) - known - {" "}):
             raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
+
+
+@lru_cache(maxsize=8)
+def _token_trie(tokenizer: Tokenizer) -> _TokenTrie:
+    return _TokenTrie((token, tokenizer.piece(token)) for token in range(EOS + 1, len(tokenizer)))
 
 
 @lru_cache(maxsize=8)

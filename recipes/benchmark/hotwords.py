@@ -1,6 +1,6 @@
 """Hotwords: how many rare words a list brings, and what it costs other words, false alarms and CPU time.
 
-    python -m recipes.benchmark.hotwords --manifest dev.jsonl --text train.txt --limit 140 --hotword-weight 0.4
+    python -m recipes.benchmark.hotwords --manifest dev.jsonl --text train.txt --limit 60 --kinds files
 
 Recordings are recognised in groups of 16. The list of a group holds the rare words of its references, those outside the
 most frequent of the training text, and distractors: rare words of that text. See README.md beside this file.
@@ -35,6 +35,7 @@ from streaming.events import Final
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
 __all__ = ["Counts", "compare", "frequencies"]
@@ -95,9 +96,21 @@ def compare(counts: Counts, reference: str, hypothesis: str, rare: set[str], lis
     counts.false_alarms += sum(word in listed and not m for word, m in zip(heard, matched, strict=True))
 
 
-def files(recogniser: Recogniser, waveforms: Sequence[Tensor], hotwords: Hotwords | None, weight: float) -> list[str]:
+def choose(utterances: Sequence[Utterance], common: set[str], limit: int | None) -> list[Utterance]:
+    """All utterances, or `limit` of those with rare words and as many others."""
+    found = pick(utterances, None)
+    if limit is None:
+        return found
+    rare = [bool(set(fold(one.text or "").split()) - common) for one in found]
+    halves = ([one for one, has in zip(found, rare, strict=True) if has == which] for which in (True, False))
+    chosen = {one.id for half in halves if half for one in pick(half, limit)}
+    return [one for one in found if one.id in chosen]
+
+
+def files(
+    recogniser: Recogniser, waveforms: Sequence[Tensor], hotwords: Hotwords | None, search: SearchConfig
+) -> list[str]:
     """Texts of whole recordings."""
-    search = replace(recogniser.model.config.search, hotword_weight=weight)
     return [segment.text for segment in recogniser.decode(waveforms, search, False, hotwords)]
 
 
@@ -122,12 +135,11 @@ def measure(
     rare: set[str],
     distractors: Sequence[str],
     sizes: Sequence[int],
-    weight: float,
+    search: SearchConfig,
     kinds: Sequence[str],
 ) -> list[Counts]:
     """Recognise all recordings without a list and with lists of each size, in turn, group by group."""
-    search = replace(recogniser.model.config.search, hotword_weight=weight)
-    engine = Engine(recogniser, StreamConfig(final=search)) if "streams" in kinds else None
+    engine = Engine(recogniser, StreamConfig(final=search, style="spoken")) if "streams" in kinds else None
     names = ["no list", *(f"{size} distractors" for size in sizes)]
     counts = {(kind, name): Counts(f"{kind}, {name}") for kind in kinds for name in names}
     groups = [clips[start : start + GROUP] for start in range(0, len(clips), GROUP)]
@@ -141,7 +153,7 @@ def measure(
                 one, started = counts[kind, name], time.process_time()
                 hotwords = Hotwords.of(listed) if size else None
                 if engine is None or kind == "files":
-                    texts = files(recogniser, waveforms, hotwords, weight)
+                    texts = files(recogniser, waveforms, hotwords, search)
                 else:
                     texts = streams(engine, waveforms, hotwords)
                 one.cpu_seconds += time.process_time() - started
@@ -182,11 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
     add("--text", type=Path, nargs="+", required=True, help="training text: text files or manifests")
-    add("--limit", type=int, help="measure only so many, spread evenly over the manifest")
+    add("--limit", type=int, help="measure so many recordings with rare words and so many without, spread evenly")
     add("--common", type=int, default=5000, help="most frequent words of the training text, which are not rare")
     add("--distractors", type=int, nargs="+", default=[100, 1000], help="sizes of the lists")
     add("--kinds", nargs="+", choices=["files", "streams"], default=["files", "streams"], help="what to measure")
     add("--hotword-weight", type=float, help="bonus of each letter; the model's own if left out")
+    add("--hotword-margin", type=float, help="how unlikely CTC may find a hotword; the model's own if left out")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--device", default="cpu", help="auto, cpu or cuda")
     add("--threads", type=int, default=1, help="of the CPU")
@@ -203,16 +216,16 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Report:
     common = {word for word, _ in counted.most_common(options.common)}
     distractors = sorted(w for w, count in counted.items() if w not in common and count >= 3 and len(w) > 3)
     recogniser = asr.load(options.model, device=options.device)
-    clips = [(one, audio.load(one.audio)) for one in pick(read(options.manifest), options.limit)]
+    clips = [(one, audio.load(one.audio)) for one in choose(read(options.manifest), common, options.limit)]
     rare = {word for one, _ in clips for word in fold(one.text or "").split()} - common
-    own = recogniser.model.config.search.hotword_weight
-    weight = own if options.hotword_weight is None else options.hotword_weight
-    files(recogniser, [clips[0][1]], None, weight)  # to warm up
-    measured = measure(recogniser, clips, rare, distractors, options.distractors, weight, options.kinds)
+    given = {name: getattr(options, name) for name in ("hotword_weight", "hotword_margin")}
+    search = replace(recogniser.model.config.search, **{k: v for k, v in given.items() if v is not None})
+    files(recogniser, [clips[0][1]], None, search)  # to warm up
+    measured = measure(recogniser, clips, rare, distractors, options.distractors, search, options.kinds)
     facts = {
         **origin("hotwords", arguments, recogniser.device),
         **weights(recogniser.folder),
-        "search.hotword_weight": str(weight),
+        **{f"search.{name}": str(getattr(search, name)) for name in given},
     }
     return Report({"measured": [vars(one) for one in measured], **facts}, table(measured), facts)
 

@@ -61,4 +61,4 @@ def test_wrong_hotwords_are_refused_before_the_stream_begins(engine: Engine) -> 
     greedy = Engine(babbler(), StreamConfig(partial_beam_size=1))
     with pytest.raises(ConfigError, match="beam_size is 1: it must be at least 2 with hotwords"):
         greedy.start(["cat"])
-    assert greedy.start([]).automaton is None
+    assert greedy.start([]).spotter is None
