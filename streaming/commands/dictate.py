@@ -115,7 +115,7 @@ class DictateOptions:
     status: Status = False
     lock_fd: LockFd = None  # from `--toggle`, which took the lock for the process that it starts
 
-    def check(self) -> None:
+    def check(self, source: opt.SourceOptions) -> None:
         """Refuse options that contradict each other.
 
         Raises:
@@ -126,6 +126,8 @@ class DictateOptions:
             raise typer.BadParameter("only one of them at a time", param_hint=" and ".join(chosen))
         if self.toggle and self.typer_name is TyperChoice.stdout:
             raise typer.BadParameter("a dictation in the background has no standard output", param_hint="--typer")
+        if self.toggle and source.stdin:
+            raise typer.BadParameter("a dictation in the background has no standard input", param_hint="--stdin")
 
     def tools(self) -> tuple[Typer, Table]:
         """What types, and the spoken commands.
@@ -158,7 +160,7 @@ def dictate(
     """Type what is said into the focused window.
 
     Spoken commands write marks and lines: comma, full stop, question mark, open quote, new line, new paragraph,
-    scratch that, caps on; --list-commands lists them all. "Literal comma" types the word.
+    scratch that, caps on; --list-commands lists them all. "Literal comma" types the word, and so does "the comma".
     Text is typed by xdotool (X11), wtype or ydotool (Wayland).
     SIGUSR1 pauses and resumes; the microphone is closed while paused. Ctrl-C or SIGTERM ends after the last words.
 
@@ -173,7 +175,7 @@ def dictate(
       KDE:   System Settings, Shortcuts, Add Command: spellstream dictate --toggle --notify
       sway:  bindsym $mod+d exec spellstream dictate --toggle
     """
-    dictation.check()
+    dictation.check(source)
     if dictation.list_commands:
         _list_commands(dictation.commands)
         return

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from streaming.dictation.edits import Edit, edits_between
 from streaming.dictation.field import Field, Unit
+from streaming.dictation.nouns import is_noun
 from streaming.dictation.table import Table
 
 __all__ = ["CORRECTED_CHARACTERS", "Dictation", "step"]
@@ -77,6 +78,7 @@ def step(state: Dictation, units: Sequence[Unit], table: Table, *, final: bool) 
 def _write(start: Field, skipped: int, units: Sequence[Unit], table: Table, final: bool) -> Iterator[_Written]:
     """The field after each word and command behind the first `skipped` spoken words."""
     pieces = list(_split(units, skipped, table))
+    before = [word for unit in units for word in unit.split()][:skipped]
     done, now = skipped, start
     while pieces:
         words = [word for piece in pieces for word in piece.spoken]
@@ -87,13 +89,14 @@ def _write(start: Field, skipped: int, units: Sequence[Unit], table: Table, fina
             taken += count
             for piece in pieces[1:taken]:
                 now = now.word(piece)
-        elif count := table.match(words):
+        elif (count := table.match(words)) and not is_noun(before, pieces, table.commands[tuple(words[:count])], count):
             taken = count
             command = table.commands[tuple(words[:count])]
             now = now.command(command)
             returned = "\n" in command.text
         else:
             now = now.word(pieces[0])
+        before += [word for piece in pieces[:taken] for word in piece.split()]
         done += sum(len(piece.spoken) for piece in pieces[:taken])
         pieces = pieces[taken:]
         yield _Written(done, now, returned)

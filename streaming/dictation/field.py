@@ -28,16 +28,19 @@ class Unit:
         text: how they are written, without a mark: "23".
         mark: the automatic mark after it, one of `asr.writing.parts.MARKS`.
         begins: whether a capital may be there only because a sentence begins.
+        pause: silence between its last word and the next one of the utterance, in seconds.
     """
 
     spoken: tuple[str, ...]
     text: str
     mark: str = ""
     begins: bool = False
+    pause: float = 0.0
 
     def split(self) -> list[Unit]:
         """Its words one by one, as they were spoken."""
-        return [Unit((word,), word) for word in self.spoken]
+        *words, last = (Unit((word,), word) for word in self.spoken)
+        return [*words, replace(last, pause=self.pause)]
 
 
 @dataclass(frozen=True)

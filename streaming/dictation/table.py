@@ -36,6 +36,7 @@ class Command:
         space: the sides on which a space separates it from words.
         mark: whether it replaces an automatic mark before it.
         sentence: whether the next word begins a sentence.
+        noun: whether its words are a usual noun too, which often follows "this" or "long".
         action: see `commands.toml`.
     """
 
@@ -43,6 +44,7 @@ class Command:
     space: Space = "both"
     mark: bool = False
     sentence: bool = False
+    noun: bool = False
     action: Action | None = None
 
 
@@ -152,21 +154,24 @@ def _command(value: object) -> Command:
         value = {"type": value}
     if not isinstance(value, dict):
         raise ConfigError(f"{value!r}: expected text, false, or one of mark, type and do in braces")
-    if unknown := sorted(value.keys() - {*_KINDS, "space", "sentence"}):
-        raise ConfigError(f"{unknown[0]}: unknown; expected mark, type, do, space or sentence")
+    if unknown := sorted(value.keys() - {*_KINDS, "space", "sentence", "noun"}):
+        raise ConfigError(f"{unknown[0]}: unknown; expected mark, type, do, space, sentence or noun")
     if len(kinds := [kind for kind in _KINDS if kind in value]) != 1:
         raise ConfigError(f"{' and '.join(kinds) or 'nothing'} given: expected one of mark, type and do")
 
     if kinds == ["do"]:
         if len(value) > 1:
-            raise ConfigError("space and sentence are for mark and type")
+            raise ConfigError("space, sentence and noun are for mark and type")
         return Command(action=_chosen("do", value["do"], get_args(Action)))
     text, mark = _text(kinds[0], value[kinds[0]]), kinds == ["mark"]
     space = _chosen("space", value.get("space", "after" if mark else "both"), get_args(Space))
-    sentence = value.get("sentence", False)
-    if not isinstance(sentence, bool):
-        raise ConfigError(f"sentence = {sentence!r}: expected true or false")
-    return replace(Command(text, mark=mark, sentence=sentence), space=space)
+    flags = {name: value.get(name, False) for name in ("sentence", "noun")}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ConfigError(f"{name} = {flag!r}: expected true or false")
+    if flags["noun"] and not mark:
+        raise ConfigError("noun is for mark")
+    return replace(Command(text, mark=mark, **flags), space=space)
 
 
 def _chosen(name: str, value: object, choices: tuple[Any, ...]) -> Any:

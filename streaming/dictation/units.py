@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from asr.transcript import Segment, Word
@@ -72,7 +73,12 @@ def units(words: Sequence[Word], spoken: Sequence[Word] = ()) -> list[Unit]:
             own, at = [one.text.lower() for one in spoken[at:after]], after
         found.append(unit(word.text, begins, own))
         begins = found[-1].mark in _ENDS
-    return found
+    silences = {number: silence for number, silence in enumerate(_silences(words)) if silence > 0}
+    return [replace(one, pause=silences[number]) if number in silences else one for number, one in enumerate(found)]
+
+
+def _silences(words: Sequence[Word]) -> list[float]:
+    return [max(0.0, after.start_seconds - word.end_seconds) for word, after in pairwise(words)]
 
 
 def unit(written: str, begins: bool = False, spoken: Sequence[str] | None = None) -> Unit:

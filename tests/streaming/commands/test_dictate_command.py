@@ -17,7 +17,6 @@ import torch
 import asr
 import streaming
 from asr.commands.main import app
-from asr.config import SearchConfig
 from streaming import Final
 from streaming.commands import dictate as commands
 from streaming.commands.listen_options import SourceOptions
@@ -25,21 +24,6 @@ from streaming.dictation.running import Lock, running
 from tests.support.commands import Command
 from tests.support.dictating import Screen, fake_typer, plugin
 from tests.support.replay import Replay
-from tests.support.small_model import small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory, recordings: list[torch.Tensor]) -> Path:
-    """Two stretches of speech and a silence between them."""
-    first, second = (waveform[:32_000] for waveform in recordings[:2])
-    path = tmp_path_factory.mktemp("talk") / "talk.wav"
-    soundfile.write(path, torch.cat([first, torch.zeros(24_000), second]).numpy(), 16_000, subtype="PCM_16")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +192,7 @@ def test_status_and_stop(command: Command, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["--toggle", "--stop"], "--toggle and --stop: only one of them at a time"),
         (["--toggle", "--typer", "stdout"], "--typer: a dictation in the background has no standard output"),
+        (["--toggle", "--stdin"], "--stdin: a dictation in the background has no standard input"),
         (["--typer", "hand"], "--typer"),
         (["--file", "a.wav", "--stdin"], "--file and --stdin: there can be only one source"),
     ],

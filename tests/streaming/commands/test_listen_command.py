@@ -20,7 +20,6 @@ import asr
 import streaming
 from asr.audio import load
 from asr.commands.main import app
-from asr.config import SearchConfig
 from asr.errors import DependencyError
 from streaming import EndpointConfig, Final, PolicyConfig, StreamConfig
 from streaming.commands import listen as commands
@@ -30,21 +29,6 @@ from streaming.sources.devices import Device
 from tests.support.commands import Command
 from tests.support.listening import RUN, listening
 from tests.support.replay import CHUNK_SAMPLES, Replay
-from tests.support.small_model import small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model"), SearchConfig(beam_size=2))
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory, recordings: list[torch.Tensor]) -> Path:
-    """Two stretches of speech and a silence between them."""
-    first, second = (waveform[:32_000] for waveform in recordings[:2])
-    path = tmp_path_factory.mktemp("talk") / "talk.wav"
-    soundfile.write(path, torch.cat([first, torch.zeros(24_000), second]).numpy(), 16_000, subtype="PCM_16")
-    return path
 
 
 @pytest.fixture(scope="module")

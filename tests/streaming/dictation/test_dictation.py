@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -98,10 +99,44 @@ def dictated(*utterances: str, table: Table = TABLE) -> str:
         (["is that so question mark exclamation mark"], "is that so?!"),
         (["all", "caps on now"], "all Now"),
         (["It is 3.5.=three_point_five comma right?"], "It is 3.5, right?"),
+        (
+            ["came to a full stop at the comma and put my question mark comma too"],
+            "came to a full stop at the comma and put my question mark, too",
+        ),
+        (["we saw a period of rain period"], "we saw a period of rain."),
+        (["in those times period of course"], "in those times. Of course"),
+        (["that period was hard"], "that period was hard"),
+        (["i like that period"], "i like that."),
+        (
+            ["it took a long period but we did that comma of all things"],
+            "it took a long period but we did that, of all things",
+        ),
+        (["do that comma then go"], "do that, then go"),
+        (["period of"], ". Of"),
+        (["the scratch that one"], "one"),
+        (["a new line"], "a\n"),
     ],
 )
 def test_what_is_said_is_typed(utterances: list[str], expected: str) -> None:
     assert dictated(*utterances) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "pauses", "expected"),
+    [
+        ("i like the comma well", {2: 0.5}, "i like the, well"),
+        ("i like that period now", {2: 0.5}, "i like that. Now"),
+        ("i like that period now", {3: 0.5}, "i like that. Now"),
+        ("i like that period now", {3: 0.1}, "i like that period now"),
+        ("a period of rain", {0: 0.5}, "a. Of rain"),
+    ],
+)
+def test_a_mark_that_stands_apart_is_one(text: str, pauses: dict[int, float], expected: str) -> None:
+    units = [replace(one, pause=pauses.get(at, 0.0)) for at, one in enumerate(said(text))]
+
+    _, edits = step(Dictation(), units, TABLE, final=True)
+
+    assert applied("", edits) == expected
 
 
 def test_words_that_may_become_a_command_wait() -> None:
