@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -261,7 +262,7 @@ class Recogniser:
                 print(source, transcript.text if transcript else error)
 
         Args:
-            sources: as in `transcribe`; arrays have no sample rate and must be at 16 kHz.
+            sources: as in `transcribe`; arrays must be at 16 kHz.
             search, segment, word_timestamps, batch_size, track, hotwords, style: as in `transcribe`.
             keep_damaged: also transcribe the readable part of a damaged file.
 
@@ -272,7 +273,8 @@ class Recogniser:
         Raises:
             ConfigError: a setting is out of bounds.
         """
-        readers = ((s, blocks(s, keep_damaged=keep_damaged, track=track)) for s in sources)
+        rates = ((s, SAMPLE_RATE if isinstance(s, (np.ndarray, Tensor)) else None) for s in sources)
+        readers = ((s, blocks(s, sample_rate=r, keep_damaged=keep_damaged, track=track)) for s, r in rates)
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
         return self._run(readers, decoding, keep_damaged)
 

@@ -70,6 +70,15 @@ def test_batch_size_never_changes_the_answer(recogniser: Recogniser, clips: list
                 assert [w.start_seconds for w in a.words] == [w.start_seconds for w in b.words]
 
 
+def test_arrays_among_many_sources_are_at_16_khz(recogniser: Recogniser, clips: list[Path]) -> None:
+    """Once they were refused for having no sample rate, whatever the documentation said."""
+    samples = asr.audio.load(clips[1])
+    outcomes = list(recogniser.transcribe_many([samples, samples.numpy(), clips[1]], segment=ALL))
+    texts = [outcome.transcript.text for outcome in outcomes if outcome.transcript is not None]
+    assert len(texts) == 3
+    assert len(set(texts)) == 1
+
+
 def test_one_unreadable_source_stops_no_other(recogniser: Recogniser, clips: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"this is no audio at all, whatever its name says")
