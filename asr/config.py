@@ -1,27 +1,26 @@
 """Configs: frozen dataclasses, checked at construction and stored as JSON beside the weights.
 
-`to_dict` and `from_dict` convert them to plain data and back. An unknown or missing key, a wrong type or a value out of
-bounds raises a `ConfigError` that names the setting.
+`to_dict` and `from_dict` of `asr/settings.py` convert them to plain data and back. A value out of bounds raises a
+`ConfigError` that names the setting.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from asr.errors import ConfigError
+from asr.settings import choices, from_dict, require, to_dict
 
 __all__ = [
+    "Activation",
     "AttentionConfig",
     "Context",
     "DecoderConfig",
     "EncoderConfig",
     "FeatureConfig",
+    "FrontConfig",
     "HybridConfig",
     "LmConfig",
     "ModelConfig",
@@ -33,15 +32,8 @@ __all__ = [
     "usable_cores",
 ]
 
-ConfigT = TypeVar("ConfigT")
-
 AttentionKind = Literal["location", "additive", "dot", "scaled_dot", "multi_head"]
-
-
-def require(condition: bool, name: str, value: object, bound: str) -> None:
-    """Raise a ConfigError with the setting's name, value and bound unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{name} is {value!r}: it must be {bound}")
+Activation = Literal["relu", "leaky_relu", "tanh", "gelu"]
 
 
 def usable_cores() -> int:
@@ -51,8 +43,12 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """The log-mel frontend; lengths are in samples of `sample_rate`."""
+    """The log-mel frontend; lengths are in samples of `sample_rate`.
 
+    The kinds are those of `asr/model/features.py`: "log_mel", and "decibel", which is SpeechBrain's Fbank.
+    """
+
+    kind: Literal["log_mel", "decibel"] = "log_mel"
     sample_rate: int = 16_000
     n_fft: int = 512
     win_length: int = 400  # 25 ms
@@ -69,9 +65,28 @@ class FeatureConfig:
         require(0 <= self.f_min < self.f_max, "features.f_min", self.f_min, "at least 0 and below f_max")
         require(self.f_max <= self.sample_rate / 2, "features.f_max", self.f_max, "at most half the sample_rate")
 
+        choices(self, "kind")
+        spaced = not self.centred or 2 * self.hop_length < self.n_fft
+        require(spaced, "features.hop_length", self.hop_length, "below half of n_fft for this kind")
+
     @property
     def hop_ms(self) -> float:
         return 1000 * self.hop_length / self.sample_rate
+
+    @property
+    def centred(self) -> bool:
+        """Whether frame t lies around sample `t * hop_length`, half before it; otherwise it begins there."""
+        return self.kind == "decibel"
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples that a frame needs beyond its hop."""
+        return max(0, (self.n_fft // 2 if self.centred else self.n_fft) - self.hop_length)
+
+    @property
+    def first_centre_seconds(self) -> float:
+        """Time of the middle of the first frame."""
+        return 0.0 if self.centred else self.n_fft / 2 / self.sample_rate
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,44 @@ class HybridConfig:
 
 
 @dataclass(frozen=True)
+class FrontConfig:
+    """Convolutional front, as in VGG-BLSTM and CRDNN: a block of two 2-D convolutions for each of `channels`.
+
+    Each convolution is followed by normalisation and activation, each block by max pooling of `time_pools[i]` frames
+    and `frequency_pools[i]` bins; leftover frames and bins are dropped.
+    """
+
+    channels: tuple[int, ...] = ()  # none: no front
+    time_pools: tuple[int, ...] = ()
+    frequency_pools: tuple[int, ...] = ()
+    time_width: int = 3
+    frequency_width: int = 3
+    normalisation: Literal["none", "layer"] = "layer"
+    projection_size: int = 0  # of a linear layer with normalisation and activation after the blocks; 0: none
+
+    def __post_init__(self) -> None:
+        for name in ("time_pools", "frequency_pools"):
+            pools, blocks = getattr(self, name), len(self.channels)
+            require(len(pools) == blocks, f"front.{name}", pools, f"a factor for each of the {blocks} blocks")
+            require(all(1 <= pool <= 8 for pool in pools), f"front.{name}", pools, "factors in 1..8")
+        require(all(n > 0 for n in self.channels), "front.channels", self.channels, "positive numbers")
+        for name in ("time_width", "frequency_width"):
+            width = getattr(self, name)
+            require(width > 0 and width % 2 == 1, f"front.{name}", width, "positive and odd")
+        require(self.projection_size >= 0, "front.projection_size", self.projection_size, "at least 0")
+        choices(self, "normalisation")
+
+    @property
+    def reduction(self) -> int:
+        return math.prod(self.time_pools)
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
-    """The pyramidal LSTM. `joins[i]` neighbouring frames are joined into one before layer i."""
+    """The pyramidal LSTM. `joins[i]` neighbouring frames are joined into one before layer i.
+
+    A convolutional front may come before it, and dense layers after it.
+    """
 
     joins: tuple[int, ...] = (2, 2, 1, 1)
     hidden_size: int = 320
@@ -127,31 +178,41 @@ class EncoderConfig:
     residual: bool = False
     normalisation: Literal["none", "layer", "batch"] = "layer"
     hybrid: HybridConfig = field(default_factory=HybridConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
+    projection_size: int = 0  # of a linear layer after each LSTM layer; 0: none
+    dense_layers: int = 0  # linear layers with batch normalisation and activation
+    dense_size: int = 512
+    activation: Activation = "leaky_relu"  # of the front and of the dense layers
 
     def __post_init__(self) -> None:
         require(len(self.joins) > 0, "encoder.joins", self.joins, "a factor for each layer, at least one")
         require(all(1 <= j <= 8 for j in self.joins), "encoder.joins", self.joins, "factors in 1..8")
-        require(1 <= self.reduction <= 32, "encoder.joins", self.joins, "factors whose product is in 1..32")
+        require(1 <= self.reduction <= 32, "encoder.joins", self.joins, "factors whose product is in 1..32, pools too")
         require(self.hidden_size > 0, "encoder.hidden_size", self.hidden_size, "positive")
         require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
         require(
-            self.hybrid.layers == 0 or self.output_size % (2 * self.hybrid.heads) == 0,
+            self.hybrid.layers == 0 or self.layer_size % (2 * self.hybrid.heads) == 0,
             "encoder.hybrid.heads",
             self.hybrid.heads,
-            f"a divisor of half the encoder's output size {self.output_size}",
+            f"a divisor of half the encoder's output size {self.layer_size}",
         )
-        choices(self, "normalisation")
+        for name, least in (("projection_size", 0), ("dense_layers", 0), ("dense_size", 1)):
+            require(getattr(self, name) >= least, f"encoder.{name}", getattr(self, name), f"at least {least}")
+        for name in ("normalisation", "activation"):
+            choices(self, name)
 
     @property
     def reduction(self) -> int:
-        product = 1
-        for factor in self.joins:
-            product *= factor
-        return product
+        return math.prod(self.joins) * self.front.reduction
+
+    @property
+    def layer_size(self) -> int:
+        """Size of the output of each LSTM layer."""
+        return self.projection_size or self.hidden_size * (2 if self.bidirectional else 1)
 
     @property
     def output_size(self) -> int:
-        return self.hidden_size * (2 if self.bidirectional else 1)
+        return self.dense_size if self.dense_layers else self.layer_size
 
 
 @dataclass(frozen=True)
@@ -164,6 +225,8 @@ class AttentionConfig:
     location_channels: int = 10
     location_width: int = 101
     window_frames: int | None = None  # limits attention to this distance from the previous peak
+    context_size: int = 0  # that the encoder output is projected to; 0: not projected
+    start: Literal["zero", "uniform"] = "zero"  # the alignment before the first token
 
     def __post_init__(self) -> None:
         require(self.size > 0, "attention.size", self.size, "positive")
@@ -175,23 +238,32 @@ class AttentionConfig:
         require(width > 0 and width % 2 == 1, "attention.location_width", width, "positive and odd")
         window = self.window_frames
         require(window is None or window > 0, "attention.window_frames", window, "positive, or null")
-        choices(self, "scorer")
+        size = self.context_size
+        require(
+            size == 0 or (size > 0 and self.scorer != "multi_head"), "attention.context_size", size, "0, or positive"
+        )
+        for name in ("scorer", "start"):
+            choices(self, name)
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The decoder: LSTM cells with input feeding."""
+    """The decoder: LSTM or GRU cells with input feeding."""
 
     layers: int = 1
     hidden_size: int = 512
     embedding_size: int = 256
     dropout: float = 0.2
+    cell: Literal["lstm", "gru"] = "lstm"
+    readout: Literal["tanh", "linear"] = "tanh"  # what is made of the cells' output and the context
 
     def __post_init__(self) -> None:
         require(self.layers > 0, "decoder.layers", self.layers, "positive")
         require(self.hidden_size > 0, "decoder.hidden_size", self.hidden_size, "positive")
         require(self.embedding_size > 0, "decoder.embedding_size", self.embedding_size, "positive")
         require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "in [0, 1)")
+        for name in ("cell", "readout"):
+            choices(self, name)
 
 
 @dataclass(frozen=True)
@@ -208,6 +280,10 @@ class SearchConfig:
     hotword_margin: float = 2.5  # log-probability of a letter by CTC, below the best path, from which it gets none
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
+    coverage_mean: bool = False  # count the penalty at every token, averaged over the tokens so far
+    temperature: float = 1.0  # divides the decoder's logits
+    lm_temperature: float = 1.0  # divides the language model's
+    length_normalisation: bool = False  # finished hypotheses are compared by their score per token
     eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token
     candidates: int = 16  # tokens per hypothesis that the CTC scorer scores
     max_tokens_per_second: float = 12.0
@@ -221,6 +297,8 @@ class SearchConfig:
             require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
         require(0 <= self.hotword_weight <= 10, "search.hotword_weight", self.hotword_weight, "in 0..10")
         require(self.hotword_margin > 0, "search.hotword_margin", self.hotword_margin, "positive")
+        for name in ("temperature", "lm_temperature"):
+            require(0 < getattr(self, name) <= 100, f"search.{name}", getattr(self, name), "above 0, at most 100")
         require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")
         require(self.eos_threshold >= 0, "search.eos_threshold", self.eos_threshold, "at least 0")
         require(self.candidates >= 1, "search.candidates", self.candidates, "at least 1")
@@ -237,12 +315,18 @@ class LmConfig:
     hidden_size: int = 512
     layers: int = 2
     dropout: float = 0.2
+    dense_layers: int = 0  # with layer normalisation and activation, before an output layer with weights of its own
+    dense_size: int = 512  # none: the output layer has the weights of the embedding
+    activation: Activation = "leaky_relu"
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 4, "lm.vocab_size", self.vocab_size, "more than the 4 special tokens")
         require(self.embedding_size > 0, "lm.embedding_size", self.embedding_size, "positive")
         require(self.hidden_size > 0, "lm.hidden_size", self.hidden_size, "positive")
         require(self.layers > 0, "lm.layers", self.layers, "positive")
+        require(self.dense_layers >= 0, "lm.dense_layers", self.dense_layers, "at least 0")
+        require(self.dense_size > 0, "lm.dense_size", self.dense_size, "positive")
+        choices(self, "activation")
         require(0 <= self.dropout < 1, "lm.dropout", self.dropout, "in [0, 1)")
 
 
@@ -282,70 +366,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 4, "vocab_size", self.vocab_size, "more than the 4 special tokens")
+        pools = math.prod(self.encoder.front.frequency_pools)
+        require(self.features.n_mels >= pools, "features.n_mels", self.features.n_mels, f"at least the {pools} pooled")
 
     @property
     def frame_seconds(self) -> float:
         """Duration of one frame of the encoder output."""
         return self.features.hop_ms * self.encoder.reduction / 1000
-
-
-def choices(config: Any, name: str) -> None:
-    """Check that a Literal field of a dataclass has one of the annotated values."""
-    allowed = typing.get_args(typing.get_type_hints(type(config))[name])
-    require(getattr(config, name) in allowed, name, getattr(config, name), f"one of {', '.join(map(str, allowed))}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Convert a dataclass to plain data for `json.dumps`."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[ConfigT], data: Any, where: str = "config") -> ConfigT:
-    """Build the dataclass `cls` from plain data, checking every name and type.
-
-    Args:
-        cls: a frozen dataclass of this module, or another with the same types of fields.
-        data: output of `to_dict`, or the content of a JSON or TOML file.
-        where: prefix of setting names in error messages.
-
-    Raises:
-        ConfigError: unknown or missing setting, wrong type, or value out of bounds.
-    """
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} is {data!r}: it must be a table of settings")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in data:
-        if name not in fields:
-            raise ConfigError(f"{where}.{name} is not a setting; there are {', '.join(fields)}")
-    values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{name} is missing")
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, where)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is Literal:
-        require(value in arguments, where, value, f"one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}: it must be a list")
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        require(math.isfinite(value), where, value, "a finite number")  # Python's JSON knows NaN and Infinity
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}: it must be of type {hint.__name__}")
-    return value

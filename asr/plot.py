@@ -120,7 +120,7 @@ def examine(recogniser: Recogniser, source: audio.Source, search: SearchConfig |
 
     transcript = recogniser.transcribe(waveform, sample_rate=rate, search=search, word_timestamps=True, style="spoken")
     log_mel = model.features.unnormalised(waveform[None].to(recogniser.device))[0].cpu().numpy()
-    decibels = (log_mel - model.features.floor) * (10 / math.log(10))
+    decibels = (log_mel - model.features.floor) * model.features.to_decibels
 
     return Examined(
         transcript=replace(transcript, source=audio.source_name(source)),

@@ -37,7 +37,7 @@ class ChunkEncoder:
         encoder, settings = model.encoder, model.config
 
         chunk_ms, lookahead_ms = encoder.chunk_ms(context), encoder.lookahead_ms(context)
-        frontend_ms = 1000 * (settings.features.n_fft - settings.features.hop_length) / SAMPLE_RATE
+        frontend_ms = 1000 * settings.features.lookahead_samples / SAMPLE_RATE
         self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
 
         # The first chunk waits for all the audio that it depends on, so that every chunk yields its own frames. Without
@@ -83,8 +83,8 @@ class ChunkEncoder:
     ) -> tuple[list[OpenSegment], bool]:
         """Encode the next `samples` of each segment; return the segments, and whether there are new frames."""
         waveform = self.on_device(torch.stack([s.unencoded[:samples] for s in segments]))
-        state = FeatureState(torch.cat([s.features.pending for s in segments]))
-        features, state = self.model.features.step(waveform, state)
+        state = FeatureState.stack([s.features for s in segments])
+        features, state = self.model.features.step(waveform, state, final=ended)
         levels = self.model.features.level(features).cpu()
 
         recent = torch.cat([torch.cat([s.recent for s in segments]), features.to(self.model.dtype)], dim=1)
@@ -92,15 +92,15 @@ class ChunkEncoder:
         out, encoder, settled, recent = self._encode_recent(recent, encoder, ended)
 
         after = []
-        states = zip(state.pending.split(1), encoder.split(), strict=True)
+        states = zip(state.split(), encoder.split(), strict=True)
         parts = zip(segments, states, out, recent.split(1), levels, strict=True)
-        for segment, (pending, encoder_state), frames, latest, level in parts:
+        for segment, (feature_state, encoder_state), frames, latest, level in parts:
             ahead = segment.settled - segment.released  # negative if frames were released before they settled
             grown = replace(
                 segment,
                 begun=True,
                 unencoded=segment.unencoded[samples:].clone(),
-                features=FeatureState(pending),
+                features=feature_state,
                 encoder=encoder_state,
                 level=torch.cat([segment.level, level]),
                 recent=latest.clone(),  # a view would keep the whole batch in memory
@@ -127,7 +127,7 @@ class ChunkEncoder:
             out, state = encoder.preview(features, state, 0)
             return out, state, out.shape[1], features[:, :0]
 
-        known = max(0, -(-features.shape[1] // encoder.config.reduction) - self.lookahead_frames)
+        known = max(0, encoder.frames(features.shape[1]) - self.lookahead_frames)
         settled = max(0, known - self.overlap_frames)
         out, state = encoder.preview(features, state, settled)
         return out[:, :known], state, settled, features[:, settled * encoder.config.reduction :]

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from asr.config import choices, require
+from asr.config import require
 from asr.search.alignment import TimedWord
+from asr.settings import choices
 
 __all__ = ["PolicyConfig", "committable"]
 

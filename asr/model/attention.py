@@ -48,7 +48,8 @@ class Attention(nn.Module, ABC):
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__()
         self.config = config
-        self.context_size = value_size
+        self.context_size = config.context_size or value_size
+        self.to_context = nn.Linear(value_size, config.context_size) if config.context_size else None
         self.to_query = nn.Linear(query_size, config.size)
         self.to_key = nn.Linear(value_size, config.size, bias=False)
 
@@ -59,6 +60,9 @@ class Attention(nn.Module, ABC):
 
     def initial_state(self, memory: Memory, beams: int = 1) -> AttentionState:
         batch, frames = memory.inside.shape
+        if self.config.start == "uniform":
+            even = self._even(memory)[:, None].expand(-1, self.heads, -1)
+            return AttentionState(even.repeat_interleave(beams, dim=0))
         return AttentionState(memory.keys.new_zeros(batch * beams, self.heads, frames))
 
     def forward(self, query: Tensor, memory: Memory, state: AttentionState) -> tuple[Tensor, AttentionState]:
@@ -79,8 +83,7 @@ class Attention(nn.Module, ABC):
 
     def mean_context(self, memory: Memory) -> Tensor:
         """`(context_size,)`: context of uniform attention to all frames, padding excluded, averaged over the batch."""
-        even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
-        alignment = even[:, None].expand(-1, self.heads, -1).to(memory.values.dtype)
+        alignment = self._even(memory)[:, None].expand(-1, self.heads, -1)
         return self._context(alignment, memory).mean(dim=0)
 
     @abstractmethod
@@ -88,11 +91,18 @@ class Attention(nn.Module, ABC):
         """Scores `(N, heads, T)` of a projected query `(N, size)`; `previous` is `(N, heads, T)`."""
 
     def _values(self, encoder_out: Tensor) -> Tensor:
-        return encoder_out
+        # Projected here and not after the sum: the same, since weights add up to 1, but once and not for each token.
+        return encoder_out if self.to_context is None else self.to_context(encoder_out)
 
     def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
         """Sum of the values, weighted by an alignment `(N, heads, T)`: `(N, context_size)`."""
         return torch.bmm(memory.rows(alignment[:, 0]), memory.values).flatten(0, 1)
+
+    @staticmethod
+    def _even(memory: Memory) -> Tensor:
+        """`(B, T)`: equal weights of all frames that are not padding."""
+        even = memory.inside / memory.inside.sum(dim=1, keepdim=True).clamp(min=1)
+        return even.to(memory.values.dtype)
 
     @staticmethod
     def _window(previous: Tensor, width: int) -> Tensor:
@@ -157,6 +167,8 @@ class ScaledDotAttention(DotAttention):
 
 class MultiHeadAttention(Attention):
     """Scaled dot products in several subspaces, each with its own values: Vaswani et al. 2017."""
+
+    to_context: nn.Linear
 
     def __init__(self, query_size: int, value_size: int, config: AttentionConfig) -> None:
         super().__init__(query_size, value_size, config)

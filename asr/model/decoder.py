@@ -1,4 +1,4 @@
-"""Decoder: LSTM cells with the previous token and context as input, and attention over the encoder output.
+"""Decoder: LSTM or GRU cells with the previous token and context as input, and attention over the encoder output.
 
 After Chan et al. 2016 with the input feeding of Luong et al. 2015. `step` takes the state and returns the next one.
 """
@@ -15,6 +15,7 @@ from asr.config import AttentionConfig, DecoderConfig
 from asr.model import fast
 from asr.model.attention import Attention, AttentionState, LocationAwareAttention, Memory, build_attention
 from asr.model.fast.decoder_loop import LoopAttention, LoopCell
+from asr.model.recurrent import PARTS, build_cell, run_cell
 from asr.text.tokenizer import SOS
 
 __all__ = ["Decoder", "DecoderState"]
@@ -25,7 +26,7 @@ _MEAN_PACE = 0.01  # weight of a batch in the running mean of contexts
 class DecoderState(NamedTuple):
     """State of the decoder between tokens; the first dimension of every tensor is the hypothesis."""
 
-    hidden: Tensor  # (N, layers, 2, H): each layer's h and c
+    hidden: Tensor  # (N, layers, parts, H): each layer's h and, of LSTM cells, c
     context: Tensor  # (N, context_size): last output of attention
     alignment: Tensor  # (N, heads, T): attention weights
 
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
         self.attention = build_attention(config.hidden_size, encoder_size, attention)
         context_size = self.attention.context_size
         sizes = [config.embedding_size + context_size] + [config.hidden_size] * (config.layers - 1)
-        self.cells = nn.ModuleList(nn.LSTMCell(size, config.hidden_size) for size in sizes)
+        self.cells = nn.ModuleList(build_cell(config.cell, size, config.hidden_size) for size in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.to_readout = nn.Linear(config.hidden_size + context_size, config.hidden_size)
         self.to_logits = nn.Linear(config.hidden_size, vocab_size)
@@ -77,7 +78,7 @@ class Decoder(nn.Module):
         """State before the first token, with `beams` hypotheses for each utterance."""
         alignment, zeros = self.attention.initial_state(memory, beams).alignment, memory.keys.new_zeros
         return DecoderState(
-            hidden=zeros(len(alignment), self.config.layers, 2, self.config.hidden_size),
+            hidden=zeros(len(alignment), self.config.layers, PARTS[self.config.cell], self.config.hidden_size),
             context=zeros(len(alignment), self.attention.context_size),
             alignment=alignment,
         )
@@ -107,22 +108,22 @@ class Decoder(nn.Module):
         x = torch.cat([x.to(state.context.dtype), state.context], dim=-1)
         hidden = []
         for i, cell in enumerate(cells):
-            h, c = cell(x, (state.hidden[:, i, 0], state.hidden[:, i, 1]))
-            hidden.append(torch.stack([h, c], dim=1))
-            x = self.dropout(h)
+            hidden.append(run_cell(cell, x, state.hidden[:, i]))
+            x = self.dropout(hidden[-1][:, 0])
         context, looked = attention(x, memory, AttentionState(state.alignment))
         return x, DecoderState(torch.stack(hidden, dim=1), context, looked.alignment)
 
     def _deferred(self, memory: Memory) -> _Steps:
         attention = self.attention
         return _Steps(
-            [LoopCell(cast(nn.LSTMCell, cell)) for cell in self.cells],
+            [LoopCell(cell) if isinstance(cell, nn.LSTMCell) else cell for cell in self.cells],
             LoopAttention(attention, memory) if isinstance(attention, LocationAwareAttention) else attention,
         )
 
     def _readout(self, x: Tensor, context: Tensor) -> Tensor:
         """Outputs of the cells `(..., hidden_size)` and contexts `(..., context_size)` to readouts."""
-        return torch.tanh(self.to_readout(torch.cat([x, context], dim=-1)))
+        readout: Tensor = self.to_readout(torch.cat([x, context], dim=-1))
+        return readout.tanh() if self.config.readout == "tanh" else readout
 
     def logits(self, readout: Tensor) -> Tensor:
         """Logits `(..., vocab_size)` of readouts `(..., hidden_size)`; training computes those of all steps at once."""

@@ -3,6 +3,7 @@
 After Chan et al. 2016, "Listen, Attend and Spell". Every layer has a forward and a backward LSTM. The `Context`, chosen
 at run time, sets how much future audio the backward LSTM sees: the whole utterance, a chunk with a few frames of
 lookahead (latency-controlled BLSTM, Zhang et al. 2016), or a single frame. The weights are the same for all contexts.
+A convolutional front may come before the pyramid; it adds a lookahead of its own. Dense layers may come after it.
 
 `forward` encodes a padded batch; the windows of the backward LSTM form one batch. `step` encodes a stream in chunks,
 with its state passed in and returned, and gives the same output. `preview` encodes all features since a state with full
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 
 from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
+from asr.model.dense import Dense
 from asr.model.features import mask_beyond
+from asr.model.front import Front, FrontState
 from asr.model.hybrid import HybridBlock, HybridState
 from asr.model.normalisation import Normalisation
 from asr.model.recurrent import run_lstm, run_lstm_from
@@ -57,25 +61,29 @@ class EncoderState:
 
     layers: tuple[LayerState, ...]
     hybrid: tuple[HybridState, ...] = field(default=())
+    front: FrontState | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Numbers of buffered frames; only states of equal shape can be stacked."""
         waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
-        return (*waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
+        front = () if self.front is None else (self.front.kept.shape[1], self.front.done)
+        return (*front, *waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
 
     @classmethod
     def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
         """Combine the states of several streams, equal in shape, into the state of a batch."""
         layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
         hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
-        return cls(tuple(layers), tuple(hybrid))
+        fronts = [s.front for s in states if s.front is not None]
+        return cls(tuple(layers), tuple(hybrid), FrontState.stack(fronts) if fronts else None)
 
     def split(self) -> list[EncoderState]:
         """Split the state of a batch into the states of its streams."""
         layers = list(zip(*(s.split() for s in self.layers), strict=True))
         hybrid = list(zip(*(s.split() for s in self.hybrid), strict=True)) or [()] * len(layers)
-        return [EncoderState(a, b) for a, b in zip(layers, hybrid, strict=True)]
+        fronts = [None] * len(layers) if self.front is None else self.front.split()
+        return [EncoderState(*parts) for parts in zip(layers, hybrid, fronts, strict=True)]
 
 
 class Window(NamedTuple):
@@ -86,7 +94,7 @@ class Window(NamedTuple):
 
 
 class PyramidLayer(nn.Module):
-    """Join, LSTM in one or two directions, normalisation, dropout and an optional residual connection."""
+    """Join, LSTM in one or two directions, projection, normalisation, dropout; projection and residual are optional."""
 
     def __init__(self, input_size: int, join: int, frame_ms: float, config: EncoderConfig) -> None:
         super().__init__()
@@ -95,9 +103,11 @@ class PyramidLayer(nn.Module):
         size = input_size * join
         self.forward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True)
         self.backward_lstm = nn.LSTM(size, config.hidden_size, batch_first=True) if config.bidirectional else None
-        self.normalisation = Normalisation(config.normalisation, config.output_size)
+        both = config.hidden_size * (2 if config.bidirectional else 1)
+        self.projection = nn.Linear(both, config.projection_size) if config.projection_size else None
+        self.normalisation = Normalisation(config.normalisation, config.layer_size)
         self.dropout = nn.Dropout(config.dropout)
-        self.residual = config.residual and size == config.output_size
+        self.residual = config.residual and size == config.layer_size
 
     def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
@@ -179,24 +189,31 @@ class PyramidLayer(nn.Module):
 
     def _finish(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None) -> Tensor:
         y: Tensor = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
+        y = y if self.projection is None else self.projection(y)
         y = self.dropout(self.normalisation(y, lengths))
         return x + y if self.residual else y
 
 
 class Encoder(nn.Module):
-    """Features `(B, T, n_mels)` to encoder_out `(B, ceil(T / reduction), output_size)`."""
+    """Features `(B, T, n_mels)` to encoder_out `(B, frames(T), output_size)`."""
 
     def __init__(self, config: EncoderConfig, input_size: int, hop_ms: float) -> None:
         super().__init__()
         self.config = config
-        layers, frame_ms = [], hop_ms
+        self.front = Front(config, input_size) if config.front.channels else None
+        self.front_ms = hop_ms * self.front.right_frames if self.front else 0.0  # lookahead of the front
+        layers, frame_ms = [], hop_ms * config.front.reduction
         for i, join in enumerate(config.joins):
             frame_ms *= join
-            layers.append(PyramidLayer(input_size if i == 0 else config.output_size, join, frame_ms, config))
+            below = config.layer_size if i else self.front.output_size if self.front else input_size
+            layers.append(PyramidLayer(below, join, frame_ms, config))
         self.layers = nn.ModuleList(layers)
         self.frame_ms = frame_ms
-        blocks = [HybridBlock(config.output_size, config.hybrid, config.dropout) for _ in range(config.hybrid.layers)]
+        blocks = [HybridBlock(config.layer_size, config.hybrid, config.dropout) for _ in range(config.hybrid.layers)]
         self.hybrid = nn.ModuleList(blocks)
+        sizes = [config.layer_size] + [config.dense_size] * config.dense_layers
+        dense = (Dense(below, size, "batch", config.activation, config.dropout) for below, size in pairwise(sizes))
+        self.dense = nn.ModuleList(dense)
 
     def forward(self, features: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """Encode a padded batch.
@@ -210,16 +227,20 @@ class Encoder(nn.Module):
             encoder_out `(B, T', output_size)`, zero beyond its lengths, and encoder_out_lengths `(B,)`.
         """
         context = context or Context.full()
-        if features.shape[1] == 0:
-            return features.new_zeros(features.shape[0], 0, self.config.output_size), lengths
+        x = features
+        if self.front is not None:
+            x, lengths = self.front(x, lengths)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, self.config.output_size), lengths
         windows = [None] * len(self.layers) if context.chunk_ms is None else self._windows(context)
 
-        x = features
         for layer, window in zip(self.layers, windows, strict=True):
             x, lengths = layer(x, lengths, window)
         for block in self.hybrid:
             x = block(x, lengths, window.chunk if window else None)
-        return (mask_beyond(x, lengths) if len(self.hybrid) else x), lengths
+        for dense in self.dense:
+            x = dense(x, lengths)
+        return (mask_beyond(x, lengths) if len(self.hybrid) or len(self.dense) else x), lengths
 
     def step(
         self, features: Tensor, state: EncoderState, context: Context, final: bool = False
@@ -239,14 +260,16 @@ class Encoder(nn.Module):
             ConfigError: if the context is not bounded.
         """
         windows = self._windows(context)
-        x, layer_states, hybrid_states = features, [], []
+        x, front, layer_states, hybrid_states = features, state.front, [], []
+        if self.front is not None and front is not None:
+            x, front = self.front.step(x, front, final)
         for layer, layer_state, window in zip(self._pyramid(), state.layers, windows, strict=True):
             x, layer_state = layer.step(x, layer_state, window, final)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
             x, block_state = block.step(x, block_state, windows[-1].chunk, final)
             hybrid_states.append(block_state)
-        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+        return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
 
     def preview(self, features: Tensor, state: EncoderState, settled: int) -> tuple[Tensor, EncoderState]:
         """Encode all features since a state with full context, as if the audio ended there.
@@ -257,31 +280,38 @@ class Encoder(nn.Module):
             settled: number of output frames that the next state includes, fewer than all.
 
         Returns:
-            The encoder_out frames `(B, ceil(t / reduction), output_size)`, and the state after the settled frames, from
-            which the next preview encodes the features that follow them.
+            The encoder_out frames `(B, frames(t), output_size)`, and the state after the settled frames, from which the
+            next preview encodes the features that follow them.
         """
-        if features.shape[1] == 0:
+        if self.frames(features.shape[1]) == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), state
-        x, layer_states, hybrid_states = features, [], []
+        x, front, layer_states, hybrid_states = features, state.front, [], []
+        if self.front is not None and front is not None:
+            x, front = self.front.preview(x, front, settled * math.prod(self.config.joins))
         for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
             x, layer_state = layer.preview(x, layer_state, settled * round(self.frame_ms / layer.frame_ms))
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
             x, block_state = block.preview(x, block_state, settled)
             hybrid_states.append(block_state)
-        return x, EncoderState(tuple(layer_states), tuple(hybrid_states))
+        return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
 
     def initial_state(self, batch_size: int) -> EncoderState:
         return EncoderState(
             tuple(layer.initial_state(batch_size) for layer in self._pyramid()),
             tuple(block.initial_state(batch_size) for block in self._blocks()),
+            self.front.initial_state(batch_size) if self.front is not None else None,
         )
+
+    def frames(self, features: int) -> int:
+        """Number of output frames of so many features; the front drops those that do not fill a frame."""
+        return -(-(features // self.config.front.reduction) // math.prod(self.config.joins))
 
     def lookahead_ms(self, context: Context) -> float:
         """Lookahead of an output frame beyond the end of its chunk."""
         if context.chunk_ms is None or not self.config.bidirectional:
-            return 0.0
-        return self._windows(context)[0].right * next(self._pyramid()).frame_ms
+            return self.front_ms
+        return self._windows(context)[0].right * next(self._pyramid()).frame_ms + self.front_ms
 
     def chunk_ms(self, context: Context) -> float:
         """Length of the chunk of a bounded context, rounded up to whole output frames."""
@@ -301,6 +331,11 @@ class Encoder(nn.Module):
         right = math.ceil(context.lookahead_ms / layers[0].frame_ms - 1e-6)
         sizes = [chunk * round(self.frame_ms / layer.frame_ms) for layer in layers]
         return [Window(size, right if i == 0 else 0) for i, size in enumerate(sizes)]
+
+    def _densely(self, x: Tensor) -> Tensor:
+        for dense in self.dense:
+            x = dense(x)
+        return x
 
     def _pyramid(self) -> Iterator[PyramidLayer]:
         return (cast(PyramidLayer, layer) for layer in self.layers)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asr.config import LmConfig
 from asr.model.decoder import Decoder
 from asr.model.lm import LmState, TokenPredictor
+from asr.model.recurrent import PARTS, build_cell, run_cell
 from asr.text.tokenizer import EOS
 
 __all__ = ["DensityRatio", "InternalLm"]
@@ -29,10 +30,11 @@ class InternalLm(nn.Module):
     @torch.no_grad()
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        first, mean = cast(nn.LSTMCell, decoder.cells[0]), decoder.mean_context
+        first, mean = cast("nn.LSTMCell | nn.GRUCell", decoder.cells[0]), decoder.mean_context
         size, hidden = decoder.config.embedding_size, decoder.config.hidden_size
+        self.parts, self.readout = PARTS[decoder.config.cell], decoder.config.readout
         self.embedding, self.to_logits = decoder.embedding, decoder.to_logits
-        cell = nn.LSTMCell(size, hidden, device=mean.device, dtype=mean.dtype)
+        cell = build_cell(decoder.config.cell, size, hidden).to(mean.device, mean.dtype)
         cell.weight_ih.copy_(first.weight_ih[:, :size])
         cell.weight_hh.copy_(first.weight_hh)
         cell.bias_ih.copy_(first.bias_ih + first.weight_ih[:, size:] @ mean)
@@ -50,10 +52,13 @@ class InternalLm(nn.Module):
         """Log-probabilities `(N, vocab_size)` in float32 of what follows `tokens` `(N,)`, and the next state."""
         x, hidden, cells = self.embedding(tokens), [], []
         for i, cell in enumerate(self.cells):
-            x, c = cell(x, (state.hidden[:, i], state.cell[:, i]))
+            known = torch.stack([state.hidden[:, i], state.cell[:, i]], dim=1)
+            after = run_cell(cell, x, known[:, : self.parts])
+            x = after[:, 0]
             hidden.append(x)
-            cells.append(c)
-        logits: Tensor = self.to_logits(torch.tanh(self.to_readout(x)))
+            cells.append(after[:, -1])  # a GRU has no c: h takes its place, and is not used
+        readout = self.to_readout(x)
+        logits: Tensor = self.to_logits(readout.tanh() if self.readout == "tanh" else readout)
         return logits.float().log_softmax(-1), LmState(torch.stack(hidden, 1), torch.stack(cells, 1))
 
 

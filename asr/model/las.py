@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from asr.config import Context, ModelConfig
 from asr.model.decoder import Decoder
 from asr.model.encoder import Encoder
-from asr.model.features import LogMel
+from asr.model.features import build_features
 
 __all__ = ["Encoded", "Model"]
 
@@ -28,7 +28,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = LogMel(config.features)
+        self.features = build_features(config.features)
         self.encoder = Encoder(config.encoder, config.features.n_mels, config.features.hop_ms)
         size = config.encoder.output_size
         self.decoder = Decoder(config.vocab_size, size, config.attention, config.decoder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from asr.config import LmConfig
+from asr.model.dense import Dense
 
 __all__ = ["LanguageModel", "LmState", "TokenPredictor"]
 
@@ -57,7 +59,10 @@ class TokenPredictor(Protocol):
 
 
 class LanguageModel(nn.Module):
-    """Embedding, LSTM, and an output layer with the weights of the embedding (Press and Wolf 2017)."""
+    """Embedding, LSTM, and an output layer with the weights of the embedding (Press and Wolf 2017).
+
+    With dense layers, the output layer after them has weights of its own.
+    """
 
     def __init__(self, config: LmConfig) -> None:
         super().__init__()
@@ -68,17 +73,28 @@ class LanguageModel(nn.Module):
         )  # torch's default of 1 is too large for an output layer
         between = config.dropout if config.layers > 1 else 0.0  # torch warns about dropout in a single layer
         self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
-        self.projection = nn.Linear(config.hidden_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
-        self.bias = nn.Parameter(self.embedding.weight.new_zeros(config.vocab_size))
+        if config.dense_layers:
+            sizes = [config.hidden_size] + [config.dense_size] * config.dense_layers
+            pairs = pairwise(sizes)
+            dense = [Dense(below, size, "layer", config.activation, config.dropout) for below, size in pairs]
+            self.to_logits: nn.Sequential | None = nn.Sequential(
+                *dense, nn.Linear(config.dense_size, config.vocab_size)
+            )
+        else:
+            self.to_logits = None
+            self.projection = nn.Linear(config.hidden_size, config.embedding_size)
+            self.bias = nn.Parameter(self.embedding.weight.new_zeros(config.vocab_size))
 
     def forward(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         """Logits `(N, U, vocab_size)` of the token after each of `tokens` `(N, U)`, and the next state."""
         x = self.dropout(self.embedding(tokens))
         carried = (state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous())
         x, (hidden, cell) = self.lstm(x, carried)
-        x = self.dropout(self.projection(x))
-        logits = nn.functional.linear(x, self.embedding.weight, self.bias)
+        if self.to_logits is not None:
+            logits = self.to_logits(x)
+        else:
+            logits = nn.functional.linear(self.dropout(self.projection(x)), self.embedding.weight, self.bias)
         return logits, LmState(hidden.transpose(0, 1), cell.transpose(0, 1))
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:

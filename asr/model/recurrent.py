@@ -1,7 +1,8 @@
-"""Single-layer LSTMs over whole sequences, and from a given state."""
+"""Single-layer LSTMs over whole sequences, and from a given state; cells of LSTMs and GRUs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -9,7 +10,21 @@ from torch import Tensor, nn
 
 from asr.model.fast import lstm as fast_lstm
 
-__all__ = ["run_lstm", "run_lstm_from"]
+__all__ = ["PARTS", "build_cell", "run_cell", "run_lstm", "run_lstm_from"]
+
+PARTS = {"lstm": 2, "gru": 1}  # of the state of a cell: h and c, or h
+
+
+def build_cell(kind: str, input_size: int, hidden_size: int) -> nn.LSTMCell | nn.GRUCell:
+    """The cell that a config names."""
+    return nn.LSTMCell(input_size, hidden_size) if kind == "lstm" else nn.GRUCell(input_size, hidden_size)
+
+
+def run_cell(cell: Callable[..., Tensor | tuple[Tensor, Tensor]], x: Tensor, state: Tensor) -> Tensor:
+    """The state `(N, parts, H)` of a cell after an input `(N, D)`; part 0, h, is the output."""
+    parts = state.unbind(1)
+    after = cell(x, parts if len(parts) > 1 else parts[0])
+    return after[:, None] if isinstance(after, Tensor) else torch.stack(after, dim=1)
 
 
 def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ class Sound:
             decibels.tolist(),
             config.frame_seconds,
             features.hop_ms / 1000,
-            features.n_fft / 2 / features.sample_rate,
+            features.first_centre_seconds,
             seconds,
         )
 

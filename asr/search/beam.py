@@ -130,7 +130,7 @@ class _Search:
         scorers: list[tuple[float, Scorer]] = [
             (1 - config.ctc_weight, DecoderScorer()),
             (config.length_bonus, LengthScorer()),
-            (config.coverage_penalty, CoverageScorer(config.coverage_threshold, frames, self.device)),
+            (config.coverage_penalty, self._coverage(frames)),
         ]
         if lm is not None:
             if lm.config.vocab_size != self.model.config.vocab_size:
@@ -138,8 +138,12 @@ class _Search:
                     f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {self.model.config.vocab_size}"
                 )
             known = self.prefix.lm if self.prefix else None
-            scorers.append((config.lm_weight, LmScorer(lm, known.repeat(self.beam) if known else None)))
+            known = known.repeat(self.beam) if known else None
+            scorers.append((config.lm_weight, LmScorer(lm, known, config.lm_temperature)))
         return scorers
+
+    def _coverage(self, frames: int) -> CoverageScorer:
+        return CoverageScorer(self.config.coverage_threshold, frames, self.device, self.config.coverage_mean)
 
     def _partial_scorers(self, encoded: Encoded, first_frame: Tensor) -> list[tuple[float, PartialScorer]]:
         if self.config.ctc_weight == 0:
@@ -182,7 +186,7 @@ class _Search:
     def step(self, step: int, beams: Beams, finished: Finished) -> tuple[Beams, Finished, Tensor]:
         """Extend every live hypothesis by a token; also returns `(B,)` which utterances are done."""
         readout, decoder = self.model.decoder.step(beams.last, beams.decoder, self.memory)
-        log_probs = self.model.decoder.logits(readout).float().log_softmax(-1)
+        log_probs = (self.model.decoder.logits(readout).float() / self.config.temperature).log_softmax(-1)
         view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
 
         # Full scorers over the whole vocabulary.
@@ -213,7 +217,7 @@ class _Search:
 
         # Hypotheses that end are finished; the best of the others live on.
         totals = (beams.scores.view(-1, 1) + added).view(self.batch, self.beam, -1)
-        finished = self._finish(totals, beams, finished)
+        finished = self._finish(step, totals, beams, finished)
         scores, places = totals[..., :-1].flatten(1).topk(self.beam, dim=1)
         parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + places // self.candidates
         parents, places = parents.flatten(), (places % self.candidates).flatten()
@@ -244,23 +248,34 @@ class _Search:
             added[:, EOS] = added[:, EOS].masked_fill(early, -math.inf)
         return added
 
-    def _finish(self, totals: Tensor, beams: Beams, finished: Finished) -> Finished:
+    def _finish(self, step: int, totals: Tensor, beams: Beams, finished: Finished) -> Finished:
         """Add the hypotheses whose end is among the best continuations of their utterance."""
         last_kept = totals.flatten(1).topk(self.beam, dim=1).values[:, -1:]
         ended = totals[..., -1]
         ended = ended.masked_fill(ended < last_kept, -math.inf)
+        ended = ended / (step + 1) if self.config.length_normalisation else ended
         shape = finished.tokens.shape
         return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
 
     def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
-        """Drop hypotheses that loop or are too long, and freeze utterances in which no live one can still win."""
-        scores = beams.scores.masked_fill(looping | (step + 1 >= self.limits)[:, None], -math.inf)
+        """Drop hypotheses that loop or are too long, and freeze utterances in which no live one can still win.
+
+        With scores per token, any longer one can win: then as many as the beam must have ended, and those that are too
+        long are taken as they are.
+        """
+        too_long, per_token = step + 1 >= self.limits, self.config.length_normalisation
+        scores = beams.scores.masked_fill(looping | too_long[:, None], -math.inf)
         # Where no hypothesis has ended and none lives on, keep those of the step before.
         lost = finished.scores[:, 0].isneginf() & scores.isneginf().all(dim=1)
+        lost = lost | too_long if per_token else lost
         shape = finished.tokens.shape
         rescued = beams.scores.masked_fill(~lost[:, None], -math.inf)
+        rescued = rescued / (step + 1) if per_token else rescued
         finished = finished.merge(rescued, beams.tokens.view(shape), beams.token_scores.view(shape))
-        done = finished.scores[:, self.config.nbest - 1] >= scores.amax(dim=1) + self.hope
+        if per_token:
+            done = ~finished.scores[:, -1].isneginf() | scores.isneginf().all(dim=1)
+        else:
+            done = finished.scores[:, self.config.nbest - 1] >= scores.amax(dim=1) + self.hope
         return beams._replace(scores=scores.masked_fill(done[:, None], -math.inf)), finished, done
 
 

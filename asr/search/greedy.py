@@ -21,7 +21,7 @@ def greedy(model: Model, encoded: Encoded, config: SearchConfig) -> list[Hypothe
     Args:
         model: in evaluation mode.
         encoded: of B utterances; one without any frame gets an empty hypothesis.
-        config: limits of length and repetition; the weights of scorers are not used.
+        config: temperature, and limits of length and repetition; the weights of scorers are not used.
 
     Returns:
         B hypotheses; the score is the sum of the tokens' log-probabilities, eos included.
@@ -38,7 +38,7 @@ def greedy(model: Model, encoded: Encoded, config: SearchConfig) -> list[Hypothe
     spelled, scores = [], []
     for step in range(int(limits.max())):
         readout, state = model.decoder.step(tokens, state, memory)
-        log_probs = model.decoder.logits(readout).float().log_softmax(-1)
+        log_probs = (model.decoder.logits(readout).float() / config.temperature).log_softmax(-1)
         log_probs[:, :EOS] = -math.inf  # the blank, unknown and sos
         best, tokens = log_probs.max(-1)
         tokens = tokens.masked_fill(ended, EOS)

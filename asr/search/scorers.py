@@ -93,19 +93,22 @@ class LengthScorer:
 class CoverageScorer:
     """Minus the total attention to a frame beyond a threshold: a penalty for transcribing the same audio twice.
 
-    After Tu et al. 2016 and Chorowski and Jaitly 2017.
+    After Tu et al. 2016 and Chorowski and Jaitly 2017. With `mean`, as in SpeechBrain, every token adds what all tokens
+    so far have beyond the threshold, divided by their number.
     """
 
-    def __init__(self, threshold: float, frames: int, device: torch.device) -> None:
-        self.threshold, self.frames, self.device = threshold, frames, device
+    def __init__(self, threshold: float, frames: int, device: torch.device, mean: bool = False) -> None:
+        self.threshold, self.frames, self.device, self.mean = threshold, frames, device, mean
 
     def initial_state(self, rows: int) -> Tensor:
         return torch.zeros(rows, self.frames, device=self.device)
 
     def score(self, view: View, state: Tensor) -> tuple[Tensor, Tensor]:
         total = state + view.alignment
-        more = (total - self.threshold).clamp(min=0).sum(-1) - (state - self.threshold).clamp(min=0).sum(-1)
-        return -more[:, None], total
+        beyond = (total - self.threshold).clamp(min=0).sum(-1)
+        if self.mean:  # the weights of each token add up to one, so that the sum is the number of tokens
+            return -(beyond / total.sum(-1).clamp(min=1))[:, None], total
+        return -(beyond - (state - self.threshold).clamp(min=0).sum(-1))[:, None], total
 
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         return state.index_select(0, rows)
@@ -117,16 +120,18 @@ class LmScorer:
     Args:
         lm: over the same tokens.
         known: its state after the known tokens of each row, if the hypotheses have any.
+        temperature: divides its log-probabilities, which are then normalised again.
     """
 
-    def __init__(self, lm: TokenPredictor, known: LmState | None = None) -> None:
-        self.lm, self.known = lm, known
+    def __init__(self, lm: TokenPredictor, known: LmState | None = None, temperature: float = 1.0) -> None:
+        self.lm, self.known, self.temperature = lm, known, temperature
 
     def initial_state(self, rows: int) -> LmState:
         return self.lm.initial_state(rows) if self.known is None else self.known
 
     def score(self, view: View, state: LmState) -> tuple[Tensor, LmState]:
-        return self.lm.step(view.last, state)
+        scores, state = self.lm.step(view.last, state)
+        return (scores if self.temperature == 1 else (scores / self.temperature).log_softmax(-1)), state
 
     def select(self, state: LmState, rows: Tensor) -> LmState:
         return state.select(rows)

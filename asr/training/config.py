@@ -17,11 +17,11 @@ from asr.config import (
     EncoderConfig,
     FeatureConfig,
     SearchConfig,
-    choices,
     from_dict,
     require,
 )
 from asr.errors import ConfigError
+from asr.settings import choices
 
 __all__ = [
     "AugmentConfig",

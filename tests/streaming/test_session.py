@@ -35,7 +35,7 @@ FRESH = OpenSegment(
     0,
     0,
     NOTHING,
-    FeatureState(torch.zeros(1, 0)),
+    FeatureState(torch.zeros(1, 0), torch.zeros(1)),
     EncoderState(()),
     torch.zeros(1, 0, 3),
     NOTHING,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,12 +30,18 @@ def unsettle(module: torch.nn.Module) -> None:
             part.bias.data.normal_(0, 0.3)
 
 
-def build_decoder(scorer: AttentionKind = "location", layers: int = 1, dropout: float = 0.2) -> Decoder:
-    """A small decoder whose weights are large enough for its inputs to matter."""
+def build_decoder(
+    scorer: AttentionKind = "location", layers: int = 1, dropout: float = 0.2, kind: str = "ours"
+) -> Decoder:
+    """A small decoder whose weights are large enough for its inputs to matter; a kind is "ours" or "theirs"."""
     torch.manual_seed(5)
     heads = 2 if scorer == "multi_head" else 1
     attention = AttentionConfig(scorer, size=8, heads=heads, location_channels=3, location_width=5)
-    decoder = Decoder(VOCAB, VALUE, attention, DecoderConfig(layers, 10, 5, dropout))
+    config = DecoderConfig(layers, 10, 5, dropout)
+    if kind == "theirs":  # what SpeechBrain's decoders are made of
+        attention = replace(attention, context_size=7, start="uniform")
+        config = replace(config, cell="gru", readout="linear")
+    decoder = Decoder(VOCAB, VALUE, attention, config)
     with torch.no_grad():
         for weight in decoder.parameters():
             weight.mul_(1.5)

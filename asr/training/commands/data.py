@@ -117,7 +117,7 @@ def statistics(
         loading("PyTorch")
     with extra("train"):
         from asr.config import FeatureConfig
-        from asr.model.features import LogMel
+        from asr.model.features import build_features
         from asr.training import statistics as stats
         from asr.training.data import Corpus
 
@@ -126,7 +126,7 @@ def statistics(
     config = FeatureConfig()
     chosen = stats.sample(corpus)
     with Progress(len(chosen), show=not quiet and sys.stderr.isatty(), unit="utterances measured") as progress:
-        measured = stats.measure_features(corpus, LogMel(config), progress.advance)
+        measured = stats.measure_features(corpus, build_features(config), progress.advance)
     stats.write_statistics(folder, table, config, measured)
     if as_json:
         typer.echo((folder / stats.FILE).read_text(encoding="utf-8"), nl=False)

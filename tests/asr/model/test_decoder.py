@@ -13,12 +13,15 @@ from asr.config import AttentionKind
 from asr.model.decoder import Decoder, DecoderState
 from tests.support.model_parts import LENGTHS, SCORERS, VOCAB, build_decoder, encoded
 
+KINDS = [*((scorer, "ours") for scorer in SCORERS), ("location", "theirs"), ("additive", "theirs")]
+every_kind = pytest.mark.parametrize(("scorer", "kind"), KINDS)
 
-@pytest.mark.parametrize("scorer", SCORERS)
+
+@every_kind
 @pytest.mark.parametrize("layers", [1, 2])
-def test_steps_equal_forward(scorer: AttentionKind, layers: int) -> None:
+def test_steps_equal_forward(scorer: AttentionKind, kind: str, layers: int) -> None:
     """What training computes with the true history is what a search finds token by token."""
-    decoder, (out, lengths) = build_decoder(scorer, layers), encoded()
+    decoder, (out, lengths) = build_decoder(scorer, layers, kind=kind), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     expected, alignments = decoder(tokens, out, lengths)
     assert expected.shape == (3, 5, VOCAB)
@@ -30,10 +33,10 @@ def test_steps_equal_forward(scorer: AttentionKind, layers: int) -> None:
         torch.testing.assert_close(state.alignment, alignments[:, u], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind) -> None:
+@every_kind
+def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind, kind: str) -> None:
     """Promise 2: neither other utterances nor padding reach a row's logits."""
-    decoder, (out, lengths) = build_decoder(scorer), encoded()
+    decoder, (out, lengths) = build_decoder(scorer, kind=kind), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     together, _ = decoder(tokens, out, lengths)
     for row, length in enumerate(LENGTHS):
@@ -46,6 +49,17 @@ def advance(
 ) -> tuple[Tensor, DecoderState]:
     readout, state = decoder.step(torch.tensor(tokens), state, memory)
     return decoder.logits(readout), state
+
+
+def test_the_first_step_may_come_from_even_weights() -> None:
+    """As many hypotheses as there are, and nothing on the padding."""
+    decoder, (out, lengths) = build_decoder(kind="theirs"), encoded()
+    alignment = decoder.initial_state(decoder.prepare(out, lengths), beams=2).alignment
+    assert alignment.shape == (6, 1, 9)
+    for row, weights in enumerate(alignment[:, 0]):
+        length = LENGTHS[row // 2]
+        torch.testing.assert_close(weights[:length], torch.full((length,), 1 / length))
+        assert not weights[length:].any()
 
 
 def test_select_reorders_the_whole_state() -> None:
@@ -116,10 +130,12 @@ def test_scheduled_sampling_feeds_the_models_own_words() -> None:
 
 
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 4e-2)])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autocast: bool, tolerance: float) -> None:
+@pytest.mark.parametrize(("layers", "kind"), [(1, "ours"), (2, "ours"), (2, "theirs")])
+def test_gradients_put_off_to_the_end_are_those_of_the_steps(
+    layers: int, kind: str, autocast: bool, tolerance: float
+) -> None:
     """Training sums the gradients of the cells' weights in one product; it must be the sum that autograd makes."""
-    decoder, (out, lengths) = build_decoder(layers=layers), encoded()
+    decoder, (out, lengths) = build_decoder(layers=layers, kind=kind), encoded()
     tokens, weights = torch.randint(0, VOCAB, (3, 5)), torch.randn(3, 5, VOCAB)
     found = []
     for at_once in (True, False):
@@ -143,9 +159,9 @@ def test_gradients_put_off_to_the_end_are_those_of_the_steps(layers: int, autoca
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
-    decoder, (out, lengths) = build_decoder(scorer, layers=2), encoded()
+@every_kind
+def test_gradient_reaches_every_parameter(scorer: AttentionKind, kind: str) -> None:
+    decoder, (out, lengths) = build_decoder(scorer, layers=2, kind=kind), encoded()
     logits, _ = decoder.train()(torch.arange(VOCAB).expand(3, -1), out.requires_grad_(), lengths)
     (logits * torch.randn_like(logits)).sum().backward()
     idle = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.any()]

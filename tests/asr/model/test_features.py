@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.config import FeatureConfig
-from asr.model.features import LogMel
+from asr.model.features import DecibelMel, LogMel, build_features
 
 CONFIG = FeatureConfig()
 TOLERANCE = 1e-4
@@ -193,3 +193,69 @@ def test_bfloat16_autocast_does_not_change_features(frontend: LogMel) -> None:
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
     torch.testing.assert_close(stepped, expected, rtol=0, atol=TOLERANCE)
+
+
+# --- decibels ---------------------------------------------------------------------------------------------------------
+
+DECIBELS = FeatureConfig("decibel", n_fft=400, n_mels=40, f_min=0.0)
+
+
+@pytest.fixture(scope="module")
+def decibels() -> LogMel:
+    made = build_features(DECIBELS)
+    assert isinstance(made, DecibelMel)
+    made.mean.fill_(-20.0)
+    made.std.fill_(10.0)
+    return made
+
+
+def decibels_in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> Tensor:
+    state, found = frontend.initial_state(len(waveform)), []
+    pieces = list(itertools.pairwise([0, *cuts, waveform.shape[1]]))
+    for i, (start, stop) in enumerate(pieces):
+        features, state = frontend.step(waveform[:, start:stop], state, final=i + 1 == len(pieces))
+        found.append(features)
+    return torch.cat(found, dim=1)
+
+
+def test_decibels_are_those_of_librosas_spectrogram(decibels: LogMel) -> None:
+    """The power in decibels, with zeros before and after the waveform, and nothing 80 dB below the loudest bin."""
+    waveform = torch.cat([sound(8_000), torch.zeros(1, 8_000)], dim=1)
+    spectrum = librosa.stft(
+        waveform[0].double().numpy(), n_fft=400, hop_length=160, window="hamming", center=True, pad_mode="constant"
+    )
+    power = (np.abs(spectrum) ** 2).T @ decibels.filters.double().numpy()
+    expected = 10 * np.log10(np.maximum(power, 1e-10))
+    assert expected.min() < expected.max() - 80
+    found = decibels.unnormalised(waveform)[0].numpy()
+    np.testing.assert_allclose(found, np.maximum(expected, expected.max() - 80), rtol=0, atol=1e-3)
+
+
+@settings(max_examples=25)
+@given(samples=st.integers(1, 6_000), cuts=st.lists(st.integers(0, 6_000), max_size=8))
+def test_any_cuts_equal_the_whole_in_decibels(decibels: LogMel, samples: int, cuts: list[int]) -> None:
+    waveform = sound(samples)
+    found = decibels_in_pieces(decibels, waveform, sorted(min(cut, samples) for cut in cuts))
+    assert found.shape[1] == decibels.lengths(torch.tensor([samples])).item()
+    torch.testing.assert_close(found, whole(decibels, waveform), rtol=0, atol=TOLERANCE)
+
+
+def test_a_stream_knows_the_loudest_so_far(decibels: LogMel) -> None:
+    """However it is cut; only silence before the first sound is lower than in the whole."""
+    waveform = torch.cat([torch.zeros(1, 4_000), sound(4_000), torch.zeros(1, 4_000)], dim=1)
+    expected = whole(decibels, waveform)
+    streams = [decibels_in_pieces(decibels, waveform, list(range(cut, 12_000, cut))) for cut in (50, 777, 12_000)]
+    for found in streams:
+        torch.testing.assert_close(found, streams[0], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(found[:, 50:], expected[:, 50:], rtol=0, atol=TOLERANCE)
+        assert (found[:, :20] < expected[:, :20] - 1).all()
+
+
+def test_padding_changes_no_decibels(decibels: LogMel) -> None:
+    batch, lengths = sound(8_000, rows=3), [8_000, 3_001, 100]
+    features, counts = decibels(batch, torch.tensor(lengths))
+    for row, samples in enumerate(lengths):
+        alone = whole(decibels, batch[row : row + 1, :samples])[0]
+        assert len(alone) == counts[row]
+        torch.testing.assert_close(features[row, : len(alone)], alone, rtol=0, atol=TOLERANCE)
+        assert not features[row, len(alone) :].any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,10 +44,12 @@ def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
 
 
 @torch.no_grad()
-def test_it_says_what_the_decoder_says_where_all_audio_is_the_mean() -> None:
-    decoder = build_decoder(layers=2)
+@pytest.mark.parametrize("kind", ["ours", "theirs"])
+def test_it_says_what_the_decoder_says_where_all_audio_is_the_mean(kind: str) -> None:
+    decoder = build_decoder(layers=2, kind=kind)
     torch.nn.init.normal_(decoder.mean_context)
-    one_frame = decoder.prepare(decoder.mean_context.expand(2, 1, VALUE), torch.tensor([1, 1]))
+    one_frame = decoder.prepare(torch.randn(2, 1, VALUE), torch.tensor([1, 1]))
+    one_frame = replace(one_frame, values=decoder.mean_context.expand(2, 1, -1))
     expected = decoder.initial_state(one_frame)._replace(context=decoder.mean_context.expand(2, -1))
     internal = InternalLm(decoder)
     state = internal.initial_state(2)

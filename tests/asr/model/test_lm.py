@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from asr.config import LmConfig
@@ -14,9 +15,10 @@ def tiny(**changes: float) -> LanguageModel:
 
 
 @torch.inference_mode()
-def test_token_by_token_equals_the_whole() -> None:
+@pytest.mark.parametrize("dense_layers", [0, 2])
+def test_token_by_token_equals_the_whole(dense_layers: int) -> None:
     """`step` says after each token what `forward` says of the whole sentence."""
-    lm = tiny()
+    lm = tiny(dense_layers=dense_layers)
     tokens = torch.randint(4, 12, (3, 7))
     whole, last = lm(tokens, lm.initial_state(3))
     state = lm.initial_state(3)
@@ -40,9 +42,10 @@ def test_the_state_follows_its_hypothesis() -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, state, strict=True))
 
 
-def test_it_learns_a_text_by_heart() -> None:
+@pytest.mark.parametrize("dense_layers", [0, 1])
+def test_it_learns_a_text_by_heart(dense_layers: int) -> None:
     """After some passes over one sentence, every next token of it is the likeliest."""
-    lm = tiny(dropout=0.0).train()
+    lm = tiny(dropout=0.0, dense_layers=dense_layers).train()
     sentence = torch.tensor([[SOS, 5, 7, 5, 9, 11, 5, 4, EOS]])
     inputs, targets = sentence[:, :-1], sentence[:, 1:]
     optimiser = torch.optim.Adam(lm.parameters(), lr=0.02)

@@ -167,6 +167,44 @@ def test_coverage_counts_attention_beyond_the_threshold() -> None:
     torch.testing.assert_close(scorer.select(state, torch.tensor([1, 1])), state[[1, 1]])
 
 
+def test_mean_coverage_counts_at_every_token_what_there_is_so_far() -> None:
+    """The attention beyond the threshold over the number of tokens, at each of them."""
+    scorer = CoverageScorer(0.2, 6, torch.device("cpu"), mean=True)
+    alignments = torch.rand(4, 2, 6).softmax(-1)
+    state = scorer.initial_state(2)
+    for step, alignment in enumerate(alignments):
+        scores, state = scorer.score(View(torch.zeros(2), torch.zeros(2, 9), alignment), state)
+        beyond = (alignments[: step + 1].sum(0) - 0.2).clamp(min=0).sum(-1)
+        torch.testing.assert_close(scores[:, 0], -beyond / (step + 1))
+
+
+def test_scores_per_token_let_a_longer_text_win() -> None:
+    """A short text of a higher sum loses to a longer one whose tokens are likelier."""
+    words = {SOS: {EOS: 0.2, 5: 0.8}, 5: {6: 0.6, EOS: 0.4}, 6: {EOS: 0.5, 7: 0.5}, 7: {EOS: 1.0}}
+    model, encoded = rigged(words)
+    config = SearchConfig(beam_size=4, ctc_weight=0.0, eos_threshold=0.0)
+    assert beam_search(model, encoded, config)[0][0].tokens == [5]
+    (found,) = beam_search(model, encoded, dataclasses.replace(config, length_normalisation=True))
+    assert found[0].tokens == [5, 6, 7]
+    assert found[0].score == pytest.approx(math.log(0.8 * 0.6 * 0.5) / 4, abs=1e-3)
+
+
+def test_temperatures_flatten_the_scores_of_the_decoder_and_of_the_language_model() -> None:
+    """Probabilities to the power of one over the temperature, normalised again."""
+    lm, last = tiny_lm(), torch.tensor([4, 5])
+    view = View(last, torch.zeros(2, 20), torch.zeros(2, 4))
+    scorer = LmScorer(lm, temperature=2.0)
+    scores, _ = scorer.score(view, scorer.initial_state(2))
+    plain, _ = lm.step(last, lm.initial_state(2))
+    torch.testing.assert_close(scores, (plain / 2).log_softmax(-1))
+
+    model, encoded = rigged({SOS: {5: 0.8, 6: 0.2}, 5: {EOS: 1.0}, 6: {EOS: 1.0}})
+    for beam_size in (1, 2):
+        config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, eos_threshold=0.0, temperature=2.0)
+        (found,) = search(model, encoded, config)[0][:1]
+        assert found.token_scores[0] == pytest.approx(math.log(2 / 3), abs=1e-3)
+
+
 def test_length_counts_every_token_but_the_end() -> None:
     scores, _ = LengthScorer().score(View(torch.zeros(2), torch.zeros(2, 9), torch.zeros(2, 4)), None)
     assert scores.expand(2, 9)[:, EOS].tolist() == [0, 0]
