@@ -20,6 +20,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # no files may import each other in a circle. `__init__` is `asr` itself, the public face.
 LAYERS = (
     ("errors", "lazy", "terminal"),
+    ("settings",),
     ("config", "files"),
     ("audio", "text", "output"),
     ("transcript",),
@@ -28,7 +29,7 @@ LAYERS = (
     ("search",),
     ("checkpoint", "jobs"),
     ("recogniser",),
-    ("plot", "archive"),
+    ("plot", "archive", "importing"),
     ("__init__",),
     ("commands",),
     ("__main__",),

@@ -24,6 +24,7 @@ from asr import __version__
 from asr.commands import options as opt
 from asr.commands.evaluate import evaluate
 from asr.commands.groups import grouped
+from asr.commands.importing import import_model
 from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
@@ -163,6 +164,7 @@ def root(
 
 app.command()(transcribe)
 app.command()(evaluate)
+app.command("import")(import_model)
 
 
 # --- plot and info ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""`spellstream import`: models of other toolkits as folders of our format."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr.errors import CheckpointError
+from asr.terminal import loading, say
+
+__all__ = ["import_model"]
+
+
+class Toolkit(str, Enum):
+    """Where a model comes from."""
+
+    SPEECHBRAIN = "speechbrain"
+
+
+Kind = Annotated[Toolkit, typer.Argument(metavar="TOOLKIT", help="speechbrain")]
+From = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A folder with hyperparams.yaml and the checkpoints beside it.")
+]
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new model.")]
+Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, and faster on a CPU.")]
+
+
+def import_model(toolkit: Kind, source: From, output: Folder, half: Halves = False) -> None:
+    """Convert a model of another toolkit into a folder that every command takes.
+
+    From SpeechBrain come attention models with a CRDNN encoder, as those for LibriSpeech and CommonVoice, and their
+    recurrent language models. Nothing in the source is executed; what is not understood is named.
+
+    Example:
+      spellstream import speechbrain asr-crdnn-rnnlm-librispeech --output crdnn
+      spellstream transcribe talk.wav --model crdnn
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise CheckpointError(f"{source}: no such folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
+
+    loading(f"the {toolkit.value} model {source}")
+    import torch
+
+    from asr import checkpoint
+    from asr.files import write_atomically
+    from asr.importing.speechbrain import read
+
+    imported = read(folder)
+    dtype = torch.float16 if half else torch.float32
+    if imported.lm is not None:
+        checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)
+    facts = {"source": str(source), "toolkit": toolkit.value, "revision": None, "licence": None}
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "source.json", json.dumps(facts, indent=2) + "\n")
+    checkpoint.save(output, imported.model, imported.tokenizer, dtype)
+    for note in imported.notes:
+        say(f"{source}: {note}")
+    typer.echo(output)

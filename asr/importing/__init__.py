@@ -1,0 +1,1 @@
+"""Models of other toolkits, converted to folders of our format."""

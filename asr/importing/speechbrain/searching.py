@@ -1,0 +1,98 @@
+"""What a SpeechBrain recipe says about its search, as our config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asr.config import SearchConfig
+from asr.importing.speechbrain.hyperparams import Call, Hyperparams
+
+__all__ = ["Search"]
+
+_SEARCHERS = ("S2SRNNBeamSearcher", "S2SRNNBeamSearchLM", "S2SRNNGreedySearcher")
+_WEIGHTS = {"rnnlm": "lm_weight", "transformerlm": "lm_weight", "ctc": "ctc_weight", "coverage": "coverage_penalty"}
+_MANY = 16  # candidates of the CTC scorer, at least
+
+# Arguments of a search that are known otherwise, have no counterpart, or matter in rare cases only.
+_UNUSED = (
+    *("embedding", "decoder", "linear", "ctc_linear", "language_model", "scorer"),
+    *("bos_index", "eos_index", "blank_index", "min_decode_ratio", "using_max_attn_shift", "max_attn_shift"),
+    *("minus_inf", "topk", "return_topk", "ctc_window_size", "ctc_score_mode"),
+)
+
+
+class Search:
+    """The search of a recipe: that of the tests where there are several, none where there is none."""
+
+    def __init__(self, params: Hyperparams) -> None:
+        self.params = params
+        found = params.calls(*_SEARCHERS)
+        self.key = next((key for key in ("test_search", "decoder", *found) if key in found), "")
+        self.call = found.get(self.key)
+
+    def argument(self, name: str) -> Any:
+        """An argument as it is written, None if it is not there."""
+        arguments = self.call.arguments if self.call is not None else None
+        return arguments.get(name) if isinstance(arguments, dict) else None
+
+    def config(self, frame_seconds: float, has_lm: bool) -> SearchConfig:
+        """The settings of our search; `frame_seconds` is the duration of a frame of the encoder output."""
+        if self.call is None:
+            return SearchConfig(ctc_weight=0.0)
+        key = self.key
+        known = {
+            "max_decode_ratio": 1.0,
+            "beam_size": 1 if self.call.name == "S2SRNNGreedySearcher" else 8,
+            "eos_threshold": 1.5,
+            "using_eos_threshold": True,
+            "length_normalization": True,
+            "temperature": 1.0,
+            "temperature_lm": 1.0,
+            "lm_weight": 0.0,
+            "ctc_weight": 0.0,
+            "coverage_penalty": 0.0,
+        }
+        given = self.params.arguments(self.call, key, known, _UNUSED)
+        given, threshold, scale = self._scorers(given)
+        beam = self.params.integer(given, key, "beam_size")
+        ctc, temperature = self.params.number(given, key, "ctc_weight"), self.params.number(given, key, "temperature")
+        return SearchConfig(
+            beam_size=beam,
+            ctc_weight=ctc,
+            lm_weight=self.params.number(given, key, "lm_weight") if has_lm else 0.0,
+            coverage_penalty=self.params.number(given, key, "coverage_penalty"),
+            coverage_threshold=threshold,
+            coverage_mean=True,
+            eos_threshold=self.params.number(given, key, "eos_threshold") if given["using_eos_threshold"] else 0.0,
+            candidates=max(_MANY, scale * beam),
+            max_tokens_per_second=self.params.number(given, key, "max_decode_ratio") / frame_seconds,
+            temperature=temperature or 1.0,  # greedy search has 0 for the most likely token
+            lm_temperature=self.params.number(given, key, "temperature_lm"),
+            length_normalisation=bool(given["length_normalization"]),
+        )
+
+    def _scorers(self, given: dict[str, Any]) -> tuple[dict[str, Any], float, int]:
+        """The arguments of a search with the weights of its scorers; threshold of the coverage, share of candidates."""
+        builder = self.params.resolved(self.argument("scorer"), f"{self.key}.scorer")
+        if not isinstance(builder, Call):
+            return given, 0.5, 2
+        known = {"weights": {}, "full_scorers": [], "partial_scorers": [], "scorer_beam_scale": 2}
+        built = self.params.arguments(builder, "scorer", known)
+        given, threshold = dict(given), 0.5
+        for name, value in built["weights"].items():
+            weight = self.params.resolved(value, f"scorer.weights.{name}")
+            if name in _WEIGHTS:
+                given[_WEIGHTS[name]] = weight
+            elif weight:
+                raise self.params.error(f"scorer.weights.{name} is not understood")
+        for scorer in (*(built["full_scorers"] or ()), *(built["partial_scorers"] or ())):
+            call = self.params.resolved(scorer, "scorer")
+            if isinstance(call, Call) and call.name == "RNNLMScorer":
+                given["temperature_lm"] = self._argument(call, "temperature", 1.0)
+            if isinstance(call, Call) and call.name == "CoverageScorer":
+                threshold = float(self._argument(call, "threshold", 0.5))
+        return given, threshold, self.params.integer(built, "scorer", "scorer_beam_scale")
+
+    def _argument(self, call: Call, name: str, default: float) -> Any:
+        arguments = call.arguments if isinstance(call.arguments, dict) else {}
+        return self.params.resolved(arguments.get(name, default), f"{call.name}.{name}")
