@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from asr.config import require
 from asr.errors import DataError
+from asr.output.breaks import Timed, cost_of_break
 from asr.output.timed import Segment, TimedText
 
 __all__ = ["SubtitleShape", "srt", "tsv", "vtt"]
@@ -21,7 +22,9 @@ __all__ = ["SubtitleShape", "srt", "tsv", "vtt"]
 MAX_CUE_MS = 7000
 MIN_CUE_MS = 1000
 CHARACTERS_PER_SECOND = 20
-PAUSE_MS = 300  # a silence this long is a good place to end a cue
+CLOSED_GAP_MS = 500  # a shorter time without a cue flickers
+_ORPHAN = 0.3  # cost of a line with a single word, in shares of a cue as in `cost_of_break`
+_BRIEF = 0.3  # cost of a cue that is over before it is read
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,17 @@ class SubtitleShape:
 
 
 @dataclass(frozen=True)
-class _Timed:
-    """A word, or the part of a long one that fits on a line, with its time."""
-
-    text: str
-    start_ms: int
-    end_ms: int
-
-
-@dataclass(frozen=True)
 class _Cue:
     """Lines of words that are on screen together."""
 
-    lines: tuple[tuple[_Timed, ...], ...]
+    lines: tuple[tuple[Timed, ...], ...]
     start_ms: int
     end_ms: int
 
-    def text(self, escape: Callable[[str], str] = str, spoken: _Timed | None = None) -> str:
+    def text(self, escape: Callable[[str], str] = str, spoken: Timed | None = None) -> str:
         """The lines, escaped, with the word that is being spoken underlined."""
 
-        def shown(word: _Timed) -> str:
+        def shown(word: Timed) -> str:
             return f"<u>{escape(word.text)}</u>" if word is spoken else escape(word.text)
 
         return "\n".join(" ".join(map(shown, line)) for line in self.lines)
@@ -142,6 +136,8 @@ def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
         held_ms = min(start_ms + min(max(reading_ms, MIN_CUE_MS), MAX_CUE_MS), latest_end_ms)
         # Players drop a cue that lasts no time at all.
         free_ms = max(cue.end_ms, held_ms, start_ms + 1)
+        if cue is not raw[-1] and latest_end_ms - free_ms < CLOSED_GAP_MS:
+            free_ms = max(free_ms, latest_end_ms)
         cues.append(_Cue(cue.lines, start_ms, free_ms))
     return cues
 
@@ -153,7 +149,7 @@ def _milliseconds(seconds: float, transcript: TimedText) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) -> list[_Timed]:
+def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) -> list[Timed]:
     """The words of a segment's text, timed by `words` if they match it, else by their share of the characters.
 
     A written word with spaces, "3:30 p.m.", is several words here, which share its time.
@@ -174,11 +170,11 @@ def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) 
         ]
     else:
         spans = _share(start_ms, end_ms, [len(word) + 1 for word in words])
-    timed: list[_Timed] = []
+    timed: list[Timed] = []
     for word, span in zip(words, spans, strict=True):
         parts = [word[at : at + shape.max_line_width] for at in range(0, len(word), shape.max_line_width)]
         part_spans = _share(*span, [len(part) for part in parts])
-        timed += [_Timed(part, *part_span) for part, part_span in zip(parts, part_spans, strict=True)]
+        timed += [Timed(part, *part_span) for part, part_span in zip(parts, part_spans, strict=True)]
     return timed
 
 
@@ -192,7 +188,7 @@ def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int
     return list(pairwise(edges))
 
 
-def _split(words: list[_Timed], shape: SubtitleShape) -> list[_Cue]:
+def _split(words: list[Timed], shape: SubtitleShape) -> list[_Cue]:
     """Halve until each part is a readable cue: filling cues from the left would leave single words over."""
     if not words:
         return []
@@ -204,21 +200,34 @@ def _split(words: list[_Timed], shape: SubtitleShape) -> list[_Cue]:
     return _split(words[:middle], shape) + _split(words[middle:], shape)
 
 
-def _wrap(words: list[_Timed], shape: SubtitleShape) -> tuple[tuple[_Timed, ...], ...] | None:
-    """The words on as few lines as they need, as even as can be; None if they need too many."""
+def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], ...] | None:
+    """The words on as few lines as they need, about as long as each other, best broken; None if they need too many."""
     count = len(_fill(words, shape.max_line_width))
     if count > shape.max_lines:
         return None
     characters = sum(len(word.text) + 1 for word in words) - 1
-    for width in range(characters // count, shape.max_line_width):
-        if len(lines := _fill(words, width)) == count:
-            return lines
-    return _fill(words, shape.max_line_width)
+    # best[n]: cost and beginnings of the lines so far, if they hold the first n words.
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for _ in range(count):
+        following: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for start, (cost, starts) in best.items():
+            width = -1
+            for end in range(start + 1, len(words) + 1):
+                width += len(words[end - 1].text) + 1
+                if width > shape.max_line_width:
+                    break
+                own = abs(width / characters - 1 / count) / 2 + (_ORPHAN if count > 1 and end == start + 1 else 0)
+                own += cost_of_break(words[end - 1], words[end]) if end < len(words) else 0
+                if end not in following or cost + own < following[end][0]:
+                    following[end] = (cost + own, (*starts, start))
+        best = following
+    starts = best[len(words)][1]
+    return tuple(tuple(words[start:end]) for start, end in pairwise((*starts, len(words))))
 
 
-def _fill(words: list[_Timed], width: int) -> tuple[tuple[_Timed, ...], ...]:
+def _fill(words: list[Timed], width: int) -> tuple[tuple[Timed, ...], ...]:
     """The words on lines of up to `width` characters, filled from the last; a longer word has a line for itself."""
-    lines: list[list[_Timed]] = []
+    lines: list[list[Timed]] = []
     used = 0
     for word in reversed(words):
         if lines and used + 1 + len(word.text) <= width:
@@ -230,27 +239,17 @@ def _fill(words: list[_Timed], width: int) -> tuple[tuple[_Timed, ...], ...]:
     return tuple(tuple(reversed(line)) for line in reversed(lines))
 
 
-def _best_break(words: list[_Timed], shape: SubtitleShape) -> int:
+def _best_break(words: list[Timed], shape: SubtitleShape) -> int:
     """Where to cut: near the middle of what limits a cue, best after a sentence, else after a comma or at a pause.
 
-    Rather not after a short word, which as an article or preposition belongs to what follows.
+    Rather not so that one of the parts is over before it is read.
     """
     sizes = [len(word.text) + 1 if shape.max_words is None else 1 for word in words]
     total, done = sum(sizes), 0
     costs: list[float] = []
     for (word, following), size in zip(pairwise(words), sizes, strict=False):
         done += size
-        costs.append(abs(done / total - 0.5) + _cost_of_break(word, following))
+        briefest_ms = min(following.start_ms - words[0].start_ms, words[-1].end_ms - following.start_ms)
+        brief = _BRIEF if briefest_ms < MIN_CUE_MS else 0
+        costs.append(abs(done / total - 0.5) + brief + cost_of_break(word, following))
     return costs.index(min(costs)) + 1
-
-
-def _cost_of_break(word: _Timed, following: _Timed) -> float:
-    """How badly a cue ends between the two words, in shares of its length: a sentence's end may be this far off."""
-    if following.text == "—":  # belongs to the word before it
-        return 0.5
-    # "p.m." within a sentence ends none: what follows is in lower case.
-    if word.text[-1] in ".?!" and not following.text[0].islower():
-        return -0.4
-    if word.text[-1] in ",;:—" or following.start_ms - word.end_ms >= PAUSE_MS:
-        return -0.2
-    return 0.1 if len(word.text) <= 3 else 0.0
