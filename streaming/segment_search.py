@@ -60,7 +60,9 @@ class SegmentSearch:
         hotwords: Sequence[Spotter | None] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first."""
-        prefix, automata = self._prefix(committed, encoded), narrow(self.model, encoded, hotwords, config)
+        prefix = self._prefix(committed, encoded)
+        known = [c.tokens for c in committed]
+        automata = narrow(self.model, encoded, hotwords, config, prefix.first_frame, known)
         if any(automata):
             rows = zip(committed, hotwords, automata, strict=True)
             prefix = prefix._replace(hotwords=[self._node(*row) for row in rows])

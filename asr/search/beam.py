@@ -18,7 +18,7 @@ from asr.errors import ConfigError
 from asr.model.decoder import DecoderState
 from asr.model.las import Encoded, Model
 from asr.model.lm import LmState, TokenPredictor
-from asr.search.ctc import CtcPrefixes
+from asr.search.ctc import CtcPrefixes, from_frame
 from asr.search.hotwords import Automaton, HotwordScorer
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import (
@@ -149,10 +149,8 @@ class _Search:
         if self.config.ctc_weight == 0:
             return []
         log_probs = self.model.ctc_log_probs(encoded.encoder_out)
-        if self.prefix:  # drop the frames of the known words: move the others of each row to the front
-            frames = torch.arange(log_probs.shape[1], device=self.device) + first_frame[:, None]
-            frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
-            log_probs = log_probs.gather(1, frames.expand_as(log_probs))
+        if self.prefix:  # the known words are not scored again
+            log_probs = from_frame(log_probs, first_frame)
         lengths = (encoded.encoder_out_lengths - first_frame).clamp(min=1)
         return [(self.config.ctc_weight, CtcScorer(CtcPrefixes(log_probs, lengths, self.beam)))]
 

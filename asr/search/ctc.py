@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr.text.tokenizer import BLANK
 
-__all__ = ["CtcPrefixes", "CtcState", "blank_padding"]
+__all__ = ["CtcPrefixes", "CtcState", "blank_padding", "from_frame"]
 
 _LOG_ZERO = -1e10
 
@@ -107,6 +107,13 @@ def blank_padding(log_probs: Tensor, lengths: Tensor) -> Tensor:
     ended = torch.full_like(log_probs[:1, :1], _LOG_ZERO)
     ended[..., BLANK] = 0.0
     return torch.where(inside[..., None], log_probs, ended)
+
+
+def from_frame(log_probs: Tensor, first_frame: Tensor) -> Tensor:
+    """`(B, T, V)` with the frames before `first_frame` `(B,)` dropped, and as many of any kind after the last."""
+    frames = torch.arange(log_probs.shape[1], device=log_probs.device) + first_frame[:, None]
+    frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
+    return log_probs.gather(1, frames.expand_as(log_probs))
 
 
 def _delayed(ends: Tensor) -> Tensor:

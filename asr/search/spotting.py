@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr.config import SearchConfig, require
 from asr.model.las import Encoded, Model
-from asr.search.ctc import blank_padding
+from asr.search.ctc import blank_padding, from_frame
 from asr.search.hotwords import Automaton, check_spelling
 from asr.text.tokenizer import BLANK, WORD_START, Tokenizer
 from asr.writing.hotwords import Hotwords
@@ -28,6 +28,7 @@ __all__ = ["Spotter", "narrow", "spell"]
 _LOG_ZERO = -1e10
 _LEAST_SHARE = 1 / 3  # of its weight that a phrase gets
 _MOST_PHRASES = 128  # of an utterance: bounds the time that their automaton takes
+_KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
 _MAX_CELLS = 1 << 22  # paths followed at a time: states times utterances
 
 
@@ -37,6 +38,13 @@ class _Paths:
     def __init__(self) -> None:
         self.tokens, self.parents, self.letters = [BLANK], [0], [0]
         self._children: dict[tuple[int, int], int] = {}
+
+    def find(self, tokens: Sequence[int]) -> int:
+        """The state after tokens; the start if no spelling begins so."""
+        state = 0
+        for token in tokens:
+            state = self._children.get((state, token), -1)
+        return max(state, 0)
 
     def add(self, tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         """The states of a spelling."""
@@ -58,6 +66,7 @@ class Spotter:
 
     hotwords: Hotwords
     tokenizer: Tokenizer
+    paths: _Paths
     tokens: Tensor  # (S,): of each state
     parents: Tensor  # (S,): the state before it
     repeats: Tensor  # states with the token of the one before them
@@ -85,6 +94,7 @@ class Spotter:
         return cls(
             hotwords,
             tokenizer,
+            paths,
             tokens=torch.tensor(paths.tokens),
             parents=torch.tensor(paths.parents),
             repeats=torch.tensor([s for s, (token, parent) in pairs if s and token == paths.tokens[parent]]).long(),
@@ -94,28 +104,38 @@ class Spotter:
             words=hotwords.lookahead_words,
         )
 
-    def score(self, log_probs: Tensor) -> Tensor:
+    def begun(self, known: Sequence[int]) -> list[int]:
+        """The states after the last words of the known tokens, for the phrases that begin with these."""
+        words = self.tokenizer.decode(known[-_KNOWN_TOKENS:]).split() if self.words > 1 else []
+        latest = (" ".join(words[-count:]) for count in range(1, min(self.words, len(words) + 1)))
+        return [state for text in latest if (state := self.paths.find(self.tokenizer.encode(text)))]
+
+    def score(self, log_probs: Tensor, begun: Sequence[Sequence[int]] = ()) -> Tensor:
         """How likely each phrase was said: log-probability for each letter, 0 for a phrase on the best path of all.
 
         A phrase that the audio breaks off in counts by what was said of it, once its first word was.
 
         Args:
             log_probs: `(B, T, V)` of the CTC head; padding is blank with probability one.
+            begun: for each of the B, states that were reached before the first frame; empty: none were.
 
         Returns:
             `(B, phrases)`, 0 or less.
         """
         rows = max(1, _MAX_CELLS // len(self.tokens))
-        return torch.cat([self._score(some) for some in log_probs.split(rows)])
+        parts = log_probs.split(rows)
+        return torch.cat([self._score(some, begun[i * rows : (i + 1) * rows]) for i, some in enumerate(parts)])
 
-    def _score(self, log_probs: Tensor) -> Tensor:
+    def _score(self, log_probs: Tensor, begun: Sequence[Sequence[int]]) -> Tensor:
         relative = log_probs - log_probs.amax(-1, keepdim=True)
         frames = relative.permute(1, 2, 0).contiguous()  # (T, V, B)
         tokens, parents, repeats = (x.to(frames.device) for x in (self.tokens, self.parents, self.repeats))
 
         # Best paths that end in each state: with its token, with a blank after it, with either.
         ended = frames.new_full((len(tokens), frames.shape[2]), _LOG_ZERO)
-        blank, either, best = ended, ended.clone(), ended
+        blank, either, best = ended.clone(), ended.clone(), ended
+        for row, states in enumerate(begun):
+            blank[states, row] = either[states, row] = 0.0
         either[0] = 0.0  # a phrase may begin anywhere
         for frame in frames:
             entry = either[parents]
@@ -168,7 +188,12 @@ def _automaton(hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
 
 @torch.inference_mode()
 def narrow(
-    model: Model, encoded: Encoded, lists: Sequence[Spotter | None], config: SearchConfig
+    model: Model,
+    encoded: Encoded,
+    lists: Sequence[Spotter | None],
+    config: SearchConfig,
+    first_frame: Tensor | None = None,
+    known: Sequence[Sequence[int]] = (),
 ) -> list[Automaton | None]:
     """For each utterance, the automaton of those phrases of its list that can have been said.
 
@@ -177,6 +202,8 @@ def narrow(
         encoded: of B utterances.
         lists: of each utterance, None where it has none; empty: none has any.
         config: weights; `hotword_margin` says how unlikely a phrase may be.
+        first_frame: `(B,)`, first frame after the known words of each; None: they have none.
+        known: tokens of these words.
 
     Raises:
         ConfigError: greedy search is given hotwords.
@@ -186,10 +213,13 @@ def narrow(
         return automata
     require(config.beam_size > 1, "search.beam_size", 1, "at least 2 with hotwords")
     log_probs, lengths = model.ctc_log_probs(encoded.encoder_out), encoded.encoder_out_lengths
+    if first_frame is not None:
+        log_probs, lengths = from_frame(log_probs, first_frame), (lengths - first_frame).clamp(min=0)
     for spotter in dict.fromkeys(one for one in lists if one is not None):
         rows = [row for row, one in enumerate(lists) if one is spotter]
         longest = int(lengths[rows].max())
         padded = blank_padding(log_probs[rows, :longest].float(), lengths[rows])
-        for row, scores in zip(rows, spotter.score(padded).cpu(), strict=True):
+        begun = [spotter.begun(known[row]) for row in rows] if known else []
+        for row, scores in zip(rows, spotter.score(padded, begun).cpu(), strict=True):
             automata[row] = spotter.automaton(scores, config.hotword_margin)
     return automata

@@ -14,7 +14,7 @@ from asr.errors import ConfigError
 from asr.model.las import Encoded
 from asr.search import Automaton, Spotter, narrow, spotting
 from asr.search.alignment import viterbi
-from asr.search.ctc import blank_padding
+from asr.search.ctc import blank_padding, from_frame
 from asr.text.tokenizer import BLANK, EOS, Tokenizer
 from asr.writing.hotwords import Hotwords
 from tests.support.tiny_model import sounds, tiny_model
@@ -74,6 +74,19 @@ def test_a_phrase_that_the_audio_breaks_off_in_counts_once_its_first_word_was_sa
     assert spotter("back a sack").score(broken).item() == pytest.approx(0.0, abs=1e-5)
     assert spotter("back scab").score(broken).item() < -0.2  # its first word was said, but not at the end
     assert spotter("acab").score(broken).item() < -0.5  # one word, which was not said in full
+
+
+def test_a_phrase_goes_on_from_known_words() -> None:
+    """It is found by what is said of it after them, with the frames of the known words left out."""
+    some, frames = spotter("back a sack, scab"), spoken("sack")
+    known = TOKENIZER.encode("abba back a")
+    assert some.score(frames, [some.begun(known)])[0, 0].item() == pytest.approx(0.0, abs=1e-5)
+    assert some.score(frames, [some.begun(known[:-2])])[0, 0].item() < -0.3  # "abba back"
+    assert some.begun([]) == spotter("sack, back").begun(known) == []
+
+    log_probs, first = torch.cat([noise(1, 7), frames], dim=1), torch.tensor([7])
+    after = blank_padding(from_frame(log_probs, first), log_probs.shape[1] - first)
+    assert some.score(after, [some.begun(known)]).tolist() == some.score(frames, [some.begun(known)]).tolist()
 
 
 def test_the_size_of_the_batch_never_changes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
