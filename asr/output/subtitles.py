@@ -24,6 +24,8 @@ MIN_CUE_MS = 1000
 CHARACTERS_PER_SECOND = 20
 CLOSED_GAP_MS = 500  # a shorter time without a cue flickers
 _ORPHAN = 0.3  # cost of a line with a single word, in shares of a cue as in `cost_of_break`
+_CUE = 0.3  # cost of each cue
+_MOST_WORDS = 200  # of a cue, however much its lines hold: nobody reads more in seven seconds
 _BRIEF = 0.3  # cost of a cue that is over before it is read
 
 
@@ -189,22 +191,43 @@ def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int
 
 
 def _split(words: list[Timed], shape: SubtitleShape) -> list[_Cue]:
-    """Halve until each part is a readable cue: filling cues from the left would leave single words over."""
-    if not words:
-        return []
-    start_ms, end_ms = words[0].start_ms, words[-1].end_ms
-    lines = _wrap(words, shape) if len(words) <= (shape.max_words or len(words)) else None
-    if lines is not None and (end_ms - start_ms <= MAX_CUE_MS or len(words) == 1):
-        return [_Cue(lines, start_ms, min(end_ms, start_ms + MAX_CUE_MS))]
-    middle = _best_break(words, shape)
-    return _split(words[:middle], shape) + _split(words[middle:], shape)
+    """The words in as few readable cues as they need, best broken: filling from the left would leave single words."""
+    # best[n]: cost of the cues so far, if they hold the first n words, and where the last of them begins.
+    best = [(0.0, 0)]
+    for end in range(1, len(words) + 1):
+        after = cost_of_break(words[end - 1], words[end]) if end < len(words) else 0.0
+        costs = ((best[s][0] + cost, s) for s, cost in _cue_costs(words, end, shape))
+        cost, start = min(costs, key=lambda found: (found[0], -found[1]))
+        best.append((cost + 2 * after, start))
+    edges = [len(words)]
+    while edges[-1] > 0:
+        edges.append(best[edges[-1]][1])
+    cues = []
+    for start, end in pairwise(reversed(edges)):
+        lines = _wrap(words[start:end], shape)
+        first_ms, last_ms = words[start].start_ms, words[end - 1].end_ms
+        cues.append(_Cue(lines, first_ms, min(last_ms, first_ms + MAX_CUE_MS)))
+    return cues
 
 
-def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], ...] | None:
-    """The words on as few lines as they need, about as long as each other, best broken; None if they need too many."""
+def _cue_costs(words: list[Timed], end: int, shape: SubtitleShape) -> Iterator[tuple[int, float]]:
+    """The beginnings that a cue may have which ends before word `end`, each with its cost."""
+    room = shape.max_lines * shape.max_line_width if shape.max_words is None else shape.max_words
+    for start in range(end - 1, max(-1, end - 1 - _MOST_WORDS), -1):
+        count = end - start
+        too_long = words[end - 1].end_ms - words[start].start_ms > MAX_CUE_MS or count > (shape.max_words or count)
+        lines = _fill(words[start:end], shape.max_line_width)
+        if count > 1 and (too_long or len(lines) > shape.max_lines):
+            return
+        size = sum(len(word.text) + 1 for word in words[start:end]) - 1 if shape.max_words is None else count
+        next_ms = words[end].start_ms if end < len(words) else words[end - 1].end_ms
+        brief = _BRIEF if next_ms - words[start].start_ms < MIN_CUE_MS and count < len(words) else 0.0
+        yield start, _CUE + (1 - size / room) ** 2 / 2 + brief
+
+
+def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], ...]:
+    """The words on as few lines as they need, about as long as each other and best broken."""
     count = len(_fill(words, shape.max_line_width))
-    if count > shape.max_lines:
-        return None
     characters = sum(len(word.text) + 1 for word in words) - 1
     # best[n]: cost and beginnings of the lines so far, if they hold the first n words.
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
@@ -237,19 +260,3 @@ def _fill(words: list[Timed], width: int) -> tuple[tuple[Timed, ...], ...]:
             lines.append([word])
             used = len(word.text)
     return tuple(tuple(reversed(line)) for line in reversed(lines))
-
-
-def _best_break(words: list[Timed], shape: SubtitleShape) -> int:
-    """Where to cut: near the middle of what limits a cue, best after a sentence, else after a comma or at a pause.
-
-    Rather not so that one of the parts is over before it is read.
-    """
-    sizes = [len(word.text) + 1 if shape.max_words is None else 1 for word in words]
-    total, done = sum(sizes), 0
-    costs: list[float] = []
-    for (word, following), size in zip(pairwise(words), sizes, strict=False):
-        done += size
-        briefest_ms = min(following.start_ms - words[0].start_ms, words[-1].end_ms - following.start_ms)
-        brief = _BRIEF if briefest_ms < MIN_CUE_MS else 0
-        costs.append(abs(done / total - 0.5) + brief + cost_of_break(word, following))
-    return costs.index(min(costs)) + 1
