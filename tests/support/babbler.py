@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from asr.config import AttentionConfig, Context, DecoderConfig, EncoderConfig, HybridConfig, ModelConfig, SearchConfig
+from asr.config import (
+    AttentionConfig,
+    Context,
+    DecoderConfig,
+    EncoderConfig,
+    FeatureConfig,
+    FrontConfig,
+    HybridConfig,
+    ModelConfig,
+    SearchConfig,
+)
 from asr.model.las import Model
 from asr.recogniser import Recogniser
 from asr.text.tokenizer import EOS, Tokenizer
@@ -22,18 +32,27 @@ SENTENCES = [
 every_kind = pytest.mark.parametrize(
     "encoder", [{}, {"hybrid": HybridConfig(layers=1, heads=2, past_frames=8)}], ids=["pyramid", "hybrid"]
 )
+THEIRS = {  # what imported models are made of
+    "joins": (1, 1),
+    "normalisation": "none",
+    "front": FrontConfig((3, 4), (1, 4), (2, 2)),
+    "projection_size": 20,
+    "dense_layers": 1,
+    "dense_size": 24,
+}
 CONTEXTS = [Context(360, 120), Context(480, 0), Context(100, 60), Context.causal()]
 
 
-def babbler(device: str = "cpu", **encoder: Any) -> Recogniser:
+def babbler(device: str = "cpu", theirs: bool = False, **encoder: Any) -> Recogniser:
     """An untrained model with weights so large that different audio gives different words, and many of them."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(SENTENCES, 60, "char")
     config = ModelConfig(
         vocab_size=len(tokenizer),
-        encoder=EncoderConfig(**{"joins": (3, 2), "hidden_size": 24, **encoder}),
+        features=FeatureConfig("decibel", n_fft=400, n_mels=40, f_min=0.0) if theirs else FeatureConfig(),
+        encoder=EncoderConfig(**{"joins": (3, 2), "hidden_size": 24, **(THEIRS if theirs else {}), **encoder}),
         attention=AttentionConfig(size=16, location_channels=3, location_width=11),
-        decoder=DecoderConfig(hidden_size=32, embedding_size=16),
+        decoder=DecoderConfig(hidden_size=32, embedding_size=16, cell="gru" if theirs else "lstm"),
         search=SearchConfig(beam_size=3, candidates=8, max_tokens_per_second=5),
     )
     model = Model(config).eval()
@@ -41,8 +60,8 @@ def babbler(device: str = "cpu", **encoder: Any) -> Recogniser:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2.5)
-        model.features.mean.fill_(-8.0)
-        model.features.std.fill_(4.0)
+        model.features.mean.fill_(-40.0 if theirs else -8.0)
+        model.features.std.fill_(20.0 if theirs else 4.0)
         model.decoder.to_logits.bias[starts] += 1.5
         model.decoder.to_logits.bias[EOS] -= 4.0
         model.ctc.bias[starts] += 1.5

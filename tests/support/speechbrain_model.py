@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,12 +171,15 @@ def train_tokenizer(vocab: int, specials: tuple[int, int, int]) -> bytes:
     """A unigram model over capitals, as SpeechBrain trains it: bos and eos are its own tokens, or none."""
     import sentencepiece
 
+    chance = random.Random(0)
     words = (
         "A BLUE BIRD CAN DO EVERY FINE GAME HE IS JUST KNOWN LIKE MY NEW OLD PET QUITE RARE SO THE UP VERY WE X YOU ZOO"
     )
-    random = torch.Generator().manual_seed(0)
-    picks = torch.randint(0, 27, (400, 6), generator=random).tolist()
-    lines, sink = [" ".join(words.split()[i] for i in row if i < 27) for row in picks], io.BytesIO()
+    known = words.split()
+    if vocab > 57:  # all that these words give
+        syllables = [consonant + vowel for consonant in "BCDFGHJKLMNPQRSTVWXZ" for vowel in "AEIOUY"]
+        known += ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(3 * vocab)]
+    lines, sink = [" ".join(chance.choices(known, k=6)) for _ in range(max(400, vocab * 2))], io.BytesIO()
     _, bos, eos = specials
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(lines),
