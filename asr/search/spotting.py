@@ -27,7 +27,7 @@ __all__ = ["Spotter", "narrow", "spell"]
 
 _LOG_ZERO = -1e10
 _LEAST_SHARE = 1 / 3  # of its weight that a phrase gets
-_MOST_PHRASES = 128  # of an utterance: bounds the time that their automaton takes
+_MOST_PHRASES = 32  # of an utterance: bounds the time that their automaton takes
 _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
 _MAX_CELLS = 1 << 22  # paths followed at a time: states times utterances
 
