@@ -91,7 +91,8 @@ HotwordsOption = Annotated[
     typer.Option(
         "--hotwords",
         metavar="LIST|FILE",
-        help="Names and terms to listen for: 'Nextcloud, Siobhán:3' (3: its weight), or a file with one on each line.",
+        help="Names and terms to listen for: 'Nextcloud, Siobhán:1.5' (1.5: its weight), or a file with one on each "
+        "line. Weights from 0.5 to 1.5 are sensible; from 2 on a name may be repeated. At most 5.",
         rich_help_panel=_SEARCH,
     ),
 ]

@@ -7,7 +7,7 @@ error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -128,7 +128,8 @@ def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], 
 
 def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
     """The transcript in cues that never overlap, each held until it can be read if the next one leaves the time."""
-    raw = [cue for segment in transcript.segments for cue in _split(_timed_words(segment, transcript, shape), shape)]
+    words = (_timed_words(segment, transcript, shape) for segment in transcript.segments)
+    raw = [cue for part in _joined(words) for cue in _split(part, shape)]
     ends = [cue.start_ms for cue in raw[1:]] + [_milliseconds(transcript.duration_seconds, transcript)]
     cues: list[_Cue] = []
     free_ms = 0
@@ -142,6 +143,18 @@ def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
             free_ms = max(free_ms, latest_end_ms)
         cues.append(_Cue(cue.lines, start_ms, free_ms))
     return cues
+
+
+def _joined(segments: Iterable[list[Timed]]) -> Iterator[list[Timed]]:
+    """The words of segments, of which one that is over before it is read is joined to the next."""
+    waiting: list[Timed] = []
+    for words in filter(None, segments):
+        if waiting and not 0 <= words[0].start_ms - waiting[0].start_ms < MIN_CUE_MS:
+            yield waiting
+            waiting = []
+        waiting = [*waiting, *words]
+    if waiting:
+        yield waiting
 
 
 def _milliseconds(seconds: float, transcript: TimedText) -> int:

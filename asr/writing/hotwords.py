@@ -24,7 +24,7 @@ HotwordList: TypeAlias = "Hotwords | str | Path | Iterable[str] | None"
 
 MAX_PHRASES = 10_000
 MAX_CHARACTERS = 100  # of a phrase
-MAX_WEIGHT = 10.0
+MAX_WEIGHT = 5.0
 _MAX_FILE_BYTES = 4 << 20
 _WEIGHTED = re.compile(r"(.*):\s*([-+]?(?:\d+\.?\d*|\.\d+|nan|inf))", re.DOTALL | re.IGNORECASE)
 

@@ -18,7 +18,10 @@ __all__ = ["Context", "Names", "Writer"]
 
 _CONTEXT_WORDS = 40  # spoken words before a segment that the tagger sees
 _BREAK_SECONDS = 0.5  # a pause this long ends a number
-_SURE = 0.5  # least confidence of a word of a number; a wrong digit is worse than a wrong word
+# Least confidence of a word of a number. Of 3,124 words of held-out speech, 85 % of them right, 13 % are below it, and
+# half of those are wrong: 43 % of the wrong words, 8 % of the right ones. Below 0.5 are 18 % of the right ones, so that
+# every third number of two words stayed in words.
+_SURE = 0.3
 _SENTENCE_ENDS = (".", "?", "!")
 
 

@@ -212,9 +212,9 @@ def test_two_lines_are_about_equally_long() -> None:
 
 
 def test_a_short_word_stays_on_screen_until_the_next_cue() -> None:
-    quick = tuple(Segment(text, at, at + 0.1, 0.0) for text, at in (("yes", 1.0), ("no", 1.5), ("so", 5.0)))
+    quick = tuple(Segment(text, at, at + 0.1, 0.0) for text, at in (("yes", 1.0), ("no", 2.1), ("so", 5.0)))
     cues = parse_srt(render(Transcript("a", 9.0, quick), "srt"))
-    assert [(start, end) for start, end, _ in cues] == [(1000, 1500), (1500, 2500), (5000, 6000)]
+    assert [(start, end) for start, end, _ in cues] == [(1000, 2100), (2100, 3100), (5000, 6000)]
 
 
 def test_a_cue_is_held_until_it_can_be_read() -> None:

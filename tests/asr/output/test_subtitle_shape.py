@@ -90,6 +90,16 @@ def test_short_times_without_a_cue_are_closed() -> None:
     ]
 
 
+def test_a_segment_that_would_only_flash_is_shown_with_the_next_one() -> None:
+    """Two words, "It was", were on screen for half a second, and then the rest of the sentence."""
+    segments = tuple(
+        Segment(text, start, end, -1.0)
+        for text, start, end in (("It was", 0.0, 0.4), ("a horrible journey.", 0.5, 2.0), ("Yes.", 2.2, 3.0))
+    )
+    shown = render(Transcript("talk.wav", 4.0, segments), "srt", SubtitleShape()).split("\n\n")
+    assert [cue.split("\n")[2] for cue in shown] == ["It was a horrible journey.", "Yes."]
+
+
 def test_one_word_at_a_time() -> None:
     assert blocks(spoken("one two three"), SubtitleShape(max_words=1)) == [["one"], ["two"], ["three"]]
 

@@ -153,7 +153,7 @@ def prefix_of(model: Model, batch: Encoded, nodes: list[int], word_starts: Tenso
 
 
 def lists() -> list[Automaton | None]:
-    texts = ["abc, a b:3", "", "ca, bc aa, ab", "b:10", "abc, a b:3", "cab c"]
+    texts = ["abc, a b:3", "", "ca, bc aa, ab", "b:5", "abc, a b:3", "cab c"]
     return [Automaton.build(Hotwords.parse(text), PIECES) if text else None for text in texts]
 
 

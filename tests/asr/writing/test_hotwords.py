@@ -68,7 +68,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("a:0", "the weight of the hotword 'a' is 0.0: it must be above 0"),
         ("a:-1", "must be above 0"),
         ("a:nan", "must be above 0"),
-        ("a:1000", "at most 10"),
+        ("a:1000", "at most 5"),
         ("...", r"hotword is '\.\.\.': it must be a phrase with a word in it"),
         (":3", "a phrase with a word in it"),
         ("a" * 101, "at most 100 characters long"),
