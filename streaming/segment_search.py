@@ -168,7 +168,12 @@ class SegmentSearch:
         # A cut may leave a segment fewer frames than its alignment has. These lie in the padding of the batch, and must
         # be 0 there: how much padding there is depends on the other segments.
         within = torch.arange(frames, device=self.device) < encoded.encoder_out_lengths[:, None]
-        decoder = decoder._replace(alignment=decoder.alignment * within[:, None])
+        alignment = decoder.alignment * within[:, None]
+        if self.model.config.attention.start == "uniform":  # over all frames that there are by now
+            even = within / encoded.encoder_out_lengths.clamp(min=1)[:, None]
+            begun = torch.tensor([bool(c.tokens) for c in committed], device=self.device)
+            alignment = torch.where(begun[:, None, None], alignment, even[:, None].to(alignment.dtype))
+        decoder = decoder._replace(alignment=alignment)
         return Prefix(last, decoder, first_frame, self._word_starts, _stack_lm(committed))
 
 

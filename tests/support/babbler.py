@@ -51,7 +51,9 @@ def babbler(device: str = "cpu", theirs: bool = False, **encoder: Any) -> Recogn
         vocab_size=len(tokenizer),
         features=FeatureConfig("decibel", n_fft=400, n_mels=40, f_min=0.0) if theirs else FeatureConfig(),
         encoder=EncoderConfig(**{"joins": (3, 2), "hidden_size": 24, **(THEIRS if theirs else {}), **encoder}),
-        attention=AttentionConfig(size=16, location_channels=3, location_width=11),
+        attention=AttentionConfig(
+            size=16, location_channels=3, location_width=11, start="uniform" if theirs else "zero"
+        ),
         decoder=DecoderConfig(hidden_size=32, embedding_size=16, cell="gru" if theirs else "lstm"),
         search=SearchConfig(beam_size=3, candidates=8, max_tokens_per_second=5),
     )
