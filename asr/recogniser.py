@@ -178,7 +178,7 @@ class Recogniser:
             word_timestamps: also find when each word was said.
             batch_size: segments decoded together.
             track: which audio track of a file, see `asr.audio.blocks`.
-            hotwords: names and terms to listen for: "Nextcloud, Siobhán:3" with a weight of three for the second, the
+            hotwords: names and terms to listen for: "Nextcloud, Siobhán:1.5" with a weight of 1.5 for the second, the
                 `Path` of a file with a phrase on each line, or phrases.
             style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
                 Written text keeps the spoken words beside it, see `Segment`.

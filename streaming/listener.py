@@ -49,7 +49,7 @@ def listen(
         model: a shipped model's name, a checkpoint folder, or a loaded recogniser.
         device: where to load the model: "auto", "cpu" or "cuda".
         config: endpoint rules, commit policy and search; None: `StreamConfig()`.
-        hotwords: names and terms to listen for, as "Nextcloud, Siobhán:3"; see `Recogniser.transcribe`.
+        hotwords: names and terms to listen for, as "Nextcloud, Siobhán:1.5"; see `Recogniser.transcribe`.
 
     Yields:
         `Partial` and `Final` events, in order. Their times are seconds from the start of the source.

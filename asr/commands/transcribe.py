@@ -271,7 +271,7 @@ def transcribe(
       spellstream transcribe talk.mp4 -o talk.srt
       spellstream transcribe movies --beside --format srt
       spellstream transcribe recordings --output-dir texts --resume
-      spellstream transcribe meeting.wav --hotwords "Nextcloud, Siobhán:3"
+      spellstream transcribe meeting.wav --hotwords "Nextcloud, Siobhán:1.5"
       arecord -d 5 -f S16_LE -r 16000 | spellstream transcribe -
       spellstream transcribe archive --ray auto --output archive.parquet --resume
     """

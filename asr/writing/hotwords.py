@@ -68,7 +68,7 @@ class Phrase:
 class Hotwords:
     """A list of hotwords; `+` joins two.
 
-        Hotwords.parse("Nextcloud, Siobhán:3, ACME Corp.")
+        Hotwords.parse("Nextcloud, Siobhán:1.5, ACME Corp.")
         Hotwords.read(Path("names.txt"))
 
     Args:
