@@ -271,6 +271,7 @@ class SearchConfig:
     """Weights and limits of the search; a checkpoint's config.json has the values tuned for it."""
 
     beam_size: int = 8
+    beam_margin: float = 0.0  # hypotheses whose score is so far behind the best live one are dropped; 0: none is
     nbest: int = 1
     ctc_weight: float = 0.3  # the decoder's weight is the rest to 1
     lm_weight: float = 0.0
@@ -291,6 +292,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
+        require(self.beam_margin >= 0, "search.beam_margin", self.beam_margin, "at least 0")
         require(1 <= self.nbest <= self.beam_size, "search.nbest", self.nbest, f"in 1..beam_size ({self.beam_size})")
         require(0 <= self.ctc_weight <= 1, "search.ctc_weight", self.ctc_weight, "in [0, 1]")
         for name in ("lm_weight", "internal_lm_share"):

@@ -2,7 +2,8 @@
 
 `prepare` projects the encoder output of a batch once; `forward` attends once for each output token. The state, which is
 the previous alignment, is passed in and returned, so that a beam search can reorder it. Rows of queries and states are
-hypotheses, N = B * K: the K beams of each utterance are consecutive, and share one copy of the encoder output.
+hypotheses: those of each utterance are consecutive, and share one copy of the encoder output. Either each of the B
+utterances has K of them, N = B * K, or `Memory.of` tells whose they are.
 """
 
 from __future__ import annotations
@@ -27,11 +28,49 @@ class Memory:
     keys: Tensor  # (B, T, size)
     values: Tensor  # (B, T, value_size)
     inside: Tensor  # (B, T) bool: frames that are not padding
+    owners: Tensor | None = None  # (N,): the utterance of each hypothesis; None: each utterance has equally many
+    places: Tensor | None = None  # (N,): where each hypothesis lies in a grid with equally many for each utterance
+    width: int = 0  # how many
+
+    def of(self, owners: Tensor) -> Memory:
+        """This memory for hypotheses of the utterances `owners` `(N,)`, in ascending order; waits for a GPU."""
+        counts = owners.bincount(minlength=len(self.keys))
+        width = int(counts.max())
+        if width * len(self.keys) == len(owners):
+            return Memory(self.keys, self.values, self.inside)
+        first = counts.cumsum(0) - counts
+        places = owners * width + torch.arange(len(owners), device=owners.device) - first[owners]
+        return Memory(self.keys, self.values, self.inside, owners, places, width)
+
+    def select(self, utterances: Tensor) -> Memory:
+        """The memory of some utterances `(B',)`."""
+        return Memory(self.keys[utterances], self.values[utterances], self.inside[utterances])
 
     def rows(self, x: Tensor) -> Tensor:
-        """Hypotheses `(N, ...)` as `(B, K, ...)`."""
-        rows: Tensor = x.unflatten(0, (len(self.keys), -1))
-        return rows
+        """Hypotheses `(N, ...)` as a grid `(B, K, ...)`, with zeros where an utterance has fewer than K."""
+        if self.places is not None:
+            x = x.new_zeros(len(self.keys) * self.width, *x.shape[1:]).index_copy_(0, self.places, x)
+        grid: Tensor = x.unflatten(0, (len(self.keys), -1))
+        return grid
+
+    def flat(self, grid: Tensor) -> Tensor:
+        """A grid `(B, K, ...)` as hypotheses `(N, ...)`."""
+        x = grid.flatten(0, 1)
+        return x if self.places is None else x.index_select(0, self.places)
+
+    def spread(self, x: Tensor, hypotheses: int) -> Tensor:
+        """What utterances have, `(B, ...)`, for each of N hypotheses, `(N, ...)`."""
+        if self.owners is not None:
+            return x.index_select(0, self.owners)
+        return x.repeat_interleave(hypotheses // len(x), dim=0)
+
+    def with_keys(self, x: Tensor) -> Tensor:
+        """The keys of each hypothesis's utterance plus `x` `(N, T or 1, size)`: `(N, T, size)`; may overwrite `x`."""
+        if self.owners is not None:
+            return self.keys.index_select(0, self.owners).add_(x)
+        rows, keys = self.rows(x), self.keys[:, None]
+        # In place: with many beams this is the largest tensor of the search.
+        return (rows.add_(keys) if rows.shape[2] == keys.shape[2] else rows + keys).flatten(0, 1)
 
 
 class AttentionState(NamedTuple):
@@ -76,8 +115,7 @@ class Attention(nn.Module, ABC):
 
     def allowed(self, memory: Memory, state: AttentionState) -> Tensor:
         """`(N, 1, T)`: frames that may be attended to."""
-        beams = len(state.alignment) // len(memory.inside)
-        inside = memory.inside.repeat_interleave(beams, dim=0)[:, None]
+        inside = memory.spread(memory.inside, len(state.alignment))[:, None]
         width = self.config.window_frames
         return inside if width is None else inside & self._window(state.alignment, width)
 
@@ -96,7 +134,7 @@ class Attention(nn.Module, ABC):
 
     def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
         """Sum of the values, weighted by an alignment `(N, heads, T)`: `(N, context_size)`."""
-        return torch.bmm(memory.rows(alignment[:, 0]), memory.values).flatten(0, 1)
+        return memory.flat(torch.bmm(memory.rows(alignment[:, 0]), memory.values))
 
     @staticmethod
     def _even(memory: Memory) -> Tensor:
@@ -120,17 +158,17 @@ class AdditiveAttention(Attention):
         self.to_score = nn.Linear(config.size, 1, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        return self._scored(memory.keys[:, None] + memory.rows(query)[:, :, None])
+        return self._scored(memory.with_keys(query[:, None]))
 
     def _scored(self, x: Tensor) -> Tensor:
-        """Scores v · tanh(x) of `(B, K, T, size)` as `(N, 1, T)`, up to a constant; overwrites `x`.
+        """Scores v · tanh(x) of `(N, T, size)` as `(N, 1, T)`, up to a constant; overwrites `x`.
 
         tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid is much faster on a CPU. Softmax ignores the -1, which is in every
         score. In half precision, used on GPUs, this would lose accuracy.
         """
         full = x.dtype == torch.float32
         scores: Tensor = 2 * self.to_score(x.mul_(2).sigmoid_()) if full else self.to_score(x.tanh_())
-        return scores.flatten(0, 1).transpose(1, 2)
+        return scores.transpose(1, 2)
 
 
 class LocationAwareAttention(AdditiveAttention):
@@ -142,9 +180,8 @@ class LocationAwareAttention(AdditiveAttention):
         self.to_location = nn.Linear(config.location_channels, config.size, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        x = self.to_location(memory.rows(self.filters(previous).transpose(1, 2)))
-        # In place: with many beams this is the largest tensor of the search.
-        return self._scored(x.add_(memory.keys[:, None]).add_(memory.rows(query)[:, :, None]))
+        x = self.to_location(self.filters(previous).transpose(1, 2))
+        return self._scored(memory.with_keys(x).add_(query[:, None]))
 
 
 class DotAttention(Attention):
@@ -154,7 +191,7 @@ class DotAttention(Attention):
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         scores = torch.bmm(memory.rows(query * self.scale), memory.keys.transpose(1, 2))
-        return scores.flatten(0, 1)[:, None]
+        return memory.flat(scores)[:, None]
 
 
 class ScaledDotAttention(DotAttention):
@@ -179,7 +216,7 @@ class MultiHeadAttention(Attention):
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         query = memory.rows(query).unflatten(-1, (self.heads, -1))
         keys = memory.keys.unflatten(-1, (self.heads, -1))
-        return torch.einsum("bkhd,bthd->bkht", query, keys).flatten(0, 1) / math.sqrt(query.shape[-1])
+        return memory.flat(torch.einsum("bkhd,bthd->bkht", query, keys)) / math.sqrt(query.shape[-1])
 
     def _values(self, encoder_out: Tensor) -> Tensor:
         values: Tensor = self.to_value(encoder_out)
@@ -188,7 +225,7 @@ class MultiHeadAttention(Attention):
     def _context(self, alignment: Tensor, memory: Memory) -> Tensor:
         values = memory.values.unflatten(-1, (self.heads, -1))
         attended = torch.einsum("bkht,bthd->bkhd", memory.rows(alignment), values)
-        context: Tensor = self.to_context(attended.flatten(2).flatten(0, 1))
+        context: Tensor = self.to_context(memory.flat(attended.flatten(2)))
         return context
 
 

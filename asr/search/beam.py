@@ -1,7 +1,8 @@
 """Batched beam search over (utterances x beams), with lists of full and of partial scorers.
 
-After Watanabe et al. 2017 and the batched form of Seki et al. 2019. Every tensor keeps its shape from the first step to
-the last, finished utterances are frozen, and the host reads from the device only once in several steps.
+After Watanabe et al. 2017 and the batched form of Seki et al. 2019. On a GPU every tensor keeps its shape from the
+first step to the last, finished utterances are frozen, and the host reads from the device only once in several steps.
+On a CPU only live hypotheses are computed: utterances end at different steps, and a margin leaves few of the others.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from torch import Tensor
 
 from asr.config import SearchConfig
 from asr.errors import ConfigError
+from asr.model import fast
+from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
 from asr.model.las import Encoded, Model
-from asr.model.lm import LmState, TokenPredictor
+from asr.model.lm import TokenPredictor
+from asr.search.beams import Beams, Finished, Listened, Prefix
 from asr.search.ctc import CtcPrefixes, from_frame
 from asr.search.hotwords import Automaton, HotwordScorer
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
@@ -35,58 +39,20 @@ from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search"]
 
-# A live hypothesis whose score is this many length bonuses, and the largest bonus of a hotword, behind that of a
-# finished one is taken to be beaten.
+# A live hypothesis whose score is this many length bonuses, and the largest bonus of a hotword, behind that of the last
+# finished one that is asked for cannot win: it is taken to be beaten.
 _BONUS_TOKENS = 8
 
 
-class Beams(NamedTuple):
-    """The live hypotheses; rows are utterances * beams, best first within each utterance."""
+class _Scored(NamedTuple):
+    """The candidates of each row at a step, eos last, before the search has chosen among them."""
 
-    tokens: Tensor  # (N, L), the first `step` of them known
-    token_scores: Tensor  # (N, L), their log-probabilities by the decoder
-    last: Tensor  # (N,)
-    scores: Tensor  # (B, K)
     decoder: DecoderState
-    full: list[Any]  # states of the full scorers
-    partial: list[Any]  # states of the partial scorers
-    repeats: Repeats
-
-
-class Prefix(NamedTuple):
-    """Start of a search over B utterances whose first words are known, as the committed words of a stream are."""
-
-    last: Tensor  # (B,): last known token; sos if there is none
-    decoder: DecoderState  # after all known tokens but the last; its alignments may be shorter than the encoder_out
-    first_frame: Tensor  # (B,): first frame after the known words, with which CTC scores begin
-    word_starts: Tensor  # (V,) bool: tokens that begin a word; only these may follow the known words
-    lm: LmState | None = None  # the language model's, also after all tokens but the last; None: its initial state
-    hotwords: Sequence[int] | None = None  # (B,), nodes of the automata after all tokens but the last; None: the roots
-
-    def widened(self, frames: int) -> Prefix:
-        """Alignments cut, or padded with zeros, to `frames`."""
-        missing = frames - self.decoder.alignment.shape[-1]
-        alignment = torch.nn.functional.pad(self.decoder.alignment, (0, missing))
-        return self._replace(decoder=self.decoder._replace(alignment=alignment))
-
-
-class Finished(NamedTuple):
-    """The best finished hypotheses, best first; a score of minus infinity marks an empty place."""
-
-    scores: Tensor  # (B, K)
-    tokens: Tensor  # (B, K, L), eos-padded
-    token_scores: Tensor  # (B, K, L)
-
-    def merge(self, scores: Tensor, tokens: Tensor, token_scores: Tensor) -> Finished:
-        """Add `(B, K')` hypotheses and keep the best K."""
-        scores = torch.cat([self.scores, scores], dim=1)
-        best, places = scores.topk(self.scores.shape[1], dim=1)
-        index = places[..., None].expand(-1, -1, tokens.shape[-1])
-        return Finished(
-            best,
-            torch.cat([self.tokens, tokens], dim=1).gather(1, index),
-            torch.cat([self.token_scores, token_scores], dim=1).gather(1, index),
-        )
+    log_probs: Tensor  # (N, V): the decoder's
+    candidates: Tensor  # (N, C)
+    added: Tensor  # (N, C): to the score of the row
+    full: list[Any]  # states of the scorers after the step
+    partial: list[Any]
 
 
 class _Search:
@@ -107,6 +73,7 @@ class _Search:
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
         self.device = encoder_out.device
         self.memory = model.decoder.prepare(encoder_out, lengths)
+        self.live_only = fast.enabled() and self.device.type == "cpu"
 
         first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
@@ -116,7 +83,7 @@ class _Search:
         full, partial = self._full_scorers(encoder_out.shape[1], lm), self._partial_scorers(encoded, first_frame)
         if any(automaton is not None for automaton in hotwords) and config.hotword_weight > 0:
             known = self.prefix.hotwords if self.prefix else None
-            scorer = HotwordScorer(hotwords, self.beam, self.device, known)
+            scorer = HotwordScorer(hotwords, self.device, known)
             full.append((config.hotword_weight, scorer))
             self.hope = self.hope + config.hotword_weight * scorer.most
         self.full = [(weight, scorer) for weight, scorer in full if weight != 0]
@@ -138,7 +105,6 @@ class _Search:
                     f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {self.model.config.vocab_size}"
                 )
             known = self.prefix.lm if self.prefix else None
-            known = known.repeat(self.beam) if known else None
             scorers.append((config.lm_weight, LmScorer(lm, known, config.lm_temperature)))
         return scorers
 
@@ -152,38 +118,89 @@ class _Search:
         if self.prefix:  # the known words are not scored again
             log_probs = from_frame(log_probs, first_frame)
         lengths = (encoded.encoder_out_lengths - first_frame).clamp(min=1)
-        return [(self.config.ctc_weight, CtcScorer(CtcPrefixes(log_probs, lengths, self.beam)))]
+        return [(self.config.ctc_weight, CtcScorer(CtcPrefixes(log_probs, lengths)))]
 
     def start(self, longest: int) -> tuple[Beams, Finished]:
-        rows = self.batch * self.beam
+        places = self.batch * self.beam
         scores = torch.full((self.batch, self.beam), -math.inf, device=self.device)
-        tokens = torch.full((rows, longest), EOS, device=self.device)
-        token_scores = torch.zeros(rows, longest, device=self.device)
+        tokens = torch.full((places, longest), EOS, device=self.device)
+        token_scores = torch.zeros(places, longest, device=self.device)
         shape = (self.batch, self.beam, longest)
         finished = Finished(scores, tokens.view(shape), token_scores.view(shape))
         scores = scores.clone()
-        scores[:, 0] = 0.0  # at the start all beams are the same, so only one is live
+        scores[:, 0] = 0.0  # at the start all hypotheses are the same, so only one is live
         scores[self.empty] = -math.inf
-        last = torch.full((rows,), SOS, device=self.device)
-        decoder = self.model.decoder.initial_state(self.memory, self.beam)
+
+        rows = self._rows(scores)
+        owners = rows // self.beam
         if self.prefix:
-            origin = torch.arange(rows, device=self.device) // self.beam
-            last, decoder = self.prefix.last[origin], self.prefix.decoder.select(origin)
+            last, decoder = self.prefix.last[owners], self.prefix.decoder.select(owners)
+        else:
+            last = torch.full_like(rows, SOS)
+            decoder = self.model.decoder.initial_state(self.memory).select(owners)
         beams = Beams(
             tokens=tokens,
             token_scores=token_scores,
-            last=last,
             scores=scores,
+            repeats=Repeats.start(places, self.device),
+            rows=rows,
+            last=last,
             decoder=decoder,
-            full=[scorer.initial_state(rows) for _, scorer in self.full],
-            partial=[scorer.initial_state(rows) for _, scorer in self.partial],
-            repeats=Repeats.start(rows, self.device),
+            full=[scorer.initial_state(owners) for _, scorer in self.full],
+            partial=[scorer.initial_state(owners) for _, scorer in self.partial],
+            listened=Listened.start(self.memory),
         )
         return beams, finished
 
+    def _rows(self, scores: Tensor) -> Tensor:
+        """Places of the grid `scores` `(B, K)` that are computed."""
+        if self.live_only:
+            return scores.flatten().isneginf().logical_not().nonzero().flatten()
+        return torch.arange(scores.numel(), device=self.device)
+
     def step(self, step: int, beams: Beams, finished: Finished) -> tuple[Beams, Finished, Tensor]:
         """Extend every live hypothesis by a token; also returns `(B,)` which utterances are done."""
-        readout, decoder = self.model.decoder.step(beams.last, beams.decoder, self.memory)
+        listened, memory = self._memory(beams)
+        scored = self._score(step, beams, memory)
+
+        # Hypotheses that end are finished; the best of the others live on.
+        totals = scored.added.new_full((self.batch * self.beam, scored.added.shape[1]), -math.inf)
+        totals[beams.rows] = beams.scores.flatten()[beams.rows, None] + scored.added
+        totals = totals.view(self.batch, self.beam, -1)
+        finished = self._finish(step, totals, beams, finished)
+        scores, choices = totals[..., :-1].flatten(1).topk(self.beam, dim=1)
+        parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + choices // self.candidates
+        parents, choices = parents.flatten(), (choices % self.candidates).flatten()
+
+        # What the grid holds follows its hypotheses; an empty place follows any row.
+        row_of = torch.zeros_like(parents)
+        row_of[beams.rows] = torch.arange(len(beams.rows), device=self.device)
+        rows = row_of[parents]
+        last = scored.candidates[rows, choices]
+        repeats, looping = beams.repeats.select(parents).add(last, self.config.max_repeats)
+        tokens, token_scores = beams.tokens.index_select(0, parents), beams.token_scores.index_select(0, parents)
+        tokens[:, step], token_scores[:, step] = last, scored.log_probs[rows, last]
+        grid = beams._replace(tokens=tokens, token_scores=token_scores, scores=scores, repeats=repeats)
+        grid, finished, done = self._stop(step, grid, looping.view_as(scores), finished)
+
+        # So do the states, of those that live on.
+        live = self._rows(grid.scores)
+        rows, choices = rows[live], choices[live]
+        full = zip(self.full, scored.full, strict=True)
+        partial = zip(self.partial, scored.partial, strict=True)
+        following = grid._replace(
+            rows=live,
+            last=last[live],
+            decoder=scored.decoder.select(rows),
+            full=[scorer.select(state, rows) for (_, scorer), state in full],
+            partial=[scorer.select(state, rows, choices) for (_, scorer), state in partial],
+            listened=listened,
+        )
+        return following, finished, done
+
+    def _score(self, step: int, beams: Beams, memory: Memory) -> _Scored:
+        """What every candidate adds to the score of each row."""
+        readout, decoder = self.model.decoder.step(beams.last, beams.decoder, memory)
         log_probs = (self.model.decoder.logits(readout).float() / self.config.temperature).log_softmax(-1)
         view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
 
@@ -212,30 +229,15 @@ class _Search:
             scores, state = partial_scorer.score(view, candidates, state)
             added = added + weight * scores
             partial.append(state)
+        return _Scored(decoder, log_probs, candidates, added, full, partial)
 
-        # Hypotheses that end are finished; the best of the others live on.
-        totals = (beams.scores.view(-1, 1) + added).view(self.batch, self.beam, -1)
-        finished = self._finish(step, totals, beams, finished)
-        scores, places = totals[..., :-1].flatten(1).topk(self.beam, dim=1)
-        parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + places // self.candidates
-        parents, places = parents.flatten(), (places % self.candidates).flatten()
-        last = candidates[parents, places]
-
-        # All states follow their hypotheses.
-        repeats, looping = beams.repeats.select(parents).add(last, self.config.max_repeats)
-        tokens, token_scores = beams.tokens.index_select(0, parents), beams.token_scores.index_select(0, parents)
-        tokens[:, step], token_scores[:, step] = last, log_probs[parents, last]
-        extended = Beams(
-            tokens=tokens,
-            token_scores=token_scores,
-            last=last,
-            scores=scores,
-            decoder=decoder.select(parents),
-            full=[s.select(state, parents) for (_, s), state in zip(self.full, full, strict=True)],
-            partial=[s.select(state, parents, places) for (_, s), state in zip(self.partial, partial, strict=True)],
-            repeats=repeats,
-        )
-        return self._stop(step, extended, looping.view_as(scores), finished)
+    def _memory(self, beams: Beams) -> tuple[Listened, Memory]:
+        """The encoder output that this step's hypotheses listen to."""
+        if not self.live_only:
+            return beams.listened, beams.listened.memory
+        owners = beams.rows // self.beam
+        listened = beams.listened.narrowed(owners)
+        return listened, listened.memory.of(listened.slots[owners])
 
     def _allow(self, added: Tensor, log_probs: Tensor) -> Tensor:
         """Forbid special tokens, and eos where another token is much more likely."""
@@ -256,7 +258,7 @@ class _Search:
         return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
 
     def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
-        """Drop hypotheses that loop or are too long, and freeze utterances in which no live one can still win.
+        """Drop hypotheses that loop, are too long or cannot win; an utterance without a live one is done.
 
         With scores per token, any longer one can win: then as many as the beam must have ended, and those that are too
         long are taken as they are.
@@ -270,11 +272,15 @@ class _Search:
         rescued = beams.scores.masked_fill(~lost[:, None], -math.inf)
         rescued = rescued / (step + 1) if per_token else rescued
         finished = finished.merge(rescued, beams.tokens.view(shape), beams.token_scores.view(shape))
+        # Drop what cannot win any more, and what is far behind.
         if per_token:
-            done = ~finished.scores[:, -1].isneginf() | scores.isneginf().all(dim=1)
+            beaten = ~finished.scores[:, -1:].isneginf()
         else:
-            done = finished.scores[:, self.config.nbest - 1] >= scores.amax(dim=1) + self.hope
-        return beams._replace(scores=scores.masked_fill(done[:, None], -math.inf)), finished, done
+            beaten = scores + self.hope[:, None] <= finished.scores[:, self.config.nbest - 1, None]
+        if self.config.beam_margin > 0:
+            beaten = beaten | (scores < scores.amax(dim=1, keepdim=True) - self.config.beam_margin)
+        scores = scores.masked_fill(beaten, -math.inf)
+        return beams._replace(scores=scores), finished, scores.isneginf().all(dim=1)
 
 
 @torch.inference_mode()
@@ -307,7 +313,7 @@ def beam_search(
     search = _Search(model, encoded, config, lm, prefix, hotwords)
     longest = int(search.limits.max())
     beams, finished = search.start(longest)
-    for step in range(longest):
+    for step in range(longest if len(beams.rows) else 0):
         beams, finished, done = search.step(step, beams, finished)
         if all_done(done, step):
             break

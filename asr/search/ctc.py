@@ -22,9 +22,10 @@ class CtcState(NamedTuple):
 
     ends: Tensor  # (N, 2, T) float64: log-probability of the prefix at frame t, ending in non-blank and in blank
     score: Tensor  # (N,) float64: log-probability of all that begins with the prefix
+    owners: Tensor  # (N,): the utterance of each prefix
 
     def select(self, rows: Tensor) -> CtcState:
-        return CtcState(self.ends.index_select(0, rows), self.score.index_select(0, rows))
+        return CtcState(*(x.index_select(0, rows) for x in self))
 
 
 class CtcPrefixes:
@@ -35,26 +36,22 @@ class CtcPrefixes:
     differences are what matters.
     """
 
-    def __init__(self, log_probs: Tensor, lengths: Tensor, beams: int) -> None:
-        """`log_probs` `(B, T, V)` of the CTC head, `lengths` `(B,)` >= 1, `beams` hypotheses for each of the B."""
-        batch = len(log_probs)
-        padded = blank_padding(log_probs, lengths)
-        self.log_probs = padded.double().transpose(1, 2).contiguous()
+    def __init__(self, log_probs: Tensor, lengths: Tensor) -> None:
+        """`log_probs` `(B, T, V)` of the CTC head, `lengths` `(B,)` >= 1."""
+        self.log_probs = blank_padding(log_probs, lengths).double().transpose(1, 2).contiguous()
         self.probs = self.log_probs.exp()
-        self.beams = beams
-        self.rows = torch.arange(batch, device=log_probs.device).repeat_interleave(beams)
 
-    def initial_state(self) -> CtcState:
-        """The empty prefix, for all B * beams hypotheses."""
+    def initial_state(self, owners: Tensor) -> CtcState:
+        """The empty prefix of the utterances `owners` `(N,)`."""
         blank = self.log_probs[:, BLANK].cumsum(-1)
         ends = torch.stack([torch.full_like(blank, _LOG_ZERO), blank], dim=1)
-        return CtcState(ends[self.rows], torch.zeros_like(blank[:, 0])[self.rows])
+        return CtcState(ends[owners], torch.zeros_like(blank[:, 0])[owners], owners)
 
     def step(self, state: CtcState, last: Tensor, candidates: Tensor, eos: int) -> Tensor:
         """Scores of each candidate as the next token.
 
         Args:
-            state: of the N = B * beams prefixes.
+            state: of the N prefixes.
             last: `(N,)`, each prefix's last token (sos at the start).
             candidates: `(N, C)` tokens; the eos among them scores the prefix as complete.
             eos: the token that ends a sentence.
@@ -65,10 +62,10 @@ class CtcPrefixes:
         either, after_blank = self._entries(state)
         # The logsumexp over frames of either + x, as a product of probabilities, because exp of (N, C, T) is slow.
         peak = either.amax(dim=-1, keepdim=True)
-        x = self.probs[self.rows[:, None], candidates]  # (N, C, T)
+        x = self.probs[state.owners[:, None], candidates]  # (N, C, T)
         prefix = torch.bmm(x, (either - peak).exp()[..., None])[..., 0].log() + peak
         # A repeated token is a new one only after a blank.
-        again = (self.probs[self.rows, last] * (after_blank - peak).exp()).sum(dim=-1, keepdim=True).log() + peak
+        again = (self.probs[state.owners, last] * (after_blank - peak).exp()).sum(dim=-1, keepdim=True).log() + peak
         prefix = torch.where(candidates == last[:, None], again, prefix)
         complete = torch.logaddexp(state.ends[:, 0, -1], state.ends[:, 1, -1])[:, None]
         total = torch.where(candidates == eos, complete, prefix).clamp(min=_LOG_ZERO)
@@ -87,9 +84,9 @@ class CtcPrefixes:
         before = state.select(parents)
         either, after_blank = self._entries(before)
         repeats = (tokens == last[parents])[:, None]
-        token_ends = _scan(self.log_probs[self.rows, tokens], torch.where(repeats, after_blank, either))
-        blank_ends = _scan(self.log_probs[self.rows, BLANK], _delayed(token_ends))
-        return CtcState(torch.stack([token_ends, blank_ends], dim=1), before.score + increments.double())
+        token_ends = _scan(self.log_probs[before.owners, tokens], torch.where(repeats, after_blank, either))
+        blank_ends = _scan(self.log_probs[before.owners, BLANK], _delayed(token_ends))
+        return CtcState(torch.stack([token_ends, blank_ends], dim=1), before.score + increments.double(), before.owners)
 
     def _entries(self, state: CtcState) -> tuple[Tensor, Tensor]:
         """Log-probabilities `(N, T)` that the prefix is complete before frame t: in any way, and with a blank."""

@@ -265,22 +265,28 @@ def _edges(trie: _Trie, node: int, tokens: _TokenTrie, first: set[str]) -> Itera
                 waiting.append((child, step, set(child.children)))
 
 
+class HotwordState(NamedTuple):
+    """State of `HotwordScorer`; rows are hypotheses."""
+
+    nodes: Tensor  # (N,): before the last token
+    owners: Tensor  # (N,): the utterance of each hypothesis
+
+    def select(self, rows: Tensor) -> HotwordState:
+        return HotwordState(*(x.index_select(0, rows) for x in self))
+
+
 class HotwordScorer:
     """Bonuses of hotwords, with a list, or none, for each utterance.
 
-    The state is the node of each hypothesis before its last token.
-
     Args:
         automata: of each utterance; None: it has no hotwords.
-        beam: hypotheses of an utterance.
         device: where the search runs.
         known: `(utterances,)` nodes after the known tokens but the last; None: there are none.
     """
 
     def __init__(
-        self, automata: Sequence[Automaton | None], beam: int, device: torch.device, known: Sequence[int] | None = None
+        self, automata: Sequence[Automaton | None], device: torch.device, known: Sequence[int] | None = None
     ) -> None:
-        self.beam, self.device = beam, device
         distinct = list({id(a): a for a in automata if a is not None}.values())
         place = {id(a): i for i, a in enumerate(distinct)}
 
@@ -310,35 +316,36 @@ class HotwordScorer:
         lists = [len(distinct) if a is None else place[id(a)] for a in automata]
         roots = [*starts, nodes]
         known = known or [0] * len(automata)
-        self._list = torch.tensor(lists, device=device).repeat_interleave(beam)  # (N,)
-        self._root = torch.tensor([roots[one] for one in lists], device=device).repeat_interleave(beam)
-        self._known = torch.tensor(list(known), device=device).repeat_interleave(beam)
+        self._list = torch.tensor(lists, device=device)  # of each utterance
+        self._root = torch.tensor([roots[one] for one in lists], device=device)
+        self._known = torch.tensor(list(known), device=device)
         self.most = torch.tensor([0.0 if a is None else a.most for a in automata], device=device)
 
-    def initial_state(self, rows: int) -> Tensor:
-        return self._root + self._known
+    def initial_state(self, owners: Tensor) -> HotwordState:
+        return HotwordState((self._root + self._known)[owners], owners)
 
-    def score(self, view: View, state: Tensor) -> tuple[Tensor, Tensor]:
-        nodes = self._advance(state, view.last)
+    def score(self, view: View, state: HotwordState) -> tuple[Tensor, HotwordState]:
+        nodes, owners = self._advance(state, view.last), state.owners
         tokens, edges, exists = self._edges(nodes)
-        scores = self._after[nodes][:, None] + self._root_gains[self._list]
+        scores = self._after[nodes][:, None] + self._root_gains[self._list[owners]]
         scores = torch.where(self._begins, scores, self._within[nodes][:, None])
         scores[:, EOS] = self._after[nodes]
         # Places without an edge write to a column beyond the vocabulary, which is cut off.
         size = scores.shape[1]
         wide = torch.nn.functional.pad(scores, (0, 1))
         wide.scatter_(1, torch.where(exists, tokens, size), self._gains[edges])
-        return wide[:, :size], nodes
+        return wide[:, :size], HotwordState(nodes, owners)
 
-    def select(self, state: Tensor, rows: Tensor) -> Tensor:
-        return state.index_select(0, rows)
+    def select(self, state: HotwordState, rows: Tensor) -> HotwordState:
+        return state.select(rows)
 
-    def _advance(self, nodes: Tensor, last: Tensor) -> Tensor:
+    def _advance(self, state: HotwordState, last: Tensor) -> Tensor:
         """The nodes after the tokens `last` `(N,)`."""
-        tokens, edges, exists = self._edges(nodes)
+        tokens, edges, exists = self._edges(state.nodes)
         match = exists & (tokens == last[:, None])
         target = (self._targets[edges] * match).sum(1)
-        fallen = torch.where(self._begins[last], self._root_targets[self._list, last], self._root)
+        begun, root = self._root_targets[self._list[state.owners], last], self._root[state.owners]
+        fallen = torch.where(self._begins[last], begun, root)
         return torch.where(match.any(1), target, fallen)
 
     def _edges(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Scorers of a beam search: what a next token adds to the score of a hypothesis, with their state as a value.
 
-Rows are hypotheses: N = utterances * beams. A full scorer (`Scorer`) scores the whole vocabulary, a partial one
-(`PartialScorer`), which would take too long for that, only the candidates that the full scorers leave. The search
-multiplies by the weights and adds up.
+Rows are N hypotheses; those of each utterance are consecutive. A full scorer (`Scorer`) scores the whole vocabulary, a
+partial one (`PartialScorer`), which would take too long for that, only the candidates that the full scorers leave. The
+search multiplies by the weights and adds up.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class View(NamedTuple):
 class Scorer(Protocol):
     """Full scorer: scores the whole vocabulary."""
 
-    def initial_state(self, rows: int) -> Any:
-        """State of `rows` empty hypotheses."""
+    def initial_state(self, owners: Tensor) -> Any:
+        """State of empty hypotheses of the utterances `owners` `(N,)`."""
 
     def score(self, view: View, state: Any) -> tuple[Tensor, Any]:
         """What each token adds, `(N, V)` or broadcastable to it, and the state after the step."""
@@ -52,8 +52,8 @@ class Scorer(Protocol):
 class PartialScorer(Protocol):
     """Partial scorer: scores some candidates of each hypothesis."""
 
-    def initial_state(self, rows: int) -> Any:
-        """State of `rows` empty hypotheses."""
+    def initial_state(self, owners: Tensor) -> Any:
+        """State of empty hypotheses of the utterances `owners` `(N,)`."""
 
     def score(self, view: View, candidates: Tensor, state: Any) -> tuple[Tensor, Any]:
         """What each of `candidates` `(N, C)` adds, `(N, C)`, and the state after the step."""
@@ -65,7 +65,7 @@ class PartialScorer(Protocol):
 class DecoderScorer:
     """Log-probabilities of the decoder."""
 
-    def initial_state(self, rows: int) -> None:
+    def initial_state(self, owners: Tensor) -> None:
         return None
 
     def score(self, view: View, state: None) -> tuple[Tensor, None]:
@@ -78,7 +78,7 @@ class DecoderScorer:
 class LengthScorer:
     """One for every token but eos: sums of log-probabilities alone favour short hypotheses."""
 
-    def initial_state(self, rows: int) -> None:
+    def initial_state(self, owners: Tensor) -> None:
         return None
 
     def score(self, view: View, state: None) -> tuple[Tensor, None]:
@@ -100,8 +100,8 @@ class CoverageScorer:
     def __init__(self, threshold: float, frames: int, device: torch.device, mean: bool = False) -> None:
         self.threshold, self.frames, self.device, self.mean = threshold, frames, device, mean
 
-    def initial_state(self, rows: int) -> Tensor:
-        return torch.zeros(rows, self.frames, device=self.device)
+    def initial_state(self, owners: Tensor) -> Tensor:
+        return torch.zeros(len(owners), self.frames, device=self.device)
 
     def score(self, view: View, state: Tensor) -> tuple[Tensor, Tensor]:
         total = state + view.alignment
@@ -119,15 +119,15 @@ class LmScorer:
 
     Args:
         lm: over the same tokens.
-        known: its state after the known tokens of each row, if the hypotheses have any.
+        known: its state after the known tokens of each utterance, if the hypotheses begin with any.
         temperature: divides its log-probabilities, which are then normalised again.
     """
 
     def __init__(self, lm: TokenPredictor, known: LmState | None = None, temperature: float = 1.0) -> None:
         self.lm, self.known, self.temperature = lm, known, temperature
 
-    def initial_state(self, rows: int) -> LmState:
-        return self.lm.initial_state(rows) if self.known is None else self.known
+    def initial_state(self, owners: Tensor) -> LmState:
+        return self.lm.initial_state(len(owners)) if self.known is None else self.known.select(owners)
 
     def score(self, view: View, state: LmState) -> tuple[Tensor, LmState]:
         scores, state = self.lm.step(view.last, state)
@@ -152,8 +152,8 @@ class CtcScorer:
     def __init__(self, prefixes: CtcPrefixes) -> None:
         self.prefixes = prefixes
 
-    def initial_state(self, rows: int) -> CtcState:
-        return self.prefixes.initial_state()
+    def initial_state(self, owners: Tensor) -> CtcState:
+        return self.prefixes.initial_state(owners)
 
     def score(self, view: View, candidates: Tensor, state: CtcState) -> tuple[Tensor, _CtcStep]:
         scores = self.prefixes.step(state, view.last, candidates, EOS)

@@ -231,6 +231,21 @@ def test_beams_of_an_utterance_share_its_memory(scorer: AttentionKind) -> None:
 
 
 @every_scorer
+def test_utterances_may_have_any_number_of_hypotheses(scorer: AttentionKind) -> None:
+    """Two of the first, none of the second, one of the third: each sees what it would see alone."""
+    attention = build(scorer, window_frames=2)
+    memory, asked = attention.prepare(*encoded()), queries(3, 2)
+    owners = torch.tensor([0, 0, 2])
+    state, alone = AttentionState(torch.zeros(3, attention.heads, max(LENGTHS))), [attention.initial_state(memory)] * 3
+    for query in asked:
+        found, state = attention(query, memory.of(owners), state)
+        for row, owner in enumerate(owners):
+            expected, alone[row] = attention(query[row].repeat(3, 1), memory, alone[row])
+            torch.testing.assert_close(found[row], expected[owner], rtol=0, atol=1e-5)
+            torch.testing.assert_close(state.alignment[row], alone[row].alignment[owner], rtol=0, atol=1e-5)
+
+
+@every_scorer
 def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
     """Two tokens, so that the alignment before is there to be learned from."""
     attention = build_attention(QUERY, VALUE, config_of(scorer))

@@ -33,7 +33,7 @@ def begins(found: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> floa
 
 def follow(scorer: CtcPrefixes, prefix: tuple[int, ...], eos: int = EOS) -> tuple[CtcState, Tensor]:
     """The state of a prefix, and the `last` token to go on from."""
-    state, last = scorer.initial_state(), torch.tensor([eos])
+    state, last = scorer.initial_state(torch.tensor([0])), torch.tensor([eos])
     for token in prefix:
         increments = scorer.step(state, last, torch.tensor([[token]]), eos)
         state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([token]), increments[:, 0])
@@ -53,7 +53,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
     """Every prefix that fits, and some that do not, with repeated tokens and the end of the sentence."""
     log_probs = random_log_probs(frames, seed=frames, vocab=3)
     found = texts(log_probs[0])
-    scorer = CtcPrefixes(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]), 1)
+    scorer = CtcPrefixes(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]))
     candidates = torch.tensor([[1, 2, EOS]])
     for length in range(frames + 1):
         for prefix in itertools.product((1, 2), repeat=length):
@@ -71,7 +71,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
 def test_a_prefix_goes_on_or_ends() -> None:
     """Of all that begins with a prefix, each text either is the prefix or goes on with one of the tokens."""
     log_probs = random_log_probs(6, seed=3)
-    scorer = CtcPrefixes(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]), 1)
+    scorer = CtcPrefixes(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]))
     for prefix in ((), (1,), (1, 1), (2, 3, 2), (3, 3, 3)):
         state, last = follow(scorer, prefix, eos=4)
         increments = scorer.step(state, last, torch.tensor([[1, 2, 3, 4]]), 4)
@@ -82,7 +82,7 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
     """A hypothesis that ends scores as torch's own CTC loss says, over a long utterance."""
     log_probs = random_log_probs(300, seed=8, vocab=20)
     tokens = [5, 5, 7, 19, 4, 4, 4, 11, 6, 12, 5]
-    scorer = CtcPrefixes(log_probs, torch.tensor([300]), 1)
+    scorer = CtcPrefixes(log_probs, torch.tensor([300]))
     state, last = follow(scorer, tuple(tokens))
     increments = scorer.step(state, last, torch.tensor([[EOS]]), EOS)
     loss = torch.nn.functional.ctc_loss(
@@ -97,7 +97,7 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
 
 def test_what_does_not_fit_stays_impossible() -> None:
     """A hypothesis with more tokens than frames is out for good: nothing that follows brings it back."""
-    scorer = CtcPrefixes(random_log_probs(2, seed=1), torch.tensor([2]), 1)
+    scorer = CtcPrefixes(random_log_probs(2, seed=1), torch.tensor([2]))
     state, last = follow(scorer, (1, 1))  # a repeated token needs a blank between, so three frames
     assert float(state.score) < NEVER
     for _ in range(3):
@@ -112,9 +112,9 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
     """Promise 2: rows of different lengths, whatever the padding holds, and each with two beams."""
     lengths, beams = [7, 3, 1], 2
     log_probs = random_log_probs(7, seed=4, rows=3)
-    scorer = CtcPrefixes(log_probs, torch.tensor(lengths), beams)
+    scorer = CtcPrefixes(log_probs, torch.tensor(lengths))
     candidates = torch.tensor([[1, 2, EOS]] * 6)
-    state, last = scorer.initial_state(), torch.full((6,), EOS)
+    state, last = scorer.initial_state(torch.arange(3).repeat_interleave(beams)), torch.full((6,), EOS)
     together = []
     parents, chosen = torch.arange(6), torch.tensor([0, 1] * 3)
     for _ in range(3):
@@ -124,7 +124,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
         state = scorer.advance(state, last, parents, tokens, increments[parents, chosen])
         last = tokens
     for row, length in enumerate(lengths):
-        alone = CtcPrefixes(log_probs[row : row + 1, :length], torch.tensor([length]), 1)
+        alone = CtcPrefixes(log_probs[row : row + 1, :length], torch.tensor([length]))
         for beam, token in enumerate((1, 2)):
             for step, totals in enumerate(together):
                 prefix = (token,) * step
@@ -137,17 +137,16 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
 
 def test_states_are_reordered_with_their_hypotheses() -> None:
     """`advance` takes parents in any order and `select` any rows: the scores that follow are the parents'."""
-    scorer = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]), 2)
-    increments = scorer.step(scorer.initial_state(), torch.tensor([EOS, EOS]), torch.tensor([[1, 2], [1, 2]]), EOS)
+    scorer = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]))
+    start, last = scorer.initial_state(torch.tensor([0, 0])), torch.tensor([EOS, EOS])
+    increments = scorer.step(start, last, torch.tensor([[1, 2], [1, 2]]), EOS)
     parents, tokens = torch.tensor([1, 0]), torch.tensor([2, 1])
-    state = scorer.advance(
-        scorer.initial_state(), torch.tensor([EOS, EOS]), parents, tokens, increments[parents, tokens - 1]
-    )
+    state = scorer.advance(start, last, parents, tokens, increments[parents, tokens - 1])
     swapped = state.select(torch.tensor([1, 0]))
     for rows, tokens in ((state, (2, 1)), (swapped, (1, 2))):
         found = scorer.step(rows, torch.tensor(tokens), torch.tensor([[1, 2, EOS]] * 2), EOS)
         for row, token in enumerate(tokens):
-            alone = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]), 1)
+            alone = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]))
             own, last = follow(alone, (token,))
             expected = alone.step(own, last, torch.tensor([[1, 2, EOS]]), EOS)
             torch.testing.assert_close(found[row], expected[0], rtol=0, atol=1e-5)

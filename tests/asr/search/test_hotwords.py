@@ -62,8 +62,8 @@ def gained(text: str, phrases: dict[str, float], ended: bool) -> float:
 
 def totals(automaton: Automaton, tokens: list[int]) -> tuple[list[float], list[float]]:
     """What the scorer has added after each token, and what it would have if the text ended there."""
-    scorer = HotwordScorer([automaton], 1, CPU)
-    state, last, total = scorer.initial_state(1), SOS, 0.0
+    scorer = HotwordScorer([automaton], CPU)
+    state, last, total = scorer.initial_state(torch.zeros(1, dtype=torch.long)), SOS, 0.0
     open_, ended = [], []
     for token in [*tokens, None]:
         view = View(torch.tensor([last]), torch.zeros(1, len(PIECES)), torch.zeros(1, 1))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr.config import SearchConfig
+from asr.model.fast import fast_paths
 from asr.model.las import Encoded, Model
 from asr.model.lm import LanguageModel
 from asr.search import Hypothesis, Prefix, beam_search, greedy, search
@@ -26,6 +27,7 @@ CONFIGS = {
     "coverage": dataclasses.replace(ATTENTION_ONLY, coverage_penalty=0.5, coverage_threshold=0.6),
     "length": dataclasses.replace(ATTENTION_ONLY, length_bonus=0.4),
     "lm": SearchConfig(beam_size=4, ctc_weight=0.3, lm_weight=0.6),
+    "margin": SearchConfig(beam_size=8, nbest=3, beam_margin=2.0),
     "no end threshold": SearchConfig(beam_size=4, nbest=4, eos_threshold=0.0),
 }
 
@@ -50,6 +52,53 @@ def test_the_size_of_the_batch_never_changes_the_answer(name: str) -> None:
             for a, b in zip(one, all_, strict=True):
                 assert a.score == pytest.approx(b.score, abs=1e-4)
                 assert a.token_scores == pytest.approx(b.token_scores, abs=1e-4)
+
+
+def counted(model: Model) -> list[int]:
+    """The rows of each decoder step from now on."""
+    rows: list[int] = []
+    step = model.decoder.step
+
+    def counting(tokens: Tensor, *others: Any) -> Any:
+        rows.append(len(tokens))
+        return step(tokens, *others)
+
+    model.decoder.step = counting  # type: ignore[method-assign]
+    return rows
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_computing_live_hypotheses_alone_changes_nothing(name: str) -> None:
+    """A CPU leaves out the empty places of the grid, which a GPU computes so that all shapes stay the same."""
+    model, lm, config = tiny_model(), tiny_lm(), CONFIGS[name]
+    encoded, rows = model.encode(*sounds(12)), counted(model)
+    live = search(model, encoded, config, lm)
+    computed = sum(rows)
+    with fast_paths(False):
+        whole = search(model, encoded, config, lm)
+    assert computed < 0.9 * (sum(rows) - computed) or config.beam_size == 1
+    for one, other in zip(live, whole, strict=True):
+        assert [h.tokens for h in one] == [h.tokens for h in other]
+        for a, b in zip(one, other, strict=True):
+            assert a.score == pytest.approx(b.score, abs=1e-4)
+
+
+def test_hypotheses_far_behind_are_dropped() -> None:
+    """With the narrowest margin only the best hypothesis of an utterance lives on; a wide one changes nothing."""
+    model = tiny_model()
+    encoded, rows = model.encode(*sounds(6)), counted(model)
+
+    def tokens(margin: float) -> list[list[int]]:
+        config = dataclasses.replace(ATTENTION_ONLY, beam_margin=margin)
+        return [best.tokens for best, *_ in search(model, encoded, config)]
+
+    without = tokens(0.0)
+    assert max(rows) > 6
+    rows.clear()
+    assert tokens(1e-6) != without
+    assert max(rows) == 6
+    assert tokens(100.0) == without
 
 
 class Trial(NamedTuple):

@@ -33,7 +33,7 @@ class Rigged(nn.Module):
         self.prepare, self.initial_state = model.decoder.prepare, model.decoder.initial_state
 
     def step(self, tokens: Tensor, state: object, memory: Memory) -> tuple[Tensor, object]:
-        rows = memory.values[:, 0, 0].long().repeat_interleave(len(tokens) // len(memory.values))
+        rows = memory.spread(memory.values[:, 0, 0].long(), len(tokens))
         return self.tables[rows, tokens], state
 
     def logits(self, readout: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def test_coverage_counts_attention_beyond_the_threshold() -> None:
     """What the steps add up to is the penalty of the whole: attention above the threshold, summed over frames."""
     scorer = CoverageScorer(0.5, 6, torch.device("cpu"))
     alignments = torch.rand(4, 2, 6).softmax(-1) * 2
-    state, added = scorer.initial_state(2), torch.zeros(2)
+    state, added = scorer.initial_state(torch.tensor([0, 1])), torch.zeros(2)
     for alignment in alignments:
         kept = state.clone()
         scores, after = scorer.score(View(torch.zeros(2), torch.zeros(2, 9), alignment), state)
@@ -171,7 +171,7 @@ def test_mean_coverage_counts_at_every_token_what_there_is_so_far() -> None:
     """The attention beyond the threshold over the number of tokens, at each of them."""
     scorer = CoverageScorer(0.2, 6, torch.device("cpu"), mean=True)
     alignments = torch.rand(4, 2, 6).softmax(-1)
-    state = scorer.initial_state(2)
+    state = scorer.initial_state(torch.tensor([0, 1]))
     for step, alignment in enumerate(alignments):
         scores, state = scorer.score(View(torch.zeros(2), torch.zeros(2, 9), alignment), state)
         beyond = (alignments[: step + 1].sum(0) - 0.2).clamp(min=0).sum(-1)
@@ -194,7 +194,7 @@ def test_temperatures_flatten_the_scores_of_the_decoder_and_of_the_language_mode
     lm, last = tiny_lm(), torch.tensor([4, 5])
     view = View(last, torch.zeros(2, 20), torch.zeros(2, 4))
     scorer = LmScorer(lm, temperature=2.0)
-    scores, _ = scorer.score(view, scorer.initial_state(2))
+    scores, _ = scorer.score(view, scorer.initial_state(torch.tensor([0, 1])))
     plain, _ = lm.step(last, lm.initial_state(2))
     torch.testing.assert_close(scores, (plain / 2).log_softmax(-1))
 
@@ -216,7 +216,7 @@ def test_the_lm_scores_what_it_would_say_next() -> None:
     """The scorer's states move with the hypotheses: rows that trade places trade scores."""
     lm = tiny_lm()
     scorer = LmScorer(lm)
-    state = scorer.initial_state(2)
+    state = scorer.initial_state(torch.tensor([0, 1]))
     _, state = scorer.score(View(torch.tensor([5, 6]), torch.empty(2, 20), torch.empty(2, 1)), state)
     view = View(torch.tensor([7, 7]), torch.empty(2, 20), torch.empty(2, 1))
     straight, _ = scorer.score(view, state)
