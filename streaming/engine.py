@@ -6,12 +6,13 @@ microphone is an engine with one session.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import pad
 
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
@@ -165,12 +166,14 @@ class Engine:
 
         # Each stream is heard window by window until its model has work to do; there it waits for the others, so that
         # they are encoded and searched together.
+        heard = self._hear(now, ends)
         due: set[int] = set()
         while True:
-            enough = (1 if end else WINDOW_SAMPLES for end in ends)
-            ready = [i for i, n in enumerate(enough) if i not in due and len(now[i].unread) >= n]
+            ready = [i for i, windows in heard.items() if windows and i not in due]
             if ready:
-                self._hear(now, ready)
+                for i in ready:
+                    probability = heard[i].popleft()
+                    now[i] = now[i].hear(probability, self.config.endpoint, self._fresh, self.frame_samples)
                 due |= {i for i in ready if self.encoder.due(now[i].segment) is not None}
             elif due:
                 self._advance(now, sorted(due), events)
@@ -184,14 +187,23 @@ class Engine:
         self._advance(now, ended, events)
         return [s.settle() for s in now], events
 
-    def _hear(self, now: list[Session], rows: list[int]) -> None:
-        """Take one window of each stream through the speech detector and the endpoint rules."""
-        windows = pad_sequence([now[i].unread[:WINDOW_SAMPLES] for i in rows], batch_first=True)
-        windows = torch.nn.functional.pad(windows, (0, WINDOW_SAMPLES - windows.shape[1]))
+    def _hear(self, now: list[Session], ends: Sequence[bool]) -> dict[int, deque[float]]:
+        """The speech probability of each window that a stream has audio for; the last of a stream may be shorter."""
+        lengths = [len(session.unread) for session in now]
+        counts = [-(-n // WINDOW_SAMPLES) if end else n // WINDOW_SAMPLES for n, end in zip(lengths, ends, strict=True)]
+        rows = [i for i, count in enumerate(counts) if count]
+        if not rows:
+            return {}
+        longest = max(counts) * WINDOW_SAMPLES
+        audio = torch.stack([pad(now[i].unread[:longest], (0, max(0, longest - lengths[i]))) for i in rows])
+        windows, count = audio.unflatten(1, (-1, WINDOW_SAMPLES)), torch.tensor([counts[i] for i in rows])
         speech = SpeechState.stack([now[i].speech for i in rows])
-        probabilities, speech = self.detector.step(self.encoder.on_device(windows), speech)
-        for i, probability, state in zip(rows, probabilities.tolist(), speech.split(), strict=True):
-            now[i] = now[i].hear(probability, state, self.config.endpoint, self._fresh, self.frame_samples)
+        probabilities, speech = self.detector.run(self.encoder.on_device(windows), count, speech)
+        heard = {}
+        for i, found, state in zip(rows, probabilities.tolist(), speech.split(), strict=True):
+            now[i] = replace(now[i], speech=state)
+            heard[i] = deque(found[: counts[i]])
+        return heard
 
     def _advance(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
         """Encode complete chunks, search where there are new frames, and finish segments that have ended."""

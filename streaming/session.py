@@ -42,7 +42,7 @@ class Session:
 
     unread: Tensor  # (samples,), less than a window, or not yet stepped
     read_samples: int  # that went through the speech detector
-    speech: SpeechState
+    speech: SpeechState  # after all whole windows of `unread`
     endpoint: EndpointState
     latest: tuple[HeardWindow, ...] = ()  # the padding while waiting; else the end of the segment, where it may be cut
     segment: OpenSegment | None = None
@@ -71,14 +71,11 @@ class Session:
         """Copy the unread audio, so that what was read, and the caller's buffer, can be freed."""
         return replace(self, unread=self.unread.clone())
 
-    def hear(
-        self, probability: float, speech: SpeechState, config: EndpointConfig, fresh: OpenSegment, frame_samples: float
-    ) -> Session:
+    def hear(self, probability: float, config: EndpointConfig, fresh: OpenSegment, frame_samples: float) -> Session:
         """Take the next window with its speech probability; may begin or end a segment.
 
         Args:
             probability: the probability that the window is speech.
-            speech: the speech detector's state after it.
             config: endpoint rules.
             fresh: an empty segment, in case one begins.
             frame_samples: audio samples per frame of the encoder's output.
@@ -90,7 +87,6 @@ class Session:
             self,
             unread=self.unread[WINDOW_SAMPLES:],
             read_samples=self.read_samples + len(window),
-            speech=speech,
             endpoint=endpoint,
             latest=_last((*self.latest, HeardWindow(window, probability)), keep),
         )

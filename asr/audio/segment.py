@@ -19,7 +19,7 @@ from asr.config import require
 
 __all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "split", "steps"]
 
-_STEP_WINDOWS = 10 * SAMPLE_RATE // WINDOW_SAMPLES
+_STEP_WINDOWS = 3 * SAMPLE_RATE // WINDOW_SAMPLES  # heard at once
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 
 
 def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span | None]:
-    """As `split`, but yields a span or None at least every ten seconds of audio, so that callers can do other work."""
+    """As `split`, but yields a span or None at least every three seconds of audio, so that callers can work between."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)
@@ -188,13 +188,14 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
         return
 
     detector, cutter, history = StreamDetector(), Cutter(config), _History()
-    for count, window in enumerate(itertools.chain(head, windows), start=1):
-        history.append(window)
-        if found := cutter.push(detector.step(window)):
-            yield history.span(*found)
-        elif count % _STEP_WINDOWS == 0:
-            yield None
-        history.release(cutter.needed_from)
+    windows = itertools.chain(head, windows)
+    while group := list(itertools.islice(windows, _STEP_WINDOWS)):
+        for window, probability in zip(group, detector.run(group), strict=True):
+            history.append(window)
+            if found := cutter.push(probability):
+                yield history.span(*found)
+            history.release(cutter.needed_from)
+        yield None
     if found := cutter.finish(history.end):
         yield history.span(*found)
 
@@ -202,7 +203,7 @@ def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 def _short_source(windows: Sequence[torch.Tensor], config: SegmentConfig) -> Iterator[Span]:
     """Cut a source of at most `max_seconds` at its pauses; without pauses it is one span, silence included."""
     detector, cutter = StreamDetector(), Cutter(config)
-    probabilities = [detector.step(window) for window in windows]
+    probabilities = detector.run(windows)
     if not windows or max(probabilities) < config.presence_threshold:
         return
     waveform = torch.cat(list(windows))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState, StreamDetector
+from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
 from asr.errors import ConfigError
 from streaming.endpoint import Decision, EndpointConfig, EndpointState, advance
 from tests.support.streams import no_speech
@@ -25,13 +29,17 @@ def decisions(probabilities: list[float], config: EndpointConfig = RULES) -> lis
     return found
 
 
+@torch.inference_mode()
 def listen(waveform: Tensor) -> list[float]:
-    """The detector's probability for each window of one stream."""
-    detector, state, found = SpeechDetector(CPU), SpeechState.start(1, CPU), []
-    for window in waveform.unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES):
-        probability, state = detector.step(window[None], state)
-        found.append(float(probability))
-    return found
+    """silero-vad's probability for each window of one stream, by its own code, one window after another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates the format of the network
+        package = importlib.util.find_spec("silero_vad")
+        assert package is not None
+        assert package.origin is not None
+        model = torch.jit.load(str(Path(package.origin).parent / "data" / "silero_vad.jit"))
+    model.reset_states()
+    return [float(model(window[None], 16_000)) for window in waveform.unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES)]
 
 
 def test_a_segment_begins_after_enough_speech_in_a_row() -> None:
@@ -79,18 +87,21 @@ def test_settings_out_of_their_bounds_are_refused(settings: dict[str, float], na
 
 
 def test_the_detector_is_silero_vad_whatever_the_batch(recordings: list[torch.Tensor]) -> None:
-    clips = [waveform[: 40 * WINDOW_SAMPLES] for waveform in recordings[:3]]
-    alone = [listen(clip) for clip in clips]
-    peer = StreamDetector()
-    theirs = [peer.step(w) for w in clips[0].unfold(0, WINDOW_SAMPLES, WINDOW_SAMPLES)]
-    assert alone[0] == pytest.approx(theirs, abs=1e-5)
-    detector = SpeechDetector(CPU)
-    states = [SpeechState.start(1, CPU) for _ in clips]
-    for i in range(40):
-        windows = torch.stack([clip[i * WINDOW_SAMPLES : (i + 1) * WINDOW_SAMPLES] for clip in clips])
-        probabilities, state = detector.step(windows, SpeechState.stack(states))
-        states = state.split()
-        assert probabilities.tolist() == pytest.approx([a[i] for a in alone], abs=1e-5)
+    """Streams of different lengths, heard together, in two parts of which one stream's second is shorter."""
+    clips = [waveform[: n * WINDOW_SAMPLES] for waveform, n in zip(recordings[:3], (40, 25, 31), strict=True)]
+    padded = pad_sequence(clips, batch_first=True).unflatten(1, (-1, WINDOW_SAMPLES))
+    detector, state, found = SpeechDetector(CPU), SpeechState.start(3, CPU), []
+    for part, counts in ((padded[:, :20], [20, 20, 20]), (padded[:, 20:], [20, 5, 11])):
+        probabilities, state = detector.run(part, torch.tensor(counts), state)
+        found.append([p[:n] for p, n in zip(probabilities.tolist(), counts, strict=True)])
+    for clip, first, second in zip(clips, *found, strict=True):
+        assert [*first, *second] == pytest.approx(listen(clip), abs=1e-5)
+
+    # The state of each is that after its own last window.
+    following = 0.1 * torch.randn(3, 1, WINDOW_SAMPLES)
+    probabilities, _ = detector.run(following, torch.ones(3, dtype=torch.long), state)
+    for clip, window, probability in zip(clips, following, probabilities, strict=True):
+        assert float(probability) == pytest.approx(listen(torch.cat([clip, window[0]]))[-1], abs=1e-5)
 
 
 def test_speech_is_heard(recordings: list[torch.Tensor]) -> None:
@@ -101,7 +112,7 @@ def test_the_threads_of_the_process_stay_as_they_are() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        SpeechDetector(CPU).step(torch.zeros(1, WINDOW_SAMPLES), SpeechState.start(1, CPU))
+        SpeechDetector(CPU).run(torch.zeros(1, 1, WINDOW_SAMPLES), torch.ones(1).long(), SpeechState.start(1, CPU))
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)

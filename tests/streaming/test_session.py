@@ -59,7 +59,7 @@ def run(
     """Hear windows 0, 1, …; the session, and the spans of windows of the segments that ended."""
     session, spans = started(), []
     for number, probability in enumerate(probabilities):
-        session = session.receive(window(number)).hear(probability, SPEECH, config, FRESH, FRAME_SAMPLES)
+        session = session.receive(window(number)).hear(probability, config, FRESH, FRAME_SAMPLES)
         if session.segment and committed_seconds:
             end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.segment.samples / FRAME_SAMPLES))
             committed = replace_end(session.segment.committed, end)
@@ -153,7 +153,7 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
     pushed = torch.zeros(100 * WINDOW_SAMPLES + 7)
     session = started().receive(pushed)
     for _ in range(100):
-        session = session.hear(0.9, SPEECH, RULES, FRESH, FRAME_SAMPLES)
+        session = session.hear(0.9, RULES, FRESH, FRAME_SAMPLES)
         if session.segment and session.segment.ended:
             session = session.close(FRESH)
     session = session.settle()
