@@ -11,8 +11,9 @@ pytest.importorskip("num2words")
 from asr import checkpoint
 from asr.output.timed import Segment, Word
 from asr.text.marks import Agreement
+from asr.training.punctuation.config import read_punctuation_config
 from asr.writing.parts import Tag
-from recipes.punctuation import evaluate
+from recipes.punctuation import evaluate, measure
 from tests.support.tiny_punctuation import tiny_punctuator
 
 
@@ -51,3 +52,21 @@ def test_wrong_use_shows_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["evaluate", "text"])
     with pytest.raises(SystemExit, match="python -m"):
         evaluate.main()
+
+
+def test_errors_and_pauses_become_settings(tmp_path: Path) -> None:
+    """A wrong word in three; a pause after one comma of two, of 0.2 s."""
+    found = measure.Found()
+    for start in (1.2, 1.0):
+        words = [Word("well", 0.0, 1.0, 1.0), Word("i", start, 2.0, 1.0), Word("lift", 2.0, 3.0, 1.0)]
+        found.add("Well, I left.", words)
+    found.add("", [])
+    assert found.words == {"all": 6, "equal": 4, "substitute": 2}
+    assert found.pauses == {"comma": [pytest.approx(0.2), 0.0], "plain": [0.0, 0.0], "end": []}
+    for start in (1.1, 1.3):
+        found.add("Yes, yes.", [Word("yes", 0.0, 1.0, 1.0), Word("yes", start, 2.0, 1.0)])
+    settings = tmp_path / "marks.toml"
+    settings.write_text("\n".join(found.toml()))
+    config = read_punctuation_config(settings)
+    assert config.errors.substituted == 0.2
+    assert config.pauses.comma[::2] == (0.2, 0.75)

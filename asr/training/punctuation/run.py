@@ -1,6 +1,6 @@
 """Training of the punctuation tagger: from text to `punctuation.safetensors`, resumable at any moment.
 
-A run resumes from one file of plain data, `last.safetensors`: weights, both moments of Adam and, in its header, the
+A run resumes from one file of plain data, `last.safetensors`: weights, state of the optimisers and, in its header, the
 progress. Batches follow from the seed and the step alone.
 """
 
@@ -27,6 +27,7 @@ from asr.training.punctuation.batches import Batch, training_batch
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
 from asr.training.punctuation.measuring import Measured, measure
+from asr.training.punctuation.optimiser import GateMuon
 from asr.writing.network import PunctuationNetwork
 from asr.writing.punctuation import Punctuator
 from asr.writing.vocabulary import Vocabulary
@@ -50,19 +51,23 @@ class Progress:
 
 
 class _Run:
-    """A network, its optimiser, and the file they are saved to."""
+    """A network, its optimisers, and the file they are saved to."""
 
     def __init__(self, folder: Path, config: PunctuationTrainConfig, device: torch.device) -> None:
         self.path, self.config, self.device = folder / _LAST, config, device
         torch.manual_seed(config.seed)
         self.network = PunctuationNetwork(config.model).to(device)
-        self.names, parameters = zip(*self.network.named_parameters(), strict=True)
-        self.optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.98), fused=True)
+        named = dict(self.network.named_parameters())
+        matrices = {name for name in named if ".weight_" in name}
+        self.adam = torch.optim.Adam([p for n, p in named.items() if n not in matrices], betas=(0.9, 0.98), fused=True)
+        self.muon = GateMuon([p for n, p in named.items() if n in matrices])
+        self.states = {n: (self.muon if n in matrices else self.adam).state[p] for n, p in named.items()}
 
-    def step(self, batch: Batch, rate: float) -> float:
-        """One step; returns the loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+    def step(self, batch: Batch, rate_share: float) -> float:
+        """One step with a share of the learning rates; returns the loss."""
+        for optimiser, rate in ((self.adam, self.config.learning_rate), (self.muon, self.config.matrix_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * rate_share
         moved = Batch(*(x.to(self.device, non_blocking=True) for x in batch))
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.network(*moved[:4])
@@ -74,10 +79,11 @@ class _Run:
         )
         of_marks, of_forms = losses
         loss = (of_marks + self.config.case_weight * of_forms) / moved.lengths.sum()
-        self.optimiser.zero_grad()
+        self.network.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        self.optimiser.step()
+        self.adam.step()
+        self.muon.step()
         return float(loss.detach())
 
     def tagger(self, vocabulary: Vocabulary, offsets: Tensor) -> Punctuator:
@@ -88,8 +94,8 @@ class _Run:
 
     def save(self, progress: Progress) -> None:
         tensors = {f"network.{name}": weight for name, weight in self.network.state_dict().items()}
-        for name, parameter in zip(self.names, self.network.parameters(), strict=True):
-            for key, value in self.optimiser.state[parameter].items():
+        for name, state in self.states.items():
+            for key, value in state.items():
                 tensors[f"optimiser.{key}.{name}"] = value
         described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
         tensors["random"] = torch.get_rng_state()
@@ -112,9 +118,10 @@ class _Run:
             raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
         prefix = "network."
         self.network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        for name, parameter in zip(self.names, self.network.parameters(), strict=True):
-            state = {k: tensors[f"optimiser.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimiser.state[parameter] = {k: t.to(self.device) for k, t in state.items()}
+        for full, tensor in tensors.items():
+            if full.startswith("optimiser."):
+                _, key, name = full.split(".", 2)
+                self.states[name][key] = tensor.to(self.device)
         torch.set_rng_state(tensors["random"])
         return Progress(**described["progress"])
 
@@ -157,7 +164,7 @@ def train(
     with heeding_interrupts() as interrupted:
         while (share := progress.share(steps, max_seconds)) < 1 or measured_step != progress.step:
             if share < 1:
-                run.step(training_batch(text, config, progress.step), config.rate(progress.step, share))
+                run.step(training_batch(text, config, progress.step), config.rate_share(progress.step, share))
                 progress = dataclasses.replace(progress, step=progress.step + 1, seconds=time.monotonic() - began)
                 advance(progress, share)
             if interrupted.is_set():
