@@ -45,7 +45,7 @@ def test_transcribe_listens_for_hotwords(command: Command, stub: StubRecogniser,
     (tmp_path / "names").write_text("Nextcloud # a comment", encoding="utf-8")
     assert command("transcribe", "a.wav", "--hotwords", tmp_path / "names")[0] == 0
     assert stub.asked["hotwords"].phrases == (Phrase("Nextcloud"),)
-    for wrong, reason in ((["a:99"], "at most 10"), (["a.txt"], "No such file"), (["a", "--beam-size", 1], "greedy")):
+    for wrong, reason in ((["a:99"], "at most 5"), (["a.txt"], "No such file"), (["a", "--beam-size", 1], "greedy")):
         status, _, err = command("transcribe", "a.wav", "--hotwords", *wrong)
         assert status == 2
         assert "--hotwords" in err
