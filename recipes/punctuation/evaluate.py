@@ -173,7 +173,7 @@ def _recognised(manifest: Path) -> list[tuple[Sequence[Segment], str]]:
     with manifest.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     written = {str(manifest.parent / row["audio"]): row["written"] for row in rows}
-    found = asr.load("default").transcribe_many(written)
+    found = asr.load("default").transcribe_many(written, style="spoken")
     return [(transcript.segments, written[source]) for source, transcript, _ in found if transcript]
 
 

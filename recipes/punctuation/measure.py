@@ -80,7 +80,7 @@ def main() -> None:
         with path.open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         written = {str(path.parent / row["audio"]): row["written"] for row in rows}
-        for source, transcript, _ in asr.load("default").transcribe_many(written):
+        for source, transcript, _ in asr.load("default").transcribe_many(written, style="spoken"):
             if transcript:
                 found.add(written[source], [word for segment in transcript.segments for word in segment.words])
     print("\n".join(found.toml()))

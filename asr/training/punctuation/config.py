@@ -20,7 +20,7 @@ class ErrorConfig:
     """
 
     clean: float = 0.6  # share of rows without errors; the others have up to twice the rates below
-    substituted: float = 0.30  # of words
+    substituted: float = 0.15  # of words
     deleted: float = 0.015
     inserted: float = 0.02
 
@@ -36,17 +36,16 @@ class ErrorConfig:
 class PauseConfig:
     """Pauses drawn for the words of a row.
 
-    Those of plain words and commas are the shipped model's, by `recipes.punctuation.measure`; those at the end of a
-    sentence are set by hand, since few recordings have more than one sentence.
+    Those of words are the shipped model's on people reading, by `recipes.punctuation.measure`.
     """
 
     unknown: float = 0.5  # share of rows without pauses, as where word times are off
     unrelated: float = 0.1  # share of rows whose pauses have nothing to do with the marks
     cut_seconds: float = 0.6  # a segment ends at a pause of this length
     # Median pause in seconds (log-normal), spread in log units, and share of words with a pause at all.
-    plain: tuple[float, ...] = (0.10, 0.38, 0.04)
-    comma: tuple[float, ...] = (0.12, 0.45, 0.25)
-    end: tuple[float, ...] = (0.60, 0.6, 0.90)
+    plain: tuple[float, ...] = (0.11, 0.45, 0.05)
+    comma: tuple[float, ...] = (0.25, 0.73, 0.68)
+    end: tuple[float, ...] = (0.65, 0.52, 0.93)
 
     def __post_init__(self) -> None:
         for name in ("plain", "comma", "end"):
