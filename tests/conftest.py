@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = obstacle() if marked else None
         for item in marked if reason else ():
             item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_lazy_modules() -> Iterator[None]:
+    """Forget SpeechBrain's lazy modules, which import what is not installed once anybody looks at them."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.startswith("speechbrain.") and type(module).__name__ in ("LazyModule", "DeprecatedModuleRedirect"):
+            del sys.modules[name]
 
 
 def requested(config: pytest.Config) -> set[str]:

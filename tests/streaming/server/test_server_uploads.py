@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -23,7 +23,9 @@ import hypothesis
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
+from asr.audio.vad import StreamDetector
 from streaming.engine import Engine
 from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
@@ -194,9 +196,16 @@ def test_a_files_name_means_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_short_file_does_not_wait_for_a_long_one(server: Running) -> None:
+def test_a_short_file_does_not_wait_for_a_long_one(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even for one in which there is nothing to decode: such a file is small, and long to listen to."""
     done: list[str] = []
+    hear = StreamDetector.run
+
+    def slowly(detector: StreamDetector, windows: Sequence[torch.Tensor]) -> list[float]:
+        time.sleep(0.1)
+        return hear(detector, windows)
+
+    monkeypatch.setattr(StreamDetector, "run", slowly)
 
     def ask(name: str, file: bytes) -> None:
         assert post(server, form(file))[0] == 200
