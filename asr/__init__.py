@@ -61,7 +61,7 @@ def load(
         recogniser = asr.load("default", device="cpu")
 
     Args:
-        model: name of a shipped model, or a checkpoint folder.
+        model: name of a model (see `spellstream models`), a checkpoint folder, or `hub:OWNER/NAME@REVISION`.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         dtype: number format to compute in: "float32", "bfloat16" or "float16".
         lm: folder of a language model, in place of the model's own. A search uses it if its `lm_weight` is above 0.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from asr.config import LmConfig, ModelConfig, PunctuationConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
 from asr.files import write_atomically
+from asr.folders import CONFIG, LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS, TOKENIZER, WEIGHTS, find
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import Tokenizer
@@ -30,13 +31,11 @@ from asr.writing.vocabulary import Vocabulary
 __all__ = [
     "Checkpoint",
     "copy_text_models",
-    "find",
     "has_lm",
     "has_punctuation",
     "load",
     "load_lm",
     "load_punctuation",
-    "pretrained",
     "save",
     "save_lm",
     "save_punctuation",
@@ -44,11 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
-_LM_WEIGHTS, _LM_CONFIG = "lm.safetensors", "lm.json"
-_MARKS_WEIGHTS, _MARKS_CONFIG = "punctuation.safetensors", "punctuation.json"
 _SCALES = ".scales"  # ending of the tensor with the scale of each row of an int8 tensor
-_PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 class Checkpoint(NamedTuple):
@@ -57,26 +52,6 @@ class Checkpoint(NamedTuple):
     model: Model
     tokenizer: Tokenizer
     folder: Path
-
-
-def pretrained() -> list[str]:
-    """Names of the models in the package."""
-    return sorted(p.parent.name for p in _PRETRAINED.glob(f"*/{_CONFIG}"))
-
-
-def find(name: str | Path) -> Path:
-    """Resolve the name of a shipped model, or a path, to a checkpoint folder.
-
-    Raises:
-        CheckpointError: if it is neither.
-    """
-    for folder in (_PRETRAINED / name, Path(name)):
-        if (folder / _CONFIG).is_file():
-            return folder
-    if Path(name).is_dir():
-        raise CheckpointError(f"{name}: this folder has no {_CONFIG}, so it is not a checkpoint")
-    shipped = ", ".join(pretrained()) or "none"
-    raise CheckpointError(f"{name}: neither a checkpoint folder nor a shipped model (shipped: {shipped})")
 
 
 def load(name: str | Path) -> Checkpoint:
@@ -88,21 +63,21 @@ def load(name: str | Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     folder = find(name)
-    config = _read(folder / _CONFIG, lambda path: from_dict(ModelConfig, json.loads(path.read_text(encoding="utf-8"))))
-    tokenizer = _read(folder / _TOKENIZER, lambda path: Tokenizer(path.read_bytes()))
-    weights = _read(folder / _WEIGHTS, load_file)
+    config = _read(folder / CONFIG, lambda path: from_dict(ModelConfig, json.loads(path.read_text(encoding="utf-8"))))
+    tokenizer = _read(folder / TOKENIZER, lambda path: Tokenizer(path.read_bytes()))
+    weights = _read(folder / WEIGHTS, load_file)
     if len(tokenizer) != config.vocab_size:
         raise CheckpointError(
-            f"{folder}: {_TOKENIZER} has {len(tokenizer)} tokens, but {_CONFIG} says vocab_size {config.vocab_size}"
+            f"{folder}: {TOKENIZER} has {len(tokenizer)} tokens, but {CONFIG} says vocab_size {config.vocab_size}"
         )
     model = Model(config)
-    _fill(model, weights, folder / _WEIGHTS, _CONFIG)
+    _fill(model, weights, folder / WEIGHTS, CONFIG)
     return Checkpoint(model, tokenizer, folder)
 
 
 def has_lm(folder: Path) -> bool:
     """Whether a folder has a language model, complete or not."""
-    return (folder / _LM_CONFIG).exists() or (folder / _LM_WEIGHTS).exists()
+    return (folder / LM_CONFIG).exists() or (folder / LM_WEIGHTS).exists()
 
 
 def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
@@ -117,7 +92,7 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
     """
     from safetensors.torch import load_file
 
-    path = folder / _LM_CONFIG
+    path = folder / LM_CONFIG
     described = _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(described, dict) or not {"lm", "vocabulary"} <= described.keys():
         raise CheckpointError(f"{path}: not the description of a language model")
@@ -128,13 +103,13 @@ def load_lm(folder: Path, tokenizer: Tokenizer) -> LanguageModel:
             f"({len(tokenizer)}): train it with the model's tokenizer"
         )
     lm = LanguageModel(config)
-    _fill(lm, _read(folder / _LM_WEIGHTS, load_file), folder / _LM_WEIGHTS, _LM_CONFIG)
+    _fill(lm, _read(folder / LM_WEIGHTS, load_file), folder / LM_WEIGHTS, LM_CONFIG)
     return lm
 
 
 def has_punctuation(folder: Path) -> bool:
     """Whether a folder has a punctuation model, complete or not."""
-    return (folder / _MARKS_CONFIG).exists() or (folder / _MARKS_WEIGHTS).exists()
+    return (folder / MARKS_CONFIG).exists() or (folder / MARKS_WEIGHTS).exists()
 
 
 def load_punctuation(folder: Path) -> Punctuator:
@@ -145,7 +120,7 @@ def load_punctuation(folder: Path) -> Punctuator:
     """
     from safetensors.torch import load_file
 
-    path = folder / _MARKS_CONFIG
+    path = folder / MARKS_CONFIG
     described = _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(described, dict) or not {"punctuation", "words", "lexicon"} <= described.keys():
         raise CheckpointError(f"{path}: not the description of a punctuation model")
@@ -158,13 +133,13 @@ def load_punctuation(folder: Path) -> Punctuator:
     if len(vocabulary.words) > config.words:
         raise CheckpointError(f"{path}: {len(vocabulary.words)} words, but at most {config.words} have an embedding")
 
-    weights = _read(folder / _MARKS_WEIGHTS, load_file)
+    weights = _read(folder / MARKS_WEIGHTS, load_file)
     for name in [name for name in weights if name.endswith(_SCALES)]:
         scales, table = weights.pop(name), name.removesuffix(_SCALES)
         if table in weights and weights[table].shape[:1] == scales.shape[:1]:
             weights[table] = weights[table].float() * scales.float()
     network = PunctuationNetwork(config)
-    _fill(network, weights, folder / _MARKS_WEIGHTS, _MARKS_CONFIG)
+    _fill(network, weights, folder / MARKS_WEIGHTS, MARKS_CONFIG)
     return Punctuator(network, vocabulary)
 
 
@@ -209,16 +184,16 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, config: str)
 def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
     """Write a checkpoint, floating-point weights as `dtype`; a language model in the folder is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / _CONFIG, to_dict(model.config))
-    write_atomically(folder / _TOKENIZER, tokenizer.model)
-    _save_weights(folder / _WEIGHTS, model, dtype)
+    _write_json(folder / CONFIG, to_dict(model.config))
+    write_atomically(folder / TOKENIZER, tokenizer.model)
+    _save_weights(folder / WEIGHTS, model, dtype)
 
 
 def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
     """Write a language model to a checkpoint's folder, or to a separate one."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / _LM_CONFIG, {"lm": to_dict(lm.config), "vocabulary": _vocabulary(tokenizer)})
-    _save_weights(folder / _LM_WEIGHTS, lm, dtype)
+    _write_json(folder / LM_CONFIG, {"lm": to_dict(lm.config), "vocabulary": _vocabulary(tokenizer)})
+    _save_weights(folder / LM_WEIGHTS, lm, dtype)
 
 
 def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
@@ -230,7 +205,7 @@ def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
         "words": " ".join(vocabulary.words),
         "lexicon": vocabulary.lexicon,
     }
-    _write_json(folder / _MARKS_CONFIG, described)
+    _write_json(folder / MARKS_CONFIG, described)
 
     state: dict[str, Tensor] = {}
     for name, weights in punctuator.network.state_dict().items():
@@ -240,14 +215,14 @@ def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
             state[name + _SCALES] = scales.half().float()
         else:
             state[name] = weights.half()
-    _write_tensors(folder / _MARKS_WEIGHTS, state)
+    _write_tensors(folder / MARKS_WEIGHTS, state)
 
 
 def copy_text_models(source: Path, folder: Path) -> None:
     """Copy the language and punctuation models of a checkpoint, if it has them, to another of the same vocabulary."""
     if source.resolve() == folder.resolve():  # fine-tuning in place
         return
-    for name in (_LM_CONFIG, _LM_WEIGHTS, _MARKS_CONFIG, _MARKS_WEIGHTS):
+    for name in (LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 

@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "DependencyError",
     "DeviceError",
+    "HubError",
     "SourceError",
     "SpellstreamError",
     "TokenizerError",
@@ -61,6 +62,10 @@ class TokenizerError(SpellstreamError):
 
 class CheckpointError(SpellstreamError):
     """A model folder is missing or incomplete, or does not match its own config."""
+
+
+class HubError(SpellstreamError):
+    """A repository of models cannot be reached, is refused, or a file of it has a wrong checksum."""
 
 
 class TrainingError(SpellstreamError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "loading", "say", "say_warnings"]
+__all__ = ["ByteProgress", "Progress", "loading", "say", "say_warnings"]
 
 
 def say(message: object) -> None:
@@ -91,6 +91,45 @@ class Progress:
         return (
             f"{self._audio_seconds / 3600:.2f} h of audio in {clock}: {self._audio_seconds / took:.1f} hours per hour"
         )
+
+
+class ByteProgress:
+    """A bar of bytes downloaded, speed and time left; a context manager.
+
+    Args:
+        total: bytes in all.
+        show: draw the bar on standard error.
+    """
+
+    def __init__(self, total: int, *, show: bool) -> None:
+        self.total = total
+        self._bar = _byte_bar() if show else None
+
+    def __enter__(self) -> ByteProgress:
+        if self._bar is not None:
+            self._bar.add_task("", total=self.total)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, size: int) -> None:
+        """Count `size` more bytes."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], size)
+
+
+def _byte_bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (DownloadColumn(), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True), redirect_stdout=False)
 
 
 def _bar() -> Bar:

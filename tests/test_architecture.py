@@ -22,6 +22,8 @@ LAYERS = (
     ("errors", "lazy", "terminal"),
     ("settings",),
     ("config", "files"),
+    ("hub",),
+    ("folders",),
     ("audio", "text", "output"),
     ("transcript",),
     ("writing",),
@@ -41,6 +43,7 @@ DATA_ONLY = {"pretrained"}
 HEAVY = (
     "av",
     "fastapi",
+    "huggingface_hub",
     "jiwer",
     "librosa",
     "lightning",

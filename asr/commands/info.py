@@ -22,7 +22,7 @@ NOT_THERE = "not installed"
 
 def gather() -> dict[str, Any]:
     """Versions, devices and shipped models as plain values."""
-    from asr.checkpoint import pretrained
+    from asr.folders import pretrained
 
     return {"versions": _versions(), "devices": _devices(), "models": pretrained()}
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from asr import __version__
+from asr.commands import models
 from asr.commands import options as opt
 from asr.commands.evaluate import evaluate
 from asr.commands.groups import grouped
@@ -165,6 +166,7 @@ def root(
 app.command()(transcribe)
 app.command()(evaluate)
 app.command("import")(import_model)
+models.register(app)
 
 
 # --- plot and info ----------------------------------------------------------------------------------------------------

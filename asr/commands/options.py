@@ -67,7 +67,13 @@ class DtypeName(str, Enum):
 _MODEL, _SEARCH = "Model", "Search (default: the model's own settings)"
 
 ModelName = Annotated[
-    str, typer.Option("--model", help="A shipped model or a checkpoint folder.", metavar="NAME", rich_help_panel=_MODEL)
+    str,
+    typer.Option(
+        "--model",
+        help="A name that `spellstream models` lists, a checkpoint folder, or hub:OWNER/NAME.",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto: a GPU if there is one.", rich_help_panel=_MODEL)]
 Dtype = Annotated[DtypeName, typer.Option(help="Number format to compute in.", rich_help_panel=_MODEL)]

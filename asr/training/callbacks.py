@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.files import write_atomically
+from asr.folders import find
 from asr.training.average import MEASUREMENTS, folder_of, kept
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
@@ -65,7 +66,7 @@ class Measurements(Callback):
         for folder in folders:
             checkpoint.save(folder, module.model, module.tokenizer, torch.float16)
             if self._config.init:
-                checkpoint.copy_text_models(checkpoint.find(self._config.init), folder)
+                checkpoint.copy_text_models(find(self._config.init), folder)
         for at in self.measured.keys() - wanted:
             if (folder := folder_of(self._output, at)).is_dir():
                 shutil.rmtree(folder)

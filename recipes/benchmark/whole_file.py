@@ -213,7 +213,8 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[l
     normalise = normaliser(options.normaliser)
     others = [peer(name) for name in options.peer or ["pocketsphinx"]]
     recogniser = asr.load(options.model, device="cpu")
-    ours = [spellstream(recogniser, beam_size, batch_size) for batch_size in (1, BATCH) for beam_size in (1, 8)]
+    beams = (1, recogniser.model.config.search.beam_size)
+    ours = [spellstream(recogniser, beam_size, batch_size) for batch_size in (1, BATCH) for beam_size in beams]
     measured = run([*others, *ours], _groups(chosen), normalise)
     known = [f"torch {torch.__version__}", *(one.version for one in others), platform.python_version()]
     versions = ", ".join(dict.fromkeys(known))

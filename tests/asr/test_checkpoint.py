@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr import checkpoint
+from asr import checkpoint, folders
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureConfig, ModelConfig
 from asr.errors import CheckpointError
 from asr.model.las import Model
@@ -106,8 +106,8 @@ def test_a_path_may_be_text(folder: Path) -> None:
 
 
 def test_a_shipped_model_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_PRETRAINED", folder.parent)
-    assert checkpoint.pretrained() == ["tiny"]
+    monkeypatch.setattr(folders, "_PRETRAINED", folder.parent)
+    assert folders.pretrained() == ["tiny"]
     assert checkpoint.load("tiny").folder == folder
 
 
@@ -148,7 +148,7 @@ def test_a_folder_without_a_config(folder: Path) -> None:
 
 
 def test_an_unknown_name_says_what_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_PRETRAINED", folder.parent)
+    monkeypatch.setattr(folders, "_PRETRAINED", folder.parent)
     with pytest.raises(CheckpointError, match=r"huge: neither a checkpoint folder nor .* \(shipped: tiny\)"):
         checkpoint.load("huge")
 

@@ -111,10 +111,10 @@ def train_lm(
 
 
 def _tokenizer(model: str, path: Path | None) -> Tokenizer:
-    from asr import checkpoint
+    from asr import folders
     from asr.text.tokenizer import Tokenizer
 
-    return Tokenizer.load(path or checkpoint.find(model) / "tokenizer.model")
+    return Tokenizer.load(path or folders.find(model) / "tokenizer.model")
 
 
 def progress_bar(show: bool) -> Bar:

@@ -1,0 +1,69 @@
+"""Where models are: the names of a model's files, and from the name of a model to its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asr.errors import CheckpointError
+from asr.hub import CHECKSUMS, fetch, is_reference
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "FILES",
+    "LM_CONFIG",
+    "LM_WEIGHTS",
+    "MARKS_CONFIG",
+    "MARKS_WEIGHTS",
+    "SOURCE",
+    "TOKENIZER",
+    "WEIGHTS",
+    "find",
+    "home",
+    "pretrained",
+]
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+LM_WEIGHTS, LM_CONFIG = "lm.safetensors", "lm.json"
+MARKS_WEIGHTS, MARKS_CONFIG = "punctuation.safetensors", "punctuation.json"
+CARD, SOURCE = "README.md", "source.json"  # for people; where an imported model came from
+FILES = (  # all that a folder of a model may have; nothing else is downloaded
+    *(CONFIG, WEIGHTS, TOKENIZER, LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS),
+    *(CARD, SOURCE, CHECKSUMS, "LICENSE"),
+)
+_PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def pretrained() -> list[str]:
+    """Names of the models in the package."""
+    return sorted(p.parent.name for p in _PRETRAINED.glob(f"*/{CONFIG}"))
+
+
+def home() -> Path:
+    """The folder of the user's own models, which have the names of their folders: `$SPELLSTREAM_HOME/models`."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(os.environ.get("SPELLSTREAM_HOME") or Path(data) / "spellstream") / "models"
+
+
+def find(name: str | Path) -> Path:
+    """Resolve a model to its folder: a shipped one, one in `home`, a path, or `hub:OWNER/NAME`, which is downloaded.
+
+    Raises:
+        CheckpointError: if it is none of these.
+        HubError, DependencyError: see `asr.hub.fetch`.
+    """
+    if is_reference(name):
+        folder = fetch(str(name), take=FILES).folder
+        if not (folder / CONFIG).is_file():
+            raise CheckpointError(f"{name}: the repository has no {CONFIG}, so it is not a Spellstream model")
+        return folder
+    for folder in (_PRETRAINED / name, home() / name, Path(name)):
+        if (folder / CONFIG).is_file():
+            return folder
+    if Path(name).is_dir():
+        raise CheckpointError(f"{name}: this folder has no {CONFIG}, so it is not a checkpoint")
+    shipped = ", ".join(pretrained()) or "none"
+    raise CheckpointError(
+        f"{name}: neither a checkpoint folder nor a shipped model (shipped: {shipped}); on the hub: hub:OWNER/NAME"
+    )

@@ -1,0 +1,100 @@
+"""`spellstream models` and `download`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Command
+from tests.support.hub_server import HubServer, serving_hub
+from tests.support.small_model import small_model
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "hub"
+
+
+@pytest.fixture
+def hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setenv("SPELLSTREAM_HOME", str(tmp_path / "own"))
+    with serving_hub(monkeypatch, cache) as server:
+        server.add("ann/tiny", small_model(tmp_path / "published"))
+        yield server
+
+
+def test_models_are_listed_with_size_revision_and_place(command: Command, hub: HubServer, tmp_path: Path) -> None:
+    own = small_model(tmp_path / "own" / "models" / "mine")
+    (own / "source.json").write_text(json.dumps({"source": "hub:bob/las", "revision": "ab" * 20}))
+    assert command("download", "ann/tiny")[0] == 0
+
+    status, out, _ = command("models", "--json")
+    assert status == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "default": "shipped",
+        "mine": "own",
+        "hub:ann/tiny": "cached",
+    }
+    assert rows["mine"]["revision"] == "ab" * 20
+    assert rows["hub:ann/tiny"]["revision"] == hub.commit("ann/tiny")
+    assert rows["hub:ann/tiny"]["bytes"] == sum(map(len, hub.repositories["ann/tiny"].values()))
+    assert all(Path(row["folder"], "config.json").is_file() for row in rows.values())
+
+    status, out, _ = command("models")
+    assert [line.split()[0] for line in out.splitlines()] == list(rows)
+    assert hub.commit("ann/tiny")[:12] in out
+
+
+def test_every_name_in_the_list_is_a_model(command: Command, hub: HubServer, tmp_path: Path) -> None:
+    small_model(tmp_path / "own" / "models" / "mine")
+    assert command("download", "ann/tiny")[0] == 0
+    hub.repositories["ann/tiny"]["LICENSE"] = b"do what you like"
+    assert command("download", "ann/tiny")[0] == 0
+    names = [row["name"] for row in json.loads(command("models", "--json")[1])]
+    assert len(names) == 4, "the older revision is still there, by its commit"
+    for name in names:
+        status, _, said = command("info", "--model", name)
+        assert status == 0, said
+
+
+def test_what_is_downloaded_is_printed(command: Command, hub: HubServer, cache: Path) -> None:
+    status, out, said = command("download", "ann/tiny", "--quiet")
+    assert status == 0
+    assert Path(out.strip()) == cache / "models--ann--tiny" / "snapshots" / hub.commit("ann/tiny")
+    hub.repositories["ann/other"] = {"README.md": b"pictures"}
+    status, out, said = command("download", "hub:ann/other")
+    assert (status, out) == (1, "")
+    assert "has no config.json" in said
+
+
+def test_ctrl_c_loses_nothing(hub: HubServer, tmp_path: Path) -> None:
+    """The command in a process of its own: interrupted in the middle, given again, it asks for the rest."""
+    hub.repositories["ann/tiny"]["model.safetensors"] = os.urandom(3_000_000)
+    hub.pause_seconds = 0.02
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    line = [sys.executable, "-m", "asr", "download", "ann/tiny"]
+    process = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+    while not any(path.stat().st_size for path in tmp_path.rglob("*.incomplete")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.rglob("*.incomplete")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.endswith("spellstream: interrupted: the same command goes on from here\n")
+
+    hub.pause_seconds = 0
+    subprocess.run(line, env=environment, check=True, capture_output=True)
+    begun = [int(each.rpartition("bytes=")[2][:-1]) for each in hub.downloads() if "bytes=" in each]
+    assert begun
+    assert begun[-1] > 100_000

@@ -1,0 +1,236 @@
+"""Models by name: only checked files of a commit are used, a cut download goes on, and nothing foreign is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asr import checkpoint, folders
+from asr.errors import CheckpointError, DependencyError, HubError
+from asr.hub import fetch, snapshot
+from asr.hub.listing import sha256
+from tests.support.commands import Command
+from tests.support.hub_server import LARGE, HubServer, serving_hub
+from tests.support.small_model import small_model
+
+NAME = "hub:ann/tiny"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with serving_hub(monkeypatch, cache) as server:
+        server.add("ann/tiny", folder)
+        yield server
+
+
+def gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no connection from now on."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# --- What is downloaded
+
+
+def test_a_model_is_found_by_its_name_on_the_hub(hub: HubServer, folder: Path) -> None:
+    """Its folder has the files of our format, and no others; the commit is its name."""
+    hub.repositories["ann/tiny"] |= {"train.py": b"raise SystemExit", "pictures/model.safetensors": b"x"}
+    found = folders.find(NAME)
+    assert files(found) == files(folder)
+    assert found.name == hub.commit("ann/tiny")
+    assert checkpoint.load(NAME).folder == found
+
+
+def test_a_second_time_nothing_is_downloaded(hub: HubServer) -> None:
+    first = folders.find(NAME)
+    hub.asked.clear()
+    assert folders.find(NAME) == first
+    assert hub.downloads() == []
+    assert folders.find(f"{NAME}@{first.name}") == first
+    assert sum("/revision/" in each for each in hub.asked) == 1, "a commit never changes, so the hub was not asked"
+
+
+def test_a_changed_branch_is_another_commit_and_the_old_one_stays(hub: HubServer) -> None:
+    old = folders.find(NAME)
+    hub.repositories["ann/tiny"]["LICENSE"] = b"do what you like"
+    hub.asked.clear()
+    new = folders.find(NAME)
+    assert new != old
+    assert hub.downloads() == ["LICENSE"]
+    assert folders.find(f"{NAME}@{old.name}") == old
+
+
+def test_a_cut_download_goes_on_where_it_stopped(hub: HubServer, folder: Path, cache: Path) -> None:
+    """Cut on every request: within a run while each brings something, and from run to run."""
+    size = (folder / WEIGHTS).stat().st_size
+    hub.cut_after[WEIGHTS] = size // 3
+    assert files(folders.find(NAME)) == files(folder)
+    begun = [int(each.rpartition("bytes=")[2][:-1]) for each in hub.downloads() if each.startswith(WEIGHTS + " ")]
+    assert begun == [size // 3, size // 3 * 2, size // 3 * 3][: len(begun)]
+
+
+def test_an_interrupted_download_goes_on_in_the_next_run(
+    hub: HubServer, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(self: object, size: int) -> None:
+        if size > LARGE:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot.ByteProgress, "advance", advance)
+        with pytest.raises(KeyboardInterrupt, match="goes on from here"):
+            folders.find(NAME)
+    (part,) = cache.rglob("*.incomplete")
+    kept = part.stat().st_size
+    assert 0 < kept < (folder / WEIGHTS).stat().st_size
+    assert not (cache / "models--ann--tiny" / "snapshots").exists()
+
+    hub.asked.clear()
+    assert files(folders.find(NAME)) == files(folder)
+    assert f"{WEIGHTS} bytes={kept}-" in hub.downloads()
+    assert list(cache.rglob("*.incomplete")) == []
+
+
+def test_a_server_that_knows_no_ranges_sends_the_file_again(hub: HubServer, folder: Path, cache: Path) -> None:
+    hub.cut_after[WEIGHTS], hub.ranges = 5_000, False
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: cut at 5000 of \d+ bytes .* the same command goes on"):
+        folders.find(NAME)
+    hub.cut_after.clear()
+    assert files(folders.find(NAME)) == files(folder)
+
+
+# --- What is refused
+
+
+def test_a_file_with_another_checksum_is_deleted(hub: HubServer, cache: Path) -> None:
+    hub.wrong.add(WEIGHTS)
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: .* another checksum"):
+        folders.find(NAME)
+    assert not list(cache.rglob("*.incomplete"))
+    hub.wrong.clear()
+    assert folders.find(NAME).is_dir()
+
+
+def test_a_small_file_is_checked_as_well(hub: HubServer) -> None:
+    hub.wrong.add("config.json")
+    assert len(hub.repositories["ann/tiny"]["config.json"]) < LARGE
+    with pytest.raises(HubError, match=r"config\.json: .* another checksum"):
+        folders.find(NAME)
+
+
+def test_the_folder_s_own_list_of_checksums_counts(hub: HubServer, folder: Path) -> None:
+    """It guards what the hub cannot: a file that was changed before it was uploaded."""
+    sums = f"{sha256(folder / WEIGHTS)}  {WEIGHTS}\n"
+    hub.repositories["ann/tiny"]["SHA256SUMS"] = sums.encode()
+    assert folders.find(NAME).is_dir()
+    hub.repositories["ann/tiny"]["SHA256SUMS"] = sums.replace(sums[0], "f" if sums[0] != "f" else "0", 1).encode()
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: has another checksum than SHA256SUMS"):
+        folders.find(NAME)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "more/asr.ckpt", "pytorch_model.BIN", "lm.pt"])
+def test_a_repository_with_a_pickle_is_refused_by_name(hub: HubServer, cache: Path, tmp_path: Path, name: str) -> None:
+    """Nothing of it is downloaded, so that nothing of it can be run."""
+    mark = tmp_path / "run"
+    hub.repositories["ann/tiny"][name] = b"cposix\nsystem\n(S'touch %s'\ntR." % os.fsencode(mark)
+    with pytest.raises(HubError, match=f"hub:ann/tiny: refused, since {name} may be a pickle"):
+        folders.find(NAME)
+    assert hub.downloads() == []
+    assert not cache.exists() or not any(path.is_file() for path in cache.rglob("*"))
+    assert not mark.exists()
+
+
+def test_a_caller_that_reads_pickles_as_data_gets_what_it_asks_for(hub: HubServer) -> None:
+    hub.repositories["ann/tiny"] |= {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
+    with pytest.raises(HubError, match="a model of SpeechBrain is for spellstream import speechbrain hub:ann/tiny"):
+        folders.find(NAME)
+    found = fetch(NAME, take=("*.ckpt", "hyperparams.yaml"), refuse=())
+    assert files(found.folder) == {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
+
+
+@pytest.mark.parametrize(
+    "path", ["../model.safetensors", "/etc/model.safetensors", "a/../../b", "..\\b", "C:/b", "a\nb", ""]
+)
+def test_a_path_that_leads_out_is_refused(hub: HubServer, path: str) -> None:
+    hub.repositories["ann/tiny"][path] = b"x" * LARGE
+    with pytest.raises(HubError, match="the path of a file leads out of the repository"):
+        folders.find(NAME)
+    assert hub.downloads() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["hub:", "hub:tiny", "hub:ann/../x", "hub:a/b/c", "hub:ann/tiny@", "hub:ann/tiny@../x", "hub:ann/ti ny"]
+)
+def test_a_name_that_is_none_is_refused_without_asking(hub: HubServer, name: str) -> None:
+    with pytest.raises(HubError, match=r"not (the name of a repository|a revision)"):
+        folders.find(name)
+    assert hub.asked == []
+
+
+def test_what_is_not_there_is_said(hub: HubServer) -> None:
+    with pytest.raises(HubError, match="hub:ann/none: the hub has no such repository"):
+        folders.find("hub:ann/none")
+    with pytest.raises(HubError, match="hub:ann/tiny@v9: the repository has no such revision"):
+        folders.find(NAME + "@v9")
+    hub.repositories["ann/other"] = {"README.md": b"pictures"}
+    with pytest.raises(CheckpointError, match=r"hub:ann/other: the repository has no config\.json"):
+        folders.find("hub:ann/other")
+
+
+# --- No connection
+
+
+def test_without_a_connection_the_cache_is_used_and_that_is_said(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = folders.find(NAME)
+    capsys.readouterr()
+    gone(monkeypatch)
+    assert folders.find(NAME) == found
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"spellstream: {NAME}: no connection .*; using the cached revision {found.name[:12]}\n", said)
+    assert folders.find(f"{NAME}@{found.name}") == found
+    assert not capsys.readouterr().err, "a commit needs no connection"
+
+
+def test_without_a_connection_and_without_a_cache_there_is_one_clear_line(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    gone(monkeypatch)
+    status, out, said = command("info", "--model", NAME)
+    assert (status, out) == (1, "")
+    assert re.fullmatch(rf"(.*loading.*\n)?spellstream: {NAME}: no connection .*, and it is not in the cache\n", said)
+
+
+def test_half_a_model_in_the_cache_is_not_used(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folders.find(NAME) / WEIGHTS).unlink()
+    gone(monkeypatch)
+    with pytest.raises(HubError, match="not in the cache"):
+        folders.find(NAME)
+
+
+def test_a_missing_library_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DependencyError, match=r"huggingface_hub is missing: pip install 'spellstream\[hub\]'"):
+        folders.find(NAME)
