@@ -10,9 +10,13 @@ from typing import Annotated
 import typer
 
 from asr.errors import CheckpointError
+from asr.hub import fetch, is_reference
 from asr.terminal import loading, say
 
 __all__ = ["import_model"]
+
+
+_FILES = ("hyperparams.yaml", "*.ckpt", "README.md")
 
 
 class Toolkit(str, Enum):
@@ -23,7 +27,11 @@ class Toolkit(str, Enum):
 
 Kind = Annotated[Toolkit, typer.Argument(metavar="TOOLKIT", help="speechbrain")]
 From = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A folder with hyperparams.yaml and the checkpoints beside it.")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder with hyperparams.yaml and the checkpoints beside it, or hub:OWNER/NAME[@REVISION].",
+    ),
 ]
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new model.")]
 Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, and faster on a CPU.")]
@@ -35,16 +43,17 @@ def import_model(toolkit: Kind, source: From, output: Folder, half: Halves = Fal
     From SpeechBrain come attention models with a CRDNN encoder, as those for LibriSpeech and CommonVoice, and their
     recurrent language models. Nothing in the source is executed; what is not understood is named.
 
-    Example:
+    Examples:
+      spellstream import speechbrain hub:speechbrain/asr-crdnn-rnnlm-librispeech --output crdnn
       spellstream import speechbrain asr-crdnn-rnnlm-librispeech --output crdnn
       spellstream transcribe talk.wav --model crdnn
     """
-    folder = Path(source)
-    if not folder.is_dir():
+    if not is_reference(source) and not Path(source).is_dir():
         raise CheckpointError(f"{source}: no such folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
 
+    folder, revision, licence = _fetched(source) if is_reference(source) else (Path(source), None, None)
     loading(f"the {toolkit.value} model {source}")
     import torch
 
@@ -56,10 +65,17 @@ def import_model(toolkit: Kind, source: From, output: Folder, half: Halves = Fal
     dtype = torch.float16 if half else torch.float32
     if imported.lm is not None:
         checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)
-    facts = {"source": str(source), "toolkit": toolkit.value, "revision": None, "licence": None}
+    facts = {"source": str(source), "toolkit": toolkit.value, "revision": revision, "licence": licence}
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "source.json", json.dumps(facts, indent=2) + "\n")
     checkpoint.save(output, imported.model, imported.tokenizer, dtype)
     for note in imported.notes:
         say(f"{source}: {note}")
     typer.echo(output)
+
+
+def _fetched(name: str) -> tuple[Path, str, str | None]:
+    """A repository's folder, commit and licence. Its checkpoints are pickles, which are read as data alone."""
+    found = fetch(name, take=_FILES, refuse=())
+    licence = found.card.get("license")
+    return found.folder, found.revision, None if licence is None else str(licence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ from asr import checkpoint, folders
 from asr.errors import CheckpointError, DependencyError, HubError
 from asr.hub import fetch, snapshot
 from asr.hub.listing import sha256
+from asr.importing import speechbrain as importing
+from asr.importing.speechbrain import Imported
 from tests.support.commands import Command
 from tests.support.hub_server import LARGE, HubServer, serving_hub
 from tests.support.small_model import small_model
@@ -167,6 +170,32 @@ def test_a_caller_that_reads_pickles_as_data_gets_what_it_asks_for(hub: HubServe
         folders.find(NAME)
     found = fetch(NAME, take=("*.ckpt", "hyperparams.yaml"), refuse=())
     assert files(found.folder) == {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
+
+
+def test_a_model_to_import_may_be_named(
+    hub: HubServer, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The importer gets its files and no others; where they came from is written beside the model."""
+    hub.repositories["ann/las"] = {
+        "asr.ckpt": b"weights",
+        "hyperparams.yaml": b"a: 1",
+        "README.md": b"---\nlicense: apache-2.0\n---\n",
+        "run.py": b"print()",
+    }
+    seen: list[Path] = []
+
+    def read(folder: Path) -> Imported:
+        seen.append(folder)
+        model = checkpoint.load(small_model(tmp_path / "made"))
+        return Imported(model.model, model.tokenizer, None, ())
+
+    monkeypatch.setattr(importing, "read", read)
+    status, out, _ = command("import", "speechbrain", "hub:ann/las", "--output", tmp_path / "las")
+    assert (status, out) == (0, f"{tmp_path / 'las'}\n")
+    assert sorted(files(seen[0])) == ["README.md", "asr.ckpt", "hyperparams.yaml"]
+    facts = json.loads((tmp_path / "las" / "source.json").read_text())
+    assert facts["source"] == "hub:ann/las"
+    assert (facts["revision"], facts["licence"]) == (hub.commit("ann/las"), "apache-2.0")
 
 
 @pytest.mark.parametrize(
