@@ -22,7 +22,8 @@ def screen() -> Iterator[str]:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    # -r: a key that a busy machine is late to release is not repeated.
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp", "-r"]
     with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
         os.close(write)
         try:
@@ -51,6 +52,13 @@ def text_field(display: str, program: str) -> Iterator[Page]:
             move = ["xdotool", "mousemove", "400", "400", "click", "1"]
             subprocess.run(move, env=environment, check=True, timeout=20)
             page.wait_for_function("document.hasFocus() && document.activeElement.tagName == 'TEXTAREA'")
+            for _ in range(50):  # the page may believe so before the keys arrive
+                subprocess.run(["xdotool", "key", "x"], env=environment, check=True, timeout=20)
+                page.wait_for_timeout(200)
+                if page.evaluate("document.activeElement.value"):
+                    break
+            page.wait_for_timeout(500)  # keys that are still under way
+            page.evaluate("document.activeElement.value = ''")
             yield page
         finally:
             browser.close()

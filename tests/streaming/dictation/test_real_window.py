@@ -52,7 +52,7 @@ def test_what_is_said_is_typed(
     with virtual_microphone() as microphone, screen() as display, text_field(display, browser_path) as page:
         monkeypatch.setenv("DISPLAY", display)
         find_typer().type([Type("--e $(x) 'y'"), Press("Return"), Type("ab"), Delete(3), Press("Return")])
-        assert wait_for(page, lambda typed: typed == "--e $(x) 'y'\n")
+        assert wait_for(page, lambda typed: typed == "--e $(x) 'y'\n"), page.evaluate(VALUE)
 
         environment = {**os.environ, **microphone.variables, "DISPLAY": display}
         environment["PYTHONPATH"] = f"{repository_root}:{plugin(tmp_path)}"
@@ -66,7 +66,8 @@ def test_what_is_said_is_typed(
                     assert line, "it has ended"
                 time.sleep(1.5)  # the burst of silence with which the sink begins
                 microphone.play(heard)
-                assert wait_for(page, lambda typed: "storm" in typed.lower())  # while it still listens
+                # while it still listens
+                assert wait_for(page, lambda typed: "storm" in typed.lower()), page.evaluate(VALUE)
                 process.send_signal(signal.SIGINT)
                 assert process.wait(timeout=60) == 0
             finally:
