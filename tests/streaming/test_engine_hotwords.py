@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ LISTS = ["the hill:3, cat sat", None, "jazz:5, vexing hour, mat", "the hill:3, c
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(babbler(), StreamConfig(policy=PolicyConfig("ctc", 240)))
+    recogniser = babbler()
+    search = replace(recogniser.model.config.search, hotword_weight=2.0, hotword_margin=3.0)  # it never says them whole
+    return Engine(recogniser, StreamConfig(policy=PolicyConfig("ctc", 240), final=search))
 
 
 def with_hotwords(
