@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["ByteProgress", "Progress", "loading", "say", "say_warnings"]
+__all__ = ["Progress", "byte_progress", "loading", "say", "say_warnings"]
 
 
 def say(message: object) -> None:
@@ -93,43 +95,25 @@ class Progress:
         )
 
 
-class ByteProgress:
-    """A bar of bytes downloaded, speed and time left; a context manager.
+@contextlib.contextmanager
+def byte_progress(total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes downloaded, speed and time left; gives the function that counts `size` more bytes.
 
     Args:
         total: bytes in all.
         show: draw the bar on standard error.
     """
-
-    def __init__(self, total: int, *, show: bool) -> None:
-        self.total = total
-        self._bar = _byte_bar() if show else None
-
-    def __enter__(self) -> ByteProgress:
-        if self._bar is not None:
-            self._bar.add_task("", total=self.total)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, size: int) -> None:
-        """Count `size` more bytes."""
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], size)
-
-
-def _byte_bar() -> Bar:
+    if not show:
+        yield lambda size: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
     columns = (DownloadColumn(), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Bar(*columns, console=Console(stderr=True), redirect_stdout=False)
+    with Bar(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda size: bar.advance(task, size)
 
 
 def _bar() -> Bar:

@@ -21,6 +21,7 @@ __all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
 WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
 _CONTEXT_SAMPLES = 64  # end of the previous window, part of the input
 _HIDDEN_SIZE = 128
+_MOST_WINDOWS = 4_096  # computed at a time: bounds the memory for a chunk of hours
 
 
 class SpeechState(NamedTuple):
@@ -73,7 +74,8 @@ class SpeechDetector:
         # One thread is faster than several for so little work. The optimising executor would compile again for every
         # number of windows, and its results are not bit-identical.
         with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            heard = self._model.encoder(self._model.run_extractors(x)).view(batch, longest, -1)
+            parts = [self._model.encoder(self._model.run_extractors(part)) for part in x.split(_MOST_WINDOWS)]
+            heard = torch.cat(parts).view(batch, longest, -1)
             packed = pack_padded_sequence(heard, counts, batch_first=True, enforce_sorted=False)
             packed, (hidden, cell) = self._lstm(packed, (state.hidden[:1], state.hidden[1:]))
             outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=longest)

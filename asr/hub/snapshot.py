@@ -18,7 +18,7 @@ from asr.files import write_atomically
 from asr.hub.listing import RemoteFile, checked, chosen, sha256
 from asr.hub.reference import Reference
 from asr.hub.transfer import download
-from asr.terminal import ByteProgress, say
+from asr.terminal import byte_progress, say
 
 __all__ = ["CHECKSUMS", "PICKLES", "Snapshot", "fetch", "require_library"]
 
@@ -150,10 +150,10 @@ def _download(pinned: Reference, files: list[RemoteFile], blobs: Path, show: boo
     say(f"downloading hub:{pinned.repository}, revision {pinned.revision[:12]}, {total / 1e6:.1f} MB")
     lock = blobs.parent.parent / ".locks" / blobs.parent.name / "spellstream.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock), ByteProgress(total, show=show) as progress:
+    with FileLock(lock), byte_progress(total, show=show) as advance:
         for file in files:
             url = hf_hub_url(pinned.repository, file.path, revision=pinned.revision)
-            download(url, file, blobs / file.checksum, progress.advance)
+            download(url, file, blobs / file.checksum, advance)
 
 
 def _linked(wanted: Reference, take: Sequence[str], local: bool = False) -> Path:

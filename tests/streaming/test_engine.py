@@ -21,11 +21,11 @@ from asr.config import Context
 from asr.errors import AudioError, ConfigError
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
-from streaming.events import Event, Final, Partial
+from streaming.events import Final, Partial
 from streaming.policy import PolicyConfig
 from streaming.session import Session
 from tests.support.babbler import CONTEXTS, babbler, every_kind
-from tests.support.streams import finals, keeps_its_word, listen, no_speech, rounded
+from tests.support.streams import finals, keeps_its_word, listen, listen_together, no_speech, rounded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,18 +79,10 @@ def test_the_size_of_the_batch_never_changes_the_answer(recordings: list[Tensor]
     sizes = [512 + 331 * i for i in range(17)]
     alone = [listen(engine, s.split(n)) for s, n in zip(streams, sizes, strict=True)]
     assert sum(bool(events) for events in alone) >= 12
-    sessions = [engine.start() for _ in streams]
-    heard: list[list[Event]] = [[] for _ in streams]
     chunks = [
         [torch.zeros(0)] * (i % 5) + list(s.split(n)) for i, (s, n) in enumerate(zip(streams, sizes, strict=True))
     ]
-    for step in range(max(map(len, chunks)) + 1):
-        rows = [i for i, c in enumerate(chunks) if step <= len(c)]
-        now = [chunks[i][step] if step < len(chunks[i]) else torch.zeros(0) for i in rows]
-        stepped, events = engine.step([sessions[i] for i in rows], now, [step == len(chunks[i]) for i in rows])
-        for i, session, found in zip(rows, stepped, events, strict=True):
-            sessions[i] = session
-            heard[i] += found
+    heard = listen_together(engine, chunks)
     for i, events in enumerate(alone):
         assert rounded(heard[i]) == rounded(events), i
 

@@ -13,7 +13,7 @@ from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
 from streaming.policy import PolicyConfig
 from tests.support.babbler import babbler
-from tests.support.streams import finals, keeps_its_word, listen, rounded
+from tests.support.streams import finals, keeps_its_word, listen, listen_together, rounded
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,7 @@ def test_encoder_out_is_that_of_the_whole_segment(
 def test_the_size_of_the_batch_never_changes_the_answer(engine: Engine, recordings: list[Tensor]) -> None:
     streams = [torch.roll(recordings[i], 7_777 * i)[: 24_000 + 1_500 * i] for i in range(4)]
     alone = [listen(engine, stream.split(5_120)) for stream in streams]
-    sessions, heard = [engine.start() for _ in streams], [[] for _ in streams]
-    chunks = [stream.split(5_120) for stream in streams]
-    for step in range(max(map(len, chunks)) + 1):
-        rows = [i for i, c in enumerate(chunks) if step <= len(c)]
-        now = [chunks[i][step] if step < len(chunks[i]) else torch.zeros(0) for i in rows]
-        stepped, events = engine.step([sessions[i] for i in rows], now, [step == len(chunks[i]) for i in rows])
-        for i, session, found in zip(rows, stepped, events, strict=True):
-            sessions[i] = session
-            heard[i] += found
+    heard = listen_together(engine, [stream.split(5_120) for stream in streams])
     assert sum(bool(finals(events)) for events in alone) >= 3
     for now_heard, events in zip(heard, alone, strict=True):
         assert rounded(now_heard) == rounded(events)

@@ -22,6 +22,20 @@ def listen(engine: Engine, chunks: Sequence[Tensor]) -> list[Event]:
     return heard + engine.step([session], [torch.zeros(0)], [True])[1][0]
 
 
+def listen_together(engine: Engine, streams: Sequence[Sequence[Tensor]]) -> list[list[Event]]:
+    """The chunks of several streams, a chunk of each in every step, their ends included."""
+    sessions = [engine.start() for _ in streams]
+    heard: list[list[Event]] = [[] for _ in streams]
+    for step in range(max(map(len, streams)) + 1):
+        rows = [i for i, chunks in enumerate(streams) if step <= len(chunks)]
+        now = [streams[i][step] if step < len(streams[i]) else torch.zeros(0) for i in rows]
+        stepped, events = engine.step([sessions[i] for i in rows], now, [step == len(streams[i]) for i in rows])
+        for i, session, found in zip(rows, stepped, events, strict=True):
+            sessions[i] = session
+            heard[i] += found
+    return heard
+
+
 def finals(events: Sequence[Event]) -> list[Final]:
     return [event for event in events if isinstance(event, Final)]
 
