@@ -36,6 +36,10 @@ TokenizerFile = Annotated[
 ]
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Begin with this language model in place of random weights; it may be narrower."),
+]
 MaxMinutes = Annotated[
     float | None,
     typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then."),
@@ -53,6 +57,7 @@ def train_lm(
     model: Model = "default",
     tokenizer: TokenizerFile = None,
     config: Config = None,
+    init: Init = None,
     dev_text: DevText = None,
     max_minutes: MaxMinutes = None,
     device: shared.Device = shared.DeviceName.auto,
@@ -66,6 +71,7 @@ def train_lm(
     Examples:
       spellstream train-lm --text books.txt --output lm --max-minutes 90
       spellstream train-lm --text books.txt --text train.jsonl@20 --model run/best --output lm
+      spellstream train-lm --text notes.txt --init lm --output lm2
       spellstream transcribe talk.wav --lm lm --lm-weight 0.3
     """
     if not quiet:
@@ -77,6 +83,7 @@ def train_lm(
 
     import torch
 
+    from asr import checkpoint
     from asr.recogniser import resolve_device
 
     if threads is not None:
@@ -86,6 +93,7 @@ def train_lm(
     if dev_text is not None:
         sources.append(data.parse_source(str(dev_text))._replace(times=0))
     place, spelled = resolve_device(device.value), _tokenizer(model, tokenizer)
+    first = checkpoint.load_lm(init, spelled) if init else None
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
     with progress_bar(show) as bar:
@@ -103,6 +111,7 @@ def train_lm(
             spelled,
             output,
             device=place,
+            init=first,
             max_minutes=max_minutes,
             advance=lambda progress, share: bar.update(learning, completed=share, description=f"step {progress.step}"),
             report=typer.echo,

@@ -1,6 +1,6 @@
 """Training of the language model for shallow fusion: from text to `lm.safetensors`, resumable at any moment.
 
-A run resumes from one file of plain data, `last.safetensors`: weights, both moments of Adam, the state of the random
+A run resumes from one file of plain data, `last.safetensors`: weights, the states of both optimisers and of the random
 generator and, in its header, the progress.
 """
 
@@ -29,6 +29,8 @@ from asr.text.tokenizer import BLANK, Tokenizer
 from asr.training.interrupts import heeding_interrupts
 from asr.training.lm.config import LmTrainConfig
 from asr.training.lm.data import Batch, Position, Sentences
+from asr.training.lm.growth import widened
+from asr.training.muon import GateMuon
 
 __all__ = ["Perplexity", "Progress", "measure", "train"]
 
@@ -93,24 +95,29 @@ class _Run:
         self.path, self.config, self.device = folder / _LAST, config, device
         torch.manual_seed(config.seed)
         self.lm = LanguageModel(config.model(vocab_size)).to(device)
-        self.names, parameters = zip(*self.lm.named_parameters(), strict=True)
-        self.optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+        named = dict(self.lm.named_parameters())
+        matrices = {name for name in named if name.startswith("lstm.weight_")}
+        self.adam = torch.optim.Adam([p for n, p in named.items() if n not in matrices], betas=(0.9, 0.99), fused=True)
+        self.muon = GateMuon([p for n, p in named.items() if n in matrices])
+        self.states = {n: (self.muon if n in matrices else self.adam).state[p] for n, p in named.items()}
 
-    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """One step; returns the mean loss per token and the gradient norm."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+    def step(self, batch: Batch, rate_share: float) -> tuple[Tensor, Tensor]:
+        """One step with a share of the learning rates; returns the mean loss per token and the gradient norm."""
+        for optimiser, rate in ((self.adam, self.config.learning_rate), (self.muon, self.config.matrix_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * rate_share
         loss = _loss(self.lm, batch, self.device) / (batch.targets != BLANK).sum()
-        self.optimiser.zero_grad()
+        self.lm.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), self.config.clip_norm)
-        self.optimiser.step()
+        self.adam.step()
+        self.muon.step()
         return loss.detach(), norm
 
     def save(self, progress: Progress) -> None:
         tensors = {f"lm.{name}": weight for name, weight in self.lm.state_dict().items()}
-        for name, parameter in zip(self.names, self.lm.parameters(), strict=True):
-            for key, value in self.optimiser.state[parameter].items():
+        for name, state in self.states.items():
+            for key, value in state.items():
                 tensors[f"optimiser.{key}.{name}"] = value
         tensors["random"] = torch.get_rng_state()
         described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
@@ -129,12 +136,15 @@ class _Run:
             saved = from_dict(LmTrainConfig, described["config"])
         except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: damaged; delete it to start anew ({error})") from None
+        if not any(name.startswith("optimiser.momentum.") for name in tensors):
+            raise ConfigError(f"{self.path}: made without Muon, and not resumable; use another folder")
         if saved.model(5) != self.config.model(5) or saved.seed != self.config.seed:
             raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
         self.lm.load_state_dict({n.removeprefix("lm."): t for n, t in tensors.items() if n.startswith("lm.")})
-        for name, parameter in zip(self.names, self.lm.parameters(), strict=True):
-            state = {k: tensors[f"optimiser.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimiser.state[parameter] = {k: t.to(self.device) for k, t in state.items()}
+        for full, tensor in tensors.items():
+            if full.startswith("optimiser."):
+                _, key, name = full.split(".", 2)
+                self.states[name][key] = tensor.to(self.device)
         torch.set_rng_state(tensors["random"])
         progress = described["progress"]
         return Progress(**progress | {"position": Position(*progress["position"])})
@@ -147,6 +157,7 @@ def train(
     output: Path,
     *,
     device: torch.device,
+    init: LanguageModel | None = None,
     max_minutes: float | None = None,
     advance: Callable[[Progress, float], None] = lambda progress, share: None,
     report: Callable[[str], None] = lambda line: None,
@@ -160,6 +171,7 @@ def train(
         output: the run's folder: `last.safetensors` to resume from, the best model (`lm.safetensors`, `lm.json`) and
             `tensorboard/`.
         device: to train on.
+        init: a model to begin with in place of random weights; a narrower one is widened.
         max_minutes: training time over all starts of the run. The learning rate falls to zero by then.
         advance: called after each step with the progress and the share done.
         report: called with each measurement as a line.
@@ -172,6 +184,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     run = _Run(output, config, len(tokenizer), device)
+    if init is not None:
+        run.lm.load_state_dict(widened(init, run.lm))
     progress = run.load()
     batches = sentences.batches(progress.position, config)
     began = time.monotonic() - progress.seconds
@@ -181,14 +195,14 @@ def train(
         while (share := progress.share(config, max_seconds)) < 1 or measured_step != progress.step:
             if share < 1:
                 batch, position, passes = next(batches)
-                rate = config.rate(progress.step, share)
-                loss, norm = run.step(batch, rate)
+                rate_share = config.rate_share(progress.step, share)
+                loss, norm = run.step(batch, rate_share)
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(
                     progress, step=progress.step + 1, position=position, passes=passes, seconds=seconds
                 )
                 advance(progress, share)
-                curves.step(progress, batch, loss, norm, rate)
+                curves.step(progress, batch, loss, norm, config.learning_rate * rate_share)
             if interrupted.is_set():
                 run.save(progress)
                 raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")

@@ -23,11 +23,11 @@ from asr import checkpoint
 from asr.config import from_dict
 from asr.errors import CheckpointError, ConfigError
 from asr.training.interrupts import heeding_interrupts
+from asr.training.muon import GateMuon
 from asr.training.punctuation.batches import Batch, training_batch
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
 from asr.training.punctuation.measuring import Measured, measure
-from asr.training.punctuation.optimiser import GateMuon
 from asr.writing.network import PunctuationNetwork
 from asr.writing.punctuation import Punctuator
 from asr.writing.vocabulary import Vocabulary

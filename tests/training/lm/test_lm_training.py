@@ -30,6 +30,7 @@ batch_tokens = 400
 held_out = 0.1
 passes = 6
 learning_rate = 0.02
+matrix_rate = 0.05
 warmup_steps = 5
 validate_every = 20
 save_every = 7
@@ -226,8 +227,18 @@ def test_time_is_of_the_whole_run(command: Command) -> None:
     first = out.splitlines()
     assert command("--max-minutes", "0.01")[1].splitlines()[0] == first[-2]
     config = LmTrainConfig()
-    assert config.rate(1_000, 0.0) == config.learning_rate
-    assert config.rate(1_000, 1.0) == 0.0
+    assert config.rate_share(1_000, 0.0) == 1.0
+    assert config.rate_share(1_000, 1.0) == 0.0
+
+
+def test_a_run_begins_where_another_ended(command: Command) -> None:
+    """At a rate of nearly zero, a wider model has the perplexity of the one it began with, and is fit for a search."""
+    first = float(command()[1].splitlines()[-2].split()[-6])
+    settings = SETTINGS.replace("hidden_size = 32", "hidden_size = 40").replace("rate = 0.0", "rate = 1e-12 # ")
+    Path("lm.toml").write_text(settings.replace("passes = 6", "passes = 0.1"), encoding="utf-8")
+    status, out, _ = command("--init", "lm", output="wider")
+    assert status == 0
+    assert float(out.splitlines()[-2].split()[-6]) == pytest.approx(first, rel=0.005)  # weights are saved in float16
 
 
 @pytest.mark.parametrize(

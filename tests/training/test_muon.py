@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from asr.training.punctuation.optimiser import GateMuon, orthogonal
+from asr.training.muon import GateMuon, orthogonal
 
 
 def test_singular_values_come_near_one_and_directions_stay() -> None:
