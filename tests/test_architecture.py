@@ -31,7 +31,7 @@ LAYERS = (
     ("search",),
     ("checkpoint", "jobs"),
     ("recogniser",),
-    ("plot", "archive", "importing"),
+    ("plot", "archive", "importing", "publishing"),
     ("__init__",),
     ("commands",),
     ("__main__",),

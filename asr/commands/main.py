@@ -26,6 +26,7 @@ from asr.commands import options as opt
 from asr.commands.evaluate import evaluate
 from asr.commands.groups import grouped
 from asr.commands.importing import import_model
+from asr.commands.publish import publish
 from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
@@ -167,6 +168,7 @@ app.command()(transcribe)
 app.command()(evaluate)
 app.command("import")(import_model)
 models.register(app)
+app.command()(publish)
 
 
 # --- plot and info ----------------------------------------------------------------------------------------------------
