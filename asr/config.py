@@ -271,7 +271,9 @@ class SearchConfig:
     """Weights and limits of the search; a checkpoint's config.json has the values tuned for it."""
 
     beam_size: int = 8
-    beam_margin: float = 0.0  # hypotheses whose score is so far behind the best live one are dropped; 0: none is
+    # Hypotheses whose score is so far behind the best live one are dropped; with length_normalisation also those that
+    # are so far behind the best finished one, before its division. 0: none is.
+    beam_margin: float = 0.0
     nbest: int = 1
     ctc_weight: float = 0.3  # the decoder's weight is the rest to 1
     lm_weight: float = 0.0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig
+from asr.model.fast import location
 
 __all__ = ["Attention", "AttentionState", "Memory", "build_attention"]
 
@@ -180,6 +181,10 @@ class LocationAwareAttention(AdditiveAttention):
         self.to_location = nn.Linear(config.location_channels, config.size, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        if location.applies(query, memory.keys.shape[1]):
+            owners = memory.spread(torch.arange(len(memory.keys)), len(query))
+            weights = self.filters.weight, self.to_location.weight, self.to_score.weight
+            return location.scores(query, memory.keys, owners, previous[:, 0], *weights)[:, None]
         x = self.to_location(self.filters(previous).transpose(1, 2))
         return self._scored(memory.with_keys(x).add_(query[:, None]))
 

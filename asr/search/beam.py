@@ -126,7 +126,7 @@ class _Search:
         tokens = torch.full((places, longest), EOS, device=self.device)
         token_scores = torch.zeros(places, longest, device=self.device)
         shape = (self.batch, self.beam, longest)
-        finished = Finished(scores, tokens.view(shape), token_scores.view(shape))
+        finished = Finished(scores, tokens.view(shape), token_scores.view(shape), scores[:, 0])
         scores = scores.clone()
         scores[:, 0] = 0.0  # at the start all hypotheses are the same, so only one is live
         scores[self.empty] = -math.inf
@@ -253,6 +253,7 @@ class _Search:
         last_kept = totals.flatten(1).topk(self.beam, dim=1).values[:, -1:]
         ended = totals[..., -1]
         ended = ended.masked_fill(ended < last_kept, -math.inf)
+        finished = finished._replace(total=torch.maximum(finished.total, ended.amax(dim=1)))
         ended = ended / (step + 1) if self.config.length_normalisation else ended
         shape = finished.tokens.shape
         return finished.merge(ended, beams.tokens.view(shape), beams.token_scores.view(shape))
@@ -278,7 +279,10 @@ class _Search:
         else:
             beaten = scores + self.hope[:, None] <= finished.scores[:, self.config.nbest - 1, None]
         if self.config.beam_margin > 0:
-            beaten = beaten | (scores < scores.amax(dim=1, keepdim=True) - self.config.beam_margin)
+            best = scores.amax(dim=1)
+            # Scores per token only say which finished hypothesis wins: what is far behind one will not be better.
+            best = torch.maximum(best, finished.total) if per_token else best
+            beaten = beaten | (scores < best[:, None] - self.config.beam_margin)
         scores = scores.masked_fill(beaten, -math.inf)
         return beams._replace(scores=scores), finished, scores.isneginf().all(dim=1)
 

@@ -81,6 +81,7 @@ class Finished(NamedTuple):
     scores: Tensor  # (B, K)
     tokens: Tensor  # (B, K, L), eos-padded
     token_scores: Tensor  # (B, K, L)
+    total: Tensor  # (B,): best score of any, before it was divided by the number of its tokens
 
     def merge(self, scores: Tensor, tokens: Tensor, token_scores: Tensor) -> Finished:
         """Add `(B, K')` hypotheses and keep the best K."""
@@ -91,4 +92,5 @@ class Finished(NamedTuple):
             best,
             torch.cat([self.tokens, tokens], dim=1).gather(1, index),
             torch.cat([self.token_scores, token_scores], dim=1).gather(1, index),
+            self.total,
         )

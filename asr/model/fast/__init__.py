@@ -1,7 +1,7 @@
 """Fast paths for CPUs, behind one switch.
 
 Plain PyTorch is the reference, and each fast path has a test against it: `lstm` and `decoder_loop` in training, `fp16`
-in recognition. `SPELLSTREAM_FAST=0` in the environment turns all of them off, and `fast_paths(False)` does so for a
+and `location` in recognition. `SPELLSTREAM_FAST=0` in the environment turns all of them off, and `fast_paths(False)` does so for a
 block of code. Weights are packed by `fp16` when a model is loaded, so a loaded recogniser keeps its kind.
 """
 

@@ -22,10 +22,11 @@ M = TypeVar("M", bound=nn.Module)
 
 # With more rows than this, time steps included, oneDNN's LSTM is faster, though it reorders its weights at each call.
 _LSTM_ROWS = 160
+_CELL_ROWS = 160  # and a cell whose matrices lie in the cache, as a GRU's three gates do
 
 
 def pack(module: M) -> M:
-    """Replace the linear layers of several outputs, LSTMs and LSTM cells of a module by packed ones, in place.
+    """Replace the linear layers of several outputs, LSTMs and cells of a module by packed ones, in place.
 
     Afterwards the module is for inference in float32 only. Nothing changes where the kernels are missing or fast paths
     are off.
@@ -89,6 +90,20 @@ class _LSTMCell(nn.LSTMCell):
         return found
 
 
+class _GRUCell(nn.GRUCell):
+    def __init__(self, cell: nn.GRUCell) -> None:
+        super().__init__(cell.input_size, cell.hidden_size, device="meta")
+        self._parameters = cell._parameters
+        self._packed = [_prepack(cell.weight_ih, cell.bias_ih), _prepack(cell.weight_hh, cell.bias_hh)]
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+        if len(x) > _CELL_ROWS:
+            return nn.GRUCell.forward(self, x, hx)
+        h = x.new_zeros(len(x), self.hidden_size) if hx is None else hx
+        found: Tensor = torch.ops.quantized.quantized_gru_cell_dynamic(x, h, *self._packed, self.bias_ih, self.bias_hh)
+        return found
+
+
 class _LSTM(nn.LSTM):
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__(lstm.input_size, lstm.hidden_size, lstm.num_layers, batch_first=True, device="meta")
@@ -114,4 +129,9 @@ def _prepack(weight: Tensor, bias: Tensor | None) -> object:
     return torch.ops.quantized.linear_prepack_fp16(weight.detach(), None if bias is None else bias.detach())
 
 
-_PACKED: dict[type[nn.Module], type] = {nn.Linear: _Linear, nn.LSTMCell: _LSTMCell, nn.LSTM: _LSTM}
+_PACKED: dict[type[nn.Module], type] = {
+    nn.Linear: _Linear,
+    nn.LSTMCell: _LSTMCell,
+    nn.GRUCell: _GRUCell,
+    nn.LSTM: _LSTM,
+}

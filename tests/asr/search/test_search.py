@@ -101,6 +101,23 @@ def test_hypotheses_far_behind_are_dropped() -> None:
     assert tokens(100.0) == without
 
 
+def test_with_scores_per_token_hypotheses_far_behind_a_finished_one_are_dropped() -> None:
+    """Otherwise the search would go on to the longest text, for want of as many finished ones as the beam."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.decoder.to_logits.bias[EOS] += 2.0
+    encoded, rows = model.encode(*sounds(6)), counted(model)
+
+    def found(margin: float) -> tuple[list[list[int]], int]:
+        rows.clear()
+        config = dataclasses.replace(ATTENTION_ONLY, beam_margin=margin, length_normalisation=True, eos_threshold=0.0)
+        return [best.tokens for best, *_ in search(model, encoded, config)], len(rows)
+
+    without, steps = found(0.0)
+    assert found(100.0) == (without, steps)
+    assert found(2.0)[1] < steps
+
+
 class Trial(NamedTuple):
     """A setting in which every possible hypothesis can be written down and scored by hand."""
 

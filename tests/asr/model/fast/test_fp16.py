@@ -77,6 +77,18 @@ def test_a_packed_language_model_says_the_same(layers: int) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("rows", [3, 200], ids=["a stream", "a wide beam"])
+def test_a_packed_gru_cell_says_the_same(rows: int) -> None:
+    cells = nn.Sequential(nn.GRUCell(10, 16))
+    halved(cells)
+    packed = pack(copy.deepcopy(cells))
+    assert packed_parts(packed) == 1
+    x, h = torch.randn(rows, 10), torch.randn(rows, 16)
+    torch.testing.assert_close(packed[0](x, h), cells[0](x, h), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed[0](x), cells[0](x), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
 def test_what_is_said_of_a_row_does_not_depend_on_the_others(pair: tuple[Model, Model]) -> None:
     """Int8 with one scale for a batch would fail here: a loud stream would coarsen all others."""
     features = torch.randn(5, 40, pair[1].config.features.n_mels) * torch.tensor([1.0, 100, 1, 1, 1])[:, None, None]

@@ -1,0 +1,75 @@
+"""Scores of location-aware attention for many hypotheses, a few at a time.
+
+With hundreds of hypotheses the tensor `(N, T, size)` before the tanh is far larger than a processor's cache, and the
+time goes into writing and reading it at each step. In blocks that fit into the cache it stays there. Wide filters
+are a matrix product: a convolution of one channel takes several times as long on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asr.model import fast
+
+__all__ = ["applies", "scores"]
+
+_CACHED = 2**17  # numbers in a block: half a megabyte
+_WIDTHS = 2  # of the filters, beyond which the convolution is faster
+
+
+def applies(query: Tensor, frames: int) -> bool:
+    """Whether `scores` may be used for these queries `(N, size)`, and is faster: for many on a CPU, in float32."""
+    if query.numel() * frames < _CACHED:
+        return False
+    plain = query.device.type == "cpu" and query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.is_grad_enabled() and fast.enabled()
+
+
+def scores(
+    query: Tensor,
+    keys: Tensor,
+    owners: Tensor,
+    previous: Tensor,
+    filters: Tensor,
+    location_weight: Tensor,
+    score_weight: Tensor,
+) -> Tensor:
+    """v · tanh(q + k + U f) up to a constant, where f are the filters' outputs for the previous alignment.
+
+    Args:
+        query: `(N, size)`, projected.
+        keys: `(B, T, size)`, projected.
+        owners: `(N,)`, the row of `keys` that each query belongs to.
+        previous: `(N, T)`, alignments.
+        filters: `(C, 1, W)`, W odd.
+        location_weight: `(size, C)`.
+        score_weight: `(1, size)`.
+
+    Returns:
+        `(N, T)`.
+    """
+    (_, frames, size), count = keys.shape, len(query)
+    # tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid is much faster. Softmax ignores the -1, which is in every score.
+    query, location_weight, vector = 2 * query[:, None], 2 * location_weight.t(), 2 * score_weight[0]
+    location = filtered(previous, filters)
+    found = query.new_empty(count, frames)
+    block = max(1, _CACHED // max(1, frames * size))
+    for start in range(0, count, block):
+        rows = slice(start, start + block)
+        hidden = keys.index_select(0, owners[rows])
+        hidden.flatten(0, 1).addmm_(location[rows].flatten(0, 1), location_weight, beta=2)
+        hidden.add_(query[rows]).sigmoid_()
+        found[rows] = (hidden.flatten(0, 1) @ vector).view(-1, frames)
+    return found
+
+
+def filtered(x: Tensor, filters: Tensor) -> Tensor:
+    """Rows `(N, T)`, zero beyond both ends, after filters `(C, 1, W)`, W odd: `(N, T, C)`."""
+    (count, frames), (channels, _, width) = x.shape, filters.shape
+    if frames > _WIDTHS * width:
+        return nn.functional.conv1d(x[:, None], filters, padding=width // 2).transpose(1, 2)
+    # A product with the band matrix of all shifts of the filters, without those that lie beyond the ends.
+    taps = nn.functional.pad(filters[:, 0], (frames - 1, frames - 1)).unfold(1, frames, 1)  # (C, W + T - 1, T)
+    band = taps[:, width // 2 : width // 2 + frames].permute(1, 2, 0).flip(1)
+    return (x @ band.flatten(1)).view(count, frames, channels)
