@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE, Source, Track, blocks, source_name
 from asr.audio.segment import SegmentConfig, Span, split
 from asr.config import SearchConfig, require
+from asr.decoding import decode_steps
 from asr.errors import DeviceError, SpellstreamError
 from asr.jobs import Decoding, Job, Outcome, unexpected
 from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
-from asr.search import Hypothesis, Spotter, narrow, search
-from asr.search.alignment import Sound, time_words
+from asr.search import Spotter
 from asr.search.spotting import spell
+from asr.steps import Steps, finish
 from asr.text.tokenizer import Tokenizer
-from asr.transcript import Alternative, Segment, Transcript, Word
+from asr.transcript import Segment, Transcript
 from asr.writing.hotwords import HotwordList, Hotwords
 from asr.writing.parts import Style, check_style
 from asr.writing.writer import Context, Writer
@@ -346,7 +346,6 @@ class Recogniser:
                 return [error]
             return [one for waveform in waveforms for one in self._decode_each([waveform], decoding)]
 
-    @torch.inference_mode()
     def decode(
         self,
         waveforms: Sequence[Tensor],
@@ -365,30 +364,15 @@ class Recogniser:
         Returns:
             A segment for each waveform, starting at 0 s; its text is empty if nothing was recognised.
         """
-        padded = pad_sequence(list(waveforms), batch_first=True)
-        samples = torch.tensor([len(w) for w in waveforms])
-        if self.device.type == "cuda":
-            padded = padded.pin_memory().to(self.device, non_blocking=True)
-        features, feature_lengths = self.model.features(padded, samples.to(self.device))
-        encoded = self.model.encode_features(features, feature_lengths)
-        automata = narrow(self.model, encoded, [self.spell(hotwords)] * len(waveforms), config)
-        found = search(self.model, encoded, config, self.language_model(config), automata)
-        seconds = [n / SAMPLE_RATE for n in samples.tolist()]
-        sounds: Sequence[Sound | None] = [None] * len(found)
-        if word_timestamps:
-            lengths: list[int] = encoded.encoder_out_lengths.tolist()
-            log_probs = self.model.ctc_log_probs(encoded.encoder_out).cpu()
-            levels = self.model.features.level(features).cpu()
-            rows = zip(log_probs, levels, lengths, feature_lengths.tolist(), seconds, strict=True)
-            sounds = [Sound.of(self.model.config, p[:n], level[:t], s) for p, level, n, t, s in rows]
-        return [self._segment(*row, config.nbest) for row in zip(found, sounds, seconds, strict=True)]
+        return finish(self.decode_steps(waveforms, config, word_timestamps, hotwords))
 
-    def _segment(self, found: list[Hypothesis], sound: Sound | None, seconds: float, nbest: int) -> Segment:
-        best = found[0]
-        words: tuple[Word, ...] = ()
-        if sound is not None:
-            timed = time_words(self.tokenizer, best, sound)
-            words = tuple(Word(w.text, w.start_seconds, w.end_seconds, w.confidence) for w in timed)
-        alternatives = (Alternative(self.tokenizer.decode(h.tokens), h.score) for h in found)
-        text = self.tokenizer.decode(best.tokens)
-        return Segment(text, 0.0, seconds, best.score, words, tuple(alternatives) if nbest > 1 else ())
+    def decode_steps(
+        self,
+        waveforms: Sequence[Tensor],
+        config: SearchConfig,
+        word_timestamps: bool,
+        hotwords: Hotwords | None = None,
+    ) -> Steps[list[Segment]]:
+        """As `decode`, in steps of some hundredths of a second on a CPU, so that streams can go on between them."""
+        lm, spotter = self.language_model(config), self.spell(hotwords)
+        return decode_steps(self.model, self.tokenizer, waveforms, config, lm, spotter, word_timestamps)

@@ -19,7 +19,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # The rooms of asr, from errors up to the command. A file may import from rooms of earlier layers and from its own room;
 # no files may import each other in a circle. `__init__` is `asr` itself, the public face.
 LAYERS = (
-    ("errors", "lazy", "terminal"),
+    ("errors", "lazy", "steps", "terminal"),
     ("settings",),
     ("config", "files"),
     ("hub",),
@@ -29,7 +29,7 @@ LAYERS = (
     ("writing",),
     ("model",),
     ("search",),
-    ("checkpoint", "jobs"),
+    ("checkpoint", "decoding", "jobs"),
     ("recogniser",),
     ("plot", "archive", "importing", "publishing"),
     ("__init__",),

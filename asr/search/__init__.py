@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from asr.config import SearchConfig, require
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
-from asr.search.beam import Prefix, beam_search
+from asr.search.beam import Prefix, beam_search, beam_search_steps
 from asr.search.greedy import greedy
 from asr.search.hotwords import Automaton
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spotter, narrow
+from asr.steps import Steps, finish
 
-__all__ = ["Automaton", "Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "narrow", "search"]
+__all__ = ["Automaton", "Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "narrow", "search", "search_steps"]
 
 
 def search(
@@ -28,7 +29,18 @@ def search(
     Raises:
         ConfigError: greedy search is given hotwords.
     """
+    return finish(search_steps(model, encoded, config, lm, hotwords))
+
+
+def search_steps(
+    model: Model,
+    encoded: Encoded,
+    config: SearchConfig,
+    lm: TokenPredictor | None = None,
+    hotwords: Sequence[Automaton | None] = (),
+) -> Steps[list[list[Hypothesis]]]:
+    """As `search`; a beam search yields after every token, a greedy one, which is short, does not."""
     if config.beam_size == 1:
         require(not any(hotwords), "search.beam_size", 1, "at least 2 with hotwords")
         return [[hypothesis] for hypothesis in greedy(model, encoded, config)]
-    return beam_search(model, encoded, config, lm, hotwords=hotwords)
+    return (yield from beam_search_steps(model, encoded, config, lm, hotwords=hotwords))

@@ -35,9 +35,10 @@ from asr.search.scorers import (
     Scorer,
     View,
 )
+from asr.steps import Steps, finish
 from asr.text.tokenizer import EOS, SOS
 
-__all__ = ["Prefix", "beam_search"]
+__all__ = ["Prefix", "beam_search", "beam_search_steps"]
 
 # A live hypothesis whose score is this many length bonuses, and the largest bonus of a hotword, behind that of the last
 # finished one that is asked for cannot win: it is taken to be beaten.
@@ -287,7 +288,6 @@ class _Search:
         return beams._replace(scores=scores), finished, scores.isneginf().all(dim=1)
 
 
-@torch.inference_mode()
 def beam_search(
     model: Model,
     encoded: Encoded,
@@ -312,6 +312,19 @@ def beam_search(
     Raises:
         ConfigError: the lm has a vocabulary of another size.
     """
+    return finish(beam_search_steps(model, encoded, config, lm, prefix, hotwords))
+
+
+@torch.inference_mode()
+def beam_search_steps(
+    model: Model,
+    encoded: Encoded,
+    config: SearchConfig,
+    lm: TokenPredictor | None = None,
+    prefix: Prefix | None = None,
+    hotwords: Sequence[Automaton | None] = (),
+) -> Steps[list[list[Hypothesis]]]:
+    """As `beam_search`; yields after every token."""
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
     search = _Search(model, encoded, config, lm, prefix, hotwords)
@@ -321,6 +334,7 @@ def beam_search(
         beams, finished, done = search.step(step, beams, finished)
         if all_done(done, step):
             break
+        yield
     rows = zip(finished.scores.tolist(), finished.tokens.tolist(), finished.token_scores.tolist(), strict=True)
     return [_hypotheses(*row, config.nbest) for row in rows]
 

@@ -1,14 +1,15 @@
 """Uploaded files, decoded by the engine that the live streams use.
 
-One thread reads the files and cuts them into spans of speech; each span is decoded between two turns of the streams. So
-files and streams alternate, some seconds of audio each: a short file does not wait for a long one, nor a stream for a
-file. Each file takes the memory of one block and one span, whatever its length.
+One thread reads the files and cuts them into spans of speech, as `transcribe` does. Several spans are decoded together,
+in steps between which the streams go on, and the other files in turn: a short file does not wait for a long one, nor a
+stream for a file. Each file takes the memory of one block and `_AHEAD` spans, whatever its length.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, blocks
 from asr.audio.decode import duration_seconds
-from asr.audio.segment import SegmentConfig, Span, steps
+from asr.audio.segment import Span, steps
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
 from asr.writing.hotwords import Hotwords
@@ -32,8 +33,9 @@ from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
 
-# Shorter than for files alone: live streams wait while a span is decoded.
-_SPANS = SegmentConfig(max_seconds=10.0)
+_AHEAD = 32  # spans read ahead at most, which are sorted by length: more of them waste less on padding
+_BATCH = 8  # spans decoded together
+_STEPS = 8  # of reading for each span, some seconds each, after which the spans found so far are decoded
 _BLOCK_SECONDS = 5.0
 _END = Span(math.inf, torch.zeros(0))
 _NAME = "file"  # stands for the file in errors: its real name is private to the client
@@ -45,7 +47,7 @@ class TooLongError(AudioError):
 
 
 class Part(NamedTuple):
-    """The next segment of a file, or None where there was no speech; and how far the file has been read."""
+    """The next segment of a file, None at its end; and how far the file has been read."""
 
     segment: Segment | None
     read_seconds: float
@@ -73,8 +75,7 @@ class FileDecoder:
             hotwords: what `Service.hotwords` returned; None: those of the server.
 
         Yields:
-            A `Part` for each span of speech, in order; some without a segment where there is no speech for long, and
-            one at the end of the file.
+            A `Part` for each segment, in order, and one without a segment at the end of the file.
 
         Raises:
             AudioError: it cannot be decoded.
@@ -87,25 +88,40 @@ class FileDecoder:
         hotwords = hotwords or service.config.hotwords
         writer = service.engine.writer if service.config.stream.style == "written" else None
         context = Context()
-        before_deadline, loop = service.stop.before_deadline, asyncio.get_running_loop()
+        before_deadline = service.stop.before_deadline
+        ahead = 1  # the first segment comes soon, then it grows
         try:
-            while True:
-                span = await before_deadline(loop.run_in_executor(self._reader, reading.step))
-                if span is _END:
-                    break
-                segment = None
-                if span is not None:
-                    decoding = service.run(recogniser.decode, [span.waveform], search, True, hotwords)
-                    (segment,) = await before_deadline(decoding)
-                    segment = segment.shifted(span.start_seconds) if segment.text else None
-                if segment is not None and writer is not None:
-                    writing = service.run(writer.write, [segment], [context], [hotwords])
-                    ((segment, context),) = await before_deadline(writing)
-                yield Part(segment, reading.seconds)
+            while spans := await self._read(reading, ahead):
+                ahead = min(2 * ahead, _AHEAD)
+                decoded = []
+                for batch in _batches(spans):
+                    waveforms = [span.waveform for span in batch]
+                    decoding = service.run_steps(recogniser.decode_steps, waveforms, search, True, hotwords)
+                    rows = zip(batch, await before_deadline(decoding), strict=True)
+                    decoded += [segment.shifted(span.start_seconds) for span, segment in rows if segment.text]
+                for segment in sorted(decoded, key=lambda segment: segment.start_seconds):
+                    if writer is not None:
+                        writing = service.run(writer.write, [segment], [context], [hotwords])
+                        ((segment, context),) = await before_deadline(writing)
+                    yield Part(segment, reading.seconds)
             yield Part(None, reading.seconds)
         finally:
             reading.stop()
             self._reader.submit(reading.close)  # after the current read
+
+    async def _read(self, reading: _Reading, count: int) -> list[Span]:
+        """The next spans of a file, at most so many; fewer where it holds little speech, none at its end.
+
+        Each step is a call of its own, so that the reader's thread alternates between the files. What comes before an
+        error is returned first.
+        """
+        loop, spans = asyncio.get_running_loop(), list[Span]()
+        for tried in itertools.count(1):
+            span = await self._service.stop.before_deadline(loop.run_in_executor(self._reader, reading.step, not spans))
+            spans += [span] if span is not None and span is not _END else []
+            if span is _END or len(spans) == count or (spans and tried >= _STEPS * count):
+                break
+        return spans
 
 
 class _Reading:
@@ -116,11 +132,22 @@ class _Reading:
         self._max_seconds = max_seconds
         self._stopped = threading.Event()
         self._steps = self._read()
+        self._error: SpellstreamError | None = None
         self.seconds = 0.0
 
-    def step(self) -> Span | None:
-        """Read up to the next span of speech, or some seconds without one (None); `_END` at the end of the file."""
-        return next(self._steps, _END)
+    def step(self, may_fail: bool) -> Span | None:
+        """Read up to the next span of speech, or some seconds without one (None); `_END` at the end of the file.
+
+        An error also ends the file, until `may_fail`: then it is raised.
+        """
+        try:
+            if self._error is None:
+                return next(self._steps, _END)
+        except SpellstreamError as error:
+            self._error = error
+        if may_fail and self._error is not None:
+            raise self._error
+        return _END
 
     def stop(self) -> None:
         """End the current read early; may be called from any thread."""
@@ -135,7 +162,7 @@ class _Reading:
             # The header's length is the cheapest to check, but need not be true.
             self._check(duration_seconds(self._file) or 0.0)
             with contextlib.closing(blocks(self._file, block_seconds=_BLOCK_SECONDS)) as read:
-                yield from steps(self._counted(read), _SPANS)
+                yield from steps(self._counted(read))
         except AudioError as error:
             raise type(error)(_NAME, error.reason) from error
         except SpellstreamError:
@@ -157,3 +184,9 @@ class _Reading:
     def _check(self, seconds: float) -> None:
         if seconds > self._max_seconds:
             raise TooLongError(_NAME, f"is longer than {self._max_seconds:g} s, which is the limit")
+
+
+def _batches(spans: list[Span]) -> Iterator[list[Span]]:
+    """Spans that are decoded together, of about the same length."""
+    ordered = sorted(spans, key=lambda span: len(span.waveform))
+    return (ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH))

@@ -1,25 +1,31 @@
-"""Jobs: functions that use the model for an uploaded file, one at a time between two turns of the streams."""
+"""Jobs: work of the model for uploaded files, a slice at a time between two turns of the streams."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from typing import Any
 
 from asr.errors import SpellstreamError
+from asr.steps import Steps
 from streaming.server.engine_thread import EngineThread
 from streaming.server.metrics import Metrics
 
 __all__ = ["Jobs"]
 
-T = TypeVar("T")
+_SLICE_SECONDS = 0.05  # after which a job lets the streams go first; a single step may take some times as long
+_UNFINISHED = object()
 _LOG = logging.getLogger(__name__)
 
 
 class Jobs:
-    """A queue of functions for the engine's thread.
+    """A queue of functions, and of work in steps, for the engine's thread.
+
+    Work in steps goes on in slices. After each it waits behind the other jobs, so a short file need not wait for a long
+    one.
 
     Args:
         thread: runs them.
@@ -35,15 +41,21 @@ class Jobs:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Queue a call; cancelling the future before its turn removes it."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append((future, lambda: function(*args)))
-        self._metrics.jobs.set(len(self._queue))
+    def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Queue a call; if it returns steps, their result is what is returned.
+
+        Cancelling the future before its turn removes it, and ends the steps.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._put(future, _sliced(function, *args))
         return future
 
+    def _put(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+        self._queue.append((future, work))
+        self._metrics.jobs.set(len(self._queue))
+
     async def run_next(self) -> None:
-        """Run the oldest job, if there is one."""
+        """Run the job that has waited longest, or a slice of it, if there is one."""
         if not self._queue:
             return
         future, function = self._queue.popleft()
@@ -61,7 +73,9 @@ class Jobs:
                 await self._try_engine()
         else:
             self.failed_trials = 0
-            if not future.done():
+            if result is _UNFINISHED:
+                self._put(future, function)
+            elif not future.done():
                 future.set_result(result)
 
     def fail_all(self, error: SpellstreamError) -> None:
@@ -87,3 +101,26 @@ class Jobs:
             self.failed_trials += 1
         else:
             self.failed_trials = 0
+
+
+def _sliced(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    """A function that does the next slice of the work, and returns the result or `_UNFINISHED`."""
+    steps: Steps[Any] | None = None
+
+    def work() -> Any:
+        nonlocal steps
+        until = time.monotonic() + _SLICE_SECONDS
+        if steps is None:
+            found = function(*args)
+            if not isinstance(found, Generator):
+                return found
+            steps = found
+        try:
+            next(steps)
+            while time.monotonic() < until:
+                next(steps)
+        except StopIteration as end:
+            return end.value
+        return _UNFINISHED
+
+    return work

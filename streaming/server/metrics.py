@@ -32,7 +32,7 @@ class Metrics:
         )
         self.cut = Counter("spellstream_cut", "Streams ended by a limit", ["reason"], registry=registry)
         self.queue_seconds = Gauge("spellstream_queue_seconds", "Audio waiting for the engine", registry=registry)
-        self.jobs = Gauge("spellstream_jobs", "Spans of uploaded files waiting for the engine", registry=registry)
+        self.jobs = Gauge("spellstream_jobs", "Slices of uploaded files waiting for the engine", registry=registry)
         self.latency = Histogram(
             "spellstream_chunk_latency_seconds",
             "Time from the arrival of a stream's audio to its events",

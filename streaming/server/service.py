@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from asr.config import require
 from asr.errors import ConfigError
 from asr.search.hotwords import check_spelling
+from asr.steps import Steps
 from asr.writing.hotwords import Hotwords, Phrase
 from asr.writing.parts import Style
 from streaming.engine import Engine
@@ -171,7 +172,19 @@ class Service:
         Raises:
             OverloadError: the engine has failed.
         """
-        return await self.worker.run(function, *args)
+        result: T = await self.worker.run(function, *args)
+        return result
+
+    async def run_steps(self, function: Callable[..., Steps[T]], *args: Any) -> T:
+        """Do work in steps in the engine's thread; streams and other files go on between them.
+
+        If the caller is cancelled, the steps that have not begun are not done.
+
+        Raises:
+            OverloadError: the engine has failed.
+        """
+        result: T = await self.worker.run(function, *args)
+        return result
 
     def update_metrics(self) -> None:
         """Update the gauges that are not set as things happen."""

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from asr.errors import SpellstreamError
 from streaming.engine import Engine
@@ -27,7 +27,6 @@ from streaming.server.stream import Status, Stream
 
 __all__ = ["Worker"]
 
-T = TypeVar("T")
 _MAX_FAULTS = 3  # failed turns or trials in a row before the engine counts as broken
 _MAX_TURN_SECONDS = 60.0  # a call of the engine's thread that takes longer hangs
 _LOG = logging.getLogger(__name__)
@@ -89,8 +88,8 @@ class Worker:
         self._dropped.append(stream)
         self._wake.set()
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a job: see `Service.run`."""
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a job: see `Service.run` and `Service.run_steps`."""
         if self._task is None or self._task.done():
             raise engine_failed()
         future = self._jobs.submit(function, *args)

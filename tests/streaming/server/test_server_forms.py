@@ -125,19 +125,19 @@ def test_a_fault_within_a_stream_of_events_is_told(
     server: Running, speech: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection was closed without a word."""
-    decode = server.service.recogniser.decode
+    steps = server.service.recogniser.decode_steps
     calls: list[Any] = []
 
     def fail(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) > 1:
             raise RuntimeError("a fault")
-        return decode(*arguments)
+        return steps(*arguments)
 
     waveform, _ = sf.read(io.BytesIO(speech), dtype="float32")
     file = io.BytesIO()
     sf.write(file, np.tile(np.concatenate([waveform, np.zeros(16_000)]), 2), 16_000, format="FLAC")
-    monkeypatch.setattr(server.service.recogniser, "decode", fail)
+    monkeypatch.setattr(server.service.recogniser, "decode_steps", fail)
     request = Request(server.url + PATH, form(file.getvalue(), stream="true"), {"Content-Type": FORM})
     with urlopen(request, timeout=60) as answer:
         events = [json.loads(data) for data in re.findall(r"^data: (.*)$", answer.read().decode(), re.MULTILINE)]

@@ -1,0 +1,100 @@
+"""Uploads are decoded as files are: the same spans, several at a time, to the same text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from asr.steps import Steps
+from asr.transcript import Segment
+from streaming.engine import Engine
+from streaming.server import jobs
+from streaming.server.config import ServerConfig
+from streaming.server.files import FileDecoder
+from streaming.server.service import Service
+
+
+@pytest.fixture
+def conversation(repository_root: Path, tmp_path: Path) -> Path:
+    """Seven spans of speech of several lengths, with pauses."""
+    speech, rate = sf.read(repository_root / "recipes/sample.flac", dtype="float32")
+    pause = np.zeros(rate, np.float32)
+    parts = [part for seconds in (2, 9, 1, 3, 9, 2, 3) for part in (speech[: seconds * rate], pause)]
+    sf.write(tmp_path / "a.wav", np.concatenate(parts), rate)
+    return tmp_path / "a.wav"
+
+
+def decoded(service: Service, path: Path) -> Iterator[Segment]:
+    async def all_parts() -> list[Segment]:
+        async with service.running():
+            with path.open("rb") as file:
+                parts = [part async for part in FileDecoder(service).parts(file)]
+        assert [part.segment is None for part in parts] == [False] * (len(parts) - 1) + [True]
+        return [part.segment for part in parts if part.segment is not None]
+
+    yield from asyncio.run(all_parts())
+
+
+def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
+    shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was decoded span by span, spans were cut at half the length, and a long file took twice as long."""
+    recogniser = shipped_engine.recogniser
+    batches: list[list[int]] = []
+    steps = recogniser.decode_steps
+
+    def counted(waveforms: Any, *arguments: Any) -> Any:
+        batches.append([len(waveform) for waveform in waveforms])
+        return steps(waveforms, *arguments)
+
+    monkeypatch.setattr(recogniser, "decode_steps", counted)
+    found = list(decoded(Service(shipped_engine, ServerConfig()), conversation))
+    assert [len(batch) for batch in batches] == [1, 2, 4]  # the first segment comes soon
+    assert all(batch == sorted(batch) for batch in batches)
+
+    monkeypatch.undo()
+    whole = recogniser.transcribe(conversation)
+    assert [(s.text, s.start_seconds) for s in found] == [(s.text, s.start_seconds) for s in whole.segments]
+
+
+def test_streams_are_stepped_between_two_tokens_of_a_file(
+    shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They waited for a whole span of it, which would be eight now that eight are decoded together."""
+    monkeypatch.setattr(jobs, "_SLICE_SECONDS", 0.0)
+    stepped = 0
+    step = shipped_engine.step
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal stepped
+        stepped += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(shipped_engine, "step", counted)
+    waveform = torch.from_numpy(sf.read(conversation, dtype="float32")[0])
+    decoding = replace(shipped_engine.final, nbest=1)
+
+    def watched() -> Steps[list[int]]:
+        """What the streams had been stepped at each step of the file."""
+        seen = []
+        for _ in shipped_engine.recogniser.decode_steps([waveform[: 9 * 16_000]], decoding, False):
+            seen.append(stepped)
+            yield
+        return seen
+
+    async def use(service: Service) -> list[int]:
+        async with service.running(), service.stream() as stream:
+            await stream.push(waveform[: 4 * 16_000])
+            return await service.run_steps(watched)
+
+    seen = asyncio.run(use(Service(shipped_engine, ServerConfig())))
+    assert len(seen) > 12
+    assert len({*seen}) >= 12  # the stream's four seconds are twelve steps
