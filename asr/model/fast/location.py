@@ -35,7 +35,7 @@ def scores(
     location_weight: Tensor,
     score_weight: Tensor,
 ) -> Tensor:
-    """v · tanh(q + k + U f) up to a constant, where f are the filters' outputs for the previous alignment.
+    """Scores v · tanh(q + k + U f) up to a constant; f is the previous alignment after the filters.
 
     Args:
         query: `(N, size)`, projected.
