@@ -1,4 +1,4 @@
-"""The benchmark of imported models: what it chooses, and its table; SpeechBrain is not needed for them."""
+"""The benchmark of imported models: its recipe, what it chooses, and its table; SpeechBrain is not needed for them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,36 @@ import torch
 from asr.importing.speechbrain.hyperparams import Hyperparams
 from asr.importing.speechbrain.recipe import read_recipe
 from recipes.benchmark import imported
+from recipes.benchmark.imported_clips import Clip, load
+from recipes.benchmark.imported_training import RECIPE
 
 
 def test_its_recipe_is_understood() -> None:
-    recipe = read_recipe(Hyperparams(imported.RECIPE))
-    assert recipe.lm is None
+    recipe = read_recipe(Hyperparams(RECIPE))
+    assert recipe.lm is not None
     assert recipe.model.decoder.cell == "gru"
     assert recipe.model.encoder.reduction == 4
+    assert recipe.model.search.beam_size == 80
 
 
-def test_the_shortest_utterances_that_are_long_enough_are_taken(tmp_path: Path) -> None:
+def test_utterances_of_a_corpus_that_are_long_enough_are_taken_shortest_first(tmp_path: Path) -> None:
     rows = []
-    for seconds in (3.0, 1.0, 2.0, 2.5):
+    for seconds, corpus in ((3.0, "a"), (1.0, "a"), (2.0, "b"), (2.5, "a")):
         path = tmp_path / f"{seconds}.wav"
         soundfile.write(path, torch.zeros(int(seconds * 16_000)).numpy(), 16_000)
-        rows.append({"audio": path.name, "text": f"lasts {seconds}", "duration": seconds})
+        rows.append({"audio": path.name, "text": f"lasts {seconds}", "duration": seconds, "corpus": corpus})
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [clip.text for clip in imported.load(tmp_path / "all.jsonl", 2)] == ["lasts 2.0", "lasts 2.5"]
+    assert [clip.text for clip in load(tmp_path / "all.jsonl", "a", 2.0)] == ["lasts 2.5", "lasts 3.0"]
+    assert len(load(tmp_path / "all.jsonl")) == 4
 
 
 def test_the_table_compares_texts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
-    clips = [imported.Clip(torch.zeros(16_000), "one two"), imported.Clip(torch.zeros(16_000), "three four")]
+    clips = [Clip(torch.zeros(16_000), "one two"), Clip(torch.zeros(16_000), "three four")]
     texts = {"SpeechBrain": ["one two", "three"], "Spellstream": ["one two", "three four"]}
     imported.show(clips, texts, {"SpeechBrain": 3.0, "Spellstream": 1.0})
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "2 utterances, 2 s; the same text in 1"
-    assert printed[1].startswith("SpeechBrain: WER 25.00 %, 3.00 s")
-    assert printed[2].startswith("Spellstream: WER 0.00 %, 1.00 s")
-    assert printed[3] == "ratio: 3.00"
+    assert printed[0] == "2 utterances, 2 s"
+    assert printed[-2:] == [
+        "| SpeechBrain | 25.00 % | 2 | 3.00 | 1.5000 | 1.00 |",
+        "| Spellstream | 0.00 % | 1 | 1.00 | 0.5000 | 3.00 |",
+    ]
