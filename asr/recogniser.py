@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE, Source, Track, blocks, source_name
-from asr.audio.segment import SegmentConfig, Span, split
+from asr.audio.segment import SegmentConfig, split
+from asr.batches import Batches
 from asr.config import SearchConfig, require
 from asr.decoding import decode_steps
 from asr.errors import DeviceError, SpellstreamError
@@ -34,9 +34,6 @@ from asr.writing.writer import Context, Writer
 __all__ = ["DTYPES", "Outcome", "Recogniser", "resolve_device"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Batches read ahead and sorted by length: more of them waste less on padding.
-_BATCHES_AHEAD = 8
 
 
 def resolve_device(name: str) -> torch.device:
@@ -189,7 +186,7 @@ class Recogniser:
         """
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
         read = blocks(source, sample_rate=sample_rate, track=track)
-        (outcome,) = self._run([(source, read)], decoding)
+        (outcome,) = self._batches(decoding).run([(source, read)])
         if outcome.transcript is None:
             raise outcome.error or SpellstreamError(f"{source_name(source)}: no transcript")
         return outcome.transcript
@@ -226,10 +223,10 @@ class Recogniser:
             ConfigError: a setting is out of bounds.
         """
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
-        job, context = Job(source), Context()
+        job, context, batches = Job(source), Context(), self._batches(decoding)
         spans = split(job.read(blocks(source, sample_rate=sample_rate, track=track)), segment)
         while batch := list(itertools.islice(spans, batch_size)):
-            decoded = self._decode_each([span.waveform for span in batch], decoding)
+            decoded = batches.decode([span.waveform for span in batch])
             for span, found in zip(batch, decoded, strict=True):
                 if isinstance(found, Exception):
                     raise unexpected(source, found)
@@ -276,7 +273,7 @@ class Recogniser:
         rates = ((s, SAMPLE_RATE if isinstance(s, (np.ndarray, Tensor)) else None) for s in sources)
         readers = ((s, blocks(s, sample_rate=r, keep_damaged=keep_damaged, track=track)) for s, r in rates)
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
-        return self._run(readers, decoding, keep_damaged)
+        return self._batches(decoding).run(readers, keep_damaged)
 
     def _decoding(
         self,
@@ -290,61 +287,19 @@ class Recogniser:
         check_style(style)
         found, writer = Hotwords.of(hotwords), self.writer if style == "written" else None
         self.spell(found)  # what cannot be spelled is told before any work is done
-        return Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found, writer)
+        decoding = Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found, writer)
+        self.language_model(decoding.search)  # read before several threads need it
+        return decoding
 
-    def _run(
-        self,
-        readers: Iterable[tuple[Any, Generator[Tensor, None, None]]],
-        decoding: Decoding,
-        keep_damaged: bool = False,
-    ) -> Iterator[Outcome]:
-        """Read the sources one after the other and decode whenever enough spans are waiting."""
-        waiting: list[tuple[Job, Span]] = []
-        for source, read in readers:
-            job = Job(source, keep_damaged)
-            try:
-                for span in split(job.read(read), decoding.segment):
-                    job.pending += 1
-                    waiting.append((job, span))
-                    if len(waiting) >= decoding.batch_size * _BATCHES_AHEAD:
-                        yield from self._drain(waiting, decoding)
-                        waiting = []
-            except SpellstreamError as error:
-                job.error = error
-            except Exception as error:
-                job.error = unexpected(source, error)
-            job.complete = True
-
-            if job.error is not None or job.pending == 0:
-                waiting = [(j, s) for j, s in waiting if j is not job]
-                yield job.outcome(decoding)
-        yield from self._drain(waiting, decoding)
-
-    def _drain(self, waiting: Sequence[tuple[Job, Span]], decoding: Decoding) -> Iterator[Outcome]:
-        """Decode all waiting spans, shortest first, and yield the sources that are finished by that."""
-        ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
-        for start in range(0, len(ordered), decoding.batch_size):
-            batch = ordered[start : start + decoding.batch_size]
-            decoded = self._decode_each([span.waveform for _, span in batch], decoding)
-            for (job, span), segment in zip(batch, decoded, strict=True):
-                job.pending -= 1
-                if isinstance(segment, Exception):
-                    job.error = job.error or unexpected(job.source, segment)
-                elif segment.text:
-                    job.segments.append(segment.shifted(span.start_seconds))
-                if job.complete and job.pending == 0:
-                    yield job.outcome(decoding)
-
-    def _decode_each(self, waveforms: Sequence[Tensor], decoding: Decoding) -> list[Segment | Exception]:
-        """`decode`, or one by one if the batch fails (out of memory); one that fails alone gives its exception."""
-        try:
-            return list(self.decode(waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords))
-        except SpellstreamError:  # settings that do not fit the model: wrong for every source
-            raise
-        except Exception as error:
-            if len(waveforms) == 1:
-                return [error]
-            return [one for waveform in waveforms for one in self._decode_each([waveform], decoding)]
+    def _batches(self, decoding: Decoding) -> Batches:
+        """Decodes batches in that way."""
+        return Batches(
+            lambda waveforms: self.decode_steps(
+                waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords
+            ),
+            decoding,
+            self.device,
+        )
 
     def decode(
         self,

@@ -16,6 +16,7 @@ from asr.audio.segment import SegmentConfig
 from asr.config import SearchConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, DeviceError
 from asr.recogniser import Recogniser
+from asr.steps import Steps
 from asr.transcript import Segment, Transcript
 from asr.writing.writer import Writer
 from tests.support.small_model import small_model
@@ -122,15 +123,15 @@ def test_a_batch_that_fails_is_decoded_one_by_one(
     recogniser: Recogniser, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that ran out over one long batch lost every file in it, and those after it."""
-    decode, longest = recogniser.decode, max(soundfile.info(clip).frames for clip in clips[1:])
+    steps, longest = recogniser.decode_steps, max(soundfile.info(clip).frames for clip in clips[1:])
 
-    def cramped(waveforms: Sequence[torch.Tensor], *settings: Any) -> list[Segment]:
+    def cramped(waveforms: Sequence[torch.Tensor], *settings: Any) -> Steps[list[Segment]]:
         if len(waveforms) > 2 or len(waveforms[0]) == longest:
             raise MemoryError("no room")
-        return decode(waveforms, *settings)
+        return steps(waveforms, *settings)
 
     expected = {o.source: o.transcript for o in recogniser.transcribe_many(clips[1:], segment=ALL)}
-    monkeypatch.setattr(recogniser, "decode", cramped)
+    monkeypatch.setattr(recogniser, "decode_steps", cramped)
     outcomes = list(recogniser.transcribe_many(clips[1:], segment=ALL, batch_size=4))
     (failed,) = (outcome for outcome in outcomes if outcome.error is not None)
     assert str(failed.error) == f"{failed.source}: MemoryError: no room"

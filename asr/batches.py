@@ -1,0 +1,112 @@
+"""Sources cut at their pauses, and decoded in batches of spans of about the same length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.audio.segment import Span, split
+from asr.errors import SpellstreamError
+from asr.jobs import Decoding, Job, Outcome, unexpected
+from asr.steps import Steps
+from asr.transcript import Segment
+from asr.workers import Workers
+
+__all__ = ["Batches"]
+
+_AHEAD = 8  # batches read ahead and sorted by length: more of them waste less on padding
+
+
+class Batches:
+    """Decodes batches, several side by side where PyTorch has several threads.
+
+    Args:
+        steps: decodes one batch, see `Recogniser.decode_steps`.
+        decoding: how sources are cut, and how large a batch is.
+        device: of the model.
+    """
+
+    def __init__(
+        self, steps: Callable[[Sequence[Tensor]], Steps[list[Segment]]], decoding: Decoding, device: torch.device
+    ) -> None:
+        self._steps, self._decoding, self._device = steps, decoding, device
+
+    def run(
+        self, readers: Iterable[tuple[Any, Generator[Tensor, None, None]]], keep_damaged: bool = False
+    ) -> Iterator[Outcome]:
+        """Read the sources one after the other and decode whenever enough spans are waiting."""
+        waiting: list[tuple[Job, Span]] = []
+        under_way: Iterator[Outcome] = iter(())  # what workers decode while the next spans are read
+        with Workers(self._device) as workers:
+            for source, read in readers:
+                job = Job(source, keep_damaged)
+                try:
+                    for span in split(job.read(read), self._decoding.segment):
+                        job.pending += 1
+                        waiting.append((job, span))
+                        if len(waiting) >= self._decoding.batch_size * _AHEAD:
+                            yield from under_way
+                            under_way, waiting = self._begin(waiting, workers), []
+                except SpellstreamError as error:
+                    job.error = error
+                except Exception as error:
+                    job.error = unexpected(source, error)
+                if job.error is not None:
+                    yield from under_way
+                job.complete = True
+
+                if job.error is not None or job.pending == 0:
+                    waiting = [(j, s) for j, s in waiting if j is not job]
+                    yield job.outcome(self._decoding)
+            yield from under_way
+            yield from self._begin(waiting, workers)
+
+    def decode(self, waveforms: Sequence[Tensor]) -> list[Segment | Exception]:
+        """Decode one batch, of which each worker has a part."""
+        with Workers(self._device) as workers:
+            parts = _parts(waveforms, self._decoding.batch_size, workers)
+            return [one for decoded in workers.map(self._each, parts) for one in decoded]
+
+    def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers) -> Iterator[Outcome]:
+        """Begin to decode all waiting spans, shortest first; yields the sources that are finished by that."""
+        ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
+        batches = _parts(ordered, self._decoding.batch_size, workers)
+        found = workers.map(self._each, [[span.waveform for _, span in batch] for batch in batches])
+        return self._finished(batches, found)
+
+    def _finished(
+        self, batches: Sequence[Sequence[tuple[Job, Span]]], found: Iterator[list[Segment | Exception]]
+    ) -> Iterator[Outcome]:
+        for batch, decoded in zip(batches, found, strict=True):
+            for (job, span), segment in zip(batch, decoded, strict=True):
+                job.pending -= 1
+                if isinstance(segment, Exception):
+                    job.error = job.error or unexpected(job.source, segment)
+                elif segment.text:
+                    job.segments.append(segment.shifted(span.start_seconds))
+                if job.complete and job.pending == 0:
+                    yield job.outcome(self._decoding)
+
+    def _each(self, waveforms: Sequence[Tensor]) -> Steps[list[Segment | Exception]]:
+        """Decode a batch, or one by one if it fails (out of memory); one that fails alone gives its exception."""
+        try:
+            return list((yield from self._steps(waveforms)))
+        except SpellstreamError:  # settings that do not fit the model: wrong for every source
+            raise
+        except Exception as error:
+            if len(waveforms) == 1:
+                return [error]
+        each: list[Segment | Exception] = []
+        for waveform in waveforms:
+            each += yield from self._each([waveform])
+        return each
+
+
+def _parts(items: Sequence[Any], most: int, workers: Workers) -> list[Sequence[Any]]:
+    """Parts of at most so many items, with enough of them for all workers."""
+    size = max(1, min(most, math.ceil(len(items) / workers.count)))
+    return [items[start : start + size] for start in range(0, len(items), size)]

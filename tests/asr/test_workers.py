@@ -1,0 +1,128 @@
+"""Batches decoded side by side: the same transcripts, errors that name their file, and a prompt end."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import asr
+from asr.audio.segment import SegmentConfig
+from asr.recogniser import Recogniser
+from asr.steps import Steps
+from asr.workers import Workers
+from tests.support.small_model import small_model
+
+ALL = SegmentConfig(presence_threshold=0.0)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
+    return asr.load(str(small_model(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Nine noises of different lengths."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for i, seconds in enumerate(rng.uniform(0.3, 2.0, 9)):
+        soundfile.write(folder / f"{i}.wav", rng.normal(0, 0.1, int(seconds * 16_000)), 16_000)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_find_what_one_finds(recogniser: Recogniser, clips: list[Path], two_threads: None) -> None:
+    """Each has one thread of PyTorch: with two in each operation, two cores took longer than one, on busy ones much."""
+    used: dict[str, int] = {}
+    steps = recogniser.decode_steps
+
+    def noted(*arguments: Any) -> Any:
+        used[threading.current_thread().name] = torch.get_num_threads()
+        return steps(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recogniser, "decode_steps", noted)
+        many = {o.source: o.transcript for o in recogniser.transcribe_many(clips, segment=ALL, batch_size=2)}
+        segments = list(recogniser.segments(clips[0], segment=ALL))
+    assert torch.get_num_threads() == 2
+    assert {name.rpartition("_")[0] for name in used} == {"spellstream-worker"}
+    assert {*used.values()} == {1}
+
+    torch.set_num_threads(1)
+    one = {o.source: o.transcript for o in recogniser.transcribe_many(clips, segment=ALL, batch_size=2)}
+    assert {k: t and t.text for k, t in many.items()} == {k: t and t.text for k, t in one.items()}
+    assert [s.text for s in segments] == [s.text for s in recogniser.segments(clips[0], segment=ALL)]
+
+
+def test_an_error_of_a_worker_names_its_file(
+    recogniser: Recogniser, clips: list[Path], two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that does not decode, and of one that is cut while others of it are under way; each is told once."""
+    steps, longest = recogniser.decode_steps, max(clips, key=lambda clip: soundfile.info(clip).frames)
+    frames = soundfile.info(longest).frames
+
+    def cramped(waveforms: Any, *settings: Any) -> Any:
+        if any(len(waveform) == frames for waveform in waveforms):
+            raise MemoryError("no room")
+        return steps(waveforms, *settings)
+
+    monkeypatch.setattr(recogniser, "decode_steps", cramped)
+    outcomes = list(recogniser.transcribe_many(clips, segment=ALL, batch_size=3))
+    assert sorted(o.source for o in outcomes) == clips
+    assert [str(o.error) for o in outcomes if o.error] == [f"{longest}: MemoryError: no room"]
+
+
+def test_leaving_ends_the_work_after_the_step_under_way(two_threads: None) -> None:
+    """Ctrl-C waited for all batches that had been begun."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(item: int) -> Steps[int]:
+        try:
+            for _ in itertools.count():
+                begun.set()
+                yield
+        finally:
+            ended.set()
+        return item
+
+    def interrupted() -> None:
+        with Workers(CPU) as workers:
+            workers.map(endless, range(9))
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert ended.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("spellstream-worker")]
+    assert torch.get_num_threads() == 2
+
+
+def test_results_come_in_order_and_an_error_where_it_is(two_threads: None) -> None:
+    def work(item: int) -> Steps[int]:
+        yield
+        if item == 3:
+            raise ValueError("three")
+        return item * item
+
+    with Workers(CPU) as workers:
+        found = workers.map(work, range(5))
+        assert [next(found) for _ in range(3)] == [0, 1, 4]
+        with pytest.raises(ValueError, match="three"):
+            next(found)
