@@ -64,7 +64,8 @@ def load(
         model: name of a model (see `spellstream models`), a checkpoint folder, or `hub:OWNER/NAME@REVISION`.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         dtype: number format to compute in: "float32", "bfloat16" or "float16".
-        lm: folder of a language model, in place of the model's own. A search uses it if its `lm_weight` is above 0.
+        lm: a language model in place of the model's own: a folder, the name of an own one, or `hub:OWNER/NAME`. A
+            search uses it if its `lm_weight` is above 0.
 
     Raises:
         CheckpointError: the model does not exist or is broken.

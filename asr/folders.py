@@ -20,6 +20,7 @@ __all__ = [
     "TOKENIZER",
     "WEIGHTS",
     "find",
+    "find_lm",
     "home",
     "pretrained",
 ]
@@ -67,3 +68,19 @@ def find(name: str | Path) -> Path:
     raise CheckpointError(
         f"{name}: neither a checkpoint folder nor a shipped model (shipped: {shipped}); on the hub: hub:OWNER/NAME"
     )
+
+
+def find_lm(name: str | Path) -> Path:
+    """Resolve a language model to its folder: one in `home`, a path, or `hub:OWNER/NAME`, which is downloaded.
+
+    Raises:
+        CheckpointError: the repository has none.
+        HubError, DependencyError: see `asr.hub.fetch`.
+    """
+    if is_reference(name):
+        folder = fetch(str(name), take=(LM_CONFIG, LM_WEIGHTS, CHECKSUMS)).folder
+        if not (folder / LM_CONFIG).is_file():
+            raise CheckpointError(f"{name}: the repository has no {LM_CONFIG}, so it is no language model of ours")
+        return folder
+    own = home() / name
+    return own if (own / LM_CONFIG).is_file() else Path(name)

@@ -17,6 +17,7 @@ from asr.batches import Batches
 from asr.config import SearchConfig, require
 from asr.decoding import decode_steps
 from asr.errors import DeviceError, SpellstreamError
+from asr.folders import find_lm
 from asr.jobs import Decoding, Job, Outcome, unexpected
 from asr.model.fast.fp16 import pack
 from asr.model.internal_lm import DensityRatio, InternalLm
@@ -96,7 +97,7 @@ class Recogniser:
         loaded = checkpoint.load(model)
         network = pack(loaded.model.to(place).cast(DTYPES[dtype]))
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
-        recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, Path(lm) if lm else beside)
+        recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, find_lm(lm) if lm else beside)
         if lm is not None:  # one that was named is checked now, the model's own when a search needs it
             recogniser._load_lm()
         return recogniser

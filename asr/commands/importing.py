@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from asr.errors import CheckpointError
-from asr.hub import fetch, is_reference
+from asr.folders import home
+from asr.hub import Reference, fetch, is_reference
 from asr.terminal import loading, say
 
 __all__ = ["import_model"]
@@ -30,24 +31,35 @@ From = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder with hyperparams.yaml and the checkpoints beside it, or hub:OWNER/NAME[@REVISION].",
+        help="A folder with hyperparams.yaml and the checkpoints beside it, or hub:OWNER/NAME, @REVISION after it.",
     ),
 ]
-Folder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new model.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Folder of the new model; without it, one among your own models."
+    ),
+]
 Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, and faster on a CPU.")]
 
 
-def import_model(toolkit: Kind, source: From, output: Folder, half: Halves = False) -> None:
+def import_model(toolkit: Kind, source: From, output: Folder = None, half: Halves = False) -> None:
     """Convert a model of another toolkit into a folder that every command takes.
 
     From SpeechBrain come attention models with a CRDNN encoder, as those for LibriSpeech and CommonVoice, and their
-    recurrent language models. Nothing in the source is executed; what is not understood is named.
+    recurrent language models (RNNLM). Their Transformer language models are left out, with a note: `--lm` takes one
+    that `spellstream train-lm` trains on text. Transformer encoders and transducers are refused. Nothing in the source
+    is executed; what is not understood is named.
+
+    Without --output the model is found by the last part of its name, and `spellstream models` lists it.
 
     Examples:
-      spellstream import speechbrain hub:speechbrain/asr-crdnn-rnnlm-librispeech --output crdnn
-      spellstream import speechbrain asr-crdnn-rnnlm-librispeech --output crdnn
+      spellstream import speechbrain hub:speechbrain/asr-crdnn-rnnlm-librispeech
+      spellstream transcribe talk.wav --model asr-crdnn-rnnlm-librispeech
+      spellstream import speechbrain downloads/crdnn --output crdnn --half
       spellstream transcribe talk.wav --model crdnn
     """
+    output = output or home() / _name(source)
     if not is_reference(source) and not Path(source).is_dir():
         raise CheckpointError(f"{source}: no such folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -72,6 +84,11 @@ def import_model(toolkit: Kind, source: From, output: Folder, half: Halves = Fal
     for note in imported.notes:
         say(f"{source}: {note}")
     typer.echo(output)
+
+
+def _name(source: str) -> str:
+    """The last part of the source's name."""
+    return Reference.parse(source).repository.split("/")[1] if is_reference(source) else Path(source).resolve().name
 
 
 def _fetched(name: str) -> tuple[Path, str, str | None]:

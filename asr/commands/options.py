@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,8 +79,13 @@ Dtype = Annotated[DtypeName, typer.Option(help="Number format to compute in.", r
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.", rich_help_panel=_MODEL)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Segments decoded together.", rich_help_panel=_MODEL)]
 Lm = Annotated[
-    Path | None,
-    typer.Option("--lm", metavar="DIR", help="Language model, in place of the model's own.", rich_help_panel=_MODEL),
+    str | None,
+    typer.Option(
+        "--lm",
+        metavar="LM",
+        help="Language model, in place of the model's own: a folder, the name of an own one, or hub:OWNER/NAME.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 BeamSize = Annotated[
     int | None, typer.Option(min=1, max=256, help="Hypotheses kept; 1 is greedy.", rich_help_panel=_SEARCH)

@@ -349,7 +349,7 @@ def _transcriber(
     checked, config = opt.load(replace(model, device=opt.DeviceName.cpu), search, dtype=dtype, nbest=nbest)
     opt.spell(checked, hotwords, config)
     folder = absolute(model.model) if Path(model.model).is_dir() else model.model
-    lm = absolute(str(model.lm)) if model.lm else None
+    lm = absolute(model.lm) if model.lm and Path(model.lm).is_dir() else model.lm
     setup = Setup(folder, model.device.value, dtype.value, lm, model.threads or 1)
     with Cluster(cluster.ray, setup, cluster.engines) as engines:
         say(f"{engines.engines} engines on the cluster {cluster.ray} are loading the model")

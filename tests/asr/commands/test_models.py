@@ -13,9 +13,15 @@ from pathlib import Path
 
 import pytest
 
+import asr
+from asr import checkpoint
+from asr.config import LmConfig, SearchConfig
+from asr.errors import HubError
+from asr.model.lm import LanguageModel
 from tests.support.commands import Command
 from tests.support.hub_server import HubServer, serving_hub
 from tests.support.small_model import small_model
+from tests.support.speechbrain_folder import speechbrain_folder
 
 
 @pytest.fixture
@@ -64,6 +70,32 @@ def test_every_name_in_the_list_is_a_model(command: Command, hub: HubServer, tmp
     for name in names:
         status, _, said = command("info", "--model", name)
         assert status == 0, said
+
+
+def test_a_model_is_imported_by_name_and_found_by_name(command: Command, hub: HubServer, tmp_path: Path) -> None:
+    """Without --output it becomes one of the user's own models."""
+    hub.add("ann/las", speechbrain_folder(tmp_path / "theirs"))
+    status, out, said = command("import", "speechbrain", "hub:ann/las")
+    assert (status, out) == (0, f"{tmp_path / 'own' / 'models' / 'las'}\n"), said
+    (row,) = (row for row in json.loads(command("models", "--json")[1]) if row["name"] == "las")
+    assert (row["kind"], row["revision"]) == ("own", hub.commit("ann/las"))
+    assert command("info", "--model", "las")[0] == 0
+    assert command("import", "speechbrain", tmp_path / "theirs")[:2] == (0, f"{tmp_path / 'own/models/theirs'}\n")
+    assert "is there already" in command("import", "speechbrain", "hub:ann/las")[2]
+
+
+def test_a_language_model_is_named_as_a_model_is(hub: HubServer, tmp_path: Path) -> None:
+    model = small_model(tmp_path / "own" / "models" / "mine")
+    tokenizer = checkpoint.load(model).tokenizer
+    words = tmp_path / "own" / "models" / "words"
+    lm = LanguageModel(LmConfig(len(tokenizer), embedding_size=4, hidden_size=4))
+    checkpoint.save_lm(words, lm, tokenizer)
+    hub.add("ann/words", words)
+    for name in ("words", "hub:ann/words", words):
+        assert asr.load("mine", device="cpu", lm=name).language_model(SearchConfig(lm_weight=1.0)) is not None
+    assert sorted(hub.downloads()) == ["lm.json", "lm.safetensors"]
+    with pytest.raises(HubError, match=r"hub:ann/tiny.* holds none of the files lm\.json"):
+        asr.load("mine", device="cpu", lm="hub:ann/tiny")
 
 
 def test_what_is_downloaded_is_printed(command: Command, hub: HubServer, cache: Path) -> None:

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from asr import checkpoint, folders
 from asr.errors import CheckpointError, DependencyError, HubError
 from asr.hub import fetch, snapshot
 from asr.hub.listing import sha256
-from asr.importing import speechbrain as importing
-from asr.importing.speechbrain import Imported
 from tests.support.commands import Command
 from tests.support.hub_server import LARGE, HubServer, serving_hub
 from tests.support.small_model import small_model
+from tests.support.speechbrain_folder import speechbrain_folder
 
 NAME = "hub:ann/tiny"
 WEIGHTS = "model.safetensors"
@@ -173,30 +173,44 @@ def test_a_caller_that_reads_pickles_as_data_gets_what_it_asks_for(hub: HubServe
     assert files(found.folder) == {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
 
 
-def test_a_model_to_import_may_be_named(
-    hub: HubServer, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The importer gets its files and no others; where they came from is written beside the model."""
-    hub.repositories["ann/las"] = {
-        "asr.ckpt": b"weights",
-        "hyperparams.yaml": b"a: 1",
-        "README.md": b"---\nlicense: apache-2.0\n---\n",
-        "run.py": b"print()",
-    }
-    seen: list[Path] = []
-
-    def read(folder: Path) -> Imported:
-        seen.append(folder)
-        model = checkpoint.load(small_model(tmp_path / "made"))
-        return Imported(model.model, model.tokenizer, None, ())
-
-    monkeypatch.setattr(importing, "read", read)
-    status, out, _ = command("import", "speechbrain", "hub:ann/las", "--output", tmp_path / "las")
-    assert (status, out) == (0, f"{tmp_path / 'las'}\n")
-    assert sorted(files(seen[0])) == ["README.md", "asr.ckpt", "hyperparams.yaml"]
+def test_a_model_of_speechbrain_is_imported_by_its_name(hub: HubServer, command: Command, tmp_path: Path) -> None:
+    """Only the importer's files are downloaded; where they came from is written beside the model."""
+    hub.add("ann/las", speechbrain_folder(tmp_path / "theirs"))
+    hub.repositories["ann/las"] |= {"README.md": b"---\nlicense: apache-2.0\n---\n", "run.py": b"print()"}
+    status, out, said = command("import", "speechbrain", "hub:ann/las@v1", "--output", tmp_path / "las")
+    assert (status, out) == (0, f"{tmp_path / 'las'}\n"), said
+    assert sorted(hub.downloads()) == [
+        *("README.md", "asr.ckpt", "hyperparams.yaml", "lm.ckpt", "normalizer.ckpt", "tokenizer.ckpt"),
+    ]
     facts = json.loads((tmp_path / "las" / "source.json").read_text())
-    assert facts["source"] == "hub:ann/las"
+    assert facts["source"] == "hub:ann/las@v1"
     assert (facts["revision"], facts["licence"]) == (hub.commit("ann/las"), "apache-2.0")
+
+    assert command("import", "speechbrain", tmp_path / "theirs", "--output", tmp_path / "same")[0] == 0
+    for name in ("model.safetensors", "lm.safetensors", "tokenizer.model", "config.json"):
+        assert (tmp_path / "las" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+
+
+class Trap:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+def test_a_model_of_speechbrain_with_code_is_refused(hub: HubServer, command: Command, tmp_path: Path) -> None:
+    hub.add("ann/las", speechbrain_folder(tmp_path / "theirs"))
+    trap = tmp_path / "trap"
+    torch.save({"weight": Trap(trap)}, tmp_path / "asr.ckpt")
+    hub.repositories["ann/las"]["asr.ckpt"] = (tmp_path / "asr.ckpt").read_bytes()
+    status, out, said = command("import", "speechbrain", "hub:ann/las", "--output", tmp_path / "las")
+    assert (status, out) == (1, "")
+    assert "asr.ckpt: not a checkpoint of tensors alone, so it is not loaded" in said.splitlines()[-1]
+    assert not trap.exists()
+    assert not (tmp_path / "las").exists()
 
 
 @pytest.mark.parametrize(

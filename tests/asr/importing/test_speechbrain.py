@@ -21,6 +21,7 @@ from asr.importing.speechbrain.vocabulary import Vocabulary, convert
 from asr.model.las import Encoded
 from asr.search import search
 from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN
+from tests.support.speechbrain_folder import lm_tensors, model_tensors
 from tests.support.speechbrain_model import Sizes, Theirs, build, train_tokenizer
 
 TOLERANCE = 1e-4
@@ -202,6 +203,13 @@ def test_a_transformer_language_model_is_left_out_and_told(hub: Path) -> None:
     assert found.model.config.search.lm_weight == 0
     assert "lm_model, TransformerLM" in found.notes[0]
     assert "train-lm" in found.notes[0]
+
+
+def test_tensors_have_the_names_and_shapes_of_theirs(hub: Path) -> None:
+    """Of those that tests without SpeechBrain make themselves."""
+    for file, tensors in (("asr.ckpt", model_tensors(Sizes())), ("lm.ckpt", lm_tensors(Sizes()))):
+        theirs = torch.load(hub / file, weights_only=True)  # noqa: TID251
+        assert {name: x.shape for name, x in tensors.items()} == {name: x.shape for name, x in theirs.items()}
 
 
 class Trap:
