@@ -11,9 +11,12 @@ import torch
 
 from asr.importing.speechbrain.hyperparams import Hyperparams
 from asr.importing.speechbrain.recipe import read_recipe
-from recipes.benchmark import imported
+from recipes.benchmark import imported, imported_streams
 from recipes.benchmark.imported_clips import Clip, load
 from recipes.benchmark.imported_training import RECIPE
+from streaming.engine import Engine
+from tests.support.babbler import babbler
+from tests.support.streams import finals, listen
 
 
 def test_its_recipe_is_understood() -> None:
@@ -45,3 +48,24 @@ def test_the_table_compares_texts_and_times(capsys: pytest.CaptureFixture[str]) 
         "| SpeechBrain | 25.00 % | 2 | 3.00 | 1.5000 | 1.00 |",
         "| Spellstream | 0.00 % | 1 | 1.00 | 0.5000 | 3.00 |",
     ]
+
+
+def test_a_stream_gives_the_final_texts(recordings: list[torch.Tensor]) -> None:
+    engine = Engine(babbler(theirs=True))
+    waveform = torch.cat([recordings[0][:30_000], torch.zeros(20_000), recordings[1][:20_000]])
+    texts = [final.text for final in finals(listen(engine, [waveform]))]
+    assert len(texts) == 2
+    assert imported_streams.heard(engine, waveform) == " ".join(texts)
+
+
+def test_a_line_of_the_table_of_streams() -> None:
+    clips = [Clip(torch.zeros(8_000), "one two"), Clip(torch.zeros(8_000), "three")]
+    heard: list[int] = []
+
+    def recognise(waveform: torch.Tensor) -> str:
+        heard.append(len(waveform))
+        return "one"
+
+    line = imported_streams.row(clips, recognise)
+    assert line.startswith("66.7 % | 0.0")
+    assert heard == [32_000, 32_000], "with the pause after each"
