@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ __all__ = ["BURST", "MAX_USE", "WINDOW_SECONDS", "Load", "Turn", "warm_up"]
 WINDOW_SECONDS = 10.0  # in shorter windows the load varies by chance, and frequent requests would meet the best of them
 BURST = 4  # unmeasured streams admitted at a time, or as many as have been measured if those are more
 _RATE_SECONDS = 3.0  # the rate of audio is measured over this span at least; before, streams count as real time
+_LATEST_SECONDS = 3.0  # for which a late moment closes the door; in shorter ones the door would swing
+_UNUSUAL = 2.0  # times the cost of the median second: such a second tells nothing of what streams cost
 MAX_USE = 0.8  # share of the engine's time that streams may need: speech comes unevenly
 
 
@@ -30,16 +33,19 @@ class Turn(NamedTuple):
     streams: int  # open streams
 
 
-@dataclass
+@dataclass(frozen=True)
 class Load:
-    """Measures of the last `WINDOW_SECONDS`."""
+    """Measures of the last `WINDOW_SECONDS`; a value: a step gives the next one.
 
-    _turns: deque[Turn] = field(default_factory=deque)
+    A moment in which everything was slow must not close the door for longer than it takes to catch up: its latencies
+    count for `_LATEST_SECONDS`, and it is left out where the cost of streams is measured.
+    """
 
-    def heard(self, turn: Turn) -> None:
-        """Record a step."""
-        self._turns.append(turn)
-        self._recent(turn.at)
+    turns: tuple[Turn, ...] = ()
+
+    def heard(self, turn: Turn) -> Load:
+        """The measures with those of a step."""
+        return Load((*self._recent(turn.at), turn))
 
     def has_room(self, now: float, opened: Collection[float], max_latency_seconds: float, max_use: float) -> bool:
         """Whether the open streams stay in time with one more.
@@ -63,10 +69,15 @@ class Load:
         return self.latency_seconds(now, streams + 1) <= max_latency_seconds and self.use(now, streams + 1) <= max_use
 
     def latency_seconds(self, now: float, streams: int) -> float:
-        """The 95th percentile of the latencies, scaled to `streams`; 0 without a measure."""
+        """The 95th percentile of the latencies, scaled to `streams`; 0 without a measure.
+
+        That of the last seconds, or of the second at the lower quartile of the window if it is higher: a slow moment is
+        soon forgotten, and a quick one does not count.
+        """
         turns = self._recent(now)
-        latencies = sorted(latency * streams / turn.streams for turn in turns for latency in turn.latencies)
-        return latencies[math.ceil(0.95 * len(latencies)) - 1] if latencies else 0.0
+        latest = _late([turn for turn in turns if turn.at >= now - _LATEST_SECONDS], streams)
+        seconds = sorted(_late(some, streams) for some in _seconds(turns, now))
+        return max(latest, seconds[len(seconds) // 4]) if seconds else 0.0
 
     def use(self, now: float, streams: int) -> float:
         """The share of the engine's time that `streams` need at the rate at which their audio arrives now."""
@@ -76,17 +87,37 @@ class Load:
         known, span = _mean_streams(turns), now - turns[0].at
         # Seconds of audio a second: over a short span, too little for streams whose next chunk has not arrived yet.
         rate = known if span < _RATE_SECONDS else min(known, audio / span)
-        return _marginal_cost(turns) * rate * streams / known
+        return _marginal_cost(_usual(turns, now)) * rate * streams / known
 
     def real_time_factor(self, now: float) -> float:
         """Seconds of computing per second of audio."""
         turns = self._recent(now)
         return _mean_cost(turns) if any(turn.audio_seconds for turn in turns) else 0.0
 
-    def _recent(self, now: float) -> deque[Turn]:
-        while self._turns and self._turns[0].at < now - WINDOW_SECONDS:
-            self._turns.popleft()
-        return self._turns
+    def _recent(self, now: float) -> tuple[Turn, ...]:
+        turns, since = self.turns, now - WINDOW_SECONDS
+        return turns if not turns or turns[0].at >= since else tuple(turn for turn in turns if turn.at >= since)
+
+
+def _seconds(turns: Sequence[Turn], now: float) -> list[list[Turn]]:
+    """The turns of each second that has any."""
+    found: dict[int, list[Turn]] = defaultdict(list)
+    for turn in turns:
+        found[int(now - turn.at)].append(turn)
+    return list(found.values())
+
+
+def _usual(turns: Sequence[Turn], now: float) -> list[Turn]:
+    """The turns of all seconds but those that cost much more than the median one."""
+    seconds = [some for some in _seconds(turns, now) if any(turn.audio_seconds for turn in some)]
+    bound = _UNUSUAL * median(map(_mean_cost, seconds))
+    return [turn for some in seconds if _mean_cost(some) <= bound for turn in some]
+
+
+def _late(turns: Sequence[Turn], streams: int) -> float:
+    """The 95th percentile of the latencies in these turns, scaled to `streams`; 0 if there are none."""
+    latencies = sorted(latency * streams / turn.streams for turn in turns for latency in turn.latencies)
+    return latencies[math.ceil(0.95 * len(latencies)) - 1] if latencies else 0.0
 
 
 def _mean_streams(turns: Sequence[Turn]) -> float:

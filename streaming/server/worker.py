@@ -146,7 +146,7 @@ class Worker:
         now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
         latencies = tuple(now - arrived.get(stream, before) for stream in heard)
         taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
-        self.load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self._streams))))
+        self.load = self.load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self._streams))))
 
         self._metrics.step.observe(taken)
         for latency in latencies:

@@ -17,7 +17,7 @@ def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0
     """Turns, all alike, in the five seconds up to 0."""
     load = Load()
     for n in range(turns):
-        load.heard(Turn(5 * (n / turns - 1), compute, audio, (latency,), streams))
+        load = load.heard(Turn(5 * (n / turns - 1), compute, audio, (latency,), streams))
     return load
 
 
@@ -45,7 +45,7 @@ def test_many_short_streams_are_let_in_one_after_the_other() -> None:
     load, now = Load(), 0.0
     for _ in range(200):  # each of which is open for four turns
         now += 0.05
-        load.heard(Turn(now, 0.002, 0.2, (0.003,) * 4, 4))
+        load = load.heard(Turn(now, 0.002, 0.2, (0.003,) * 4, 4))
         assert room(load, 4, now)
 
 
@@ -71,7 +71,7 @@ def test_a_device_that_is_always_at_work_may_have_room() -> None:
     for n in range(300):
         chunks = generator.randint(8, 18)
         compute = 0.015 + 0.0002 * chunks + generator.uniform(-0.001, 0.001)
-        load.heard(Turn(n / 60, compute, CHUNK_SECONDS * chunks, (0.03,) * chunks, 500))
+        load = load.heard(Turn(n / 60, compute, CHUNK_SECONDS * chunks, (0.03,) * chunks, 500))
     assert load.real_time_factor(5.0) * 500 > 1.0
     assert load.use(5.0, 500) == pytest.approx(500 * 0.0002 / CHUNK_SECONDS, abs=0.1)
     assert room(load, 500, 5.0)
@@ -86,7 +86,7 @@ def test_who_sends_faster_than_real_time_does_not_keep_others_out() -> None:
 
 def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
     load = Load()
-    load.heard(Turn(0.0, 0.1, 0.2, tuple(i / 100 for i in range(100)), 1))
+    load = load.heard(Turn(0.0, 0.1, 0.2, tuple(i / 100 for i in range(100)), 1))
     assert load.latency_seconds(1.0, 1) == pytest.approx(0.94)
     assert load.real_time_factor(1.0) == pytest.approx(0.5)
     assert load.latency_seconds(WINDOW_SECONDS + 0.1, 1) == load.use(WINDOW_SECONDS + 0.1, 1) == 0.0
@@ -121,7 +121,7 @@ def test_whoever_is_let_in_stays_in_time_however_many_knock(turn_seconds: float,
         now += compute
         for i in ready:
             due[i] += CHUNK_SECONDS
-        load.heard(Turn(now, compute, CHUNK_SECONDS * len(ready), tuple(now - at for at in began), len(due)))
+        load = load.heard(Turn(now, compute, CHUNK_SECONDS * len(ready), tuple(now - at for at in began), len(due)))
         late += [(at, now - at) for at in began]
     held = sorted(latency for at, latency in late if 30 < at < left)
     assert held[math.ceil(0.95 * len(held)) - 1] < CHUNK_SECONDS
