@@ -279,8 +279,8 @@ class SearchConfig:
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
-    hotword_weight: float = 1.0  # added for each letter of a hotword that CTC is sure of, times the hotword's weight
-    hotword_margin: float = 1.5  # log-probability of a letter by CTC, below the best path, from which it gets none
+    hotword_weight: float = 0.4  # what a hotword is worth for each letter, and as if it had eight more
+    hotword_margin: float = 2.2  # for each unit of this worth, how far its path may be below the best by CTC
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     coverage_mean: bool = False  # count the penalty at every token, averaged over the tokens so far

@@ -13,7 +13,7 @@ from asr.audio import SAMPLE_RATE
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
-from asr.search import Hypothesis, Spotter, narrow, search_steps
+from asr.search import Hypothesis, Spotter, search_steps
 from asr.search.alignment import Sound, time_words
 from asr.steps import Steps
 from asr.text.tokenizer import Tokenizer
@@ -57,8 +57,7 @@ def decode_steps(
         levels += level
         yield
     encoded = _joined(groups)
-    automata = narrow(model, encoded, [spotter] * len(waveforms), config)
-    found = yield from search_steps(model, encoded, config, lm, automata)
+    found = yield from search_steps(model, encoded, config, lm, [spotter] * len(waveforms))
 
     seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
     sounds: Sequence[Sound | None] = [None] * len(found)

@@ -14,7 +14,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Automaton, Hypothesis, Prefix, Spotter, beam_search, narrow
+from asr.search import Hypothesis, Prefix, Spotter, beam_search, place_hotwords
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -61,20 +61,9 @@ class SegmentSearch:
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first."""
         prefix = self._prefix(committed, encoded)
+        found = beam_search(self.model, encoded, config, self.lm, prefix)
         known = [c.tokens for c in committed]
-        automata = narrow(self.model, encoded, hotwords, config, prefix.first_frame, known)
-        if any(automata):
-            rows = zip(committed, hotwords, automata, strict=True)
-            prefix = prefix._replace(hotwords=[self._node(*row) for row in rows])
-        return beam_search(self.model, encoded, config, self.lm, prefix, automata)
-
-    def _node(self, committed: Committed, spotter: Spotter | None, automaton: Automaton | None) -> int:
-        """The node after all committed tokens but the last, of which a phrase can hold only the latest words."""
-        if spotter is None or automaton is None:
-            return 0
-        starts = [place for place, token in enumerate(committed.tokens) if self.tokenizer.word_starts[token]]
-        first = starts[-spotter.words] if len(starts) > spotter.words else 0
-        return automaton.walk(0, committed.tokens[first:-1])
+        return place_hotwords(self.model, encoded, found, hotwords, config, self.lm, prefix, known)
 
     def time(
         self,

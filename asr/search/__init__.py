@@ -9,12 +9,12 @@ from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search.beam import Prefix, beam_search, beam_search_steps
 from asr.search.greedy import greedy
-from asr.search.hotwords import Automaton
+from asr.search.hotwords import place_hotwords, place_hotwords_steps
 from asr.search.hypothesis import Hypothesis
-from asr.search.spotting import Spotter, narrow
+from asr.search.spotting import Spotter
 from asr.steps import Steps, finish
 
-__all__ = ["Automaton", "Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "narrow", "search", "search_steps"]
+__all__ = ["Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "place_hotwords", "search", "search_steps"]
 
 
 def search(
@@ -22,7 +22,7 @@ def search(
     encoded: Encoded,
     config: SearchConfig,
     lm: TokenPredictor | None = None,
-    hotwords: Sequence[Automaton | None] = (),
+    hotwords: Sequence[Spotter | None] = (),
 ) -> list[list[Hypothesis]]:
     """Greedy search where the beam is 1, beam search otherwise; the n-best of each utterance, best first.
 
@@ -37,10 +37,11 @@ def search_steps(
     encoded: Encoded,
     config: SearchConfig,
     lm: TokenPredictor | None = None,
-    hotwords: Sequence[Automaton | None] = (),
+    hotwords: Sequence[Spotter | None] = (),
 ) -> Steps[list[list[Hypothesis]]]:
     """As `search`; a beam search yields after every token, a greedy one, which is short, does not."""
     if config.beam_size == 1:
         require(not any(hotwords), "search.beam_size", 1, "at least 2 with hotwords")
         return [[hypothesis] for hypothesis in greedy(model, encoded, config)]
-    return (yield from beam_search_steps(model, encoded, config, lm, hotwords=hotwords))
+    found = yield from beam_search_steps(model, encoded, config, lm)
+    return (yield from place_hotwords_steps(model, encoded, found, hotwords, config, lm))

@@ -8,14 +8,12 @@ On a CPU only live hypotheses are computed: utterances end at different steps, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from asr.config import SearchConfig
-from asr.errors import ConfigError
 from asr.model import fast
 from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
@@ -23,25 +21,15 @@ from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search.beams import Beams, Finished, Listened, Prefix
 from asr.search.ctc import CtcPrefixes, from_frame
-from asr.search.hotwords import Automaton, HotwordScorer
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
-from asr.search.scorers import (
-    CoverageScorer,
-    CtcScorer,
-    DecoderScorer,
-    LengthScorer,
-    LmScorer,
-    PartialScorer,
-    Scorer,
-    View,
-)
+from asr.search.scorers import CtcScorer, PartialScorer, View, full_scorers
 from asr.steps import Steps, finish
 from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search", "beam_search_steps"]
 
-# A live hypothesis whose score is this many length bonuses, and the largest bonus of a hotword, behind that of the last
-# finished one that is asked for cannot win: it is taken to be beaten.
+# A live hypothesis whose score is this many length bonuses behind that of the last finished one that is asked for
+# cannot win: it is taken to be beaten.
 _BONUS_TOKENS = 8
 
 
@@ -66,7 +54,6 @@ class _Search:
         config: SearchConfig,
         lm: TokenPredictor | None,
         prefix: Prefix | None,
-        hotwords: Sequence[Automaton | None],
     ) -> None:
         encoder_out, lengths = encoded
         self.prefix = prefix.widened(encoder_out.shape[1]) if prefix else None
@@ -80,37 +67,15 @@ class _Search:
         self.limits = token_limits(lengths - first_frame, model.config.frame_seconds, config.max_tokens_per_second)
         self.empty = lengths <= first_frame  # no frame is left after the prefix
 
-        self.hope = torch.full_like(lengths, _BONUS_TOKENS * max(0.0, config.length_bonus), dtype=torch.float32)
-        full, partial = self._full_scorers(encoder_out.shape[1], lm), self._partial_scorers(encoded, first_frame)
-        if any(automaton is not None for automaton in hotwords) and config.hotword_weight > 0:
-            known = self.prefix.hotwords if self.prefix else None
-            scorer = HotwordScorer(hotwords, self.device, known)
-            full.append((config.hotword_weight, scorer))
-            self.hope = self.hope + config.hotword_weight * scorer.most
-        self.full = [(weight, scorer) for weight, scorer in full if weight != 0]
+        known = self.prefix.lm if self.prefix else None
+        frames, vocabulary = encoder_out.shape[1], model.config.vocab_size
+        self.hope = _BONUS_TOKENS * max(0.0, config.length_bonus)
+        self.full = full_scorers(config, vocabulary, frames, self.device, lm, known)
+        partial = self._partial_scorers(encoded, first_frame)
         self.partial = [(weight, scorer) for weight, scorer in partial if weight != 0]
         tokens = model.config.vocab_size - (EOS + 1)
         # A decoder without weight cannot choose candidates either: then all tokens are.
         self.candidates = tokens if config.ctc_weight == 1 else min(max(config.candidates, self.beam), tokens)
-
-    def _full_scorers(self, frames: int, lm: TokenPredictor | None) -> list[tuple[float, Scorer]]:
-        config = self.config
-        scorers: list[tuple[float, Scorer]] = [
-            (1 - config.ctc_weight, DecoderScorer()),
-            (config.length_bonus, LengthScorer()),
-            (config.coverage_penalty, self._coverage(frames)),
-        ]
-        if lm is not None:
-            if lm.config.vocab_size != self.model.config.vocab_size:
-                raise ConfigError(
-                    f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {self.model.config.vocab_size}"
-                )
-            known = self.prefix.lm if self.prefix else None
-            scorers.append((config.lm_weight, LmScorer(lm, known, config.lm_temperature)))
-        return scorers
-
-    def _coverage(self, frames: int) -> CoverageScorer:
-        return CoverageScorer(self.config.coverage_threshold, frames, self.device, self.config.coverage_mean)
 
     def _partial_scorers(self, encoded: Encoded, first_frame: Tensor) -> list[tuple[float, PartialScorer]]:
         if self.config.ctc_weight == 0:
@@ -278,7 +243,7 @@ class _Search:
         if per_token:
             beaten = ~finished.scores[:, -1:].isneginf()
         else:
-            beaten = scores + self.hope[:, None] <= finished.scores[:, self.config.nbest - 1, None]
+            beaten = scores + self.hope <= finished.scores[:, self.config.nbest - 1, None]
         if self.config.beam_margin > 0:
             best = scores.amax(dim=1)
             # Scores per token only say which finished hypothesis wins: what is far behind one will not be better.
@@ -294,7 +259,6 @@ def beam_search(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
-    hotwords: Sequence[Automaton | None] = (),
 ) -> list[list[Hypothesis]]:
     """Search with every scorer that has a weight in the config.
 
@@ -304,7 +268,6 @@ def beam_search(
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
         prefix: known words to start from; hypotheses then hold only the tokens after them.
-        hotwords: those of each utterance, None where it has none; empty: none has any.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
@@ -312,7 +275,7 @@ def beam_search(
     Raises:
         ConfigError: the lm has a vocabulary of another size.
     """
-    return finish(beam_search_steps(model, encoded, config, lm, prefix, hotwords))
+    return finish(beam_search_steps(model, encoded, config, lm, prefix))
 
 
 @torch.inference_mode()
@@ -322,12 +285,11 @@ def beam_search_steps(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
-    hotwords: Sequence[Automaton | None] = (),
 ) -> Steps[list[list[Hypothesis]]]:
     """As `beam_search`; yields after every token."""
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
-    search = _Search(model, encoded, config, lm, prefix, hotwords)
+    search = _Search(model, encoded, config, lm, prefix)
     longest = int(search.limits.max())
     beams, finished = search.start(longest)
     for step in range(longest if len(beams.rows) else 0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +65,6 @@ class Prefix(NamedTuple):
     first_frame: Tensor  # (B,): first frame after the known words, with which CTC scores begin
     word_starts: Tensor  # (V,) bool: tokens that begin a word; only these may follow the known words
     lm: LmState | None = None  # the language model's, also after all tokens but the last; None: its initial state
-    hotwords: Sequence[int] | None = None  # (B,), nodes of the automata after all tokens but the last; None: the roots
 
     def widened(self, frames: int) -> Prefix:
         """Alignments cut, or padded with zeros, to `frames`."""

@@ -1,356 +1,266 @@
-"""Hotwords in the beam search: an automaton over tokens that gives a bonus inside a phrase and takes it back.
+"""Hotwords: phrases of a list put into a hypothesis where they were said, after the search.
 
-An automaton after Aho and Corasick 1975, with the bonuses of contextual biasing (Zhao et al. 2019). It is built of the
-characters of the phrases, and a token goes through all of its characters at once: every spelling of a phrase in tokens
-is found, and gets the same bonus.
-
-What a text gains is defined word by word. Where phrases begin at a word, the longest that is said in full keeps its
-bonus, and the next word after it is looked at; otherwise the next word is. Where the text so far breaks off inside a
-phrase, its letters have a bonus until the phrase is said in full or not.
+Where CTC has spotted a phrase (`asr.search.spotting`), it takes the place of the words that the best hypothesis has
+there, if the whole score of the search, with what the phrase is worth, is then higher. What a hypothesis has of the
+list is worth as much, so that no phrase takes the place of another that fits better. Other words stay as they are, and
+a phrase counts once for each place, whatever its weight.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from asr.errors import ConfigError
-from asr.search.scorers import View
-from asr.text.tokenizer import EOS, WORD_START, Tokenizer
-from asr.writing.hotwords import Hotwords, Phrase
+from asr.config import SearchConfig
+from asr.model.las import Encoded, Model
+from asr.model.lm import TokenPredictor
+from asr.search.alignment import align
+from asr.search.beams import Prefix
+from asr.search.ctc import blank_padding, from_frame
+from asr.search.forced import Detour, Scored, score_detours
+from asr.search.hypothesis import Hypothesis
+from asr.search.spotting import Spot, Spotter
+from asr.steps import Steps, finish
+from asr.text.tokenizer import BLANK, UNKNOWN, Tokenizer
 
-__all__ = ["Automaton", "HotwordScorer", "check_spelling"]
+__all__ = ["place_hotwords", "place_hotwords_steps"]
 
-MAX_NODES = 500_000  # characters of all phrases together, those of a common beginning counted once
-
-
-class _Bonus(NamedTuple):
-    """What a phrase adds: its weight for each of so many letters."""
-
-    weight: float
-    letters: int
-
-
-class _Step(NamedTuple):
-    """Where a character leads, and what it adds."""
-
-    node: int
-    gain: float
+_VARIANTS = 2  # of a spot that are scored in full
+_AROUND = 2  # words before and after a variant that CTC scores with it
 
 
-class _Trie:
-    """Phrases as a trie of characters, with what each of its nodes and its failures gains; node 0 is the root."""
+class _Words(NamedTuple):
+    """A hypothesis as words."""
 
-    def __init__(self, phrases: dict[str, _Bonus]) -> None:
-        self.children: list[dict[str, int]] = [{}]
-        self.held = [0.0]  # bonus inside a phrase
-        self.full: list[float | None] = [None]  # bonus of a phrase that ends here
-        for text, bonus in phrases.items():
-            self._add(text, bonus)
-        self.failure: list[_Step] = [_Step(0, 0.0)] * len(self.held)
-        self._link()
-
-    def _add(self, text: str, bonus: _Bonus) -> None:
-        node, letters = 0, 0
-        for character in text:
-            letters = min(letters + (character != WORD_START), bonus.letters)
-            after = self.children[node].get(character)
-            if after is None:
-                if len(self.held) >= MAX_NODES:
-                    raise ConfigError(f"hotwords: they have more than {MAX_NODES} characters in all")
-                after = self.children[node][character] = len(self.held)
-                self.children.append({})
-                self.held.append(0.0)
-                self.full.append(None)
-            node = after
-            self.held[node] = max(self.held[node], bonus.weight * letters)
-        self.full[node] = max(self.full[node] or 0.0, bonus.weight * letters)
-
-    def _link(self) -> None:
-        """For each node, what is left of its text where no phrase goes on from it: a node, and the bonus kept."""
-        waiting = deque([0])
-        while waiting:
-            node = waiting.popleft()
-            for character, child in self.children[node].items():
-                waiting.append(child)
-                full = self.full[node]
-                if node == 0:
-                    self.failure[child] = _Step(0, 0.0)
-                elif full is not None and character == WORD_START:
-                    self.failure[child] = _Step(self.step(0, WORD_START).node, full)
-                else:
-                    rest, kept = self.failure[node]
-                    after, gain = self.step(rest, character)
-                    self.failure[child] = _Step(after, kept + self.held[rest] + gain - self.held[after])
-
-    def step(self, node: int, character: str) -> _Step:
-        """Go on by a character."""
-        before, kept = self.held[node], 0.0
-        while (after := self.children[node].get(character)) is None and node:
-            node, more = self._leave(node, character == WORD_START)
-            kept += more
-        after = after or 0
-        return _Step(after, kept + self.held[after] - before)
-
-    def leave(self, node: int, word_ends: bool) -> float:
-        """The gain of leaving all phrases, at the end of a word or within one."""
-        before, kept = self.held[node], 0.0
-        while node:
-            node, more = self._leave(node, word_ends)
-            kept += more
-        return kept - before
-
-    def _leave(self, node: int, word_ends: bool) -> _Step:
-        full = self.full[node]
-        return _Step(0, full) if word_ends and full is not None else self.failure[node]
-
-    def followers(self, node: int) -> set[str]:
-        """Characters that lead from here, or from where a failure leads, to another node than the root does."""
-        found: set[str] = set()
-        while node:
-            found |= self.children[node].keys()
-            node = self.failure[node].node
-        return found
-
-
-class _TokenTrie:
-    """The tokens of a vocabulary by their characters."""
-
-    def __init__(self, pieces: Iterable[tuple[int, str]]) -> None:
-        self.children: dict[str, _TokenTrie] = {}
-        self.tokens: list[int] = []
-        for token, piece in pieces:
-            at = self
-            for character in piece:
-                at = at.children.setdefault(character, _TokenTrie(()))
-            at.tokens.append(token)
-
-
-@dataclass(frozen=True)
-class Automaton:
-    """Hotwords as tensors. Nodes are numbered from the root, 0.
-
-    A token without an edge leaves all phrases; where it begins a word, it then goes from the root.
-    """
-
-    first: Tensor  # (nodes + 1,): where the edges of each node begin
-    tokens: Tensor  # (edges,)
-    targets: Tensor  # (edges,): the node after the token
-    gains: Tensor  # (edges,): what the token adds
-    within: Tensor  # (nodes,): gain of leaving within a word
-    after: Tensor  # (nodes,): gain of leaving at the end of a word
-    begins: Tensor  # (V,) bool: tokens that begin a word
-    root_targets: Tensor  # (V,): the node after a token from the root
-    root_gains: Tensor  # (V,)
-    most: float  # the largest bonus of a phrase
-    widest: int  # most edges of a node
+    texts: list[str]
+    tokens: list[tuple[int, int]]  # of each word
+    spans: list[tuple[int, int]]  # first frame of each word, and the frame after its last
+    listed: list[tuple[int, int, float]]  # phrases of the list among the words, and their worth
 
     @classmethod
-    def build(cls, hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
-        """Spell hotwords in the tokens of a model.
+    def of(cls, tokens: list[int], log_probs: Tensor, spotter: Spotter) -> _Words | None:
+        """The words of tokens, with their places in `log_probs` `(T, V)`; None where these are too short for them."""
+        spans = align(log_probs, tokens)
+        if spans is None:
+            return None
+        words = spotter.tokenizer.words(tokens)
+        texts = [text for text, _, _ in words]
+        listed = []
+        for start in range(len(texts)):
+            for end in range(start + 1, min(start + spotter.words, len(texts)) + 1):
+                said = " ".join(texts[start:end])
+                if known := spotter.spellings.get(said) or spotter.spellings.get(said.removesuffix("'s")):
+                    listed.append((start, end, known.worth))
+        frames = [(spans[first][0], spans[after - 1][1]) for _, first, after in words]
+        return cls(texts, [(first, after) for _, first, after in words], frames, listed)
 
-        Raises:
-            ConfigError: a phrase has characters that the model cannot spell, or the phrases are too long in all.
-        """
-        trie = _Trie(_spelled(hotwords, tokenizer))
-        by_character = _token_trie(tokenizer)
-
-        edges = [list(_edges(trie, 0, by_character, {WORD_START}))]
-        root_targets, root_gains = torch.zeros(len(tokenizer), dtype=torch.long), torch.zeros(len(tokenizer))
-        root = dict(edges[0])
-        for token, step in root.items():
-            root_targets[token], root_gains[token] = step
-        edges[0] = []  # they are in the tensors above
-        for node in range(1, len(trie.held)):
-            leaving = _Step(0, trie.leave(node, word_ends=True))
-            found = []
-            for token, step in _edges(trie, node, by_character, trie.followers(node)):
-                begins = root.get(token, _Step(0, 0.0))
-                usual = step.node == begins.node and math.isclose(step.gain, leaving.gain + begins.gain, abs_tol=1e-9)
-                if not (usual and tokenizer.word_starts[token]):
-                    found.append((token, step))
-            edges.append(found)
-
-        flat = [edge for some in edges for edge in some]
-        counts = torch.tensor([len(some) for some in edges])
-        return cls(
-            first=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
-            tokens=torch.tensor([token for token, _ in flat], dtype=torch.long),
-            targets=torch.tensor([step.node for _, step in flat], dtype=torch.long),
-            gains=torch.tensor([step.gain for _, step in flat], dtype=torch.float32),
-            within=torch.tensor([trie.leave(node, word_ends=False) for node in range(len(trie.held))]),
-            after=torch.tensor([trie.leave(node, word_ends=True) for node in range(len(trie.held))]),
-            begins=torch.tensor(tokenizer.word_starts),
-            root_targets=root_targets,
-            root_gains=root_gains,
-            most=max(full for full in trie.full if full is not None),
-            widest=int(counts.max()),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the tensors."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
-
-    def walk(self, node: int, tokens: Iterable[int]) -> int:
-        """The node after tokens."""
-        for token in tokens:
-            edges = slice(int(self.first[node]), int(self.first[node + 1]))
-            match = (self.tokens[edges] == token).nonzero()
-            if len(match):
-                node = int(self.targets[edges][match[0, 0]])
-            else:
-                node = int(self.root_targets[token]) if self.begins[token] else 0
-        return node
+    def token(self, word: int) -> int:
+        """The number of tokens before a word."""
+        return self.tokens[word][0] if word < len(self.tokens) else self.tokens[-1][1]
 
 
-def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
-    """Refuse a phrase that the tokens of a model cannot spell.
+class _Variant(NamedTuple):
+    """A phrase in place of words."""
 
-    Raises:
-        ConfigError: names the phrase and the characters.
-    """
-    known = _alphabet(tokenizer)
-    for said in phrase.spoken:
-        if unknown := sorted(set(said) - known - {" "}):
-            raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
+    spot: Spot
+    start: int  # of the words replaced
+    end: int
+    tokens: list[int]
+    gain: float  # by its worth, less that of the phrases of the list whose words it takes
 
 
-@lru_cache(maxsize=8)
-def _token_trie(tokenizer: Tokenizer) -> _TokenTrie:
-    return _TokenTrie((token, tokenizer.piece(token)) for token in range(EOS + 1, len(tokenizer)))
-
-
-@lru_cache(maxsize=8)
-def _alphabet(tokenizer: Tokenizer) -> frozenset[str]:
-    return frozenset(character for token in range(EOS + 1, len(tokenizer)) for character in tokenizer.piece(token))
-
-
-def _spelled(hotwords: Hotwords, tokenizer: Tokenizer) -> dict[str, _Bonus]:
-    """Spoken forms of the phrases as the characters of tokens, and the same with 's, which adds nothing.
-
-    Raises:
-        ConfigError: names the first phrase that cannot be spelled, and its characters.
-    """
-    endings = ("", "'s") if {"'", "s"} <= _alphabet(tokenizer) else ("",)
-    spelled: dict[str, _Bonus] = {}
-    for phrase in hotwords.phrases:
-        check_spelling(phrase, tokenizer)
-        for said in phrase.spoken:
-            bonus = _Bonus(phrase.weight, len(said) - said.count(" "))
-            for ending in endings:
-                text = f"{WORD_START}{said.replace(' ', WORD_START)}{ending}"
-                spelled[text] = max(spelled.get(text, bonus), bonus)
-    return spelled
-
-
-def _edges(trie: _Trie, node: int, tokens: _TokenTrie, first: set[str]) -> Iterable[tuple[int, _Step]]:
-    """Tokens that begin with one of the characters `first` and do not end at the root, with where they lead."""
-    waiting = [(tokens, _Step(node, 0.0), first)]
-    while waiting:
-        place, (at, gain), characters = waiting.pop()
-        for character in characters & place.children.keys():
-            after, more = trie.step(at, character)
-            if after:  # at the root, the rest of the token gains nothing: that is what a token without an edge does
-                step, child = _Step(after, gain + more), place.children[character]
-                for token in child.tokens:
-                    yield token, step
-                waiting.append((child, step, set(child.children)))
-
-
-class HotwordState(NamedTuple):
-    """State of `HotwordScorer`; rows are hypotheses."""
-
-    nodes: Tensor  # (N,): before the last token
-    owners: Tensor  # (N,): the utterance of each hypothesis
-
-    def select(self, rows: Tensor) -> HotwordState:
-        return HotwordState(*(x.index_select(0, rows) for x in self))
-
-
-class HotwordScorer:
-    """Bonuses of hotwords, with a list, or none, for each utterance.
+def place_hotwords(
+    model: Model,
+    encoded: Encoded,
+    found: list[list[Hypothesis]],
+    lists: Sequence[Spotter | None],
+    config: SearchConfig,
+    lm: TokenPredictor | None = None,
+    prefix: Prefix | None = None,
+    known: Sequence[Sequence[int]] = (),
+) -> list[list[Hypothesis]]:
+    """Put the phrases of lists into the best hypotheses of a search.
 
     Args:
-        automata: of each utterance; None: it has no hotwords.
-        device: where the search runs.
-        known: `(utterances,)` nodes after the known tokens but the last; None: there are none.
+        model: in evaluation mode.
+        encoded: of B utterances.
+        found: the n-best of each, best first.
+        lists: of each utterance, None where it has none; empty: none has any.
+        config: weights of the search; `hotword_weight` and `hotword_margin`.
+        lm: of the search.
+        prefix: of the search.
+        known: tokens of the words before the prefix's first frame; empty: there are none.
+
+    Returns:
+        The n-best with the new hypothesis first, where there is one; its score includes what its phrases are worth.
     """
+    return finish(place_hotwords_steps(model, encoded, found, lists, config, lm, prefix, known))
 
-    def __init__(
-        self, automata: Sequence[Automaton | None], device: torch.device, known: Sequence[int] | None = None
-    ) -> None:
-        distinct = list({id(a): a for a in automata if a is not None}.values())
-        place = {id(a): i for i, a in enumerate(distinct)}
 
-        # One table of all lists, each with its first node and first edge; after the last, a node of its own for those
-        # without a list, from which nothing leads anywhere.
-        nodes, edges = 0, 0
-        starts, firsts, targets, root_targets = [], [], [], []
-        for automaton in distinct:
-            starts.append(nodes)
-            firsts.append(automaton.first[:-1] + edges)
-            targets.append(automaton.targets + nodes)
-            root_targets.append(automaton.root_targets + nodes)
-            nodes, edges = nodes + len(automaton.within), edges + len(automaton.tokens)
-        self._first = torch.cat([*firsts, torch.tensor([edges, edges])]).to(device)
-        nothing = torch.zeros(1)
-        self._tokens = torch.cat([*(a.tokens for a in distinct), nothing.long()]).to(device)
-        self._targets = torch.cat([*targets, nothing.long()]).to(device)
-        self._gains = torch.cat([*(a.gains for a in distinct), nothing]).to(device)
-        self._within = torch.cat([*(a.within for a in distinct), nothing]).to(device)
-        self._after = torch.cat([*(a.after for a in distinct), nothing]).to(device)
-        self._begins = distinct[0].begins.to(device)
-        size = len(distinct[0].begins)
-        self._root_targets = torch.stack([*root_targets, torch.full((size,), nodes)]).to(device)
-        self._root_gains = torch.stack([*(a.root_gains for a in distinct), torch.zeros(size)]).to(device)
-        self._width = torch.arange(max(1, *(a.widest for a in distinct)), device=device)
+@torch.inference_mode()
+def place_hotwords_steps(
+    model: Model,
+    encoded: Encoded,
+    found: list[list[Hypothesis]],
+    lists: Sequence[Spotter | None],
+    config: SearchConfig,
+    lm: TokenPredictor | None = None,
+    prefix: Prefix | None = None,
+    known: Sequence[Sequence[int]] = (),
+) -> Steps[list[list[Hypothesis]]]:
+    """As `place_hotwords`; yields after the phrases were spotted, and after every token."""
+    rows = [row for row, (one, best) in enumerate(zip(lists, found, strict=False)) if one and best[0].tokens]
+    if not rows or config.hotword_weight == 0:
+        return found
+    log_probs, lengths = model.ctc_log_probs(encoded.encoder_out).float(), encoded.encoder_out_lengths
+    if prefix:
+        lengths = (lengths - prefix.first_frame).clamp(min=0)
+        log_probs = from_frame(log_probs, prefix.first_frame)
+    texts, variants = {}, {}
+    for row, spots in _spotted(log_probs, lengths, lists, rows, config, known).items():
+        frames, spotter = log_probs[row, : int(lengths[row])].cpu(), lists[row]
+        words = _Words.of(found[row][0].tokens, frames, spotter) if spots and spotter else None
+        if words and spotter and (some := _variants(found[row][0].tokens, words, spots, frames, spotter, config)):
+            texts[row], variants[row] = words, some
+    if not variants:
+        return found
 
-        lists = [len(distinct) if a is None else place[id(a)] for a in automata]
-        roots = [*starts, nodes]
-        known = known or [0] * len(automata)
-        self._list = torch.tensor(lists, device=device)  # of each utterance
-        self._root = torch.tensor([roots[one] for one in lists], device=device)
-        self._known = torch.tensor(list(known), device=device)
-        self.most = torch.tensor([0.0 if a is None else a.most for a in automata], device=device)
+    rows = list(variants)
+    detours = [
+        Detour(row, texts[row].token(one.start), texts[row].token(one.end), one.tokens, one.gain)
+        for row in rows
+        for one in variants[row]
+    ]
+    best = {row: found[row][0].tokens for row in rows}
+    yield
+    scored = iter((yield from score_detours(model, encoded, config, lm, prefix, best, detours)))
+    after = list(found)
+    for row in rows:
+        pairs = [(one, next(scored)) for one in variants[row]]
+        after[row] = _changed(found[row], texts[row], pairs, config.nbest)
+    return after
 
-    def initial_state(self, owners: Tensor) -> HotwordState:
-        return HotwordState((self._root + self._known)[owners], owners)
 
-    def score(self, view: View, state: HotwordState) -> tuple[Tensor, HotwordState]:
-        nodes, owners = self._advance(state, view.last), state.owners
-        tokens, edges, exists = self._edges(nodes)
-        scores = self._after[nodes][:, None] + self._root_gains[self._list[owners]]
-        scores = torch.where(self._begins, scores, self._within[nodes][:, None])
-        scores[:, EOS] = self._after[nodes]
-        # Places without an edge write to a column beyond the vocabulary, which is cut off.
-        size = scores.shape[1]
-        wide = torch.nn.functional.pad(scores, (0, 1))
-        wide.scatter_(1, torch.where(exists, tokens, size), self._gains[edges])
-        return wide[:, :size], HotwordState(nodes, owners)
+def _spotted(
+    log_probs: Tensor,
+    lengths: Tensor,
+    lists: Sequence[Spotter | None],
+    rows: Sequence[int],
+    config: SearchConfig,
+    known: Sequence[Sequence[int]],
+) -> dict[int, list[Spot]]:
+    """The spots of each row, in ascending order of the rows."""
+    found: dict[int, list[Spot]] = {}
+    for spotter in dict.fromkeys(lists[row] for row in rows):
+        some = [row for row in rows if lists[row] is spotter]
+        padded = blank_padding(log_probs[some, : int(lengths[some].max())], lengths[some])
+        before = [known[row] for row in some] if known else []
+        if spotter:
+            settings = config.hotword_weight, config.hotword_margin
+            found |= zip(some, spotter.spots(padded, lengths[some].tolist(), before, *settings), strict=True)
+    return dict(sorted(found.items()))
 
-    def select(self, state: HotwordState, rows: Tensor) -> HotwordState:
-        return state.select(rows)
 
-    def _advance(self, state: HotwordState, last: Tensor) -> Tensor:
-        """The nodes after the tokens `last` `(N,)`."""
-        tokens, edges, exists = self._edges(state.nodes)
-        match = exists & (tokens == last[:, None])
-        target = (self._targets[edges] * match).sum(1)
-        begun, root = self._root_targets[self._list[state.owners], last], self._root[state.owners]
-        fallen = torch.where(self._begins[last], begun, root)
-        return torch.where(match.any(1), target, fallen)
+def _variants(
+    tokens: list[int], words: _Words, spots: Sequence[Spot], frames: Tensor, spotter: Spotter, config: SearchConfig
+) -> list[_Variant]:
+    """The ways to put the spots into a hypothesis that CTC finds likely enough."""
+    weight, some = config.hotword_weight, []
+    for spot in spots:
+        for start, end in _spans(spot, words):
+            lost = sum(worth for first, after, worth in words.listed if first < end and start < after)
+            gain = weight * (spot.spelling.worth - lost)
+            replaced = tokens[words.token(start) : words.token(end)]
+            ways = _spelled(spot, words.texts[start:end], spotter.tokenizer)
+            some += [_Variant(spot, start, end, spelled, gain) for spelled in ways if spelled != replaced]
+    if not some:
+        return []
 
-    def _edges(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each node, `(N, widest)` its edges' tokens and numbers, and which of them there are."""
-        first = self._first[nodes][:, None]
-        exists = first + self._width < self._first[nodes + 1][:, None]
-        edges = (first + self._width).clamp(max=len(self._tokens) - 1)
-        return self._tokens[edges], edges, exists
+    # Of each spot the likeliest by CTC.
+    likely: dict[Spot, list[tuple[float, _Variant]]] = defaultdict(list)
+    for variant, change in zip(some, _ctc_changes(tokens, words, some, frames), strict=True):
+        if variant.gain * config.hotword_margin + change > 0:
+            gain = variant.gain + config.ctc_weight * change
+            likely[variant.spot].append((change, variant._replace(gain=gain)))
+    best = (v for pairs in likely.values() for _, v in sorted(pairs, key=lambda pair: -pair[0])[:_VARIANTS])
+    return [variant for variant in best if variant.gain > 0]
+
+
+def _spans(spot: Spot, words: _Words) -> list[tuple[int, int]]:
+    """Ranges of words that a spot can take the place of: those within it, one more, one less."""
+    centres = [(first + after) / 2 for first, after in words.spans]
+    start = sum(centre < spot.first_frame - 1 for centre in centres)
+    end = max(start, sum(centre <= spot.after_last + 1 for centre in centres))
+    if " ".join(words.texts[start:end]).removesuffix("'s") == spot.spelling.said:
+        return []
+    if start == end:
+        middle = (spot.first_frame + spot.after_last) / 2
+        start = end = sum(centre < middle for centre in centres)
+    some = {(start, end), (start - 1, end), (start, end + 1), (start + 1, end), (start, end - 1)}
+    first = 0 if spot.spelling.continues else None
+    return sorted((a, b) for a, b in some if 0 <= a < b <= len(centres) and first in (None, a))
+
+
+def _spelled(spot: Spot, replaced: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of a spot, and those with 's after it where the words that it replaces end in an s."""
+    plain = list(spot.spelling.tokens)
+    if replaced and replaced[-1].endswith("s"):
+        possessive = tokenizer.encode(f"{spot.spelling.said}'s")
+        return [plain, possessive] if UNKNOWN not in possessive else [plain]
+    return [plain]
+
+
+def _ctc_changes(tokens: list[int], words: _Words, variants: Sequence[_Variant], frames: Tensor) -> list[float]:
+    """What variants change in the log-probability by CTC, given `frames` `(T, V)`: with a few words around them."""
+    texts, places = [], []
+    for v in variants:
+        first, after = max(0, v.start - _AROUND), min(len(words.texts), v.end + _AROUND)
+        begin = words.spans[first - 1][1] if first else 0
+        end = words.spans[after][0] if after < len(words.texts) else len(frames)
+        known = tokens[words.token(first) : words.token(after)]
+        here, there = (words.token(word) - words.token(first) for word in (v.start, v.end))
+        texts += [known[:here] + v.tokens + known[there:], known]
+        places += [(begin, end)] * 2
+    begins, ends = torch.tensor(places).unbind(1)
+    index = torch.arange(int((ends - begins).max()))[:, None] + begins
+    spread = frames[index.clamp(max=len(frames) - 1), :]
+    together = torch.tensor([token for text in texts for token in text])
+    lengths = torch.tensor([len(text) for text in texts])
+    losses = torch.nn.functional.ctc_loss(spread, together, ends - begins, lengths, BLANK, reduction="none")
+    changed, plain = losses.view(-1, 2).unbind(1)
+    return (plain - changed).tolist()
+
+
+def _changed(
+    found: list[Hypothesis], words: _Words, variants: Sequence[tuple[_Variant, Scored | None]], nbest: int
+) -> list[Hypothesis]:
+    """The n-best with the variants that raise the score of the best, as far as they do not overlap."""
+    gains = [(v.gain + scored.gain, v, scored) for v, scored in variants if scored and v.gain + scored.gain > 0]
+    chosen: list[tuple[float, _Variant, Scored]] = []
+    for one in sorted(gains, key=lambda triple: -triple[0]):
+        if not any(_overlap(one[1], other) for _, other, _ in chosen):
+            chosen.append(one)
+    if not chosen:
+        return found
+    tokens, token_scores = list(found[0].tokens), list(found[0].token_scores)
+    for _, v, scored in sorted(chosen, key=lambda triple: -triple[1].start):
+        place = slice(words.token(v.start), words.token(v.end))
+        tokens[place], token_scores[place] = v.tokens, scored.token_scores
+    best = replace(
+        found[0],
+        tokens=tokens,
+        token_scores=token_scores,
+        score=found[0].score + sum(gain for gain, _, _ in chosen),
+    )
+    return [best, *found][:nbest]
+
+
+def _overlap(one: _Variant, other: _Variant) -> bool:
+    """Whether two variants take the same words, or come from the same frames."""
+    (_, first, after), (_, begin, end) = one.spot, other.spot
+    return (one.start < other.end and other.start < one.end) or (first < end and begin < after)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from asr.config import SearchConfig
+from asr.errors import ConfigError
 from asr.model.lm import LmState, TokenPredictor
 from asr.search.ctc import CtcPrefixes, CtcState
 from asr.text.tokenizer import EOS
@@ -25,6 +27,7 @@ __all__ = [
     "PartialScorer",
     "Scorer",
     "View",
+    "full_scorers",
 ]
 
 
@@ -162,3 +165,36 @@ class CtcScorer:
     def select(self, state: _CtcStep, rows: Tensor, places: Tensor) -> CtcState:
         tokens, scores = state.candidates[rows, places], state.scores[rows, places]
         return self.prefixes.advance(state.before, state.last, rows, tokens, scores)
+
+
+def full_scorers(
+    config: SearchConfig,
+    vocab_size: int,
+    frames: int,
+    device: torch.device,
+    lm: TokenPredictor | None,
+    known: LmState | None,
+) -> list[tuple[float, Scorer]]:
+    """The full scorers of a search, each with its weight; those without a weight are left out.
+
+    Args:
+        config: weights.
+        vocab_size: of the model.
+        frames: of the encoder output.
+        device: of the model.
+        lm: over the same tokens; None: there is none.
+        known: its state after the known tokens of each utterance, if the hypotheses begin with any.
+
+    Raises:
+        ConfigError: the lm has a vocabulary of another size.
+    """
+    scorers: list[tuple[float, Scorer]] = [
+        (1 - config.ctc_weight, DecoderScorer()),
+        (config.length_bonus, LengthScorer()),
+        (config.coverage_penalty, CoverageScorer(config.coverage_threshold, frames, device, config.coverage_mean)),
+    ]
+    if lm is not None:
+        if lm.config.vocab_size != vocab_size:
+            raise ConfigError(f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {vocab_size}")
+        scorers.append((config.lm_weight, LmScorer(lm, known, config.lm_temperature)))
+    return [(weight, scorer) for weight, scorer in scorers if weight != 0]

@@ -1,78 +1,85 @@
-"""Which hotwords of a list can have been said: their best paths through the CTC head's output.
+"""Where hotwords of a list can have been said: their best paths through the CTC head's output.
 
-Most phrases of a list are not in an utterance, and a bonus for them only makes false alarms. So each phrase is first
-looked for in the CTC head's output: the best path that spells it, from any frame to any other, beside the best path of
-all through the same frames. The beam search gives a bonus only where the two are about as likely, and a larger one,
-the closer they are. Filters of this kind: Yang et al. 2023, "Two Stage Contextual Word Filtering for Context Bias in
-Unified Streaming and Non-streaming Transducer".
+Most phrases of a list are not in an utterance. So each is first looked for in the CTC head's output: the best path that
+spells it, from any frame to any other, beside the best path of all through the same frames. Only the phrases whose path
+is likely enough are followed up. After Andrusenko et al. 2024, "Fast Context-Biasing for CTC and Transducer ASR models
+with CTC-based Word Spotter".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from asr.config import SearchConfig, require
-from asr.model.las import Encoded, Model
-from asr.search.ctc import blank_padding, from_frame
-from asr.search.hotwords import Automaton, check_spelling
-from asr.text.tokenizer import BLANK, WORD_START, Tokenizer
-from asr.writing.hotwords import Hotwords
+from asr.errors import ConfigError
+from asr.text.tokenizer import BLANK, EOS, Tokenizer
+from asr.writing.hotwords import Hotwords, Phrase
 
-__all__ = ["Spotter", "narrow", "spell"]
+__all__ = ["Spelling", "Spot", "Spotter", "check_spelling", "places", "relative", "spell"]
 
 _LOG_ZERO = -1e10
-_LEAST_SHARE = 1 / 3  # of its weight that a phrase gets
-_MOST_PHRASES = 32  # of an utterance: bounds the time that their automaton takes
+_FRAMES_A_SPOT = 6  # at most one spot for so many frames: bounds the time that they take
+_PLACES = 3  # of a phrase in an utterance
+_PHRASE_LETTERS = 8  # a phrase is worth as much as so many letters more, because short ones are as improbable as long
 _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
 _MAX_CELLS = 1 << 22  # paths followed at a time: states times utterances
+
+
+class Spelling(NamedTuple):
+    """A way to say a phrase, or the rest of one."""
+
+    said: str
+    tokens: tuple[int, ...]
+    worth: float  # what a hypothesis gains by it, by its length and the weight of its phrase
+    continues: bool = False  # it goes on from the words before the search
+
+
+class Spot(NamedTuple):
+    """A place where a spelling can have been said."""
+
+    spelling: Spelling
+    first_frame: int
+    after_last: int
 
 
 class _Paths:
     """A trie of tokens, as lists with an entry for each state; state 0 is the start."""
 
     def __init__(self) -> None:
-        self.tokens, self.parents, self.letters = [BLANK], [0], [0]
+        self.tokens, self.parents = [BLANK], [0]
         self._children: dict[tuple[int, int], int] = {}
 
-    def find(self, tokens: Sequence[int]) -> int:
-        """The state after tokens; the start if no spelling begins so."""
+    def add(self, tokens: Sequence[int]) -> int:
+        """The state at the end of a spelling."""
         state = 0
-        for token in tokens:
-            state = self._children.get((state, token), -1)
-        return max(state, 0)
-
-    def add(self, tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-        """The states of a spelling."""
-        path, state = [], 0
         for token in tokens:
             after = self._children.setdefault((state, token), len(self.tokens))
             if after == len(self.tokens):
                 self.tokens.append(token)
                 self.parents.append(state)
-                self.letters.append(self.letters[state] + len(tokenizer.piece(token).strip(WORD_START)))
             state = after
-            path.append(state)
-        return path
+        return state
 
 
 @dataclass(frozen=True, eq=False)
 class Spotter:
     """A list of hotwords, and the ways to spell them in tokens as a trie; state 0 is its root."""
 
-    hotwords: Hotwords
     tokenizer: Tokenizer
-    paths: _Paths
+    spellings: Mapping[str, Spelling]  # of all phrases, by what is said
+    rests: Mapping[str, Sequence[Spelling]]  # of what is left of phrases after their first words
     tokens: Tensor  # (S,): of each state
     parents: Tensor  # (S,): the state before it
     repeats: Tensor  # states with the token of the one before them
-    ends: Tensor  # (P', 3): end of a spelling, its phrase, its letters
-    inside: Tensor  # (P'', 3): the same for places within a phrase from the end of its first word on
-    weights: Tensor  # (phrases,)
+    ends: Tensor  # (spellings,): their last states
     words: int  # of the longest phrase
 
     @classmethod
@@ -82,60 +89,58 @@ class Spotter:
         Raises:
             ConfigError: a phrase has characters that the model cannot spell.
         """
-        paths, ends, inside = _Paths(), [], []
-        for number, phrase in enumerate(hotwords.phrases):
+        spellings: dict[str, Spelling] = {}
+        rests: dict[str, list[Spelling]] = defaultdict(list)
+        for phrase in hotwords.phrases:
             check_spelling(phrase, tokenizer)
             for said in phrase.spoken:
-                path = paths.add(tokenizer.encode(said), tokenizer)
-                first = paths.add(tokenizer.encode(said.partition(" ")[0]), tokenizer)
-                ends.append((path[-1], number, paths.letters[path[-1]]))
-                inside += [(state, number, paths.letters[state]) for state in path[len(first) - 1 : -1]]
+                one = _spelling(said, phrase.weight, tokenizer)
+                if said not in spellings or spellings[said].worth < one.worth:
+                    spellings[said] = one
+                words = said.split()
+                for count in range(1, len(words)):
+                    rest = _spelling(" ".join(words[count:]), phrase.weight, tokenizer)
+                    rests[" ".join(words[:count])].append(rest._replace(continues=True))
+
+        paths = _Paths()
+        ends = [paths.add(one.tokens) for one in spellings.values()]
         pairs = enumerate(zip(paths.tokens, paths.parents, strict=True))
         return cls(
-            hotwords,
             tokenizer,
-            paths,
+            spellings,
+            rests,
             tokens=torch.tensor(paths.tokens),
             parents=torch.tensor(paths.parents),
             repeats=torch.tensor([s for s, (token, parent) in pairs if s and token == paths.tokens[parent]]).long(),
             ends=torch.tensor(ends),
-            inside=torch.tensor(inside).long().view(-1, 3),
-            weights=torch.tensor([phrase.weight for phrase in hotwords.phrases]),
-            words=hotwords.lookahead_words,
+            words=max(said.count(" ") + 1 for said in spellings),
         )
 
-    def begun(self, known: Sequence[int]) -> list[int]:
-        """The states after the last words of the known tokens, for the phrases that begin with these."""
+    def begun(self, known: Sequence[int]) -> list[Spelling]:
+        """What is left of the phrases that begin with the last words of the known tokens."""
         words = self.tokenizer.decode(known[-_KNOWN_TOKENS:]).split() if self.words > 1 else []
         latest = (" ".join(words[-count:]) for count in range(1, min(self.words, len(words) + 1)))
-        return [state for text in latest if (state := self.paths.find(self.tokenizer.encode(text)))]
+        return [rest for text in latest for rest in self.rests.get(text, ())]
 
-    def score(self, log_probs: Tensor, begun: Sequence[Sequence[int]] = ()) -> Tensor:
-        """How likely each phrase was said: log-probability for each letter, 0 for a phrase on the best path of all.
-
-        A phrase that the audio breaks off in counts by what was said of it, once its first word was.
+    def score(self, log_probs: Tensor) -> Tensor:
+        """How likely each spelling was said: log-probability, 0 for one on the best path of all.
 
         Args:
             log_probs: `(B, T, V)` of the CTC head; padding is blank with probability one.
-            begun: for each of the B, states that were reached before the first frame; empty: none were.
 
         Returns:
-            `(B, phrases)`, 0 or less.
+            `(B, spellings)`, 0 or less.
         """
         rows = max(1, _MAX_CELLS // len(self.tokens))
-        parts = log_probs.split(rows)
-        return torch.cat([self._score(some, begun[i * rows : (i + 1) * rows]) for i, some in enumerate(parts)])
+        return torch.cat([self._score(some) for some in log_probs.split(rows)])
 
-    def _score(self, log_probs: Tensor, begun: Sequence[Sequence[int]]) -> Tensor:
-        relative = log_probs - log_probs.amax(-1, keepdim=True)
-        frames = relative.permute(1, 2, 0).contiguous()  # (T, V, B)
+    def _score(self, log_probs: Tensor) -> Tensor:
+        frames = relative(log_probs).permute(1, 2, 0).contiguous()  # (T, V, B)
         tokens, parents, repeats = (x.to(frames.device) for x in (self.tokens, self.parents, self.repeats))
 
         # Best paths that end in each state: with its token, with a blank after it, with either.
         ended = frames.new_full((len(tokens), frames.shape[2]), _LOG_ZERO)
         blank, either, best = ended.clone(), ended.clone(), ended
-        for row, states in enumerate(begun):
-            blank[states, row] = either[states, row] = 0.0
         either[0] = 0.0  # a phrase may begin anywhere
         for frame in frames:
             entry = either[parents]
@@ -145,81 +150,112 @@ class Spotter:
             either = torch.maximum(ended, blank)
             either[0] = 0.0
             best = torch.maximum(best, ended)
+        return best[self.ends.to(frames.device)].T
 
-        scores = frames.new_full((len(self.hotwords.phrases), frames.shape[2]), _LOG_ZERO)
-        for paths, table in ((best, self.ends), (either, self.inside)):
-            state, phrase, letters = table.to(frames.device).unbind(1)
-            places = phrase[:, None].expand(-1, frames.shape[2])
-            scores = scores.scatter_reduce(0, places, paths[state] / letters.clamp(min=1)[:, None], "amax")
-        return scores.T
-
-    def automaton(self, scores: Tensor, margin: float) -> Automaton | None:
-        """The phrases that can have been said, each with the share of its weight that it earns by its score.
-
-        The share is 1 for a score of 0, falls to a third for one of minus `margin` times the weight, and is 0 below. It
-        is rounded to eighths, so that the search of a stream, which runs again with every chunk, mostly finds the
-        automaton of the last time. Only the likeliest phrases are taken.
+    def spots(
+        self, log_probs: Tensor, lengths: Sequence[int], known: Sequence[Sequence[int]], weight: float, margin: float
+    ) -> list[list[Spot]]:
+        """The likeliest places of phrases in each utterance.
 
         Args:
-            scores: `(phrases,)` of one utterance.
-            margin: above 0.
-
-        Returns:
-            None where no phrase can have been said.
+            log_probs: as in `score`.
+            lengths: of each utterance.
+            known: tokens of each utterance before the first frame; empty: there are none.
+            weight: of what phrases are worth.
+            margin: a place whose log-probability is this many times its phrase's worth below 0 is none.
         """
-        phrases, doubts = self.hotwords.phrases, -scores / (margin * self.weights)
-        shares = ((1 - (1 - _LEAST_SHARE) * doubts) * 8).round() / 8
-        likeliest = doubts.argsort(stable=True)[:_MOST_PHRASES]
-        kept = sorted(likeliest[doubts[likeliest] <= 1].tolist())
-        heard = tuple(replace(phrases[i], weight=phrases[i].weight * float(shares[i])) for i in kept)
-        return _automaton(Hotwords(heard), self.tokenizer) if heard else None
+        every = list(self.spellings.values())
+        worth = weight * margin * torch.tensor([one.worth for one in every])
+        candidates: list[tuple[int, Spelling]] = []
+        for row, scores in enumerate((self.score(log_probs).cpu() + worth).tolist()):
+            likely = sorted((-score, i) for i, score in enumerate(scores) if score > 0)
+            candidates += [(row, every[i]) for _, i in likely[: _most(lengths[row])]]
+            candidates += [(row, rest) for rest in self.begun(known[row])] if known else []
+        found: list[list[tuple[float, Spot]]] = [[] for _ in log_probs]
+        placed = places(relative(log_probs).cpu(), candidates) if candidates else []
+        for (row, one), some in zip(candidates, placed, strict=True):
+            least = -weight * margin * one.worth
+            found[row] += [(least - score, Spot(one, *frames)) for score, *frames in some if score > least]
+        best = (sorted(some, key=lambda pair: pair[0]) for some in found)
+        return [[spot for _, spot in some[: _most(length)]] for some, length in zip(best, lengths, strict=True)]
+
+
+def _most(frames: int) -> int:
+    return math.ceil(frames / _FRAMES_A_SPOT)
+
+
+def relative(log_probs: Tensor) -> Tensor:
+    """Beside the likeliest token of each frame."""
+    return log_probs - log_probs.amax(-1, keepdim=True)
+
+
+def places(frames: Tensor, candidates: Sequence[tuple[int, Spelling]]) -> list[list[tuple[float, int, int]]]:
+    """The best places of spellings that do not overlap: log-probability, first frame, frame after the last.
+
+    Args:
+        frames: `(B, T, V)`, relative to the likeliest token of each frame.
+        candidates: rows of these, and what to look for.
+    """
+    rows = torch.tensor([row for row, _ in candidates])
+    tokens = pad_sequence([torch.tensor(one.tokens) for _, one in candidates], batch_first=True)  # (N, L)
+    last = torch.tensor([len(one.tokens) - 1 for _, one in candidates])[:, None]
+    repeat = torch.zeros_like(tokens, dtype=torch.float32)
+    repeat[:, 1:][tokens[:, 1:] == tokens[:, :-1]] = _LOG_ZERO
+
+    # As in `Spotter.score`, for each token of each spelling, with the frame in which the path began.
+    ended = torch.full(tokens.shape, _LOG_ZERO)
+    blank, began, blank_began = ended.clone(), torch.zeros_like(tokens), torch.zeros_like(tokens)
+    fresh, nothing = torch.zeros(len(rows), 1), torch.full((len(rows), 1), _LOG_ZERO)
+    scores, starts = [], []
+    for t in range(frames.shape[1]):
+        frame = frames[rows, t]
+        now = torch.full((len(rows), 1), t)
+        ways = torch.stack(
+            [ended, torch.cat([fresh, ended[:, :-1] + repeat[:, 1:]], 1), torch.cat([nothing, blank[:, :-1]], 1)]
+        )
+        origins = torch.stack([began, torch.cat([now, began[:, :-1]], 1), torch.cat([now, blank_began[:, :-1]], 1)])
+        later = ended > blank
+        blank, blank_began = torch.maximum(ended, blank) + frame[:, :1], torch.where(later, began, blank_began)
+        best, way = ways.max(0)
+        ended, began = best + frame.gather(1, tokens), origins.gather(0, way[None])[0]
+        scores.append(ended.gather(1, last)[:, 0])
+        starts.append(began.gather(1, last)[:, 0])
+
+    # The best end, then the best of those whose paths do not overlap with it, and so on.
+    left, first, at = torch.stack(scores), torch.stack(starts), torch.arange(len(scores))[:, None]
+    found: list[list[tuple[float, int, int]]] = [[] for _ in candidates]
+    for _ in range(_PLACES):
+        score, end = left.max(0)
+        start = first.gather(0, end[None])[0]
+        for some, *place in zip(found, score.tolist(), start.tolist(), (end + 1).tolist(), strict=True):
+            some.append((place[0], int(place[1]), int(place[2])))
+        left = left.masked_fill((first <= end) & (at >= start), _LOG_ZERO)
+    return found
+
+
+def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
+    """Refuse a phrase that the tokens of a model cannot spell.
+
+    Raises:
+        ConfigError: names the phrase and the characters.
+    """
+    known = _alphabet(tokenizer)
+    for said in phrase.spoken:
+        if unknown := sorted(set(said) - known - {" "}):
+            raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
+
+
+def _spelling(said: str, weight: float, tokenizer: Tokenizer) -> Spelling:
+    letters = len(said) - said.count(" ")
+    return Spelling(said, tuple(tokenizer.encode(said)), weight * (letters + _PHRASE_LETTERS))
+
+
+@lru_cache(maxsize=8)
+def _alphabet(tokenizer: Tokenizer) -> frozenset[str]:
+    return frozenset(character for token in range(EOS + 1, len(tokenizer)) for character in tokenizer.piece(token))
 
 
 @lru_cache(maxsize=8)
 def spell(hotwords: Hotwords, tokenizer: Tokenizer) -> Spotter:
     """`Spotter.build`; the latest lists are kept for the next call."""
     return Spotter.build(hotwords, tokenizer)
-
-
-@lru_cache(maxsize=256)
-def _automaton(hotwords: Hotwords, tokenizer: Tokenizer) -> Automaton:
-    return Automaton.build(hotwords, tokenizer)
-
-
-@torch.inference_mode()
-def narrow(
-    model: Model,
-    encoded: Encoded,
-    lists: Sequence[Spotter | None],
-    config: SearchConfig,
-    first_frame: Tensor | None = None,
-    known: Sequence[Sequence[int]] = (),
-) -> list[Automaton | None]:
-    """For each utterance, the automaton of those phrases of its list that can have been said.
-
-    Args:
-        model: in evaluation mode.
-        encoded: of B utterances.
-        lists: of each utterance, None where it has none; empty: none has any.
-        config: weights; `hotword_margin` says how unlikely a phrase may be.
-        first_frame: `(B,)`, first frame after the known words of each; None: they have none.
-        known: tokens of these words.
-
-    Raises:
-        ConfigError: greedy search is given hotwords.
-    """
-    automata: list[Automaton | None] = [None] * len(lists)
-    if not any(lists) or config.hotword_weight == 0:
-        return automata
-    require(config.beam_size > 1, "search.beam_size", 1, "at least 2 with hotwords")
-    log_probs, lengths = model.ctc_log_probs(encoded.encoder_out), encoded.encoder_out_lengths
-    if first_frame is not None:
-        log_probs, lengths = from_frame(log_probs, first_frame), (lengths - first_frame).clamp(min=0)
-    for spotter in dict.fromkeys(one for one in lists if one is not None):
-        rows = [row for row, one in enumerate(lists) if one is spotter]
-        longest = int(lengths[rows].max())
-        padded = blank_padding(log_probs[rows, :longest].float(), lengths[rows])
-        begun = [spotter.begun(known[row]) for row in rows] if known else []
-        for row, scores in zip(rows, spotter.score(padded, begun).cpu(), strict=True):
-            automata[row] = spotter.automaton(scores, config.hotword_margin)
-    return automata

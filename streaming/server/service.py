@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from asr.config import require
 from asr.errors import ConfigError
-from asr.search.hotwords import check_spelling
+from asr.search.spotting import check_spelling
 from asr.steps import Steps
 from asr.writing.hotwords import Hotwords, Phrase
 from asr.writing.parts import Style

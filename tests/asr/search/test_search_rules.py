@@ -13,12 +13,10 @@ from asr.config import SearchConfig
 from asr.errors import ConfigError
 from asr.model.attention import Memory
 from asr.model.las import Encoded, Model
-from asr.search import Automaton, beam_search, search
+from asr.search import beam_search, search
 from asr.search.hypothesis import Repeats, token_limits
 from asr.search.scorers import CoverageScorer, LengthScorer, LmScorer, View
 from asr.text.tokenizer import EOS, SOS
-from asr.writing.hotwords import Hotwords
-from tests.support.pieces import FakePieces
 from tests.support.tiny_model import tiny_lm, tiny_model
 
 Follow = dict[int, dict[int, float]]
@@ -133,22 +131,6 @@ def test_an_utterance_that_is_done_stays_as_it_is() -> None:
     assert len(second[0].tokens) == 14
     first, _ = beam_search(*rigged(quick, slow), dataclasses.replace(config, length_bonus=3.0))
     assert len(first[0].tokens) == 14  # where the bonus makes up for it soon, it is waited for
-
-
-def test_a_hotword_that_has_not_begun_is_waited_for() -> None:
-    """A finished hypothesis that is ahead by less than a hotword is worth does not end the search."""
-    pieces = [f"<{n}>" for n in range(20)]
-    pieces[5:9] = ["▁a", "▁b", "c", "d"]
-    words = {SOS: {EOS: 0.99, 5: 0.01}, 5: {6: 1.0}, 6: {7: 1.0}, 7: {8: 1.0}, 8: {EOS: 1.0}}
-    model, encoded = rigged(words)
-    hotwords = [Automaton.build(Hotwords.parse("bcd"), FakePieces(pieces))]
-    config = SearchConfig(beam_size=2, ctc_weight=0.0, eos_threshold=0.0, hotword_weight=1.0)
-    assert beam_search(model, encoded, config)[0][0].tokens == []
-    assert beam_search(model, encoded, config, hotwords=hotwords)[0][0].tokens == []  # 3 letters, 4.6 behind
-    twice = dataclasses.replace(config, hotword_weight=2.0)
-    (found,) = beam_search(model, encoded, twice, hotwords=hotwords)
-    assert found[0].tokens == [5, 6, 7, 8]
-    assert found[0].score == pytest.approx(math.log(0.01) + 6, abs=1e-3)
 
 
 def test_coverage_counts_attention_beyond_the_threshold() -> None:
