@@ -24,6 +24,7 @@ from asr import __version__
 from asr.commands import models
 from asr.commands import options as opt
 from asr.commands.evaluate import evaluate
+from asr.commands.exporting import export_model
 from asr.commands.groups import grouped
 from asr.commands.importing import import_model
 from asr.commands.publish import publish
@@ -167,6 +168,7 @@ def root(
 app.command()(transcribe)
 app.command()(evaluate)
 app.command("import")(import_model)
+app.command("export")(export_model)
 models.register(app)
 app.command()(publish)
 

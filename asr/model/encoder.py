@@ -30,7 +30,7 @@ from asr.model.hybrid import HybridBlock, HybridState
 from asr.model.normalisation import Normalisation
 from asr.model.recurrent import run_lstm, run_lstm_from
 
-__all__ = ["Encoder", "EncoderState", "LayerState"]
+__all__ = ["Encoder", "EncoderState", "LayerState", "PyramidLayer"]
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class PyramidLayer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
-        x = self._joined(x)
+        x = self.joined(x)
         lengths = (lengths + self.join - 1) // self.join
         ahead = run_lstm(self.forward_lstm, x)
         behind = self._backward(x, lengths, x.shape[1], window or Window(x.shape[1], 0))
-        y = self._finish(x, ahead, behind, lengths)
+        y = self.finished(x, ahead, behind, lengths)
         return mask_beyond(y, lengths), lengths
 
     def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
@@ -123,7 +123,7 @@ class PyramidLayer(nn.Module):
         # Join frames; keep the leftover.
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
-        pending = torch.cat([state.pending, self._joined(x[:, :whole])], dim=1)
+        pending = torch.cat([state.pending, self.joined(x[:, :whole])], dim=1)
 
         # Whole chunks with their right context are ready.
         ready = pending.shape[1]
@@ -138,16 +138,16 @@ class PyramidLayer(nn.Module):
         seen = pending[:, : ready + right]
         lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
         ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
-        y = self._finish(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
+        y = self.finished(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
     def preview(self, x: Tensor, state: LayerState, settled: int) -> tuple[Tensor, LayerState]:
         """Output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `settled` output frames."""
-        x = self._joined(x)
+        x = self.joined(x)
         lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
         behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
-        return self._finish(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
+        return self.finished(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
 
     def initial_state(self, batch_size: int) -> LayerState:
         lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
@@ -155,7 +155,8 @@ class PyramidLayer(nn.Module):
         zeros = weight.new_zeros(1, batch_size, lstm.hidden_size)
         return LayerState(empty[..., : lstm.input_size // self.join], empty, (zeros, zeros))
 
-    def _joined(self, x: Tensor) -> Tensor:
+    def joined(self, x: Tensor) -> Tensor:
+        """Frames `(B, T, D)` joined: `(B, ceil(T / join), join * D)`, with zeros after the last."""
         batch, frames, size = x.shape
         x = nn.functional.pad(x, (0, 0, 0, -frames % self.join))
         return x.reshape(batch, -1, self.join * size)
@@ -187,7 +188,8 @@ class PyramidLayer(nn.Module):
         y = y.reshape(batch * windows * width, -1).index_select(0, back)
         return y.view(batch, windows * chunk, -1)[:, :frames]
 
-    def _finish(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None) -> Tensor:
+    def finished(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """Output frames of joined frames `(B, T, join * D)` and what the LSTMs `(B, T, H)` make of them."""
         y: Tensor = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
         y = y if self.projection is None else self.projection(y)
         y = self.dropout(self.normalisation(y, lengths))

@@ -143,5 +143,5 @@ class _Block(nn.Module):
         at = torch.arange(-time, frames + time, device=x.device).abs()
         at = torch.minimum(at, 2 * (lengths[:, None] - 1) - at).clamp(0, frames - 1)
         rows = torch.arange(batch, device=x.device)[:, None] * frames
-        mirrored: Tensor = x.flatten(0, 1).index_select(0, (rows + at).flatten()).unflatten(0, (batch, -1))
-        return mirrored
+        mirrored = x.flatten(0, 1).index_select(0, (rows + at).flatten())
+        return mirrored.view(batch, -1, *x.shape[2:])  # not `unflatten`, which a trace would not see

@@ -1,0 +1,114 @@
+"""A model's folder to a folder of graphs, with the tokenizer and what a program has to know beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from asr import checkpoint
+from asr.config import Context, ModelConfig, to_dict
+from asr.errors import CheckpointError, DataError
+from asr.exporting.parts import graphs_of, streams
+from asr.exporting.trace import Graph, require_onnx, write_graph
+from asr.files import write_atomically
+from asr.folders import TOKENIZER
+from asr.model.las import Model
+from asr.model.lm import LanguageModel
+from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN, WORD_START, Tokenizer
+
+__all__ = ["METADATA", "export"]
+
+METADATA = "metadata.json"
+_FORMAT = 1  # of the metadata, for programs that read it
+_SECONDS = 2  # of the example that is traced
+
+
+def export(name: str | Path, output: Path) -> list[Path]:
+    """Write the graphs of a model, `metadata.json` and `tokenizer.model`.
+
+    Weights are float32, since that is what every runtime computes in on a CPU.
+
+    Args:
+        name: the model, as of `asr.folders.find`; its language model is exported with it.
+        output: a folder that does not exist or is empty.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: the model is not there or broken, or `output` has files.
+        DataError: a file cannot be written.
+        DependencyError: onnx is missing.
+    """
+    require_onnx()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
+    model, tokenizer, folder = checkpoint.load(name)
+    lm = checkpoint.load_lm(folder, tokenizer) if checkpoint.has_lm(folder) else None
+
+    graphs = list(graphs_of(model, lm))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{output}: {error.strerror or error}") from error
+    for graph in graphs:
+        write_graph(graph, output, _example(model.config))
+    write_atomically(output / TOKENIZER, tokenizer.model)
+    facts = metadata(model, tokenizer, lm, graphs)
+    write_atomically(output / METADATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return [output / each for each in (*(graph.file for graph in graphs), TOKENIZER, METADATA)]
+
+
+def _example(config: ModelConfig) -> dict[str, int]:
+    """Sizes of what is traced; every graph takes others."""
+    samples = _SECONDS * config.features.sample_rate
+    frames, reduction = samples // config.features.hop_length, config.encoder.reduction
+    chunk = frames // 2 // reduction * reduction
+    names = {"B": 2, "N": 2, "S": samples, "T": frames, "U": frames // reduction}
+    numbers = {"samples": samples, "lengths": frames, "encoder_out_lengths": frames // reduction}
+    return names | numbers | {"chunk": chunk, "settled": chunk}
+
+
+def metadata(model: Model, tokenizer: Tokenizer, lm: LanguageModel | None, graphs: list[Graph]) -> dict[str, Any]:
+    """All that a program needs to know, as plain data."""
+    config = model.config
+    special = {"blank": BLANK, "unknown": UNKNOWN, "sos": SOS, "eos": EOS, "word_start": WORD_START}
+    return {
+        "format": _FORMAT,
+        "graphs": {graph.name: graph.described() for graph in graphs},
+        "features": _features(model),
+        "encoder": {
+            "frame_ms": 1000 * config.frame_seconds,
+            "features_per_frame": config.encoder.reduction,
+            "streaming": _streaming(model),
+        },
+        "tokens": special | {"pieces": [tokenizer.piece(token) for token in range(len(tokenizer))]},
+        "search": to_dict(config.search),
+        "language_model": None if lm is None else to_dict(lm.config),
+    }
+
+
+def _features(model: Model) -> dict[str, Any]:
+    """The graph computes them; the numbers are for programs that do it themselves."""
+    settings, features = model.config.features, model.features
+    return {
+        **to_dict(settings),
+        "least_samples": settings.n_fft,
+        "normalisation": {"mean": features.mean.tolist(), "std": features.std.tolist()},
+    }
+
+
+def _streaming(model: Model) -> dict[str, int] | None:
+    """The chunk and lookahead that the model was trained with, in features; None if it has no graph for steps."""
+    context, encoder, settings = model.config.streaming, model.encoder, model.config.features
+    if not streams(model):
+        return None
+    if context.chunk_ms is None:
+        context = Context.causal()
+    hop_ms = settings.hop_ms
+    return {
+        "chunk": round(encoder.chunk_ms(context) / hop_ms),
+        "lookahead": math.ceil(encoder.lookahead_ms(context) / hop_ms - 1e-6),
+    }

@@ -1,0 +1,121 @@
+"""Modules to ONNX files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.errors import DependencyError
+from asr.files import write_atomically
+
+__all__ = ["Graph", "Port", "require_onnx", "write_graph"]
+
+_OPSET = 17  # of 2022: whatever runs ONNX at all knows it
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph: its name, and its sizes, of which those with a name differ from call to call."""
+
+    name: str
+    shape: tuple[str | int, ...] = ()
+    kind: str = "float32"
+
+    @property
+    def axes(self) -> dict[int, str]:
+        return {axis: size for axis, size in enumerate(self.shape) if isinstance(size, str)}
+
+    def example(self, sizes: Mapping[str, int]) -> Tensor:
+        """A tensor of this shape."""
+        shape = [sizes[size] if isinstance(size, str) else size for size in self.shape]
+        if self.kind == "int64":
+            return torch.full(shape, sizes.get(self.name, 1))
+        return torch.ones(shape, dtype=torch.bool) if self.kind == "bool" else torch.randn(shape)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module, and what goes in and out."""
+
+    name: str
+    module: nn.Module
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.onnx"
+
+    def described(self) -> dict[str, Any]:
+        """Plain data for the metadata."""
+        ports = {"inputs": self.inputs, "outputs": self.outputs}
+        rows = {
+            way: [{"name": each.name, "type": each.kind, "shape": list(each.shape)} for each in given]
+            for way, given in ports.items()
+        }
+        return {"file": self.file, **rows}
+
+
+def require_onnx() -> None:
+    """Check that onnx can be imported.
+
+    Raises:
+        DependencyError: it cannot.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("the package onnx is missing: pip install 'spellstream[onnx]'") from error
+
+
+@torch.no_grad()
+def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Trace a module, check the graph, and write it to `folder`.
+
+    Torch's exporter by tracing is used, and not the one by `torch.export`, which spells an LSTM out as a loop over
+    frames and had not ended after minutes.
+
+    Args:
+        graph: the module and its ports.
+        folder: has to exist.
+        sizes: of the example that is traced, by the names of sizes and of whole numbers.
+    """
+    import onnx
+
+    with warnings.catch_warnings(), TemporaryDirectory() as temporary:
+        # The exporter is not torch's newest; sizes become constants where a warning says so, which tests would notice.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.module.eval(),
+            tuple(port.example(sizes) for port in graph.inputs),
+            Path(temporary) / graph.file,
+            input_names=[port.name for port in graph.inputs],
+            output_names=[port.name for port in graph.outputs],
+            dynamic_axes={port.name: port.axes for port in (*graph.inputs, *graph.outputs) if port.axes},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(str(Path(temporary) / graph.file))
+
+    # A trace leaves out what the module does not use, as some kinds of attention the alignment. Callers need not know.
+    used = {each.name: each for each in model.graph.input}
+    inputs = [used.get(port.name) or _declared(port) for port in graph.inputs]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    onnx.checker.check_model(model)
+    write_atomically(folder / graph.file, model.SerializeToString())
+
+
+def _declared(port: Port) -> Any:
+    """An input as ONNX describes it."""
+    from onnx import TensorProto, helper
+
+    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+    return helper.make_tensor_value_info(port.name, kinds[port.kind], port.shape)
