@@ -13,9 +13,10 @@ from asr.errors import DataError, DependencyError
 
 if TYPE_CHECKING:
     import numpy as np
+    from faster_whisper import WhisperModel
     from numpy.typing import NDArray
 
-__all__ = ["SAMPLE_RATE", "Clip", "System", "peer"]
+__all__ = ["BEAM", "SAMPLE_RATE", "Clip", "System", "load_whisper", "peer"]
 
 SAMPLE_RATE = 16_000
 BEAM = 5  # Whisper's own default
@@ -90,13 +91,7 @@ def faster_whisper(folder: Path) -> System:
         DataError: the folder holds no CTranslate2 model.
         DependencyError: faster-whisper is not installed.
     """
-    if not (folder / "model.bin").is_file():  # by another name it would be looked for on the network
-        raise DataError(f"{folder}: no CTranslate2 model: it has no model.bin")
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError:
-        raise DependencyError("faster-whisper is not installed: pip install 'spellstream[benchmark]'") from None
-    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1, num_workers=1)
+    model = load_whisper(folder)
 
     def recognise(clips: Sequence[Clip]) -> list[str]:
         texts = []
@@ -108,3 +103,19 @@ def faster_whisper(folder: Path) -> System:
 
     name = f"Whisper {folder.resolve().name}, beam {BEAM}"
     return System(name, recognise, version=f"faster-whisper {version('faster-whisper')}")
+
+
+def load_whisper(folder: Path) -> WhisperModel:
+    """Whisper in int8 on one thread, by faster-whisper.
+
+    Raises:
+        DataError: the folder holds no CTranslate2 model.
+        DependencyError: faster-whisper is not installed.
+    """
+    if not (folder / "model.bin").is_file():  # by another name it would be looked for on the network
+        raise DataError(f"{folder}: no CTranslate2 model: it has no model.bin")
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError:
+        raise DependencyError("faster-whisper is not installed: pip install 'spellstream[benchmark]'") from None
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1, num_workers=1)

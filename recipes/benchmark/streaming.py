@@ -13,8 +13,9 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,11 +27,14 @@ from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES
 from asr.config import Context
+from asr.errors import DataError
 from asr.search.alignment import align
 from asr.text import metrics
 from asr.text.metrics import Scored
 from asr.text.normalise import normalise
 from asr.transcript import Word
+from recipes.benchmark import growing_buffer
+from recipes.benchmark.growing_buffer import whisper
 from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, Memory, Steps, figure, table, to_json
 from recipes.benchmark.whole_file import pick
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shown", "delays", "flicker", "hear_long", "live"]
 
+TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
 POLICIES = ("ctc", "attention", "agreement")
 PAUSE_SECONDS = 1.5  # silence after each recording, so that its last words come as they do when someone stops to speak
 NEAR_SECONDS = 0.5  # a word that is shown is that of the reference if their ends are no further apart
@@ -55,16 +60,17 @@ class Shown(NamedTuple):
     clock_seconds: float
 
 
-def live(engine: Engine, waveform: Tensor) -> tuple[list[Shown], list[float]]:
-    """Run a recording as a live stream; returns its events, and the compute time of each chunk."""
+def live(engine: Engine, waveform: Tensor, timer: Callable[[], float] | None = None) -> tuple[list[Shown], list[float]]:
+    """Run a recording as a live stream; returns its events, and the compute time of each chunk by the timer."""
+    timer = timer or time.perf_counter
     session, clock, heard = engine.start(), 0.0, 0
     shown: list[Shown] = []
     costs: list[float] = []
     windows = waveform.split(WINDOW_SAMPLES)
     for i, window in enumerate(windows):
-        started = time.perf_counter()
+        started = timer()
         (session,), (events,) = engine.step([session], [window], [i == len(windows) - 1])
-        costs.append(time.perf_counter() - started)
+        costs.append(timer() - started)
         heard += len(window)
         clock = max(clock, heard / SAMPLE_RATE) + costs[-1]
         shown += [Shown(event, clock) for event in events]
@@ -122,13 +128,28 @@ def reference_words(recogniser: Recogniser, utterance: Utterance, waveform: Tens
     return [Word(text, spans[first][0] * frame, spans[after - 1][1] * frame, 1.0) for text, first, after in words]
 
 
-def measure(engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, list[Word]]]) -> Measured:
+def measure(
+    engine: Engine,
+    name: str,
+    clips: Sequence[tuple[Utterance, Tensor, list[Word]]],
+    timer: Callable[[], float] = time.perf_counter,
+) -> Measured:
     """Run all recordings through an engine, one after the other."""
+    return measure_by(partial(live, engine, timer=timer), name, clips)
+
+
+def measure_by(
+    hear: Callable[[Tensor], tuple[list[Shown], list[float]]],
+    name: str,
+    clips: Sequence[tuple[Utterance, Tensor, list[Word]]],
+) -> Measured:
+    """Have all recordings heard live, one after the other; `hear` returns what `live` does."""
     made = Measured(name)
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
-    live(engine, torch.cat([clips[0][1], pause]))  # to warm up
+    hear(torch.cat([clips[0][1], pause]))  # to warm up
     for utterance, waveform, reference in clips:
-        shown, chunks = live(engine, torch.cat([waveform, pause]))
+        heard = torch.cat([waveform, pause])
+        shown, chunks = hear(heard)
         events = [event for event, _ in shown]
         to_partial, to_commit = delays(reference, shown)
         words, changed = flicker(events)
@@ -138,8 +159,30 @@ def measure(engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, 
         made.shown += words
         made.changed += changed
         made.chunks += chunks
+        made.audio_seconds += len(heard) / SAMPLE_RATE
         made.scored.append(_scored(utterance, " ".join(e.text for e in events if isinstance(e, Final))))
     return made
+
+
+def peer(
+    name: str, clips: Sequence[tuple[Utterance, Tensor, list[Word]]], timer: Callable[[], float] = time.perf_counter
+) -> Measured:
+    """Measure the peer `faster-whisper:DIR` as a streaming server runs it.
+
+    Raises:
+        DataError: no such peer, or no model in DIR.
+        DependencyError: its package is not installed.
+    """
+    kind, _, folder = name.partition(":")
+    if kind != "faster-whisper" or not folder:
+        raise DataError(f"{name}: no such peer of live streams; expected faster-whisper:DIR")
+    recognise = whisper(Path(folder))
+
+    def hear(waveform: Tensor) -> tuple[list[Shown], list[float]]:
+        shown, costs = growing_buffer.hear(recognise, waveform, timer)
+        return [Shown(*one) for one in shown], costs
+
+    return measure_by(hear, f"Whisper {Path(folder).resolve().name}", clips)
 
 
 def whole(recogniser: Recogniser, clips: Sequence[tuple[Utterance, Tensor, list[Word]]]) -> list[Scored]:
@@ -223,6 +266,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-ms", type=int, help="the encoder's chunk; the model's own if left out")
     add("--lookahead-ms", type=int, help="how far it looks beyond; the model's own if left out")
     add("--overlap-ms", type=int, default=StreamConfig().overlap_ms, help="audio before a chunk that is encoded anew")
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="faster-whisper:DIR, run as its servers do; repeatable",
+    )
+    add("--clock", choices=[*TIMERS], default="wall", help="cpu: as if nothing else ran on the machine")
     add("--sessions", type=int, nargs="*", help="live streams at once (1 4 16; with CUDA 1 64 512 2048)")
     add("--session-seconds", type=float, default=40.0, help="how long to step them")
     add("--memory-minutes", type=float, default=60.0, help="length of the stream that memory is measured over; 0: none")
@@ -257,10 +308,11 @@ def _benchmark(
     engines = [Engine(recogniser, config) for config in configs]
     loaded = ((utterance, audio.load(utterance.audio)) for utterance in chosen)
     clips = [(u, waveform, reference_words(recogniser, u, waveform)) for u, waveform in loaded]
-    measured = []
+    measured, timer = [], TIMERS[options.clock]
     for kind, engine in zip(kinds, engines, strict=True):
-        measured.append(measure(engine, kind, clips))
+        measured.append(measure(engine, kind, clips, timer))
         print(f"{kind}: {len(clips)} recordings", file=sys.stderr)
+    measured += [peer(name, clips, timer) for name in options.peer]
     counts = options.sessions or ([1, 64, 512, 2048] if recogniser.device.type == "cuda" else [1, 4, 16])
     waveforms = [waveform for _, waveform, _ in clips]
     steps = [step_together(engines[0], waveforms, count, options.session_seconds) for count in counts]
