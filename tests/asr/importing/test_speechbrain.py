@@ -101,7 +101,7 @@ class Pair:
 
     def beam_texts(self, encoded: Encoded, encoder_out: Tensor) -> tuple[str, str]:
         """Of hypotheses that end by themselves, or that are cut off at the same length: theirs then lose a token."""
-        config = dataclasses.replace(self.ours.model.config.search, max_repeats=1_000)
+        config = dataclasses.replace(self.ours.model.config.search, max_repeats=1_000, beam_margin=0.0)
         tokens = search(self.ours.model, encoded, config, self.ours.lm)[0][0].tokens
         tokens = tokens[:-1] if len(tokens) == encoder_out.shape[1] else tokens
         return self.ours.tokenizer.decode(tokens), self.theirs.text(encoder_out, greedy=False).lower()
