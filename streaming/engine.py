@@ -32,9 +32,6 @@ from streaming.session import Session, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
 
-# Share of the hotwords' bonus while a segment is open: with all of it, phrases that only begin crowd the small beam.
-_PARTIAL_HOTWORDS = 0.6
-
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -104,7 +101,6 @@ class Engine:
         # The audio so far is no whole sentence. That it is unlikely to end there must not make the decoder go on, and
         # CTC, which does not model ends, gets more weight.
         unfinished = replace(final, nbest=1, eos_threshold=0.0, ctc_weight=max(0.5, final.ctc_weight))
-        unfinished = replace(unfinished, hotword_weight=_PARTIAL_HOTWORDS * final.hotword_weight)
         self.partial = replace(unfinished, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
 
         self.detector = SpeechDetector(self.device)

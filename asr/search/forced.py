@@ -75,19 +75,22 @@ class _Forced:
         full = [scorer.select(some, rows) for (_, scorer), some in zip(self.scorers, state.full, strict=True)]
         return _State(state.last.index_select(0, rows), state.decoder.select(rows), full)
 
-    def step(self, state: _State, owners: Tensor, tokens: Sequence[int]) -> tuple[_State, list[float], list[float]]:
-        """Go on by a token in each row; also its weighted score, and its log-probability by the decoder."""
+    def step(self, state: _State, owners: Tensor) -> tuple[_State, Tensor, Tensor]:
+        """Go on to the next token, whatever it is.
+
+        Returns:
+            The state after it, but for `last`; `(N, V)` weighted scores of each token; their log-probabilities by the
+            decoder.
+        """
         readout, decoder = self.model.decoder.step(state.last, state.decoder, self.memory.of(owners))
         log_probs = (self.model.decoder.logits(readout).float() / self.temperature).log_softmax(-1)
         view = View(state.last, log_probs, decoder.alignment.mean(dim=1).float())
-        chosen = torch.tensor(tokens, device=self.device)
-        added, full = torch.zeros_like(log_probs[:, 0]), []
+        added, full = torch.zeros_like(log_probs), []
         for (weight, scorer), before in zip(self.scorers, state.full, strict=True):
             scores, after = scorer.score(view, before)
-            added = added + weight * scores.expand_as(log_probs).gather(1, chosen[:, None])[:, 0]
+            added = added + weight * scores
             full.append(after)
-        by_decoder = log_probs.gather(1, chosen[:, None])[:, 0]
-        return _State(chosen, decoder, full), added.tolist(), by_decoder.tolist()
+        return _State(state.last, decoder, full), added, log_probs
 
 
 def score_detours(
@@ -116,36 +119,48 @@ def score_detours(
     if not detours:
         return []
     forced = _Forced(model, encoded, config, lm, prefix)
-    sums, states = yield from _follow(forced, known, detours)
-    return (yield from _deviate(forced, known, detours, sums, states))
+    sums, branched = yield from _follow(forced, known, detours)
+    return (yield from _deviate(forced, known, detours, sums, branched))
+
+
+class _Branched(NamedTuple):
+    """Detours after their first token."""
+
+    state: _State  # rows are detours
+    added: list[float]  # by the first token
+    by_decoder: list[float]
 
 
 def _follow(
     forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour]
-) -> Steps[tuple[dict[int, list[float]], _State]]:
-    """For each row the sums of its scores before each token that is needed; the state at the start of each detour."""
+) -> Steps[tuple[dict[int, list[float]], _Branched]]:
+    """For each row the sums of its scores before each token that is needed; and where the detours leave it."""
     rows = sorted(known)
     sums = {row: [0.0] for row in rows}
     owners = torch.tensor(rows, device=forced.device)
     state = forced.start(owners)
-    parts, order = [], []
+    parts, order, first = [], [], []
     needed = {row: max(min(d.end + _AFTER, len(known[row]) + 1) for d in detours if d.row == row) for row in rows}
     for u in range(max(needed.values())):
         if any(needed[row] <= u for row in rows):
             live = [i for i, row in enumerate(rows) if needed[row] > u]
             rows, kept = [rows[i] for i in live], torch.tensor(live, device=forced.device)
             owners, state = owners[kept], forced.select(state, kept)
-        leaving = [i for i, detour in enumerate(detours) if detour.start == u]
-        if leaving:
-            places = [rows.index(detours[i].row) for i in leaving]
-            parts.append(forced.select(state, torch.tensor(places, device=forced.device)))
+        state, added, by_decoder = forced.step(state, owners)
+        if leaving := [i for i, detour in enumerate(detours) if detour.start == u]:
+            places = torch.tensor([rows.index(detours[i].row) for i in leaving], device=forced.device)
+            tokens = torch.tensor([detours[i].tokens[0] for i in leaving], device=forced.device)
+            parts.append(forced.select(state, places)._replace(last=tokens))
+            first.append(torch.stack([added[places, tokens], by_decoder[places, tokens]]))
             order += leaving
-        state, added, _ = forced.step(state, owners, [[*known[row], EOS][u] for row in rows])
-        for row, value in zip(rows, added, strict=True):
+        following = torch.tensor([[*known[row], EOS][u] for row in rows], device=forced.device)
+        state = state._replace(last=following)
+        for row, value in zip(rows, added.gather(1, following[:, None])[:, 0].tolist(), strict=True):
             sums[row].append(sums[row][-1] + value)
         yield
     back = torch.tensor(order, device=forced.device).argsort()
-    return sums, forced.select(_joined(parts), back)
+    values = torch.cat(first, dim=1)[:, back].tolist()
+    return sums, _Branched(forced.select(_joined(parts), back), *values)
 
 
 def _deviate(
@@ -153,16 +168,14 @@ def _deviate(
     known: Mapping[int, Sequence[int]],
     detours: Sequence[Detour],
     sums: dict[int, list[float]],
-    state: _State,
+    branched: _Branched,
 ) -> Steps[list[Scored | None]]:
     texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + _AFTER]] for d in detours]
     gains: list[float] = [0.0] * len(detours)
     token_scores: list[list[float]] = [[] for _ in detours]
     found: list[Scored | None] = [None] * len(detours)
-    live = list(range(len(detours)))
+    live, (state, added, by_decoder) = list(range(len(detours))), branched
     for u in range(max(map(len, texts))):
-        owners = torch.tensor([detours[i].row for i in live], device=forced.device)
-        state, added, by_decoder = forced.step(state, owners, [texts[i][u] for i in live])
         kept = []
         for place, (i, value, log_prob) in enumerate(zip(live, added, by_decoder, strict=True)):
             detour, after = detours[i], max(0, u + 1 - len(detours[i].tokens))
@@ -176,6 +189,11 @@ def _deviate(
         if not kept:
             break
         live, state = [live[place] for place in kept], forced.select(state, torch.tensor(kept, device=forced.device))
+        owners = torch.tensor([detours[i].row for i in live], device=forced.device)
+        tokens = torch.tensor([texts[i][u + 1] for i in live], device=forced.device)
+        state, every, log_probs = forced.step(state, owners)
+        added, by_decoder = (x.gather(1, tokens[:, None])[:, 0].tolist() for x in (every, log_probs))
+        state = state._replace(last=tokens)
         yield
     return found
 
