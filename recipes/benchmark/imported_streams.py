@@ -28,7 +28,7 @@ from streaming.events import Final
 
 __all__ = ["heard", "main", "row"]
 
-PAUSE_SECONDS = 1.5  # silence after each recording, so that its last words come as they do when someone stops to speak
+PAUSE_SECONDS = 1.5  # silence after each stream, so that its last words come as they do when someone stops to speak
 PUSHED_SAMPLES = 3_200  # that come at once
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             endpoint = EndpointConfig(min_silence_ms=options.silence)
             config = StreamConfig(Context(chunk, options.lookahead), endpoint, overlap_ms=overlap, style="spoken")
             engine = Engine(recogniser, config)
-            found = row(clips, lambda waveform, engine=engine: heard(engine, waveform))  # type: ignore[misc]
+            found = row(clips, lambda waveform, engine=engine: heard(engine, paused(waveform)))  # type: ignore[misc]
             print(f"| {chunk} ms | {overlap} ms | {engine.latency_ms:.0f} ms | {found}", flush=True)
     return 0
 
@@ -67,12 +67,16 @@ def row(clips: Sequence[Clip], recognise: Callable[[Tensor], str]) -> str:
     """Word error rate, and CPU time for a second of audio, as the last cells of a line of the table."""
     start, scored, seconds = time.process_time(), [], 0.0
     for i, clip in enumerate(clips):
-        waveform = torch.cat([clip.waveform, torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))])
-        length = len(waveform) / SAMPLE_RATE
-        scored.append(metrics.score(str(i), "", clip.text, recognise(waveform), length))
+        length = len(clip.waveform) / SAMPLE_RATE
+        scored.append(metrics.score(str(i), "", clip.text, recognise(clip.waveform), length))
         seconds += length
     spent = time.process_time() - start
     return f"{100 * metrics.summarise(scored)[-1].words.rate:.1f} % | {spent / seconds:.4f} |"
+
+
+def paused(waveform: Tensor) -> Tensor:
+    """A recording with silence after it."""
+    return torch.cat([waveform, torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))])
 
 
 def heard(engine: Engine, waveform: Tensor) -> str:

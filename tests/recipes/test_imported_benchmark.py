@@ -55,6 +55,7 @@ def test_a_stream_gives_the_final_texts(recordings: list[torch.Tensor]) -> None:
     waveform = torch.cat([recordings[0][:30_000], torch.zeros(20_000), recordings[1][:20_000]])
     texts = [final.text for final in finals(listen(engine, [waveform]))]
     assert len(texts) == 2
+    assert len(imported_streams.paused(waveform)) == len(waveform) + 24_000
     assert imported_streams.heard(engine, waveform) == " ".join(texts)
 
 
@@ -68,4 +69,4 @@ def test_a_line_of_the_table_of_streams() -> None:
 
     line = imported_streams.row(clips, recognise)
     assert line.startswith("66.7 % | 0.0")
-    assert heard == [32_000, 32_000], "with the pause after each"
+    assert heard == [8_000, 8_000]
