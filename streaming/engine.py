@@ -17,8 +17,9 @@ from torch.nn.functional import pad
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
 from asr.config import Context, SearchConfig, require
+from asr.model.las import Encoded
 from asr.recogniser import Recogniser
-from asr.search import Hypothesis
+from asr.search import Hypothesis, Spotter
 from asr.transcript import Alternative, Segment
 from asr.writing.hotwords import HotwordList, Hotwords
 from asr.writing.parts import Style, check_style
@@ -26,7 +27,7 @@ from streaming.chunk_encoder import ChunkEncoder
 from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
 from streaming.open_segment import Committed, OpenSegment
-from streaming.policy import PolicyConfig, committable
+from streaming.policy import PolicyConfig, committable, showable
 from streaming.segment_search import SegmentSearch, batch_frames
 from streaming.session import Session, check_chunk
 
@@ -219,29 +220,52 @@ class Engine:
         encoded = batch_frames([s.encoder_out for s in segments])
         committed, policy = [s.committed for s in segments], self.config.policy
 
-        lists = [now[i].spotter for i in rows]
-        found = [best for best, *_ in self.search.find(encoded, committed, self.partial, lists)]
+        found = self._find(segments, encoded, [now[i].spotter for i in rows])
         peaks = self.search.attention_peaks(encoded, committed, found) if policy.kind == "attention" else None
         words = self.search.time(encoded, segments, found, peaks)
 
         frame_ms = self.model.encoder.frame_ms
-        counts = [
-            committable(found_words, segment.tentative, len(segment.encoder_out), frame_ms, policy)
+        rules = [
+            (found_words, segment.tentative, len(segment.encoder_out), frame_ms, policy)
             for found_words, segment in zip(words, segments, strict=True)
         ]
+        counts, visible = [committable(*rule) for rule in rules], [showable(*rule) for rule in rules]
         after = self.search.commit(encoded, segments, found, words, counts)
+        ends = [w[n - 1].last_frame if n else c.end_frame for w, n, c in zip(words, counts, committed, strict=True)]
+        outlines = self.search.outlines(encoded, ends)
 
         said: dict[int, Partial] = {}
         for row, (i, before) in enumerate(zip(rows, segments, strict=True)):
-            rest = words[row][counts[row] :]
-            tentative = tuple(w.text for w in rest)
-            shown = replace(after[row], tentative=tentative, shown=before.shown or bool(words[row]))
-            if tentative != before.tentative or counts[row]:
+            count = counts[row]
+            rest = words[row][count : visible[row]]
+            shown = replace(
+                after[row],
+                outline=outlines[row],
+                latest=found[row].after(words[row][count - 1].tokens) if count else found[row],
+                tentative=tuple(w.text for w in words[row][count:]),
+                visible=tuple(w.text for w in rest),
+                shown=before.shown or bool(count or rest),
+            )
+            if shown.visible != before.visible or count:
                 times = before.words(rest, self.model.config.frame_seconds)
                 said[i] = Partial(shown.committed.words, times, now[i].heard_seconds)
             now[i] = replace(now[i], segment=shown)
         for i, partial in self._written(now, said).items():
             events[i].append(partial)
+
+    def _find(
+        self, segments: Sequence[OpenSegment], encoded: Encoded, lists: Sequence[Spotter | None]
+    ) -> list[Hypothesis]:
+        """The best continuation of each segment's committed words; the latest one, if CTC still finds the same."""
+        committed = [s.committed for s in segments]
+        outlines = self.search.outlines(encoded, [c.end_frame for c in committed])
+        known = [s.latest if s.outline == outline else None for s, outline in zip(segments, outlines, strict=True)]
+        if moved := [i for i, latest in enumerate(known) if latest is None]:
+            some = batch_frames([segments[i].encoder_out for i in moved])
+            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, [lists[i] for i in moved])
+            for i, (best, *_) in zip(moved, nbest, strict=True):
+                known[i] = best
+        return [latest for latest in known if latest is not None]
 
     def _written(self, now: Sequence[Session], said: dict[int, Partial]) -> dict[int, Partial]:
         """The partials of streams, with written text for those in that style."""

@@ -46,8 +46,11 @@ class OpenSegment:
     committed: Committed
     settled: int = 0  # frames from its start that will not be encoded again
     released: int = 0  # frames from its start that are no longer kept
+    latest: Hypothesis | None = None  # what the latest search found after the committed words
+    outline: tuple[int, ...] = ()  # what CTC alone found there then
     begun: bool = False  # its first chunk is encoded
-    tentative: tuple[str, ...] = ()  # the words of the latest partial that are not committed
+    tentative: tuple[str, ...] = ()  # the words that the latest search found after the committed ones
+    visible: tuple[str, ...] = ()  # those of them that the latest partial shows
     shown: bool = False  # a partial with words has been yielded
     ended: bool = False
 

@@ -1,11 +1,15 @@
-"""Commit policies: which words of a stream's latest hypothesis can be committed now.
+"""Policies of a stream: which words of its latest hypothesis can be committed now, and which are shown before.
 
 A word can be committed once later audio would hardly change it, that is, once its audio is far enough from the edge,
 the end of the audio so far. Three policies decide:
 
 - `attention`: the decoder's attention has moved on from the word and peaked at least the margin before the edge;
-- `ctc`: the word ends at least the margin before the edge, by forced alignment;
+- `ctc`: the word ends at least the margin before the edge, by forced alignment; a smaller margin is enough where two
+  searches in a row found the word and all words before it;
 - `agreement`: two searches in a row found the word and all words before it (local agreement, Liu et al. 2020).
+
+A word that ends close to the edge is often only the first part of one. It is shown when it ends further from the edge,
+or when two searches in a row found it.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from asr.config import require
 from asr.search.alignment import TimedWord
 from asr.settings import choices
 
-__all__ = ["PolicyConfig", "committable"]
+__all__ = ["PolicyConfig", "committable", "showable"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,23 @@ class PolicyConfig:
     Attributes:
         kind: "ctc" or "attention", which use the margin, or "agreement": two searches in a row found the word.
         margin_ms: distance of a word from the end of the audio so far. More gives fewer wrong words, later.
+        agreement_ms: for "ctc", how much smaller the margin is for a word that two searches in a row found.
+        show_margin_ms: distance from which a word is shown that only the latest search found. More gives fewer
+            words that change, later.
 
     Raises:
         ConfigError: a setting is out of its bounds.
     """
 
     kind: Literal["attention", "ctc", "agreement"] = "ctc"
-    margin_ms: int = 640
+    margin_ms: int = 800
+    agreement_ms: int = 320
+    show_margin_ms: int = 0
 
     def __post_init__(self) -> None:
         choices(self, "kind")
-        require(self.margin_ms >= 0, "policy.margin_ms", self.margin_ms, "at least 0")
+        for name in ("margin_ms", "agreement_ms", "show_margin_ms"):
+            require(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "at least 0")
 
 
 def committable(
@@ -56,7 +66,8 @@ def committable(
         config: the policy.
     """
     edge = heard_frames - config.margin_ms / frame_ms
-    count = 0
+    edge_if_agreed = heard_frames - max(0, config.margin_ms - config.agreement_ms) / frame_ms
+    agreed, count = _agreed(words, before), 0
     # The last word may still grow ("for" becomes "forty"), so it waits until another has begun.
     for i, word in enumerate(words[:-1]):
         if not word.aligned:
@@ -64,10 +75,29 @@ def committable(
         if config.kind == "attention":
             sure = word.attention_frame < edge and words[i + 1].attention_frame > word.attention_frame
         elif config.kind == "ctc":
-            sure = word.last_frame < edge
+            sure = word.last_frame < (edge_if_agreed if i < agreed else edge)
         else:
-            sure = i < len(before) and before[i] == word.text
+            sure = i < agreed
         if not sure:
             break
+        count += 1
+    return count
+
+
+def showable(
+    words: Sequence[TimedWord], before: Sequence[str], heard_frames: int, frame_ms: float, config: PolicyConfig
+) -> int:
+    """The number of words, from the first on, that are shown; arguments as for `committable`."""
+    edge = heard_frames - config.show_margin_ms / frame_ms
+    count = _agreed(words, before)
+    while count < len(words) and words[count].last_frame <= edge:
+        count += 1
+    return count
+
+
+def _agreed(words: Sequence[TimedWord], before: Sequence[str]) -> int:
+    """The number of words, from the first on, that the previous search found too."""
+    count = 0
+    while count < min(len(words), len(before)) and words[count].text == before[count]:
         count += 1
     return count

@@ -16,7 +16,7 @@ from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
 from asr.search import Hypothesis, Prefix, Spotter, beam_search, place_hotwords
 from asr.search.alignment import Sound, TimedWord, time_words
-from asr.text.tokenizer import EOS, SOS
+from asr.text.tokenizer import BLANK, EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
 
 __all__ = ["SegmentSearch", "batch_frames"]
@@ -64,6 +64,13 @@ class SegmentSearch:
         found = beam_search(self.model, encoded, config, self.lm, prefix)
         known = [c.tokens for c in committed]
         return place_hotwords(self.model, encoded, found, hotwords, config, self.lm, prefix, known)
+
+    def outlines(self, encoded: Encoded, first_frames: Sequence[int]) -> list[tuple[int, ...]]:
+        """For each segment, the tokens that CTC finds most likely from a frame on, repetitions and blanks left out."""
+        best, lengths = self.model.ctc_log_probs(encoded.encoder_out).argmax(-1).cpu(), encoded.encoder_out_lengths
+        rows = zip(best, first_frames, lengths.tolist(), strict=True)
+        paths = (row[first:length].unique_consecutive().tolist() for row, first, length in rows)
+        return [tuple(token for token in path if token != BLANK) for path in paths]
 
     def time(
         self,

@@ -25,6 +25,10 @@ class Hypothesis:
     score: float
     token_scores: list[float]
 
+    def after(self, tokens: int) -> Hypothesis:
+        """What is left without the first `tokens`; the score is that of the whole."""
+        return Hypothesis(self.tokens[tokens:], self.score, self.token_scores[tokens:])
+
 
 def token_limits(lengths: Tensor, frame_seconds: float, per_second: float) -> Tensor:
     """Most tokens that a hypothesis of each row `(B,)` may have: a few more than the rate allows."""

@@ -48,7 +48,7 @@ Policy = Annotated[
     PolicyName,
     typer.Option(
         help="When a word is committed: ctc, attention: its CTC or attention span ends --margin-ms before the latest "
-        "audio; agreement: two searches in a row found it.",
+        "audio (ctc: less if two searches in a row found it); agreement: two searches in a row found it.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -103,7 +103,7 @@ class StreamOptions:
     speech_threshold: SpeechThreshold = 0.5
     max_seconds: MaxSeconds = 20.0
     policy: Policy = PolicyName.ctc
-    margin_ms: MarginMs = 640
+    margin_ms: MarginMs = 800
     chunk_ms: ChunkMs = None
     lookahead_ms: LookaheadMs = None
     overlap_ms: OverlapMs = 1200

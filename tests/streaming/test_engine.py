@@ -19,6 +19,7 @@ import asr
 from asr import audio
 from asr.config import Context
 from asr.errors import AudioError, ConfigError
+from asr.model.las import Encoded
 from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Final, Partial
@@ -118,6 +119,41 @@ def test_what_is_committed_never_changes(recordings: list[Tensor], kind: Any, ma
     assert all(a.heard_seconds <= b.heard_seconds for a, b in itertools.pairwise(events))
     times = [t for f in finals(events) for w in f.segment.words for t in (w.start_seconds, w.end_seconds)]
     assert times == sorted(times)
+
+
+def test_what_ctc_finds_again_is_not_searched_again(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(show_margin_ms=0)))
+    searched: list[bool] = []
+    find = engine.search.find
+
+    def counted(*arguments: Any) -> Any:
+        searched.append(arguments[2] == engine.partial)
+        return find(*arguments)
+
+    monkeypatch.setattr(engine.search, "find", counted)
+    chunks = recordings[0][:48_000].split(5_120)
+    listen(engine, chunks)
+    assert sum(searched) > 2
+
+    searched.clear()
+    monkeypatch.setattr(engine.search, "outlines", lambda encoded, first_frames: [(5,)] * len(first_frames))
+    events = listen(engine, chunks)
+    assert sum(searched) == 1
+    partials = [event.text for event in events if isinstance(event, Partial)]
+    assert all(partials)
+    assert len(set(partials)) == 1
+
+
+def test_outlines_are_what_ctc_finds_after_a_frame(engine: Engine) -> None:
+    frames = torch.randn(2, 40, engine.model.config.encoder.output_size)
+    encoded = Encoded(frames, torch.tensor([40, 25]))
+    whole = engine.search.outlines(encoded, [0, 0])
+    assert len(whole[0]) > len(whole[1]) > 3
+    assert engine.search.outlines(encoded, [40, 25]) == [(), ()]
+    short = engine.search.outlines(Encoded(frames[1:, :25], torch.tensor([25])), [0])
+    assert short == whole[1:]
+    later = engine.search.outlines(encoded, [20, 20])
+    assert all(part == all_of[-len(part) :] for part, all_of in zip(later, whole, strict=True))
 
 
 def test_too_long_a_segment_is_cut_and_nothing_lost(recordings: list[Tensor]) -> None:

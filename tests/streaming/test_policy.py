@@ -8,7 +8,7 @@ import pytest
 
 from asr.errors import ConfigError
 from asr.search.alignment import TimedWord
-from streaming.policy import PolicyConfig, committable
+from streaming.policy import PolicyConfig, committable, showable
 
 FRAME_MS = 60.0
 WORDS = [
@@ -39,6 +39,25 @@ def test_agreement_commits_what_was_found_twice() -> None:
     assert count(30, "agreement", ("won", "two")) == 0  # nothing is committed behind a word that is not
 
 
+def test_ctc_commits_earlier_what_was_found_twice() -> None:
+    config = PolicyConfig(margin_ms=600, agreement_ms=300)  # ten frames, or five
+    found = {
+        before: [committable(WORDS, before, frames, FRAME_MS, config) for frames in (13, 14, 18, 19, 24, 29)]
+        for before in ((), ("one",), ("one", "two"), ("won", "two"))
+    }
+    assert found[()] == found["won", "two"] == [0, 0, 0, 1, 1, 2]
+    assert found["one",] == [0, 1, 1, 1, 1, 2]
+    assert found["one", "two"] == [0, 1, 1, 1, 2, 2]
+
+
+def test_a_word_at_the_edge_is_shown_once_it_was_found_twice() -> None:
+    config = PolicyConfig(show_margin_ms=120)  # two frames
+    assert [showable(WORDS, (), frames, FRAME_MS, config) for frames in (9, 10, 19, 20, 30)] == [0, 1, 1, 2, 3]
+    assert showable(WORDS, ("one", "two", "three"), 19, FRAME_MS, config) == 3
+    assert showable(WORDS, ("one", "too", "three"), 19, FRAME_MS, config) == 1
+    assert showable(WORDS, (), 28, FRAME_MS, PolicyConfig(show_margin_ms=0)) == 3
+
+
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
 def test_the_last_word_may_still_grow(kind: str) -> None:
     assert count(1000, kind, ("one", "two", "three"), margin_ms=0) == 2
@@ -57,3 +76,7 @@ def test_settings_are_checked() -> None:
         PolicyConfig("ctx")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="margin_ms"):
         PolicyConfig(margin_ms=-1)
+    with pytest.raises(ConfigError, match="agreement_ms"):
+        PolicyConfig(agreement_ms=-1)
+    with pytest.raises(ConfigError, match="show_margin_ms"):
+        PolicyConfig(show_margin_ms=-1)
