@@ -160,7 +160,7 @@ def measure_by(
         made.changed += changed
         made.chunks += chunks
         made.audio_seconds += len(heard) / SAMPLE_RATE
-        made.scored.append(_scored(utterance, " ".join(e.text for e in events if isinstance(e, Final))))
+        made.scored.append(score(utterance, " ".join(e.text for e in events if isinstance(e, Final))))
     return made
 
 
@@ -191,7 +191,7 @@ def whole(recogniser: Recogniser, clips: Sequence[tuple[Utterance, Tensor, list[
         recogniser.transcribe(w, sample_rate=SAMPLE_RATE, word_timestamps=False, style="spoken") for _, w, _ in clips
     )
     texts = (transcript.text for transcript in found)
-    return [_scored(utterance, text) for (utterance, _, _), text in zip(clips, texts, strict=True)]
+    return [score(utterance, text) for (utterance, _, _), text in zip(clips, texts, strict=True)]
 
 
 def step_together(engine: Engine, waveforms: Sequence[Tensor], sessions: int, seconds: float) -> Steps:
@@ -327,7 +327,7 @@ def _benchmark(
     return measured, whole(recogniser, clips), steps, memory, facts
 
 
-def _scored(utterance: Utterance, text: str) -> Scored:
+def score(utterance: Utterance, text: str) -> Scored:
     reference, hypothesis = (normalise(t) or t for t in (utterance.text or "", text))
     return metrics.score(utterance.id, utterance.corpus, reference, hypothesis, utterance.duration_seconds)
 
