@@ -45,7 +45,7 @@ class PolicyConfig:
     kind: Literal["attention", "ctc", "agreement"] = "ctc"
     margin_ms: int = 800
     agreement_ms: int = 320
-    show_margin_ms: int = 0
+    show_margin_ms: int = 120
 
     def __post_init__(self) -> None:
         choices(self, "kind")

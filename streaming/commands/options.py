@@ -58,6 +58,16 @@ MarginMs = Annotated[
         min=0, metavar="MS", help="More: fewer wrong words, but later (see --policy).", rich_help_panel=_SEGMENTS
     ),
 ]
+ShowMarginMs = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="MS",
+        help="A word that ends so close to the latest audio is shown once two searches in a row found it. More: fewer "
+        "shown words change, but they come later.",
+        rich_help_panel=_SEGMENTS,
+    ),
+]
 ChunkMs = Annotated[
     int | None,
     typer.Option(
@@ -104,6 +114,7 @@ class StreamOptions:
     max_seconds: MaxSeconds = 20.0
     policy: Policy = PolicyName.ctc
     margin_ms: MarginMs = 800
+    show_margin_ms: ShowMarginMs = 120
     chunk_ms: ChunkMs = None
     lookahead_ms: LookaheadMs = None
     overlap_ms: OverlapMs = 1200
@@ -125,7 +136,7 @@ class StreamOptions:
                 min_silence_ms=self.min_silence_ms,
                 max_seconds=self.max_seconds,
             )
-            policy = PolicyConfig(self.policy.value, self.margin_ms)
+            policy = PolicyConfig(self.policy.value, self.margin_ms, show_margin_ms=self.show_margin_ms)
             return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms, style=style)
 
 

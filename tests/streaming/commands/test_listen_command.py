@@ -81,7 +81,8 @@ def test_one_thread_unless_told_otherwise(
 
 
 def test_json_lines(command: Command, model: Path, talk: Path, expected: list[str]) -> None:
-    status, out, _ = command("listen", "--file", talk, "--speed", 0, "--model", model, "--partials")
+    everything = ("--partials", "--show-margin-ms", 0)
+    status, out, _ = command("listen", "--file", talk, "--speed", 0, "--model", model, *everything)
     lines = [json.loads(line) for line in out.splitlines()]
     finals = [line for line in lines if line["type"] == "final" and line["text"]]
     assert (status, [line["text"] for line in finals]) == (0, expected)
@@ -95,7 +96,8 @@ def test_json_lines(command: Command, model: Path, talk: Path, expected: list[st
 
 
 def test_ctrl_c_brings_the_last_words(model: Path, talk: Path) -> None:
-    with listening("--file", talk, "--model", model, "--partials", "--threads", 1) as process:
+    everything = ("--partials", "--show-margin-ms", 0)
+    with listening("--file", talk, "--model", model, *everything, "--threads", 1) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["type"] == "partial"
         process.send_signal(signal.SIGINT)
@@ -231,6 +233,7 @@ def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)
     assert (given["policy"].value, given["margin_ms"]) == (PolicyConfig().kind, PolicyConfig().margin_ms)
+    assert given["show_margin_ms"] == PolicyConfig().show_margin_ms
     assert given["overlap_ms"] == StreamConfig().overlap_ms
 
 
