@@ -172,6 +172,8 @@ def figure(points: Sequence[Point]) -> Figure:
         ):
             axes.plot(x, y, "o", color="C0")
             axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points")
+    for axes in (left, right):
+        axes.margins(0.12)  # room for the numbers
     left.set(xlabel="from a word's end to its commit, median ms", ylabel="word error rate, %")
     right.set(xlabel="from a word's end to its right showing, median ms", ylabel="shown words that change, %")
     return made
