@@ -32,7 +32,7 @@ def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) ->
     status, out, _ = command("transcribe", "a.wav", *options.split(), "--batch-size", 4, "--format", "json")
     assert status == 0
     assert json.loads(out)["text"] == "a again"
-    assert stub.asked["load"] == ("m", "cpu", "bfloat16", Path("l"))
+    assert stub.asked["load"] == ("m", "cpu", "bfloat16", "l")
     search = stub.asked["search"]
     assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
