@@ -112,7 +112,12 @@ def ctc_prefixes(graphs, encoder_out, beam_size, least=-7.0):
 
 def transcribe(graphs, path, search="attention", beam_size=8):
     """The text of a recording of up to half a minute, as long as those that models are trained on."""
-    waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    if not Path(path).is_file():
+        raise SystemExit(f"{path}: no such file")
+    try:
+        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise SystemExit(f"{path}: {error.error_string}") from None
     settings = graphs.facts["features"]
     if rate != settings["sample_rate"]:
         raise SystemExit(f"{path}: {rate} Hz; the model hears {settings['sample_rate']} Hz")
