@@ -11,7 +11,8 @@ pytest.importorskip("num2words")
 from asr import checkpoint
 from asr.output.timed import Segment, Word
 from asr.text.marks import Agreement
-from asr.training.punctuation.config import read_punctuation_config
+from asr.training.punctuation.config import PunctuationTrainConfig
+from asr.training.saved_run import read_run_config
 from asr.writing.parts import Tag
 from recipes.punctuation import evaluate, measure
 from tests.support.tiny_punctuation import tiny_punctuator
@@ -68,6 +69,6 @@ def test_errors_and_pauses_become_settings(tmp_path: Path) -> None:
         found.add("Yes, yes.", [Word("yes", 0.0, 1.0, 1.0), Word("yes", start, 2.0, 1.0)])
     settings = tmp_path / "marks.toml"
     settings.write_text("\n".join(found.toml()))
-    config = read_punctuation_config(settings)
+    config = read_run_config(settings, PunctuationTrainConfig)
     assert config.errors.substituted == 0.2
     assert config.pauses.comma[::2] == (0.2, 0.75)

@@ -79,7 +79,8 @@ def train_lm(
     with shared.extra("train"):
         from asr.training.lm import data as data
         from asr.training.lm import run as training
-        from asr.training.lm.config import LmTrainConfig, read_lm_config
+        from asr.training.lm.config import LmTrainConfig
+        from asr.training.saved_run import read_run_config
 
     import torch
 
@@ -88,7 +89,7 @@ def train_lm(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = read_lm_config(config) if config else LmTrainConfig()
+    settings = read_run_config(config, LmTrainConfig) if config else LmTrainConfig()
     sources = [data.parse_source(name) for name in text]
     if dev_text is not None:
         sources.append(data.parse_source(str(dev_text))._replace(times=0))

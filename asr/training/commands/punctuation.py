@@ -58,8 +58,9 @@ def train_punctuation(
     with shared.extra("train"):
         from asr.training.lm.data import parse_source
         from asr.training.punctuation import run as training
-        from asr.training.punctuation.config import PunctuationTrainConfig, read_punctuation_config
+        from asr.training.punctuation.config import PunctuationTrainConfig
         from asr.training.punctuation.data import read_texts
+        from asr.training.saved_run import read_run_config
 
     import torch
 
@@ -67,7 +68,7 @@ def train_punctuation(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = read_punctuation_config(config) if config else PunctuationTrainConfig()
+    settings = read_run_config(config, PunctuationTrainConfig) if config else PunctuationTrainConfig()
     sources = [parse_source(name) for name in text]
     place = resolve_device(device.value)
     output.mkdir(parents=True, exist_ok=True)

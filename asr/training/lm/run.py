@@ -1,40 +1,30 @@
-"""Training of the language model for shallow fusion: from text to `lm.safetensors`, resumable at any moment.
-
-A run resumes from one file of plain data, `last.safetensors`: weights, the states of both optimisers and of the random
-generator and, in its header, the progress.
-"""
+"""Training of the language model for shallow fusion: from text to `lm.safetensors`, resumable at any moment."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from asr import checkpoint
-from asr.config import from_dict
-from asr.errors import CheckpointError, ConfigError
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import BLANK, Tokenizer
 from asr.training.interrupts import heeding_interrupts
 from asr.training.lm.config import LmTrainConfig
 from asr.training.lm.data import Batch, Position, Sentences
 from asr.training.lm.growth import widened
-from asr.training.muon import GateMuon
+from asr.training.saved_run import SavedRun
 
 __all__ = ["Perplexity", "Progress", "measure", "train"]
 
-_LAST = "last.safetensors"
 _CURVE_EVERY = 20  # steps
 
 
@@ -57,6 +47,11 @@ class Progress:
     passes: float = 0.0
     seconds: float = 0.0  # of training, over all starts of the run
     best: float = math.inf  # perplexity per word
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Progress:
+        """The progress of a saved run; the start, if `saved` is empty."""
+        return cls(**saved | {"position": Position(*saved.get("position", ()))})
 
     def share(self, config: LmTrainConfig, max_seconds: float | None) -> float:
         """Share of the run that is done, 0 to 1."""
@@ -86,68 +81,6 @@ def measure(lm: LanguageModel, sentences: Sentences, tokenizer: Tokenizer, batch
         words += int((starts[batch.targets] & (batch.targets != BLANK)).sum())
     lm.train(was_training)
     return Perplexity(math.exp(nats / tokens), math.exp(nats / (words + len(sentences.dev))))
-
-
-class _Run:
-    """A model, its optimiser, and the file they are saved to."""
-
-    def __init__(self, folder: Path, config: LmTrainConfig, vocab_size: int, device: torch.device) -> None:
-        self.path, self.config, self.device = folder / _LAST, config, device
-        torch.manual_seed(config.seed)
-        self.lm = LanguageModel(config.model(vocab_size)).to(device)
-        named = dict(self.lm.named_parameters())
-        matrices = {name for name in named if name.startswith("lstm.weight_")}
-        self.adam = torch.optim.Adam([p for n, p in named.items() if n not in matrices], betas=(0.9, 0.99), fused=True)
-        self.muon = GateMuon([p for n, p in named.items() if n in matrices])
-        self.states = {n: (self.muon if n in matrices else self.adam).state[p] for n, p in named.items()}
-
-    def step(self, batch: Batch, rate_share: float) -> tuple[Tensor, Tensor]:
-        """One step with a share of the learning rates; returns the mean loss per token and the gradient norm."""
-        for optimiser, rate in ((self.adam, self.config.learning_rate), (self.muon, self.config.matrix_rate)):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * rate_share
-        loss = _loss(self.lm, batch, self.device) / (batch.targets != BLANK).sum()
-        self.lm.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), self.config.clip_norm)
-        self.adam.step()
-        self.muon.step()
-        return loss.detach(), norm
-
-    def save(self, progress: Progress) -> None:
-        tensors = {f"lm.{name}": weight for name, weight in self.lm.state_dict().items()}
-        for name, state in self.states.items():
-            for key, value in state.items():
-                tensors[f"optimiser.{key}.{name}"] = value
-        tensors["random"] = torch.get_rng_state()
-        described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
-        part = self.path.with_name(self.path.name + ".part")
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"run": described})
-        part.replace(self.path)
-
-    def load(self) -> Progress:
-        """Resume from the file if it exists."""
-        if not self.path.exists():
-            return Progress()
-        try:
-            with safe_open(self.path, "pt") as file:
-                described = json.loads(file.metadata()["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            saved = from_dict(LmTrainConfig, described["config"])
-        except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
-            raise CheckpointError(f"{self.path}: damaged; delete it to start anew ({error})") from None
-        if not any(name.startswith("optimiser.momentum.") for name in tensors):
-            raise ConfigError(f"{self.path}: made without Muon, and not resumable; use another folder")
-        if saved.model(5) != self.config.model(5) or saved.seed != self.config.seed:
-            raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
-        self.lm.load_state_dict({n.removeprefix("lm."): t for n, t in tensors.items() if n.startswith("lm.")})
-        for full, tensor in tensors.items():
-            if full.startswith("optimiser."):
-                _, key, name = full.split(".", 2)
-                self.states[name][key] = tensor.to(self.device)
-        torch.set_rng_state(tensors["random"])
-        progress = described["progress"]
-        return Progress(**progress | {"position": Position(*progress["position"])})
 
 
 def train(
@@ -183,10 +116,12 @@ def train(
         CheckpointError, ConfigError: if the run in `output` is damaged or has other settings.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    run = _Run(output, config, len(tokenizer), device)
+    torch.manual_seed(config.seed)
+    lm = LanguageModel(config.model(len(tokenizer))).to(device)
     if init is not None:
-        run.lm.load_state_dict(widened(init, run.lm))
-    progress = run.load()
+        lm.load_state_dict(widened(init, lm))
+    run = SavedRun(output, config, lm)
+    progress = Progress.of(run.load())
     batches = sentences.batches(progress.position, config)
     began = time.monotonic() - progress.seconds
     max_seconds = 60 * max_minutes if max_minutes else None
@@ -196,22 +131,23 @@ def train(
             if share < 1:
                 batch, position, passes = next(batches)
                 rate_share = config.rate_share(progress.step, share)
-                loss, norm = run.step(batch, rate_share)
+                loss = _loss(lm, batch, device) / (batch.targets != BLANK).sum()
+                norm = run.step(loss, rate_share)
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(
                     progress, step=progress.step + 1, position=position, passes=passes, seconds=seconds
                 )
                 advance(progress, share)
-                curves.step(progress, batch, loss, norm, config.learning_rate * rate_share)
+                curves.step(progress, batch, loss.detach(), norm, config.learning_rate * rate_share)
             if interrupted.is_set():
                 run.save(progress)
                 raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
             if progress.step % config.validate_every == 0 or progress.share(config, max_seconds) >= 1:
-                found, measured_step = measure(run.lm, sentences, tokenizer, config.batch_tokens), progress.step
+                found, measured_step = measure(lm, sentences, tokenizer, config.batch_tokens), progress.step
                 report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {progress.passes:.3f} passes  {found}")
                 curves.measured(progress, found)
                 if found.word < progress.best:
-                    checkpoint.save_lm(output, run.lm, tokenizer, torch.float16)
+                    checkpoint.save_lm(output, lm, tokenizer, torch.float16)
                     progress = dataclasses.replace(progress, best=found.word)
                 run.save(progress)
             elif progress.step % config.save_every == 0:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import ClassVar
 
-from asr.config import PunctuationConfig, from_dict, require
-from asr.errors import ConfigError
-from asr.training.config import read_toml
+from asr.config import PunctuationConfig, require
+from asr.training.saved_run import RunConfig
 
-__all__ = ["ErrorConfig", "PauseConfig", "PunctuationTrainConfig", "read_punctuation_config"]
+__all__ = ["ErrorConfig", "PauseConfig", "PunctuationTrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -57,46 +56,22 @@ class PauseConfig:
 
 
 @dataclass(frozen=True)
-class PunctuationTrainConfig:
+class PunctuationTrainConfig(RunConfig):
     """Settings of a run. The defaults suit half an hour to two hours on a CPU core."""
 
     model: PunctuationConfig = field(default_factory=PunctuationConfig)
     errors: ErrorConfig = field(default_factory=ErrorConfig)
     pauses: PauseConfig = field(default_factory=PauseConfig)
     batch_words: int = 4_096  # padding included
-    held_out: float = 0.005  # share at the end of each text that is measured on
     passes: float = 3.0  # over the whole text
-    learning_rate: float = 3e-3  # Adam, of the embeddings and heads
-    matrix_rate: float = 0.015  # Muon, of the LSTMs' matrices; both fall linearly to zero after the warm-up
-    warmup_steps: int = 100
-    clip_norm: float = 1.0
     case_weight: float = 0.5  # of the loss of the forms, next to that of the marks
-    validate_every: int = 200  # steps
-    save_every: int = 100  # steps
-    seed: int = 1
+
+    adam_betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.batch_words >= 256, "batch_words", self.batch_words, "at least 256")
-        require(0 < self.held_out < 1, "held_out", self.held_out, "in (0, 1)")
-        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        for name in ("passes", "learning_rate", "matrix_rate", "clip_norm", "case_weight"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("validate_every", "save_every"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        require(self.case_weight > 0, "case_weight", self.case_weight, "positive")
 
-    def rate_share(self, step: int, progress: float) -> float:
-        """Share of the learning rates at a step; `progress` is the share of the run that is done, 0 to 1."""
-        return min(1.0, (step + 1) / max(1, self.warmup_steps)) * max(0.0, 1.0 - progress)
-
-
-def read_punctuation_config(path: Path) -> PunctuationTrainConfig:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: if the file is missing, not TOML, or has an unknown setting; names the file.
-    """
-    data = read_toml(path)
-    try:
-        return from_dict(PunctuationTrainConfig, data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    def same_model(self, other: PunctuationTrainConfig) -> bool:
+        return self.model == other.model

@@ -174,19 +174,19 @@ def test_broken_off_and_resumed_it_reaches_the_same_weights(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`kill -9` in the midst of a step; what was done since the last save is done again, the same."""
-    from asr.training.lm import run as training
+    from asr.training.saved_run import SavedRun
 
     assert command(output="whole")[0] == 0
     steps = []
-    step = training._Run.step
+    step = SavedRun.step
 
-    def killed(run: training._Run, batch: object, rate: float) -> object:
+    def killed(run: SavedRun, loss: object, rate: float) -> object:
         steps.append(rate)
         if len(steps) == 18:
             raise SystemError("killed")
-        return step(run, batch, rate)  # type: ignore[arg-type]
+        return step(run, loss, rate)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training._Run, "step", killed)
+    monkeypatch.setattr(SavedRun, "step", killed)
     with pytest.raises(SystemError):
         command(output="broken")
     assert command(output="broken")[0] == 0
@@ -200,18 +200,18 @@ def test_broken_off_and_resumed_it_reaches_the_same_weights(
 
 def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step under way ends, and the same command goes on after it."""
-    from asr.training.lm import run as training
+    from asr.training.saved_run import SavedRun
 
     steps = []
-    step = training._Run.step
+    step = SavedRun.step
 
-    def interrupted(run: training._Run, batch: object, rate: float) -> object:
+    def interrupted(run: SavedRun, loss: object, rate: float) -> object:
         steps.append(rate)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(run, batch, rate)  # type: ignore[arg-type]
+        return step(run, loss, rate)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training._Run, "step", interrupted)
+    monkeypatch.setattr(SavedRun, "step", interrupted)
     status, _, err = command()
     assert (status, len(steps)) == (130, 3)
     assert "interrupted: saved after step 3; the same command resumes the run" in err
