@@ -14,7 +14,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Hypothesis, Prefix, Spotter, beam_search, place_hotwords
+from asr.search import Hypothesis, Prefix, Spotter, Trace, beam_search, place_hotwords
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import BLANK, EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -61,9 +61,12 @@ class SegmentSearch:
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first."""
         prefix = self._prefix(committed, encoded)
-        found = beam_search(self.model, encoded, config, self.lm, prefix)
+        trace = Trace() if any(hotwords) else None
+        found = beam_search(self.model, encoded, config, self.lm, prefix, trace)
+        if not trace:
+            return found
         known = [c.tokens for c in committed]
-        return place_hotwords(self.model, encoded, found, hotwords, config, self.lm, prefix, known)
+        return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, known)
 
     def outlines(self, encoded: Encoded, first_frames: Sequence[int]) -> list[tuple[int, ...]]:
         """For each segment, the tokens that CTC finds most likely from a frame on, repetitions and blanks left out."""

@@ -12,9 +12,20 @@ from asr.search.greedy import greedy
 from asr.search.hotwords import place_hotwords, place_hotwords_steps
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spotter
+from asr.search.trace import Trace
 from asr.steps import Steps, finish
 
-__all__ = ["Hypothesis", "Prefix", "Spotter", "beam_search", "greedy", "place_hotwords", "search", "search_steps"]
+__all__ = [
+    "Hypothesis",
+    "Prefix",
+    "Spotter",
+    "Trace",
+    "beam_search",
+    "greedy",
+    "place_hotwords",
+    "search",
+    "search_steps",
+]
 
 
 def search(
@@ -43,5 +54,6 @@ def search_steps(
     if config.beam_size == 1:
         require(not any(hotwords), "search.beam_size", 1, "at least 2 with hotwords")
         return [[hypothesis] for hypothesis in greedy(model, encoded, config)]
-    found = yield from beam_search_steps(model, encoded, config, lm)
-    return (yield from place_hotwords_steps(model, encoded, found, hotwords, config, lm))
+    trace = Trace() if any(hotwords) else None
+    found = yield from beam_search_steps(model, encoded, config, lm, None, trace)
+    return (yield from place_hotwords_steps(model, encoded, found, trace, hotwords, config, lm)) if trace else found

@@ -23,6 +23,7 @@ from asr.search.beams import Beams, Finished, Listened, Prefix
 from asr.search.ctc import CtcPrefixes, from_frame
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import CtcScorer, PartialScorer, View, full_scorers
+from asr.search.trace import Passed, Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import EOS, SOS
 
@@ -40,6 +41,7 @@ class _Scored(NamedTuple):
     log_probs: Tensor  # (N, V): the decoder's
     candidates: Tensor  # (N, C)
     added: Tensor  # (N, C): to the score of the row
+    by_full: Tensor  # (N, C): by the full scorers alone
     full: list[Any]  # states of the scorers after the step
     partial: list[Any]
 
@@ -54,8 +56,10 @@ class _Search:
         config: SearchConfig,
         lm: TokenPredictor | None,
         prefix: Prefix | None,
+        trace: Trace | None,
     ) -> None:
         encoder_out, lengths = encoded
+        self.trace = trace
         self.prefix = prefix.widened(encoder_out.shape[1]) if prefix else None
         self.model, self.config = model, config
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
@@ -116,6 +120,8 @@ class _Search:
             partial=[scorer.initial_state(owners) for _, scorer in self.partial],
             listened=Listened.start(self.memory),
         )
+        if self.trace:
+            self.trace.add(Passed(rows, owners, last, torch.zeros_like(scores.flatten()[rows]), decoder, beams.full))
         return beams, finished
 
     def _rows(self, scores: Tensor) -> Tensor:
@@ -162,6 +168,9 @@ class _Search:
             partial=[scorer.select(state, rows, choices) for (_, scorer), state in partial],
             listened=listened,
         )
+        if self.trace:
+            added, owners = scored.by_full[rows, choices], live // self.beam
+            self.trace.add(Passed(rows, owners, following.last, added, following.decoder, following.full))
         return following, finished, done
 
     def _score(self, step: int, beams: Beams, memory: Memory) -> _Scored:
@@ -190,12 +199,12 @@ class _Search:
         candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], EOS)], dim=1)
 
         # Partial scorers over the candidates.
-        partial = []
+        partial, by_full = [], added
         for (weight, partial_scorer), state in zip(self.partial, beams.partial, strict=True):
             scores, state = partial_scorer.score(view, candidates, state)
             added = added + weight * scores
             partial.append(state)
-        return _Scored(decoder, log_probs, candidates, added, full, partial)
+        return _Scored(decoder, log_probs, candidates, added, by_full, full, partial)
 
     def _memory(self, beams: Beams) -> tuple[Listened, Memory]:
         """The encoder output that this step's hypotheses listen to."""
@@ -259,6 +268,7 @@ def beam_search(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
+    trace: Trace | None = None,
 ) -> list[list[Hypothesis]]:
     """Search with every scorer that has a weight in the config.
 
@@ -268,6 +278,7 @@ def beam_search(
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
         prefix: known words to start from; hypotheses then hold only the tokens after them.
+        trace: an empty one, which gets the states that the search passes.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.
@@ -275,7 +286,7 @@ def beam_search(
     Raises:
         ConfigError: the lm has a vocabulary of another size.
     """
-    return finish(beam_search_steps(model, encoded, config, lm, prefix))
+    return finish(beam_search_steps(model, encoded, config, lm, prefix, trace))
 
 
 @torch.inference_mode()
@@ -285,11 +296,12 @@ def beam_search_steps(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
+    trace: Trace | None = None,
 ) -> Steps[list[list[Hypothesis]]]:
     """As `beam_search`; yields after every token."""
     if encoded.encoder_out.shape[1] == 0:
         return [[Hypothesis([], 0.0, [])] for _ in range(encoded.encoder_out.shape[0])]
-    search = _Search(model, encoded, config, lm, prefix)
+    search = _Search(model, encoded, config, lm, prefix, trace)
     longest = int(search.limits.max())
     beams, finished = search.start(longest)
     for step in range(longest if len(beams.rows) else 0):

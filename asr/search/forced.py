@@ -1,7 +1,7 @@
-"""What a search would give to hypotheses that differ from a known one in one place.
+"""What a search would give to hypotheses that differ from one that it has found in one place.
 
-The known hypothesis is scored once, token by token. Each other one starts from the state in which it leaves the known
-one, and is scored until it has gone on with it again for a few tokens. One that falls too far behind is dropped.
+Each starts from the state in which it leaves the known one, which the search has kept, and is scored until it has gone
+on with it again for a few tokens. One that falls too far behind is dropped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
-from asr.search.beams import Prefix
 from asr.search.scorers import View, full_scorers
+from asr.search.trace import Passed, Path, Trace
 from asr.steps import Steps
-from asr.text.tokenizer import EOS, SOS
+from asr.text.tokenizer import EOS
 
 __all__ = ["Detour", "Scored", "score_detours"]
 
@@ -54,22 +54,15 @@ class _State(NamedTuple):
 class _Forced:
     """Scores given tokens by the full scorers of a search."""
 
-    def __init__(
-        self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None, prefix: Prefix | None
-    ) -> None:
+    def __init__(self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None) -> None:
         self.model, self.temperature = model, config.temperature
         self.device, frames = encoded.encoder_out.device, encoded.encoder_out.shape[1]
-        self.prefix, self.memory = prefix.widened(frames) if prefix else None, model.decoder.prepare(*encoded)
-        known = prefix.lm if prefix else None
-        self.scorers = full_scorers(config, model.config.vocab_size, frames, self.device, lm, known)
+        self.memory = model.decoder.prepare(*encoded)
+        self.scorers = full_scorers(config, model.config.vocab_size, frames, self.device, lm, None)
 
-    def start(self, owners: Tensor) -> _State:
-        if self.prefix:
-            last, decoder = self.prefix.last[owners], self.prefix.decoder.select(owners)
-        else:
-            last = torch.full_like(owners, SOS)
-            decoder = self.model.decoder.initial_state(self.memory).select(owners)
-        return _State(last, decoder, [scorer.initial_state(owners) for _, scorer in self.scorers])
+    def passed(self, passed: Passed, row: int) -> _State:
+        """Where a hypothesis of the search has passed."""
+        return self.select(_State(passed.last, passed.decoder, passed.full), torch.tensor([row], device=self.device))
 
     def select(self, state: _State, rows: Tensor) -> _State:
         full = [scorer.select(some, rows) for (_, scorer), some in zip(self.scorers, state.full, strict=True)]
@@ -98,7 +91,7 @@ def score_detours(
     encoded: Encoded,
     config: SearchConfig,
     lm: TokenPredictor | None,
-    prefix: Prefix | None,
+    trace: Trace,
     known: Mapping[int, Sequence[int]],
     detours: Sequence[Detour],
 ) -> Steps[list[Scored | None]]:
@@ -108,92 +101,91 @@ def score_detours(
         model: in evaluation mode.
         encoded: of B utterances.
         config: weights.
-        lm: as in `beam_search`.
-        prefix: as in `beam_search`.
+        lm: of the search.
+        trace: of the search that has found the known hypotheses.
         known: tokens of the known hypothesis of each row that has detours, without eos.
         detours: in ascending order of their rows.
 
     Returns:
         A score for each; None: it was dropped.
     """
-    if not detours:
-        return []
-    forced = _Forced(model, encoded, config, lm, prefix)
-    sums, branched = yield from _follow(forced, known, detours)
-    return (yield from _deviate(forced, known, detours, sums, branched))
+    # A search may have given up a hypothesis that is too long: then it has no state after the last token.
+    paths = {row: trace.path(row, tokens) for row, tokens in known.items()}
+    which = [i for i, d in enumerate(detours) if min(d.end + _AFTER, len(known[d.row])) < len(paths[d.row].rows)]
+    found: list[Scored | None] = [None] * len(detours)
+    if which:
+        forced, some = _Forced(model, encoded, config, lm), [detours[i] for i in which]
+        branched = _branch(forced, trace, paths, known, some)
+        yield
+        for i, scored in zip(which, (yield from _deviate(forced, known, some, branched)), strict=True):
+            found[i] = scored
+    return found
 
 
 class _Branched(NamedTuple):
-    """Detours after their first token."""
+    """Detours after their first tokens."""
 
-    state: _State  # rows are detours
+    bases: list[list[float]]  # what the known hypotheses gain from the start of each detour to every token after it
+    state: _State  # rows are detours; but for `last`
     added: list[float]  # by the first token
     by_decoder: list[float]
 
 
-def _follow(
-    forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour]
-) -> Steps[tuple[dict[int, list[float]], _Branched]]:
-    """For each row the sums of its scores before each token that is needed; and where the detours leave it."""
-    rows = sorted(known)
-    sums = {row: [0.0] for row in rows}
-    owners = torch.tensor(rows, device=forced.device)
-    state = forced.start(owners)
-    parts, order, first = [], [], []
-    needed = {row: max(min(d.end + _AFTER, len(known[row]) + 1) for d in detours if d.row == row) for row in rows}
-    for u in range(max(needed.values())):
-        if any(needed[row] <= u for row in rows):
-            live = [i for i, row in enumerate(rows) if needed[row] > u]
-            rows, kept = [rows[i] for i in live], torch.tensor(live, device=forced.device)
-            owners, state = owners[kept], forced.select(state, kept)
-        state, added, by_decoder = forced.step(state, owners)
-        if leaving := [i for i, detour in enumerate(detours) if detour.start == u]:
-            places = torch.tensor([rows.index(detours[i].row) for i in leaving], device=forced.device)
-            tokens = torch.tensor([detours[i].tokens[0] for i in leaving], device=forced.device)
-            parts.append(forced.select(state, places)._replace(last=tokens))
-            first.append(torch.stack([added[places, tokens], by_decoder[places, tokens]]))
-            order += leaving
-        following = torch.tensor([[*known[row], EOS][u] for row in rows], device=forced.device)
-        state = state._replace(last=following)
-        for row, value in zip(rows, added.gather(1, following[:, None])[:, 0].tolist(), strict=True):
-            sums[row].append(sums[row][-1] + value)
-        yield
-    back = torch.tensor(order, device=forced.device).argsort()
-    values = torch.cat(first, dim=1)[:, back].tolist()
-    return sums, _Branched(forced.select(_joined(parts), back), *values)
+def _branch(
+    forced: _Forced,
+    trace: Trace,
+    paths: Mapping[int, Path],
+    known: Mapping[int, Sequence[int]],
+    detours: Sequence[Detour],
+) -> _Branched:
+    """Where detours leave the known hypotheses, with one step for all first tokens, and for the eos that count."""
+    ending = {d.row for d in detours if d.end + _AFTER > len(known[d.row])}
+    places = sorted({(d.row, d.start) for d in detours} | {(row, len(known[row])) for row in ending})
+    states = [forced.passed(trace.passed[count], paths[row].rows[count]) for row, count in places]
+    owners = torch.tensor([row for row, _ in places], device=forced.device)
+    state, added, by_decoder = forced.step(_joined(states), owners)
+
+    index = {place: i for i, place in enumerate(places)}
+    totals = {row: list(path.totals) for row, path in paths.items()}
+    for row in ending:
+        totals[row].append(totals[row][-1] + float(added[index[row, len(known[row])], EOS]))
+    bases = [[total - totals[d.row][d.start] for total in totals[d.row][d.start :]] for d in detours]
+
+    leaving = torch.tensor([index[d.row, d.start] for d in detours], device=forced.device)
+    tokens = torch.tensor([d.tokens[0] for d in detours], device=forced.device)
+    values = (x[leaving, tokens].tolist() for x in (added, by_decoder))
+    return _Branched(bases, forced.select(state, leaving), *values)
 
 
 def _deviate(
-    forced: _Forced,
-    known: Mapping[int, Sequence[int]],
-    detours: Sequence[Detour],
-    sums: dict[int, list[float]],
-    branched: _Branched,
+    forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour], branched: _Branched
 ) -> Steps[list[Scored | None]]:
+    """Go on after the first tokens of detours; yields after every token."""
     texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + _AFTER]] for d in detours]
     gains: list[float] = [0.0] * len(detours)
     token_scores: list[list[float]] = [[] for _ in detours]
     found: list[Scored | None] = [None] * len(detours)
-    live, (state, added, by_decoder) = list(range(len(detours))), branched
+    live, (bases, state, added, by_decoder) = list(range(len(detours))), branched
     for u in range(max(map(len, texts))):
         kept = []
         for place, (i, value, log_prob) in enumerate(zip(live, added, by_decoder, strict=True)):
             detour, after = detours[i], max(0, u + 1 - len(detours[i].tokens))
             gains[i] += value
             token_scores[i].append(log_prob)
-            gain = gains[i] - (sums[detour.row][detour.end + after] - sums[detour.row][detour.start])
+            gain = gains[i] - bases[i][detour.end - detour.start + after]
             if u + 1 == len(texts[i]):
                 found[i] = Scored(gain, token_scores[i][: len(detour.tokens)])
             elif gain + detour.allowance + _RESERVE > 0:
                 kept.append(place)
         if not kept:
             break
-        live, state = [live[place] for place in kept], forced.select(state, torch.tensor(kept, device=forced.device))
+        before = torch.tensor([texts[i][u] for i in live], device=forced.device)
+        state = forced.select(state._replace(last=before), torch.tensor(kept, device=forced.device))
+        live = [live[place] for place in kept]
         owners = torch.tensor([detours[i].row for i in live], device=forced.device)
         tokens = torch.tensor([texts[i][u + 1] for i in live], device=forced.device)
         state, every, log_probs = forced.step(state, owners)
         added, by_decoder = (x.gather(1, tokens[:, None])[:, 0].tolist() for x in (every, log_probs))
-        state = state._replace(last=tokens)
         yield
     return found
 

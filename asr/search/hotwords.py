@@ -25,6 +25,7 @@ from asr.search.ctc import blank_padding, from_frame
 from asr.search.forced import Detour, Scored, score_detours
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spot, Spotter
+from asr.search.trace import Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import BLANK, UNKNOWN, Tokenizer
 
@@ -78,6 +79,7 @@ def place_hotwords(
     model: Model,
     encoded: Encoded,
     found: list[list[Hypothesis]],
+    trace: Trace,
     lists: Sequence[Spotter | None],
     config: SearchConfig,
     lm: TokenPredictor | None = None,
@@ -90,6 +92,7 @@ def place_hotwords(
         model: in evaluation mode.
         encoded: of B utterances.
         found: the n-best of each, best first.
+        trace: of the search that has found them.
         lists: of each utterance, None where it has none; empty: none has any.
         config: weights of the search; `hotword_weight` and `hotword_margin`.
         lm: of the search.
@@ -99,7 +102,7 @@ def place_hotwords(
     Returns:
         The n-best with the new hypothesis first, where there is one; its score includes what its phrases are worth.
     """
-    return finish(place_hotwords_steps(model, encoded, found, lists, config, lm, prefix, known))
+    return finish(place_hotwords_steps(model, encoded, found, trace, lists, config, lm, prefix, known))
 
 
 @torch.inference_mode()
@@ -107,6 +110,7 @@ def place_hotwords_steps(
     model: Model,
     encoded: Encoded,
     found: list[list[Hypothesis]],
+    trace: Trace,
     lists: Sequence[Spotter | None],
     config: SearchConfig,
     lm: TokenPredictor | None = None,
@@ -138,7 +142,7 @@ def place_hotwords_steps(
     ]
     best = {row: found[row][0].tokens for row in rows}
     yield
-    scored = iter((yield from score_detours(model, encoded, config, lm, prefix, best, detours)))
+    scored = iter((yield from score_detours(model, encoded, config, lm, trace, best, detours)))
     after = list(found)
     for row in rows:
         pairs = [(one, next(scored)) for one in variants[row]]

@@ -15,6 +15,7 @@ from asr.search.forced import Detour, Scored, score_detours
 from asr.steps import finish
 from asr.text.tokenizer import EOS, SOS
 from tests.support.tiny_model import sounds, tiny_lm, tiny_model
+from tests.support.traces import trace_of
 
 CONFIG = SearchConfig(beam_size=4, lm_weight=0.4, length_bonus=0.3, coverage_penalty=0.2, coverage_threshold=0.5)
 KNOWN = {0: [5, 9, 9, 12, 6, 4], 2: [7, 8], 3: [11, 4, 17, 6, 6]}
@@ -54,7 +55,9 @@ def whole(row: int, tokens: list[int], first: int = SOS) -> float:
 def scored_detours(
     model: Model, encoded: Encoded, prefix: Prefix | None, known: dict[int, list[int]], detours: list[Detour]
 ) -> list[Scored | None]:
-    return finish(score_detours(model, encoded, CONFIG, tiny_lm(), prefix, known, detours))
+    texts = [known.get(row, []) for row in range(len(encoded.encoder_out))]
+    trace = trace_of(model, encoded, CONFIG, tiny_lm(), texts, prefix)
+    return finish(score_detours(model, encoded, CONFIG, tiny_lm(), trace, known, detours))
 
 
 def changed(detour: Detour) -> list[int]:
@@ -103,3 +106,11 @@ def test_what_falls_behind_is_dropped_and_nothing_else_changes() -> None:
         assert found[i] is not None
         assert found[i].gain == pytest.approx(plain[i].gain, abs=1e-5)  # type: ignore[union-attr]
     assert scored_detours(tiny_model(), batch(), None, {}, []) == []
+
+
+@torch.inference_mode()
+def test_a_detour_whose_end_a_search_has_given_up_is_not_scored() -> None:
+    trace = trace_of(tiny_model(), batch(), CONFIG, tiny_lm(), [KNOWN.get(row, []) for row in range(4)])
+    del trace.passed[6:]  # before the eos of row 0
+    found = finish(score_detours(tiny_model(), batch(), CONFIG, tiny_lm(), trace, KNOWN, DETOURS))
+    assert [one is None for one in found] == [True, True, False, False]

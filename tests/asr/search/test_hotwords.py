@@ -11,11 +11,12 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.errors import ConfigError
 from asr.model.las import Encoded, Model
-from asr.search import Hypothesis, Spotter, beam_search, place_hotwords, search
+from asr.search import Hypothesis, Spotter, Trace, beam_search, place_hotwords, search
 from asr.search.beams import Prefix
 from asr.text.tokenizer import BLANK, Tokenizer
 from asr.writing.hotwords import Hotwords
 from tests.support.tiny_model import sounds, tiny_lm, tiny_model
+from tests.support.traces import trace_of
 
 TOKENIZER = Tokenizer.train(["abba cab's", "back a sack", "scab"], 13, "char")
 BY_CTC = SearchConfig(beam_size=4, ctc_weight=1.0, hotword_weight=0.2, hotword_margin=2.0)
@@ -41,7 +42,8 @@ def placed(audio: str, text: str, phrases: str, config: SearchConfig = BY_CTC) -
     model, encoded = said(audio)
     tokens = TOKENIZER.encode(text)
     found = [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]]
-    ((after, *_),) = place_hotwords(model, encoded, found, [spotter(phrases)], config)
+    trace = trace_of(model, encoded, config, None, [tokens])
+    ((after, *_),) = place_hotwords(model, encoded, found, trace, [spotter(phrases)], config)
     assert len(after.token_scores) == len(after.tokens)
     assert (after.score > -1.0) == (after.tokens != tokens)
     return TOKENIZER.decode(after.tokens)
@@ -87,8 +89,11 @@ def test_a_phrase_goes_on_from_known_words() -> None:
     prefix = Prefix(torch.tensor(known[-1:]), decoder, torch.tensor([0]), torch.tensor(TOKENIZER.word_starts))
     found = [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]]
 
+    trace = trace_of(model, encoded, BY_CTC, None, [tokens], prefix)
+
     def after(phrases: str, before: list[int]) -> str:
-        ((best, *_),) = place_hotwords(model, encoded, found, [spotter(phrases)], BY_CTC, prefix=prefix, known=[before])
+        lists = [spotter(phrases)]
+        ((best, *_),) = place_hotwords(model, encoded, found, trace, lists, BY_CTC, prefix=prefix, known=[before])
         return TOKENIZER.decode(best.tokens)
 
     assert after("a sack", known) == "sack abba"
@@ -98,7 +103,8 @@ def test_a_phrase_goes_on_from_known_words() -> None:
 def test_the_plain_hypothesis_is_still_among_the_n_best() -> None:
     model, encoded = said("a sack")
     found = [[Hypothesis(TOKENIZER.encode(text), -1.0, [0.0] * 9) for text in ("a back", "a cab")]]
-    (after,) = place_hotwords(model, encoded, found, [spotter("sack")], replace(BY_CTC, nbest=2))
+    trace = trace_of(model, encoded, BY_CTC, None, [found[0][0].tokens])
+    (after,) = place_hotwords(model, encoded, found, trace, [spotter("sack")], replace(BY_CTC, nbest=2))
     assert [TOKENIZER.decode(one.tokens) for one in after] == ["a sack", "a back"]
 
 
@@ -120,8 +126,9 @@ def test_the_size_of_the_batch_never_changes_the_answer_with_lists(with_prefix: 
         part = Encoded(part.encoder_out[:, : int(part.encoder_out_lengths.max())], part.encoder_out_lengths)
         prefix = prefix_of(model, part, rows) if with_prefix else None
         known = [TOKENIZER.encode("back")] * len(rows) if with_prefix else []
-        found = beam_search(model, part, CONFIG, lm, prefix)
-        found = place_hotwords(model, part, found, [LISTS[r] for r in rows], CONFIG, lm, prefix, known)
+        trace = Trace()
+        found = beam_search(model, part, CONFIG, lm, prefix, trace)
+        found = place_hotwords(model, part, found, trace, [LISTS[r] for r in rows], CONFIG, lm, prefix, known)
         return [(best.tokens, best.score) for best, *_ in found]
 
     together = run(list(range(len(LISTS))))

@@ -1,0 +1,68 @@
+"""States that a beam search has passed, from which its hypotheses can be changed in one place and scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from asr.model.decoder import DecoderState
+
+__all__ = ["Passed", "Path", "Trace"]
+
+
+class Passed(NamedTuple):
+    """The live hypotheses of a search before a token."""
+
+    parents: Tensor  # (N,): rows before the last token
+    owners: Tensor  # (N,): the utterance of each
+    last: Tensor  # (N,): token
+    added: Tensor  # (N,): what the full scorers have given to the last token
+    decoder: DecoderState  # (N)
+    full: list[Any]  # states of the full scorers
+
+
+class Path(NamedTuple):
+    """How a search has come to a hypothesis: before its first token, and after each."""
+
+    rows: list[int]
+    totals: list[float]  # what the full scorers have given so far
+
+
+class Trace:
+    """What a search passes, one token after the other.
+
+    It takes about 15 KB of memory for each live hypothesis and token of the default model.
+    """
+
+    def __init__(self) -> None:
+        self.passed: list[Passed] = []
+        self._known: list[list[tuple[int, int, int, float]]] = []  # parent, owner, token and score of each row
+
+    def add(self, passed: Passed) -> None:
+        """Add what is passed before the next token."""
+        self.passed.append(passed)
+
+    def path(self, utterance: int, tokens: Sequence[int]) -> Path:
+        """The path to a hypothesis; it ends early where the search has gone on without it."""
+        for passed in self.passed[len(self._known) :]:
+            columns = (x.tolist() for x in (passed.parents, passed.owners, passed.last, passed.added))
+            self._known.append(list(zip(*columns, strict=True)))
+        for count in reversed(range(min(len(tokens) + 1, len(self._known)))):
+            for row, (_, owner, _, _) in enumerate(self._known[count]):
+                if owner == utterance and (found := self._back(row, tokens[:count])):
+                    return found
+        return Path([], [])
+
+    def _back(self, row: int, tokens: Sequence[int]) -> Path | None:
+        """The path to a row after `tokens`; None where it has come by others."""
+        rows, gains = [row], []
+        for count in range(len(tokens), 0, -1):
+            parent, _, token, added = self._known[count][rows[-1]]
+            if token != tokens[count - 1]:
+                return None
+            rows.append(parent)
+            gains.append(added)
+        return Path(rows[::-1], list(accumulate(reversed(gains), initial=0.0)))
