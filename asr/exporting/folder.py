@@ -10,7 +10,7 @@ from typing import Any
 from asr import checkpoint
 from asr.config import Context, ModelConfig, to_dict
 from asr.errors import CheckpointError, DataError
-from asr.exporting.parts import graphs_of, streams
+from asr.exporting.parts import graphs_of
 from asr.exporting.trace import Graph, require_onnx, write_graph
 from asr.files import write_atomically
 from asr.folders import TOKENIZER
@@ -66,9 +66,9 @@ def _example(config: ModelConfig) -> dict[str, int]:
     samples = _SECONDS * config.features.sample_rate
     frames, reduction = samples // config.features.hop_length, config.encoder.reduction
     chunk = frames // 2 // reduction * reduction
-    names = {"B": 2, "N": 2, "S": samples, "T": frames, "U": frames // reduction}
+    names = {"B": 2, "N": 2, "S": samples, "T": frames, "U": frames // reduction, "K": reduction, "P": 2}
     numbers = {"samples": samples, "lengths": frames, "encoder_out_lengths": frames // reduction}
-    return names | numbers | {"chunk": chunk, "settled": chunk}
+    return names | numbers | {"chunk": chunk, "settled": chunk, "lookahead": frames - chunk}
 
 
 def metadata(model: Model, tokenizer: Tokenizer, lm: LanguageModel | None, graphs: list[Graph]) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def metadata(model: Model, tokenizer: Tokenizer, lm: LanguageModel | None, graph
         "encoder": {
             "frame_ms": 1000 * config.frame_seconds,
             "features_per_frame": config.encoder.reduction,
+            "least_features": config.encoder.front.reduction,
             "streaming": _streaming(model),
         },
         "tokens": special | {"pieces": [tokenizer.piece(token) for token in range(len(tokenizer))]},
@@ -95,16 +96,14 @@ def _features(model: Model) -> dict[str, Any]:
     settings, features = model.config.features, model.features
     return {
         **to_dict(settings),
-        "least_samples": settings.n_fft,
+        "least_samples": settings.n_fft + settings.hop_length * (model.config.encoder.front.reduction - 1),
         "normalisation": {"mean": features.mean.tolist(), "std": features.std.tolist()},
     }
 
 
-def _streaming(model: Model) -> dict[str, int] | None:
-    """The chunk and lookahead that the model was trained with, in features; None if it has no graph for steps."""
+def _streaming(model: Model) -> dict[str, int]:
+    """The chunk and lookahead that the model was trained with, in features."""
     context, encoder, settings = model.config.streaming, model.encoder, model.config.features
-    if not streams(model):
-        return None
     if context.chunk_ms is None:
         context = Context.causal()
     hop_ms = settings.hop_ms

@@ -6,19 +6,16 @@ example. The first dimension is always the batch.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
-from asr.model.encoder import PyramidLayer
 from asr.model.features import DecibelMel, LogMel
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, LmState
 
-__all__ = ["CtcHead", "DecoderStep", "EncoderStep", "Features", "LmStep", "MemoryOf", "WholeEncoder"]
+__all__ = ["CtcHead", "DecoderStep", "Features", "LmStep", "MemoryOf", "WholeEncoder"]
 
 
 class _ByConvolution(LogMel):
@@ -76,68 +73,6 @@ class WholeEncoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         encoder_out, lengths = self.encoder(features, lengths)
         return encoder_out, lengths
-
-
-class EncoderStep(nn.Module):
-    """A stream's next chunk to its encoder output, with the state of the forward LSTMs passed in and returned.
-
-    Both forms of streaming are this graph. `Encoder.step`: the features are a chunk and its lookahead; chunk and
-    settled are the features of the chunk. `Encoder.preview`: the features are all since the state; chunk is their
-    number, and settled the number of those that will not be given again.
-    """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.layers = model.encoder.layers
-        self.dense = model.encoder.dense
-
-    def forward(
-        self, features: Tensor, chunk: Tensor, settled: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step.
-
-        Args:
-            features: `(B, t, n_mels)`; those after the chunk are lookahead of the lowest layer.
-            chunk: features of the chunk, 1 to t, as a scalar; whole output frames unless the stream ends here.
-            settled: features, 0 to `chunk`, after which the next state is taken; whole output frames or `chunk`.
-            hidden: `(B, layers, H)`, zero at first.
-            cell: `(B, layers, H)`, zero at first.
-
-        Returns:
-            encoder_out of the chunk `(B, t', D)`, and the next hidden and cell.
-        """
-        x, states = features, []
-        for number, layer in enumerate(cast("list[PyramidLayer]", self.layers)):
-            x = layer.joined(x)
-            chunk, settled = ((count + layer.join - 1) // layer.join for count in (chunk, settled))
-            state = (hidden[:, number], cell[:, number])
-            own = x[:, :chunk]
-            ahead, state = _ahead(layer.forward_lstm, own, state, settled)
-            behind = None
-            if layer.backward_lstm is not None:
-                behind = layer.backward_lstm(x.flip(1))[0].flip(1)[:, :chunk]
-            x = layer.finished(own, ahead, behind)
-            states.append(state)
-        for dense in self.dense:
-            x = dense(x)
-        return x, torch.stack([h for h, _ in states], dim=1), torch.stack([c for _, c in states], dim=1)
-
-
-def _ahead(
-    lstm: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor], settled: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Outputs of `x` `(B, t, D)` from a state, parts `(B, H)`, and the state after `settled` of its frames.
-
-    The LSTM runs up to there, and on. It never runs over nothing, which onnxruntime refuses: the first part has at
-    least a frame, and the second ends in a frame of zeros whose output is dropped.
-    """
-    begun = (state[0][None], state[1][None])
-    least = settled.clamp(min=1)
-    first, after = lstm(x[:, :least], begun)
-    rest = torch.cat([x[:, least:], torch.zeros_like(x[:, :1])], dim=1)
-    second, _ = lstm(rest, after)
-    hidden, cell = (torch.where(settled > 0, a[0], b[0]) for a, b in zip(after, begun, strict=True))
-    return torch.cat([first, second[:, :-1]], dim=1), (hidden, cell)
 
 
 class CtcHead(nn.Module):

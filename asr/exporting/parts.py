@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asr.exporting.graphs import CtcHead, DecoderStep, EncoderStep, Features, LmStep, MemoryOf, WholeEncoder
+from asr.exporting.encoder_step import EncoderStep
+from asr.exporting.graphs import CtcHead, DecoderStep, Features, LmStep, MemoryOf, WholeEncoder
 from asr.exporting.trace import Graph, Port
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
 from asr.model.recurrent import PARTS
 
-__all__ = ["graphs_of", "streams"]
-
-
-def streams(model: Model) -> bool:
-    """Whether the encoder has a graph for steps: a convolutional front and hybrid blocks carry more than LSTMs do."""
-    return model.encoder.front is None and not len(model.encoder.hybrid)
+__all__ = ["graphs_of"]
 
 
 def graphs_of(model: Model, lm: LanguageModel | None) -> Iterator[Graph]:
@@ -39,20 +35,10 @@ def _encoding(model: Model) -> Iterator[Graph]:
         (features, lengths),
         (encoder_out, Port("encoder_out_lengths", ("B",), "int64")),
     )
-    if streams(model):
-        state = ("B", len(config.encoder.joins), config.encoder.hidden_size)
-        yield Graph(
-            "encoder_step",
-            EncoderStep(model),
-            (
-                features,
-                Port("chunk", (), "int64"),
-                Port("settled", (), "int64"),
-                Port("hidden", state),
-                Port("cell", state),
-            ),
-            (encoder_out, Port("next_hidden", state), Port("next_cell", state)),
-        )
+    step = EncoderStep(model)
+    yield Graph(
+        "encoder_step", step, (features, *step.numbers, *step.state), (encoder_out, *(port.next for port in step.state))
+    )
     yield Graph("ctc", CtcHead(model), (encoder_out,), (Port("log_probs", ("B", "U", config.vocab_size)),))
 
 

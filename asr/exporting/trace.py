@@ -32,6 +32,12 @@ class Port:
     def axes(self) -> dict[int, str]:
         return {axis: size for axis, size in enumerate(self.shape) if isinstance(size, str)}
 
+    @property
+    def next(self) -> Port:
+        """The output that follows this input of a state; it may have other sizes."""
+        shape = tuple(f"next_{size}" if isinstance(size, str) and size not in "BN" else size for size in self.shape)
+        return Port(f"next_{self.name}", shape, self.kind)
+
     def example(self, sizes: Mapping[str, int]) -> Tensor:
         """A tensor of this shape."""
         shape = [sizes[size] if isinstance(size, str) else size for size in self.shape]

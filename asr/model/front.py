@@ -54,11 +54,11 @@ class Front(nn.Module):
             self.projection = Dense(self.output_size, size, self.config.normalisation, config.activation)
             self.output_size = size
 
-        # Each convolution reaches `half` frames of its own rate to both sides; `edge` output frames may be touched.
-        half, frames, self.right_frames, self._edge = self.config.time_width // 2 * _CONVOLUTIONS, 1, 0, 0
+        # Each convolution reaches `half` frames of its own rate to both sides: `edge_frames` outputs may be touched.
+        half, frames, self.right_frames, self.edge_frames = self.config.time_width // 2 * _CONVOLUTIONS, 1, 0, 0
         for pool in self.config.time_pools:
             self.right_frames += half * frames
-            self._edge = -(-(self._edge + half) // pool)
+            self.edge_frames = -(-(self.edge_frames + half) // pool)
             frames *= pool
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class Front(nn.Module):
 
     def _after(self, x: Tensor, done: int, end: int) -> FrontState:
         """The state with the first `done` output frames of `x` given out, and its frames up to `end` kept."""
-        first = max(0, done - self._edge)
+        first = max(0, done - self.edge_frames)
         return FrontState(x[:, first * self.config.reduction : end].clone(), done - first)
 
     def _complete(self, frames: int) -> int:

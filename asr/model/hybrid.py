@@ -76,7 +76,7 @@ class HybridBlock(nn.Module):
         """Encode a padded batch; frames attend up to the end of their chunk, or to all later if `chunk` is None."""
         y: Tensor = x + self.dropout(self.lstm(self.lstm_norm(x))[0])
         frames = torch.arange(y.shape[1], device=y.device)
-        return y + self._attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
+        return y + self.attend(y, 0, y.shape[1], 0, chunk, frames < lengths[:, None])
 
     def step(self, x: Tensor, state: HybridState, chunk: int, final: bool) -> tuple[Tensor, HybridState]:
         """Outputs of the chunks that become complete with `x` `(B, t, size)`; with `final`, of all remaining frames."""
@@ -110,9 +110,11 @@ class HybridBlock(nn.Module):
     def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:
         """Outputs of the frames from `state.done` to `ready`; a stream has no padding."""
         everywhere = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
-        return kept[:, state.done : ready] + self._attend(kept, state.done, ready, state.first, chunk, everywhere)
+        return kept[:, state.done : ready] + self.attend(kept, state.done, ready, state.first, chunk, everywhere)
 
-    def _attend(self, y: Tensor, start: int, stop: int, first: int, chunk: int | None, valid: Tensor) -> Tensor:
+    def attend(
+        self, y: Tensor, start: int | Tensor, stop: int, first: int | Tensor, chunk: int | None, valid: Tensor
+    ) -> Tensor:
         """Self-attention of frames `start` to `stop` of `y` `(B, T, size)`, whose first frame has position `first`.
 
         Keys are the frames of `y` that are `valid` `(B, T)` and within the limits of past and chunk.

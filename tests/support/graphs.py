@@ -15,6 +15,8 @@ from asr.model.lm import LanguageModel
 
 __all__ = ["Graphs", "Recorded"]
 
+MOST_KEPT = 8  # features or frames, of the settings of tests
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -99,30 +101,49 @@ def compare_stream(
 ) -> None:
     """The encoder's steps over `features` `(B, T, n_mels)`, in both forms; `sizes` are of the metadata."""
     expected, _ = model.encoder.step(features, model.encoder.initial_state(len(features)), context, final=True)
-    outs, state, at = [], zeros(model, len(features)), 0
-    while at < features.shape[1]:
-        seen = features[:, at : at + sizes["chunk"] + sizes["lookahead"]]
-        chunk = min(sizes["chunk"], seen.shape[1])
-        out, *state = graphs.run("encoder_step", seen, chunk, chunk, *state)
-        outs.append(out)
-        at += chunk
+    outs, stream = [np.zeros((len(features), 0, expected.shape[2]), np.float32)], Stream(graphs, len(features))
+    while features.shape[1] - stream.at >= model.config.encoder.front.reduction:
+        chunk = min(sizes["chunk"], features.shape[1] - stream.at)
+        outs.append(stream.step(features, chunk + sizes["lookahead"], chunk, chunk, sizes["lookahead"]))
     into.compare("encoder_step", expected, np.concatenate(outs, axis=1))
+    kept = [stream.state[name].shape[-2] for name in ("past_features", "past_frames") if name in stream.state]
+    assert max(kept, default=0) <= MOST_KEPT, "the state grows"
 
 
 @torch.inference_mode()
 def compare_preview(graphs: Graphs, model: Model, features: Tensor, pace: int, settled: int, into: Recorded) -> None:
     """The latest features encoded again with every `pace` new ones, from a state before them."""
     encoder, reduction = model.encoder, model.config.encoder.reduction
-    state, own, at = encoder.initial_state(len(features)), zeros(model, len(features)), 0
+    state, stream = encoder.initial_state(len(features)), Stream(graphs, len(features))
     for end in range(pace, features.shape[1] + 1, pace):
-        recent = features[:, at:end]
+        recent = features[:, stream.at : end]
         ahead = max(0, encoder.frames(recent.shape[1]) - settled)
         expected, state = encoder.preview(recent, state, ahead)
-        out, *own = graphs.run("encoder_step", recent, recent.shape[1], ahead * reduction, *own)
-        into.compare("encoder_step", expected, out)
-        at += ahead * reduction
+        count = recent.shape[1]
+        into.compare("encoder_step", expected, stream.step(features, count, count, ahead * reduction, 0))
 
 
-def zeros(model: Model, rows: int) -> list[Any]:
-    config = model.config.encoder
-    return [np.zeros((rows, len(config.joins), config.hidden_size), np.float32)] * 2
+class Stream:
+    """The encoder's step from call to call, with no more than the graph and its ports to know what a state is."""
+
+    def __init__(self, graphs: Graphs, rows: int) -> None:
+        self.graphs, self.at = graphs, 0  # `at`: settled features
+        session = graphs.sessions["encoder_step"]
+        self.takes = [port.name for port in session.get_inputs()]
+        self.gives = [port.name for port in session.get_outputs()]
+        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        self.state = {
+            port.name: np.zeros([size if isinstance(size, int) else rows * (size == "B") for size in port.shape], kind)
+            for port in session.get_inputs()
+            if f"next_{port.name}" in self.gives and (kind := kinds[port.type])
+        }
+
+    def step(self, features: Tensor, count: int, chunk: int, settled: int, lookahead: int) -> Array:
+        """Encoder output of the next `chunk` of at most `count` features."""
+        seen = features[:, self.at : self.at + count]
+        given = {"features": seen, "chunk": chunk, "settled": settled, "lookahead": lookahead} | self.state
+        found = self.graphs.run("encoder_step", *(given[name] for name in self.takes))
+        after = dict(zip(self.gives, found, strict=True))
+        self.state = {name: after[f"next_{name}"] for name in self.state}
+        self.at += settled
+        return after["encoder_out"]

@@ -93,6 +93,8 @@ def compared(graphs: Graphs, model: Model) -> Recorded:
 TINY = EncoderConfig(joins=(2, 2), hidden_size=16, dropout=0.1)
 FRONT = FrontConfig(channels=(2, 3), time_pools=(1, 2), frequency_pools=(2, 2), projection_size=12)
 
+SINUSOIDAL = HybridConfig(layers=1, heads=2, past_frames=5, positions="sinusoidal")
+
 KINDS: dict[str, dict[str, object]] = {
     "location": {},
     "additive": {"attention": AttentionConfig(scorer="additive", size=16)},
@@ -105,7 +107,8 @@ KINDS: dict[str, dict[str, object]] = {
         "attention": AttentionConfig(size=16, location_channels=3, location_width=7, start="uniform", context_size=10),
         "decoder": DecoderConfig(cell="gru", hidden_size=24, embedding_size=8, layers=2),
     },
-    "hybrid": {"encoder": replace(TINY, hybrid=HybridConfig(layers=1, heads=2, past_frames=8), residual=True)},
+    "hybrid": {"encoder": replace(TINY, hybrid=HybridConfig(layers=2, heads=2, past_frames=8), residual=True)},
+    "sinusoidal": {"encoder": replace(TINY, front=FRONT, hybrid=SINUSOIDAL, joins=(1, 2), bidirectional=False)},
     "forward": {"encoder": replace(TINY, bidirectional=False, projection_size=14, joins=(3, 2, 1))},
 }
 PACES = (12, 60)  # features between previews, whole output frames of every kind
@@ -121,14 +124,16 @@ def test_graphs_equal_the_modules(kind: str, tmp_path: Path) -> None:
     assert found.keys() >= {"encoder", "ctc", "memory", "decoder_step", "attention"}
 
 
-@pytest.mark.parametrize("kind", ["location", "forward"])
-def test_steps_of_the_encoder_equal_the_whole_and_the_modules_steps(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "lookahead"), [("location", 6), ("forward", 0), ("imported", 10), ("hybrid", 6), ("sinusoidal", 4)]
+)
+def test_steps_of_the_encoder_equal_the_whole_and_the_modules_steps(kind: str, lookahead: int, tmp_path: Path) -> None:
     """In chunks with lookahead, and with the latest features encoded again; any length, the last chunk is shorter."""
     model, found = built(**KINDS[kind]), Recorded()
     model = Model(replace(model.config, streaming=Context(chunk_ms=240, lookahead_ms=60))).eval()
     graphs = exported(tmp_path, model)
     sizes = json.loads((tmp_path / "graphs" / "metadata.json").read_text())["encoder"]["streaming"]
-    assert sizes == {"chunk": 24, "lookahead": 6 if kind == "location" else 0}
+    assert sizes == {"chunk": 24, "lookahead": lookahead}
     torch.manual_seed(7)
     for rows, frames in ((1, 1), (2, 25), (3, 31), (1, 120)):
         features = torch.randn(rows, frames, 16)
@@ -168,7 +173,8 @@ def test_metadata_has_what_a_program_needs(tmp_path: Path) -> None:
     graphs = exported(tmp_path, model)
     folder = tmp_path / "graphs"
     facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    assert facts["graphs"].keys() == graphs.sessions.keys() == {"features", "encoder", "ctc", "memory", "decoder_step"}
+    names = {"features", "encoder", "encoder_step", "ctc", "memory", "decoder_step"}
+    assert facts["graphs"].keys() == graphs.sessions.keys() == names
     for name, described in facts["graphs"].items():
         session = graphs.sessions[name]
         for way, ports in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
@@ -180,7 +186,7 @@ def test_metadata_has_what_a_program_needs(tmp_path: Path) -> None:
                     assert constant == size or not isinstance(size, int), (name, each, port.shape)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     assert facts["tokens"]["pieces"] == [tokenizer.piece(token) for token in range(len(tokenizer))]
-    assert facts["encoder"]["streaming"] is None, "a convolutional front has no graph for steps"
+    assert (facts["encoder"]["features_per_frame"], facts["encoder"]["least_features"]) == (4, 2)
     np.testing.assert_allclose(facts["features"]["normalisation"]["mean"], model.features.mean, rtol=1e-6)
 
 

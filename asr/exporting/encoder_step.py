@@ -1,0 +1,159 @@
+"""The encoder's step as a graph: a module whose state is plain tensors, so that a trace of it is a whole graph.
+
+As in `asr.exporting.graphs`, sizes that differ from call to call are never turned into Python numbers.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.exporting.trace import Port
+from asr.model.encoder import Encoder, PyramidLayer
+from asr.model.front import Front
+from asr.model.hybrid import HybridBlock
+from asr.model.las import Model
+
+__all__ = ["EncoderStep"]
+
+State = dict[str, Tensor]  # by the names of ports
+
+
+class EncoderStep(nn.Module):
+    """A stream's next chunk to its encoder output, with the state passed in and returned.
+
+    Both forms of streaming are this graph. `Encoder.step`: the features are a chunk and its lookahead; chunk and
+    settled are the features of the chunk. `Encoder.preview`: the features are all since the state; chunk is their
+    number, and settled the number of those that will not be given again.
+
+    The state is bounded: that of the forward LSTMs; with a convolutional front, the latest settled features, which its
+    filters reach back to; with hybrid blocks, that of their LSTMs and the latest settled frames, to which later ones
+    attend.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.encoder: Encoder = model.encoder
+        self.config = model.config.encoder
+        self.numbers = [Port("chunk", (), "int64"), Port("settled", (), "int64")]
+        lstms = ("B", len(self.config.joins), self.config.hidden_size)
+        self.state = [Port("hidden", lstms), Port("cell", lstms)]
+        if self.encoder.front is not None:
+            self.numbers.append(Port("lookahead", (), "int64"))
+            self.state.append(Port("past_features", ("B", "K", self.encoder.front.n_mels)))
+        if blocks := self.config.hybrid.layers:
+            size = self.config.layer_size
+            lstms = ("B", blocks, size)
+            self.state += [Port("block_hidden", lstms), Port("block_cell", lstms)]
+            self.state += [Port("past_frames", ("B", blocks, "P", size)), Port("position", (), "int64")]
+
+    def forward(self, features: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """One step.
+
+        Args:
+            features: `(B, t, n_mels)`; those after the chunk are lookahead of the front and of the lowest layer.
+            rest: the numbers, scalars, and the state, as `self.numbers` and `self.state` name them.
+                chunk: features of the chunk, 1 to t, with a front at least those that it makes a frame of; whole output
+                frames unless the stream ends here.
+                settled: features, 0 to `chunk`, after which the next state is taken; whole output frames or `chunk`.
+                lookahead: features of the lookahead where the stream goes on; at its end, fewer may be given.
+                hidden, cell: of the forward LSTMs, `(B, layers, H)`, zero at first.
+                past_features: `(B, K, n_mels)`, none at first.
+                block_hidden, block_cell: of the hybrid blocks' LSTMs, `(B, blocks, size)`, zero at first.
+                past_frames: `(B, blocks, P, size)`, none at first.
+                position: of the first of these frames in the stream, 0 at first.
+
+        Returns:
+            encoder_out of the chunk `(B, t', D)`, and the next state.
+        """
+        given = dict(zip((port.name for port in (*self.numbers, *self.state)), rest, strict=True))
+        chunk, settled, x = given["chunk"], given["settled"], features
+        after: State = {}
+        if self.encoder.front is not None:
+            x, after["past_features"] = self._convolved(self.encoder.front, x, given)
+            chunk, settled = (count // self.config.front.reduction for count in (chunk, settled))
+        x, settled = self._pyramid(x, chunk, settled, given, after)
+        if len(self.encoder.hybrid):
+            x = self._blocks(x, settled, given, after)
+        for dense in self.encoder.dense:
+            x = dense(x)
+        return x, *(after[port.name] for port in self.state)
+
+    def _convolved(self, front: Front, features: Tensor, given: State) -> tuple[Tensor, Tensor]:
+        """The front's frames of the chunk and of the lowest layer's lookahead, and the next past features.
+
+        What lies beyond would be falsified by the features that are not known yet.
+        """
+        past, reduction = given["past_features"], self.config.front.reduction
+        x = torch.cat([past, features], dim=1)
+        frames, _ = front(x, torch.zeros_like(x[:, 0, 0], dtype=torch.int64) + _counted(x))
+        done, right = _counted(past) // reduction, given["lookahead"] - front.right_frames
+        known = (given["chunk"] // reduction) + torch.div(right.clamp(min=0), reduction, rounding_mode="floor")
+        end = done + given["settled"] // reduction
+        first = (end - front.edge_frames).clamp(min=0)
+        return frames[:, done : done + known], x[:, first * reduction : end * reduction]
+
+    def _pyramid(self, x: Tensor, chunk: Tensor, settled: Tensor, given: State, after: State) -> tuple[Tensor, Tensor]:
+        """Output frames of the chunk, and how many of them are settled."""
+        states = []
+        for number, layer in enumerate(cast("list[PyramidLayer]", self.encoder.layers)):
+            x = layer.joined(x)
+            chunk, settled = ((count + layer.join - 1) // layer.join for count in (chunk, settled))
+            state = (given["hidden"][:, number], given["cell"][:, number])
+            own = x[:, :chunk]
+            ahead, state = _ahead(layer.forward_lstm, own, state, settled)
+            behind = None
+            if layer.backward_lstm is not None:
+                behind = layer.backward_lstm(x.flip(1))[0].flip(1)[:, :chunk]
+            x = layer.finished(own, ahead, behind)
+            states.append(state)
+        after["hidden"], after["cell"] = _stacked(states)
+        return x, settled
+
+    def _blocks(self, x: Tensor, settled: Tensor, given: State, after: State) -> Tensor:
+        """Output frames of the hybrid blocks, which see all frames given, and those that are kept."""
+        past = given["past_frames"]
+        done = _counted(past[:, 0])
+        release = (done + settled - self.config.hybrid.past_frames).clamp(min=0)
+        states, kept = [], []
+        for number, block in enumerate(cast("list[HybridBlock]", self.encoder.hybrid)):
+            state = (given["block_hidden"][:, number], given["block_cell"][:, number])
+            y, state = _ahead(block.lstm, block.lstm_norm(x), state, settled)
+            frames = torch.cat([past[:, number], x + y], dim=1)
+            everywhere = torch.ones_like(frames[..., 0], dtype=torch.bool)
+            attended = block.attend(frames, done, frames.shape[1], given["position"], None, everywhere)
+            x = frames[:, done:] + attended
+            states.append(state)
+            kept.append(frames[:, release : done + settled])
+        after["block_hidden"], after["block_cell"] = _stacked(states)
+        after["past_frames"], after["position"] = torch.stack(kept, dim=1), given["position"] + release
+        return x
+
+
+def _counted(x: Tensor) -> Tensor:
+    """The frames of `x` `(B, T, D)` as a scalar."""
+    return torch._shape_as_tensor(x)[1]
+
+
+def _stacked(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The hidden and cell `(B, layers, H)` of LSTMs, parts `(B, H)`."""
+    return torch.stack([h for h, _ in states], dim=1), torch.stack([c for _, c in states], dim=1)
+
+
+def _ahead(
+    lstm: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor], settled: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Outputs of `x` `(B, t, D)` from a state, parts `(B, H)`, and the state after `settled` of its frames.
+
+    The LSTM runs up to there, and on. It never runs over nothing, which onnxruntime refuses: the first part has at
+    least a frame, and the second ends in a frame of zeros whose output is dropped.
+    """
+    begun = (state[0][None], state[1][None])
+    least = settled.clamp(min=1)
+    first, after = lstm(x[:, :least], begun)
+    rest = torch.cat([x[:, least:], torch.zeros_like(x[:, :1])], dim=1)
+    second, _ = lstm(rest, after)
+    hidden, cell = (torch.where(settled > 0, a[0], b[0]) for a, b in zip(after, begun, strict=True))
+    return torch.cat([first, second[:, :-1]], dim=1), (hidden, cell)
