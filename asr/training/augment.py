@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device: room, speed, gain, noise, codec, bandwidth, and SpecAugment."""
+"""Augmentation of whole batches on the device: room, speed, gain, noise, codec, vocal tract, bandwidth, SpecAugment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.training.config import AugmentConfig
 
-__all__ = ["degrade", "limit_bandwidth", "mask_spectrum", "perturb_waveform", "reverberate"]
+__all__ = ["degrade", "limit_bandwidth", "mask_spectrum", "perturb_waveform", "reverberate", "warp_vocal_tract"]
 
 _DIRECT_DB = (0.0, 15.0)  # direct-to-reverberant ratio
 _FRAME, _HOP = 512, 256  # samples of the codec's transform
+_FORMANTS_HZ = 4_800.0  # a warped vocal tract scales what lies below this frequency
 _BAND_BINS = (*(4,) * 8, *(8,) * 8, *(16,) * 10, 1)  # widths of the codec's bands, 125 to 500 Hz, low to high
 
 
@@ -106,6 +107,35 @@ def perturb_waveform(
         waveform = waveform + cut * (ratio.sqrt() * chosen)
     gain_db = config.gain_db * (2 * torch.rand(batch, 1, device=device) - 1)
     return waveform * 10 ** (gain_db / 20), samples
+
+
+def warp_vocal_tract(features: Tensor, centres_hz: Tensor, config: AugmentConfig) -> Tensor:
+    """Scale the formants of each row by a random factor, as a longer or shorter vocal tract does.
+
+    Vocal tract length perturbation (Jaitly and Hinton 2013): frequencies are scaled up to about 4.8 kHz, and squeezed
+    or stretched linearly above, so that the highest stays where it is. Unlike speed, it leaves pitch and pace alone.
+
+    Args:
+        features: `(B, T, n_mels)`, normalised.
+        centres_hz: `(n_mels,)`, ascending.
+        config: range of the factor.
+    """
+    if config.vocal_tract_range == 0:
+        return features
+    factor = _uniform((1 - config.vocal_tract_range, 1 + config.vocal_tract_range), len(features), features.device)
+
+    # The frequency that each bin takes its energy from, `(B, n_mels)`: the inverse of the scaling.
+    highest, edge = centres_hz[-1], _FORMANTS_HZ * factor.clamp(max=1.0)
+    above = highest - (highest - edge / factor) / (highest - edge) * (highest - centres_hz)
+    source = torch.where(centres_hz <= edge, centres_hz / factor, above)
+
+    # Interpolated between the two bins around it.
+    right = torch.searchsorted(centres_hz, source).clamp(1, len(centres_hz) - 1)
+    left = right - 1
+    share = ((source - centres_hz[left]) / (centres_hz[right] - centres_hz[left])).clamp(0, 1)
+    bins = (x[:, None].expand(features.shape) for x in (left, right))
+    low, high = (features.gather(2, each) for each in bins)
+    return low.lerp(high, share[:, None])
 
 
 def limit_bandwidth(features: Tensor, centres_hz: Tensor, floor: Tensor, config: AugmentConfig) -> Tensor:

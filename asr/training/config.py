@@ -81,6 +81,7 @@ class AugmentConfig:
     reverb_seconds: tuple[float, ...] = (0.1, 0.6)  # RT60
     codec_probability: float = 0.1
     codec_snr_db: tuple[float, ...] = (6.0, 20.0)  # signal to quantisation noise in each band
+    vocal_tract_range: float = 0.0  # scaling of formants, up or down: 0.1 is 0.9 to 1.1
     time_masks: int = 2
     time_mask_frames: int = 40
     time_mask_share: float = 0.15  # longest time mask, as a share of the utterance
@@ -96,6 +97,7 @@ class AugmentConfig:
         require(self.reverb_seconds[0] > 0, "augment.reverb_seconds", self.reverb_seconds, "positive")
         for name in (*(f"{kind}_probability" for kind in ("noise", "bandwidth", "reverb", "codec")), "time_mask_share"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "in [0, 1]")
+        require(0 <= self.vocal_tract_range < 0.4, "augment.vocal_tract_range", self.vocal_tract_range, "in [0, 0.4)")
         for name in ("gain_db", "time_masks", "time_mask_frames", "mel_masks", "mel_mask_bins"):
             require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
 

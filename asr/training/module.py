@@ -18,7 +18,14 @@ from asr.model.mel import hz_to_mel, mel_to_hz
 from asr.search import search
 from asr.text.metrics import score
 from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
-from asr.training.augment import degrade, limit_bandwidth, mask_spectrum, perturb_waveform, reverberate
+from asr.training.augment import (
+    degrade,
+    limit_bandwidth,
+    mask_spectrum,
+    perturb_waveform,
+    reverberate,
+    warp_vocal_tract,
+)
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.growth import grow
@@ -138,6 +145,7 @@ class LasModule(pl.LightningModule):
         waveform, samples = perturb_waveform(waveform, batch.samples, self.noise, config.augment)
         waveform = degrade(waveform, samples, config.augment)
         features, lengths = self.model.features(waveform, samples)
+        features = warp_vocal_tract(features, self.centres_hz, config.augment)
         floor = (self.model.features.floor - self.model.features.mean) / self.model.features.std
         features = limit_bandwidth(features, self.centres_hz, floor, config.augment)
         if step >= config.augment.start_step:

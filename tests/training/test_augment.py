@@ -1,4 +1,4 @@
-"""What is done to the audio of training beyond gain and noise: rooms and codecs."""
+"""What is done to the audio of training beyond gain and noise: rooms, codecs and vocal tracts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.training.augment import degrade, reverberate
+from asr.model.mel import hz_to_mel, mel_to_hz
+from asr.training.augment import degrade, reverberate, warp_vocal_tract
 from asr.training.config import AugmentConfig
 
 OFF = AugmentConfig(reverb_probability=0.0, codec_probability=0.0)
@@ -90,3 +91,32 @@ def test_a_codec_drops_what_is_far_below_its_band() -> None:
     before = torch.fft.rfft(faint).abs()[place]
     assert torch.fft.rfft(alone).abs()[place] == pytest.approx(float(before), rel=0.2)
     assert abs(torch.fft.rfft(together).abs()[place] - before) > 0.5 * before
+
+
+CENTRES_HZ = mel_to_hz(torch.linspace(hz_to_mel(20.0), hz_to_mel(8_000.0), 82)[1:-1])
+
+
+def test_a_vocal_tract_is_as_it_was_unless_asked_for() -> None:
+    features = torch.randn(3, 5, 80)
+    assert torch.equal(warp_vocal_tract(features, CENTRES_HZ, OFF), features)
+
+
+def test_a_vocal_tract_scales_formants_within_the_range_and_keeps_the_edges() -> None:
+    """A peak at 1,500 Hz moves by at most the range, to both sides; the highest bin, and each frame, stay in place."""
+    config = dataclasses.replace(OFF, vocal_tract_range=0.2)
+    distance = (CENTRES_HZ.log() - torch.tensor(1_500.0).log()).abs()
+    features = (-distance).expand(200, 4, 80).clone()
+    features[:, 2] = 7.0  # a frame of its own
+    warped = warp_vocal_tract(features, CENTRES_HZ, config)
+    assert (warped[:, 2] == 7.0).all()
+    torch.testing.assert_close(warped[:, 0, -1], features[:, 0, -1])
+    factor = CENTRES_HZ[warped[:, 0].argmax(1)] / 1_500
+    assert 0.77 < float(factor.min()) < 0.87
+    assert 1.13 < float(factor.max()) < 1.23
+    assert float(factor.mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_vocal_tract_of_the_same_length_changes_nothing() -> None:
+    features = torch.randn(3, 5, 80)
+    config = dataclasses.replace(OFF, vocal_tract_range=1e-9)
+    torch.testing.assert_close(warp_vocal_tract(features, CENTRES_HZ, config), features, rtol=0, atol=1e-4)
