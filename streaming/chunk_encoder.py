@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.config import Context
+from asr.model import fast
 from asr.model.encoder import EncoderState
 from asr.model.features import FeatureState
 from asr.model.las import Model
+from asr.model.states import Layout, Row, Rows, Slots, State, Vectors
 from streaming.open_segment import OpenSegment
 
-__all__ = ["ChunkEncoder"]
+__all__ = ["Carried", "ChunkEncoder"]
+
+
+@dataclass(frozen=True)
+class Carried(State):
+    """What the encoder carries on from chunk to chunk."""
+
+    features: FeatureState
+    encoder: EncoderState  # after the settled frames
+    recent: Tensor  # (B, t, n_mels), the features after that state
 
 
 class ChunkEncoder:
@@ -34,6 +45,8 @@ class ChunkEncoder:
     def __init__(self, model: Model, context: Context, overlap_ms: int) -> None:
         self.model, self.context = model, context
         self.device = next(model.parameters()).device
+        on_gpu = self.device.type != "cpu" and fast.enabled()
+        self.rows: Rows = Slots(self.device) if on_gpu else Vectors()
         encoder, settings = model.encoder, model.config
 
         chunk_ms, lookahead_ms = encoder.chunk_ms(context), encoder.lookahead_ms(context)
@@ -49,6 +62,12 @@ class ChunkEncoder:
         chunks = math.ceil(overlap_ms / chunk_ms) if looks_ahead else 0
         self.overlap_frames = round(chunks * chunk_ms / encoder.frame_ms)
         self.lookahead_frames = math.ceil(lookahead_ms / encoder.frame_ms)
+
+    def start(self) -> Row:
+        """What is carried on to the first chunk of a segment."""
+        features, encoder = self.model.features.initial_state(1), self.model.encoder.initial_state(1)
+        recent = torch.zeros(1, 0, self.model.config.features.n_mels, device=self.device, dtype=self.model.dtype)
+        return self.rows.keep(Carried(features, encoder, recent))[0]
 
     def due(self, segment: OpenSegment | None) -> int | None:
         """Samples of a segment to encode now; None if it has to wait for more."""
@@ -66,11 +85,10 @@ class ChunkEncoder:
         after, grown = list(segments), [False] * len(segments)
 
         # Only segments with equally much to encode can be one batch.
-        groups: dict[tuple[bool, int, tuple[int, ...]], list[int]] = {}
+        groups: dict[tuple[bool, int, Layout], list[int]] = {}
         for row, segment in enumerate(segments):
             if (samples := self.due(segment)) is not None:
-                waiting = (segment.features.pending.shape[1], segment.recent.shape[1], *segment.encoder.shape)
-                groups.setdefault((segment.ended, samples, waiting), []).append(row)
+                groups.setdefault((segment.ended, samples, segment.carried.layout), []).append(row)
 
         for (ended, samples, _), rows in groups.items():
             encoded, new_frames = self._encode_alike([segments[row] for row in rows], samples, ended)
@@ -83,32 +101,35 @@ class ChunkEncoder:
     ) -> tuple[list[OpenSegment], bool]:
         """Encode the next `samples` of each segment; return the segments, and whether there are new frames."""
         waveform = self.on_device(torch.stack([s.unencoded[:samples] for s in segments]))
-        state = FeatureState.stack([s.features for s in segments])
-        features, state = self.model.features.step(waveform, state, final=ended)
-        levels = self.model.features.level(features).cpu()
-
-        recent = torch.cat([torch.cat([s.recent for s in segments]), features.to(self.model.dtype)], dim=1)
-        encoder = EncoderState.stack([s.encoder for s in segments])
-        out, encoder, settled, recent = self._encode_recent(recent, encoder, ended)
+        out, levels, carried, settled = self._step(waveform, self.rows.batch([s.carried for s in segments]), ended)
 
         after = []
-        states = zip(state.split(), encoder.split(), strict=True)
-        parts = zip(segments, states, out, recent.split(1), levels, strict=True)
-        for segment, (feature_state, encoder_state), frames, latest, level in parts:
+        parts = zip(segments, self.rows.keep(carried), out, levels.cpu(), strict=True)
+        for segment, row, frames, level in parts:
             ahead = segment.settled - segment.released  # negative if frames were released before they settled
             grown = replace(
                 segment,
                 begun=True,
                 unencoded=segment.unencoded[samples:].clone(),
-                features=feature_state,
-                encoder=encoder_state,
+                carried=row,
                 level=torch.cat([segment.level, level]),
-                recent=latest.clone(),  # a view would keep the whole batch in memory
                 encoder_out=torch.cat([segment.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
                 settled=segment.settled + settled,
             )
             after.append(grown)
         return after, bool(out.shape[1])
+
+    def _step(self, waveform: Tensor, carried: Carried, ended: bool) -> tuple[Tensor, Tensor, Carried, int]:
+        """Encode the next samples `(B, n)` of segments.
+
+        Returns:
+            The known frames `(B, t, D)` after the settled ones, the level of the new features `(B, t')`, what is
+            carried on, and how many of the frames are settled now.
+        """
+        features, state = self.model.features.step(waveform, carried.features, final=ended)
+        recent = torch.cat([carried.recent, features.to(self.model.dtype)], dim=1)
+        out, encoder, settled, recent = self._encode_recent(recent, carried.encoder, ended)
+        return out, self.model.features.level(features), Carried(state, encoder, recent), settled
 
     def _encode_recent(
         self, features: Tensor, state: EncoderState, ended: bool

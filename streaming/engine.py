@@ -312,8 +312,6 @@ class Engine:
     def _fresh_segment(self) -> OpenSegment:
         """An empty segment."""
         model, nothing = self.model, torch.zeros(0)
-        features, encoder = model.features.initial_state(1), model.encoder.initial_state(1)
         encoder_out = torch.zeros(0, model.config.encoder.output_size, device=self.device, dtype=model.dtype)
-        recent = encoder_out.new_zeros(1, 0, model.config.features.n_mels)
         committed = self.search.nothing_committed()
-        return OpenSegment(0, 0, nothing, features, encoder, recent, nothing, encoder_out, committed)
+        return OpenSegment(0, 0, nothing, self.encoder.start(), nothing, encoder_out, committed)

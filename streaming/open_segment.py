@@ -10,9 +10,8 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.model.decoder import DecoderState
-from asr.model.encoder import EncoderState
-from asr.model.features import FeatureState
 from asr.model.lm import LmState
+from asr.model.states import Row
 from asr.search import Hypothesis
 from asr.search.alignment import TimedWord
 from asr.transcript import Segment, Word
@@ -38,9 +37,7 @@ class OpenSegment:
     start_samples: int  # on the stream's clock
     samples: int  # its length
     unencoded: Tensor  # (samples,), less than a chunk
-    features: FeatureState
-    encoder: EncoderState  # after the settled frames
-    recent: Tensor  # (1, t, n_mels), the features after that state
+    carried: Row  # what its encoder carries on from chunk to chunk
     level: Tensor  # (n,), the level in dB of each feature frame from its start, on the CPU
     encoder_out: Tensor  # (T, D), from the released frames on
     committed: Committed

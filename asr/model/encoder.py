@@ -13,7 +13,7 @@ context, as if the audio ended there; it can be repeated when more features arri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -29,61 +29,27 @@ from asr.model.front import Front, FrontState
 from asr.model.hybrid import HybridBlock, HybridState
 from asr.model.normalisation import Normalisation
 from asr.model.recurrent import run_lstm, run_lstm_from
+from asr.model.states import State
 
 __all__ = ["Encoder", "EncoderState", "LayerState", "PyramidLayer"]
 
 
 @dataclass(frozen=True)
-class LayerState:
+class LayerState(State):
     """State of one pyramid layer from chunk to chunk."""
 
     unjoined: Tensor  # (B, n, D), n < join: leftover frames, not joined yet
     pending: Tensor  # (B, m, join * D): joined frames that need more right context
-    hidden: tuple[Tensor, Tensor]  # the forward LSTM's (1, B, H) twice
-
-    @classmethod
-    def stack(cls, states: Sequence[LayerState]) -> LayerState:
-        return cls(
-            torch.cat([s.unjoined for s in states]),
-            torch.cat([s.pending for s in states]),
-            (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1)),
-        )
-
-    def split(self) -> list[LayerState]:
-        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
-        rows = zip(self.unjoined.split(1), self.pending.split(1), hidden, strict=True)
-        return [LayerState(u, p, h) for u, p, h in rows]
+    hidden: tuple[Tensor, Tensor]  # the forward LSTM's (B, H) twice
 
 
 @dataclass(frozen=True)
-class EncoderState:
+class EncoderState(State):
     """State of all layers; made by `Encoder.initial_state`."""
 
     layers: tuple[LayerState, ...]
     hybrid: tuple[HybridState, ...] = field(default=())
     front: FrontState | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Numbers of buffered frames; only states of equal shape can be stacked."""
-        waiting = (n for s in self.layers for n in (s.unjoined.shape[1], s.pending.shape[1]))
-        front = () if self.front is None else (self.front.kept.shape[1], self.front.done)
-        return (*front, *waiting, *(n for s in self.hybrid for n in (s.kept.shape[1], s.done, s.first)))
-
-    @classmethod
-    def stack(cls, states: Sequence[EncoderState]) -> EncoderState:
-        """Combine the states of several streams, equal in shape, into the state of a batch."""
-        layers = [LayerState.stack(parts) for parts in zip(*(s.layers for s in states), strict=True)]
-        hybrid = [HybridState.stack(parts) for parts in zip(*(s.hybrid for s in states), strict=True)]
-        fronts = [s.front for s in states if s.front is not None]
-        return cls(tuple(layers), tuple(hybrid), FrontState.stack(fronts) if fronts else None)
-
-    def split(self) -> list[EncoderState]:
-        """Split the state of a batch into the states of its streams."""
-        layers = list(zip(*(s.split() for s in self.layers), strict=True))
-        hybrid = list(zip(*(s.split() for s in self.hybrid), strict=True)) or [()] * len(layers)
-        fronts = [None] * len(layers) if self.front is None else self.front.split()
-        return [EncoderState(*parts) for parts in zip(layers, hybrid, fronts, strict=True)]
 
 
 class Window(NamedTuple):
@@ -137,7 +103,7 @@ class PyramidLayer(nn.Module):
 
         seen = pending[:, : ready + right]
         lengths = torch.full((x.shape[0],), seen.shape[1], device=x.device)
-        ahead, hidden = self.forward_lstm(seen[:, :ready], hidden)
+        ahead, hidden = run_lstm_from(self.forward_lstm, seen[:, :ready], hidden)
         y = self.finished(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
@@ -152,7 +118,7 @@ class PyramidLayer(nn.Module):
     def initial_state(self, batch_size: int) -> LayerState:
         lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
         empty = weight.new_zeros(batch_size, 0, lstm.input_size)
-        zeros = weight.new_zeros(1, batch_size, lstm.hidden_size)
+        zeros = weight.new_zeros(batch_size, lstm.hidden_size)
         return LayerState(empty[..., : lstm.input_size // self.join], empty, (zeros, zeros))
 
     def joined(self, x: Tensor) -> Tensor:

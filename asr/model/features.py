@@ -7,7 +7,6 @@ features of a stream do not depend on the sizes of its chunks. `DecibelMel` is S
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.config import FeatureConfig
 from asr.model.mel import mel_filter_bank, symmetric_filter_bank
+from asr.model.states import State
 
 __all__ = ["DecibelMel", "FeatureState", "LogMel", "build_features", "mask_beyond"]
 
@@ -26,18 +26,11 @@ _LEAST_POWER, _RANGE_DB = 1e-10, 80.0
 
 
 @dataclass(frozen=True)
-class FeatureState:
+class FeatureState(State):
     """Samples carried over to the next frame, `(B, n)`, and the loudest bin so far in decibels, `(B,)`."""
 
     pending: Tensor
     loudest: Tensor
-
-    @classmethod
-    def stack(cls, states: Sequence[FeatureState]) -> FeatureState:
-        return cls(torch.cat([s.pending for s in states]), torch.cat([s.loudest for s in states]))
-
-    def split(self) -> list[FeatureState]:
-        return [FeatureState(*parts) for parts in zip(self.pending.split(1), self.loudest.split(1), strict=True)]
 
 
 def mask_beyond(x: Tensor, lengths: Tensor) -> Tensor:

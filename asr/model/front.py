@@ -6,7 +6,6 @@ a bounded stretch of input, so that a stream keeps the latest frames and compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.config import EncoderConfig
 from asr.model.dense import Dense, activation
+from asr.model.states import State
 
 __all__ = ["Front", "FrontState"]
 
@@ -22,18 +22,11 @@ _CONVOLUTIONS = 2  # in each block
 
 
 @dataclass(frozen=True)
-class FrontState:
+class FrontState(State):
     """State of the front from chunk to chunk."""
 
     kept: Tensor  # (B, n, n_mels): latest input frames, from a whole output frame on
     done: int  # output frames of `kept` that have been given out, or that its cut start falsifies
-
-    @classmethod
-    def stack(cls, states: Sequence[FrontState]) -> FrontState:
-        return cls(torch.cat([s.kept for s in states]), states[0].done)
-
-    def split(self) -> list[FrontState]:
-        return [FrontState(kept, self.done) for kept in self.kept.split(1)]
 
 
 class Front(nn.Module):

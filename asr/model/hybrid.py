@@ -7,7 +7,6 @@ gives the same output as the whole utterance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.config import HybridConfig
 from asr.model.recurrent import run_lstm_from
+from asr.model.states import State
 
 __all__ = ["HybridBlock", "HybridState", "rotary", "sinusoidal"]
 
@@ -39,25 +39,13 @@ def rotary(x: Tensor, positions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HybridState:
+class HybridState(State):
     """State of one block between chunks."""
 
-    hidden: tuple[Tensor, Tensor]  # the LSTM's (1, B, size) twice
+    hidden: tuple[Tensor, Tensor]  # the LSTM's (B, size) twice
     kept: Tensor  # (B, n, size): LSTM outputs that attention still needs, as keys or as queries
     done: int  # number of kept frames whose output has been returned
     first: int  # position in the stream of the first kept frame
-
-    @classmethod
-    def stack(cls, states: Sequence[HybridState]) -> HybridState:
-        """Combine the states of several streams at the same frame into the state of a batch."""
-        hidden = (torch.cat([s.hidden[0] for s in states], dim=1), torch.cat([s.hidden[1] for s in states], dim=1))
-        return cls(hidden, torch.cat([s.kept for s in states]), states[0].done, states[0].first)
-
-    def split(self) -> list[HybridState]:
-        """Split the state of a batch into the states of its streams."""
-        hidden = zip(self.hidden[0].split(1, dim=1), self.hidden[1].split(1, dim=1), strict=True)
-        rows = zip(hidden, self.kept.split(1), strict=True)
-        return [HybridState(h, k, self.done, self.first) for h, k in rows]
 
 
 class HybridBlock(nn.Module):
@@ -82,7 +70,7 @@ class HybridBlock(nn.Module):
         """Outputs of the chunks that become complete with `x` `(B, t, size)`; with `final`, of all remaining frames."""
         hidden, kept = state.hidden, state.kept
         if x.shape[1]:
-            y, hidden = self.lstm(self.lstm_norm(x), hidden)
+            y, hidden = run_lstm_from(self.lstm, self.lstm_norm(x), hidden)
             kept = torch.cat([kept, x + y], dim=1)
 
         end = state.first + kept.shape[1]
@@ -104,7 +92,7 @@ class HybridBlock(nn.Module):
 
     def initial_state(self, batch_size: int) -> HybridState:
         size = self.lstm.hidden_size
-        zeros = self.to_output.weight.new_zeros(1, batch_size, size)
+        zeros = self.to_output.weight.new_zeros(batch_size, size)
         return HybridState((zeros, zeros), zeros.new_zeros(batch_size, 0, size), 0, 0)
 
     def _attended(self, kept: Tensor, state: HybridState, ready: int, chunk: int | None) -> Tensor:

@@ -33,10 +33,20 @@ def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
 
 
 def run_lstm_from(
-    lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor], settled: int
+    lstm: nn.LSTM, x: Tensor, hidden: tuple[Tensor, Tensor], settled: int | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Outputs `(B, T, H)` for `x` `(B, T, D)` from a state, and the state after the first `settled` < T frames."""
+    """Outputs `(B, T, H)` for `x` `(B, T, D)` from a state, and a later state.
+
+    Args:
+        lstm: of one layer.
+        x: the next frames.
+        hidden: the state, `(B, H)` twice.
+        settled: the state after so many frames is returned, fewer than all; None: that after all.
+    """
+    before = (hidden[0][None], hidden[1][None])
     if settled == 0:
-        return cast(Tensor, lstm(x, hidden)[0]), hidden
-    first, hidden = lstm(x[:, :settled], hidden)
-    return torch.cat([first, lstm(x[:, settled:], hidden)[0]], dim=1), hidden
+        return cast(Tensor, lstm(x, before)[0]), hidden
+    y, (h, c) = lstm(x[:, :settled], before)
+    if settled is not None:
+        y = torch.cat([y, lstm(x[:, settled:], (h, c))[0]], dim=1)
+    return y, (h[0], c[0])

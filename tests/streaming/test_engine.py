@@ -228,7 +228,7 @@ def test_settings_are_checked() -> None:
 def tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             yield from tensors(getattr(value, f.name))
     elif isinstance(value, tuple):

@@ -78,7 +78,7 @@ def test_frames_settle_once_the_overlap_is_behind_them(
     found = segment.encoder_out[: segment.settled - segment.released]
     assert segment.settled >= 20
     assert segment.released + len(segment.encoder_out) == segment.settled + overlap * frames
-    assert segment.recent.shape[1] == overlap * chunk + lookahead
+    assert engine.encoder.rows.batch([segment.carried]).recent.shape[1] == overlap * chunk + lookahead
     torch.testing.assert_close(found, torch.cat(expected)[segment.released :], atol=1e-3, rtol=1e-3)
 
 

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from asr.audio.segment import WINDOW_SAMPLES
 from asr.audio.vad import SpeechState
-from asr.config import Context, EncoderConfig, HybridConfig
 from asr.errors import AudioError
 from asr.model.decoder import DecoderState
-from asr.model.encoder import Encoder, EncoderState
-from asr.model.features import FeatureState
+from asr.model.states import Vectors
 from asr.search import Hypothesis
 from asr.search.alignment import TimedWord
 from asr.transcript import Word
@@ -35,9 +33,7 @@ FRESH = OpenSegment(
     0,
     0,
     NOTHING,
-    FeatureState(torch.zeros(1, 0), torch.zeros(1)),
-    EncoderState(()),
-    torch.zeros(1, 0, 3),
+    Vectors().keep(torch.zeros(1, 1))[0],
     NOTHING,
     torch.zeros(0, 4),
     Committed((), (), 0.0, DecoderState(NOTHING, NOTHING, NOTHING), 0),
@@ -210,27 +206,6 @@ def test_frames_behind_the_committed_words_are_released() -> None:
     again = after.commit(Hypothesis([8, 9], -2.0, [-1.0, -2.0]), [replace(moved, tokens=2)], decoder, 0.06, 2)
     assert (again.released, again.committed_frames) == (5, 7)
     assert [w.text for w in again.committed.words] == ["a", "b"]
-
-
-def test_states_are_stacked_and_split_without_loss() -> None:
-    config = EncoderConfig(joins=(3, 2), hidden_size=8, hybrid=HybridConfig(layers=2, heads=2, past_frames=8))
-    encoder, context = Encoder(config, 80, 10.0).eval(), Context(360, 120)
-    rows = [torch.randn(1, 100, 80) for _ in range(3)]
-    states = [encoder.step(x, encoder.initial_state(1), context)[1] for x in rows]
-    assert len({state.shape for state in states}) == 1
-    stacked = EncoderState.stack(states)
-    for before, after in zip(states, stacked.split(), strict=True):
-        assert after.shape == before.shape
-        pairs = [(a.unjoined, b.unjoined) for a, b in zip(before.layers, after.layers, strict=True)]
-        pairs += [(a.pending, b.pending) for a, b in zip(before.layers, after.layers, strict=True)]
-        pairs += [(a.kept, b.kept) for a, b in zip(before.hybrid, after.hybrid, strict=True)]
-        for a, b in zip([*before.layers, *before.hybrid], [*after.layers, *after.hybrid], strict=True):
-            pairs += zip(a.hidden, b.hidden, strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-    more = torch.randn(3, 60, 80)
-    out, _ = encoder.step(more, stacked, context)
-    for i, state in enumerate(states):
-        torch.testing.assert_close(out[i : i + 1], encoder.step(more[i : i + 1], state, context)[0])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Segments encoded as on a GPU, with states as rows of a table: streams hear what they hear without it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.config import HybridConfig
+from asr.model.states import Slots
+from streaming import chunk_encoder
+from streaming.engine import Engine, StreamConfig
+from tests.support.babbler import babbler
+from tests.support.streams import finals, listen, listen_together, rounded
+
+KINDS = {
+    "overlap": ({}, StreamConfig()),
+    "chunks": ({}, StreamConfig(overlap_ms=0)),
+    "hybrid": ({"hybrid": HybridConfig(layers=1, heads=2, past_frames=8)}, StreamConfig()),
+    "theirs": ({"theirs": True}, StreamConfig()),
+}
+
+
+class Spoilt(Slots):
+    """Slots on the CPU, in which every free row is overwritten with NaN before it is used again."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"), 2)
+
+    def keep(self, state: Any) -> Any:
+        for table in self._tables.values():
+            table[self._free] = torch.nan
+        return super().keep(state)
+
+
+def streams(recordings: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The chunks of streams that come at different times, push different amounts, and go."""
+    generator = random.Random(7)
+    made = []
+    for i in range(4):
+        audio = torch.roll(recordings[i % 4], 5_001 * i)[: 20_000 + 6_000 * i]
+        made.append([torch.zeros(0)] * generator.randrange(4) + list(audio.split(generator.randrange(900, 9_000))))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slots_change_no_event(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    model, config = KINDS[kind]
+    chunks = streams(recordings)
+    plain = Engine(babbler(**model), config)
+    alone = [listen(plain, pushed) for pushed in chunks]
+    assert sum(bool(finals(events)) for events in alone) >= 3
+    monkeypatch.setattr(chunk_encoder, "Vectors", Spoilt)
+    engine = Engine(babbler(**model), config)
+    assert isinstance(engine.encoder.rows, Spoilt)
+    for found, expected in zip(listen_together(engine, chunks), alone, strict=True):
+        assert rounded(found) == rounded(expected)
+    free = len(engine.encoder.rows._free)
+    assert engine.encoder.rows._count - free == 1  # what a segment begins with
+
+
+def test_a_session_can_be_stepped_again_from_where_it_was(
+    recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step does not change the session that it was given: a table must not, either."""
+    monkeypatch.setattr(chunk_encoder, "Vectors", Spoilt)
+    engine = Engine(babbler())
+    first, second = recordings[0][:24_000], recordings[0][24_000:48_000]
+    (before,), _ = engine.step([engine.start()], [first])
+    heard = []
+    for _ in range(2):
+        (after,), (events,) = engine.step([before], [second])
+        heard.append(events + engine.step([after], [torch.zeros(0)], [True])[1][0])
+    assert heard[0]
+    assert heard[0] == heard[1]
