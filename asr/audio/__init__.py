@@ -1,6 +1,6 @@
-"""Audio: anything that can be decoded, as 16 kHz mono float32, and where speech is in it.
+"""Audio: decoding of any source to 16 kHz mono float32, and detection of speech in it.
 
-Names are imported when they are first used, so that `asr.audio.kinds` is there without PyTorch.
+Names are imported on first use, so that `asr.audio.kinds` does not need PyTorch.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ __all__ = ["Clock", "TimestampError"]
 _START_SECONDS = 0.01  # a track that starts later than this begins with silence
 _GAP_SECONDS = 0.15  # a jump of less than this is jitter
 _MAX_GAP_SECONDS = 3600.0  # a jump of more than this is a broken timestamp
-_BACK_SECONDS = 0.5  # timestamps that go back as far start anew: another stream was appended
+_BACK_SECONDS = 0.5  # a larger jump back is a restart: another stream was appended
 
 
 class TimestampError(Exception):
-    """A timestamp that cannot be true."""
+    """An impossible timestamp."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Clock:
 
     Args:
         is_kept: whether the container's timestamps count time, rather than samples.
-        zero: the timestamp at which the container starts; None: with the track.
+        zero: the timestamp at which the container starts; None: the track's first.
         limit: no gap ends later.
     """
 
@@ -30,16 +30,16 @@ class Clock:
     zero: float | None
     limit: float
     position: float = 0.0  # end of the delivered audio, silence included
-    _shift: float = 0.0  # added to timestamps, once they have started anew
+    _shift: float = 0.0  # added to timestamps after a restart
     _last: float | None = None
 
     def gap(self, timestamp: float | None, length: float) -> float:
         """Seconds of silence before a frame with this timestamp and length; the clock moves on to the frame's end.
 
-        Audio is never taken away: where timestamps are late, the clock stays ahead of them until the next gap.
+        Audio is never dropped: if timestamps fall behind, the clock stays ahead of them until the next gap.
 
         Raises:
-            TimestampError: the timestamp is out of reach.
+            TimestampError: the timestamp jumps too far ahead.
         """
         silence = 0.0
         if self.is_kept and timestamp is not None:

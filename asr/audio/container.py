@@ -23,18 +23,18 @@ from asr.errors import AudioError
 
 __all__ = ["Track", "container_chunks", "container_seconds"]
 
-_STALL_SECONDS = 60.0  # in which something must be decoded
+_STALL_SECONDS = 60.0  # longest time without decoded audio
 _MICROSECOND = 1e-6  # the unit of a container's times
 
-# Formats whose timestamps count time rather than samples, so that a jump of them is audio that is missing.
+# Formats whose timestamps count time rather than samples, so that a jump means missing audio.
 _CLOCKED = {"mov", "mp4", "matroska", "webm", "asf", "mpegts", "mpeg", "flv", "ogg", "mxf", "nut", "rm", "wtv", "swf"}
-# Streams of these may begin or end anywhere: a first or last packet that cannot be decoded is no damage.
+# Formats whose streams may be cut anywhere: an undecodable first or last packet is not damage.
 _OPEN_ENDED = {"mp3", "aac", "ac3", "eac3", "dts", "dtshd", "loas", "truehd", "mpegts", "mpeg", "amr"}
-_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # where MP3 files were joined, these lie between them
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")  # found between joined MP3 files
 
-_SHORT_SECONDS = 0.25  # less than this missing at the end is encoder padding
-_SHORT_BESIDE_SECONDS = 2.0  # the same where only the length of all tracks together is known
-_EDITED_SECONDS = 0.5  # nobody cuts a longer track down to less than this
+_SHORT_SECONDS = 0.25  # a shorter deficit at the end is encoder padding
+_SHORT_BESIDE_SECONDS = 2.0  # the same if only the container's length is known
+_EDITED_SECONDS = 0.5  # no edit list cuts a longer track to less than this on purpose
 _PACKETS = 16  # demuxed at a time
 _COMPLAINTS = ("prematurely", "partial file", "truncated")
 
@@ -55,14 +55,14 @@ def container_chunks(
     Args:
         file: open in binary mode, able to seek.
         name: for errors.
-        block_seconds: about how much to decode at a time.
+        block_seconds: approximate length of a decoded block.
         track: its number from 1 on, or its language; None: the English one, or else the default one.
-        is_damaged: bytes of the file are known to be missing or foreign.
-        ignore_length: of a WAV file: read to its end, whatever its header says.
+        is_damaged: the file is known to have missing or foreign bytes.
+        ignore_length: read a WAV file to its end, whatever length its header declares.
 
     Raises:
-        AudioError: it cannot be read, has no such track, or is damaged or cut short; all that can be decoded was
-            yielded before.
+        AudioError: it cannot be read, has no such track, or is damaged or cut short; raised after all decodable audio
+            has been yielded.
     """
     with contextlib.closing(_Reader(file, name, block_seconds, track, ignore_length)) as reader:
         yield from reader.chunks()
@@ -71,14 +71,14 @@ def container_chunks(
 
 
 def container_seconds(file: IO[bytes]) -> float | None:
-    """How long a container declares to be; None where it tells nothing or cannot be read."""
+    """Length that a container declares; None if it declares none or cannot be read."""
     with contextlib.suppress(AudioError), contextlib.closing(_Reader(file, "", 1.0, None, False)) as reader:
         return reader.declared_seconds
     return None
 
 
 class _TimedFile:
-    """A file whose reads fail once nothing was decoded for long: there are files on which demuxers never end."""
+    """A file whose reads fail after a long time without decoded audio, since some files keep a demuxer busy forever."""
 
     def __init__(self, file: IO[bytes]) -> None:
         file.seek(0)
@@ -114,9 +114,9 @@ class _Reader:
     ignore_length: bool
     decoded_seconds: float = 0.0
     declared_seconds: float | None = None
-    _bad: list[float] = field(default_factory=list)  # decoded seconds at which a packet could not be decoded
+    _bad: list[float] = field(default_factory=list)  # position of each undecodable packet, in decoded seconds
     _complaints: list[str] = field(default_factory=list)
-    _end: float = 0.0  # of the packets of all tracks
+    _end: float = 0.0  # latest end of any track's packets, in seconds
 
     def __post_init__(self) -> None:
         import av
@@ -146,12 +146,12 @@ class _Reader:
         self._measure()
 
     def _measure(self) -> None:
-        """The length that the track or, where it tells none, the container declares."""
+        """Find the length declared by the track or, failing that, by the container."""
         stream, container = self._stream, self._container
         self._own = stream.duration is not None
-        if "mp3" in self._formats:  # where a file is longer than its Xing header says, PyAV estimates the length
+        if "mp3" in self._formats:  # PyAV estimates the length of a file that is longer than its Xing header says
             self.declared_seconds = self._header_seconds
-        elif self._is_estimate:  # where a file is much longer than its header says, ffmpeg does not believe the header
+        elif self._is_estimate:  # ffmpeg distrusts the header of a file that is much longer
             self.declared_seconds = self._header_seconds
             if "avi" in self._formats and stream.frames:
                 self.declared_seconds = float(stream.frames * stream.time_base)
@@ -173,7 +173,7 @@ class _Reader:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether audio is missing; to be asked at the end."""
+        """Whether audio is missing; valid once the track has been read to its end."""
         bad = [seconds for seconds in self._bad if seconds > 0]
         if self._formats & _OPEN_ENDED:
             bad = [seconds for seconds in bad if seconds < self.decoded_seconds]
@@ -187,7 +187,7 @@ class _Reader:
         return self._end < self.declared_seconds - tolerance
 
     def chunks(self) -> Generator[Chunk, None, None]:
-        """Blocks of the track, each of one rate and number of channels."""
+        """Blocks of the track, each with a single rate and number of channels."""
         gathered: list[Frames] = []
         rate = frames = 0
         for frame_rate, values in self._frames():
@@ -205,7 +205,7 @@ class _Reader:
             yield Chunk(rate, np.concatenate(gathered))
 
     def _frames(self) -> Iterator[tuple[int, Frames]]:
-        """Decoded frames with their rate, and silence where the clock asks for it."""
+        """Decoded frames with their rate, and silence where the clock has a gap."""
         for frame in self._decoded():
             values = _values(frame)
             rate = frame.sample_rate
@@ -223,7 +223,7 @@ class _Reader:
             yield rate, values
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames as the decoder gives them; packets that it cannot decode are noted."""
+        """Frames from the decoder; undecodable packets are recorded."""
         import av
 
         for packet in self._packets():
@@ -238,7 +238,7 @@ class _Reader:
             yield from (frame for frame in frames if frame.samples)
 
     def _packets(self) -> Iterator[Any]:
-        """The track's packets; what the demuxer complains of is noted."""
+        """The track's packets; the demuxer's complaints are recorded."""
         import av
 
         demuxed, ended = self._container.demux(), False
@@ -261,10 +261,10 @@ class _Reader:
                     yield packet
 
     def _note(self, said: list[tuple[int, str, str]]) -> None:
-        """What the demuxer says of damage."""
+        """Record the demuxer's messages about damage."""
         self._complaints += [text for _, _, text in said if any(word in text for word in _COMPLAINTS)]
         if any(part == "ogg" and "CRC mismatch" in text for _, part, text in said):
-            self._bad.append(max(self.decoded_seconds, _MICROSECOND))  # a page that it drops
+            self._bad.append(max(self.decoded_seconds, _MICROSECOND))  # the demuxer drops the page
 
     def _note_end(self, packet: Any) -> None:
         if not self._own and packet.pts is not None and packet.time_base is not None:
@@ -273,7 +273,7 @@ class _Reader:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[tuple[int, str, str]]]:
-    """What ffmpeg's libraries say meanwhile as (level, part, text), none of which must reach the terminal."""
+    """Collect the messages of ffmpeg's libraries as (level, part, text), and keep them off the terminal."""
     import av
 
     _silence()
@@ -283,12 +283,12 @@ def _listening() -> Iterator[list[tuple[int, str, str]]]:
 
 @functools.cache
 def _silence() -> None:
-    """Have the libraries' messages for `_listening`, and none of them printed, those of decoders' threads included."""
+    """Deliver the libraries' messages to `_listening` alone: none is printed, not even from decoder threads."""
     import av
 
     logging.getLogger("libav").addHandler(logging.NullHandler())
     av.logging.set_level(av.logging.WARNING)
-    av.logging.set_skip_repeated(False)  # else "(repeated 3 more times)" is said when the next file is read
+    av.logging.set_skip_repeated(False)  # else "(repeated 3 more times)" appears when the next file is read
 
 
 def _no_other_files(url: str, flags: int, options: dict[str, str]) -> Any:
@@ -297,23 +297,23 @@ def _no_other_files(url: str, flags: int, options: dict[str, str]) -> Any:
 
 
 def _reason(error: Exception, said: list[tuple[int, str, str]]) -> str:
-    """The reason why a file cannot be read, in words for users."""
+    """The reason why a file cannot be read, worded for users."""
     if isinstance(error, TimeoutError):
         return f"nothing could be decoded in {_STALL_SECONDS:g} s"
     if any("not on whitelist" in text for _, _, text in said):
-        return "is not audio: it looks like a playlist, or a format that is not read"
+        return "is not audio: it looks like a playlist or an unsupported format"
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def _plays(stream: Any) -> bool:
-    """Whether a stream lasts as long as the file may, as a cover picture does not."""
+    """Whether a stream has a length in time, unlike a cover picture."""
     import av
 
     return stream.type in ("audio", "video") and not stream.disposition & av.stream.Disposition.attached_pic
 
 
 def _discard(streams: Iterable[Any]) -> None:
-    """Have no packets of these, which need not even be read where the container lets them be skipped."""
+    """Skip these streams' packets, unread where the container allows it."""
     import av
 
     if discard := getattr(av.stream, "Discard", None):  # since PyAV 18
@@ -322,7 +322,7 @@ def _discard(streams: Iterable[Any]) -> None:
 
 
 def _unedited_seconds(stream: Any) -> float | None:
-    """The length of an MP4 track of which a damaged edit list leaves next to nothing; None for others."""
+    """Length of an MP4 track whose edit list is damaged and would drop nearly all of it; None for others."""
     if not stream.frames or stream.duration * stream.time_base > _EDITED_SECONDS or not stream.rate:
         return None
     seconds = float(stream.frames * (stream.codec_context.frame_size or 1) / stream.rate)
@@ -332,8 +332,8 @@ def _unedited_seconds(stream: Any) -> float | None:
 def _values(frame: Any) -> Frames:
     """`(frames, channels)` of a decoded frame.
 
-    PyAV takes planes to end at the first null pointer, which from 8 channels on lies behind them: those further planes,
-    which `frame.to_ndarray` reads, are any memory.
+    PyAV counts planes up to the first null pointer. From 8 channels on that pointer lies beyond the real planes, so
+    `frame.to_ndarray` would read arbitrary memory.
     """
     from av.audio.frame import format_dtypes
 

@@ -1,7 +1,7 @@
-"""A file of any kind → its samples as they are, block by block, in flat memory.
+"""A file of any kind → its samples at the file's own rate, block by block, in constant memory.
 
-Samples with a header go through libsndfile, all else through ffmpeg's libraries (PyAV). Audio that is missing from a
-file, at its end or within, ends in an `AudioError`, never in a file that is shorter without a word.
+Samples with a header go through libsndfile, all else through ffmpeg's libraries (PyAV). Missing audio, at the end of a
+file or within it, raises an `AudioError`; it never gives a silently shorter result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from asr.errors import AudioError
 __all__ = ["duration_seconds", "file_chunks"]
 
 _HEAD_BYTES = 4096
-_SLACK_BYTES = 16  # padding that some writers declare and leave out
+_SLACK_BYTES = 16  # padding that some writers declare but do not write
 _REASONS: dict[type[OSError], str] = {
     FileNotFoundError: "no such file",
     IsADirectoryError: "is a directory, not an audio file",
@@ -44,42 +44,42 @@ def file_chunks(
 
     Args:
         source: a path, "-" for standard input, or a binary file object.
-        name: what an error should name.
-        block_seconds: about how much to decode at a time; less where there are many channels.
-        keep_damaged: also decode a file of which the header shows at once that it is cut short, before the error.
-        track: which audio track: its number from 1 on, or its language; None: see `container_chunks`.
+        name: source name for errors.
+        block_seconds: approximate length of a decoded block; less if there are many channels.
+        keep_damaged: decode even a file whose header already shows that it is cut short, before raising the error.
+        track: audio track: its number from 1 on, or its language; None: see `container_chunks`.
 
     Raises:
-        AudioError: missing, not readable, not audio, empty, damaged or cut short, or without that track.
+        AudioError: the file is missing, not readable, not audio, empty, damaged or cut short, or has no such track.
     """
     with _opened(source, name) as file:
         try:
             yield from _chunks(file, name, block_seconds, keep_damaged, track)
         except AudioError:
             raise
-        except Exception as error:  # of whatever library: one bad file must not end the others
+        except Exception as error:  # from any library: one bad file must not stop the others
             reason = " ".join(str(error).split()) or type(error).__name__
             raise AudioError(name, f"cannot be decoded: {reason}") from error
 
 
 def duration_seconds(source: str | os.PathLike[str] | BinaryIO) -> float | None:
-    """How long a file says it is, from its header alone; None where that cannot be told."""
+    """Length of a file from its header alone; None if the header does not give it."""
     try:
         if isinstance(source, (str, os.PathLike)) and not Path(source).is_file():
-            return None  # opening a named pipe would eat what is in it
+            return None  # opening a named pipe would consume its content
         with _opened(source, "") as file:
             if reads_as_container(file.read(_HEAD_BYTES)) or (sound := open_sound(file)) is None:
                 return container_seconds(file)
             with sound:
                 return sound_seconds(sound)
-    except Exception:  # of whatever library
+    except Exception:  # from any library
         return None
 
 
 def _chunks(
     file: IO[bytes], name: str, block_seconds: float, keep_damaged: bool, track: Track
 ) -> Generator[Chunk, None, None]:
-    """Choose the decoder by content, never by name."""
+    """Choose the decoder by the file's content, never by its name."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -107,7 +107,7 @@ def _chunks(
 
 @contextlib.contextmanager
 def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[IO[bytes]]:
-    """A source as a file that is not empty and can seek; pipes, which cannot, are spooled to a temporary file."""
+    """Open a source as a non-empty, seekable file; pipes, which cannot seek, are spooled to a temporary file."""
     with contextlib.ExitStack() as stack:
         try:
             file: IO[bytes]

@@ -1,4 +1,4 @@
-"""Lengths that headers declare, for what the decoders do not check: a file cut short, or a WAV longer than it says."""
+"""Lengths declared by headers, for checks that the decoders lack: a file cut short, a WAV longer than its header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLACEHOLDER_BYTES = 0x7FFF_0000
 """Headers written before the length was known hold a placeholder near 2 or 4 GiB."""
 
 _MAX_CHUNKS = 10_000
-_SLACK_BYTES = 1024  # behind the data of a WAV file: padding
+_SLACK_BYTES = 1024  # padding after the data of a WAV file
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -27,7 +27,7 @@ class WavData(NamedTuple):
     """The data chunk of a WAV file."""
 
     format_tag: int  # 1: PCM, 0x55: MP3, ...
-    reads_on: bool  # audio goes on behind what the header declares, to the end of the file
+    reads_on: bool  # audio continues past the declared length, to the end of the file
 
     @property
     def is_mpeg(self) -> bool:
@@ -37,8 +37,8 @@ class WavData(NamedTuple):
 def wav_data(file: IO[bytes], size: int) -> WavData | None:
     """The data chunk of a RIFF WAV file; None where there is none.
 
-    A declared size cannot be believed where it is 0 though data follow (the recorder was killed), or where data follow
-    that are no chunk: the size is wrapped at 4 GiB, or was never updated.
+    A declared size is wrong if it is 0 and data follow (the recorder was killed), or if the data after it are not a
+    chunk: the size wrapped at 4 GiB, or was never updated.
     """
     if _read(file, 0, 4) != b"RIFF" or _read(file, 8, 4) != b"WAVE":
         return None
@@ -54,9 +54,9 @@ def wav_data(file: IO[bytes], size: int) -> WavData | None:
 
 
 def declared_bytes(file: IO[bytes], size: int) -> int | None:
-    """The size of the whole file as its header declares it; None where it declares none.
+    """Size of the whole file as declared by its header; None if it declares none.
 
-    Known to: Matroska and WebM, MP4 and its relatives, AVI, ASF (WMA), W64, RF64, CAF, MP3 with a Xing header.
+    Supported: Matroska and WebM, MP4 and its relatives, AVI, ASF (WMA), W64, RF64, CAF, MP3 with a Xing header.
     """
     head = _read(file, 0, 16)
     for recognises, measure in _MEASURES:
@@ -82,7 +82,7 @@ def _riff_chunks(file: IO[bytes], position: int, size: int) -> Iterator[tuple[by
 
 
 def _ends_in_chunks(file: IO[bytes], position: int, size: int) -> bool:
-    """Whether the rest of the file is chunks or a tag."""
+    """Whether the rest of the file consists of chunks or a tag."""
     if _read(file, position, 8).startswith(_TAGS):
         return True
     end = position
@@ -118,7 +118,7 @@ def _caf_bytes(file: IO[bytes], size: int) -> int | None:
         if position + 12 > size:
             break
         (length,) = struct.unpack(">q", _read(file, position + 4, 8))
-        if length < 0:  # to the end of the file, however long that is
+        if length < 0:  # up to the end of the file
             return None
         position += 12 + length
     return position
@@ -132,7 +132,7 @@ def _asf_bytes(file: IO[bytes], size: int) -> int | None:
 
 
 def asf_seconds(file: IO[bytes]) -> float | None:
-    """The length of an ASF (WMA) file by its header; None where there is none, or it was never completed."""
+    """Length of an ASF (WMA) file from its header; None if it has none or the header was never completed."""
     header = _read(file, 0, 1 << 16)
     start = header.find(_ASF_FILE)
     if not header.startswith(_ASF_HEADER) or start < 0 or len(header) < start + 92 or header[start + 88] & 1:
@@ -176,19 +176,19 @@ def _ebml_element(data: bytes, position: int) -> tuple[int, int | None, int]:
 
 
 class _Xing(NamedTuple):
-    start: int  # of the frame that holds it
+    start: int  # of the frame that contains the header
     frame: bytes
     frames: int
     bytes: int
 
 
 def mp3_seconds(file: IO[bytes]) -> float | None:
-    """The length of an MP3 file by its Xing header; None without one."""
+    """Length of an MP3 file from its Xing header; None without one."""
     xing = _xing(file)
     if xing is None or len(xing.frame) < 4:
         return None
     version, layer, rate = xing.frame[1] >> 3 & 3, xing.frame[1] >> 1 & 3, xing.frame[2] >> 2 & 3
-    if layer != 1 or rate == 3 or version == 1:  # layer 3 alone has one; the others are reserved
+    if layer != 1 or rate == 3 or version == 1:  # only layer 3 has a Xing header; the other values are reserved
         return None
     return xing.frames * (1152 if version == 3 else 576) / (_MPEG1_RATES[rate] >> (3 - version + 1) // 2)
 
@@ -213,9 +213,9 @@ def _mp3_bytes(file: IO[bytes], size: int) -> int | None:
 
 
 def ogg_is_damaged(file: IO[bytes], size: int) -> bool:
-    """Whether an Ogg file holds bytes that belong to no page, or part of a page: ffmpeg reads to there and stops.
+    """Whether an Ogg file holds bytes outside any page or a partial page, at which ffmpeg would stop.
 
-    A tag, or anything behind the page that ends the stream, is no damage.
+    A tag, or anything after the stream's last page, is not damage.
     """
     if _read(file, 0, 4) != b"OggS":
         return False

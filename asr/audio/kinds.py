@@ -1,4 +1,4 @@
-"""Kinds of files: extensions of readable files, and detection by the first bytes."""
+"""Kinds of files: extensions of readable files, and detection from the first bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SUFFIXES = frozenset({
     ".ogv", ".vob", ".mxf", ".nut", ".rm", ".ra", ".rmvb", ".wtv",
 })
 # fmt: on
-"""Extensions of the files that are looked for in folders, in lower case."""
+"""Extensions, in lower case, of files to be found in folders."""
 
-# Containers that hold their audio, none that names other files (hls, dash, concat, ...).
+# Only formats that contain their audio, not those that refer to other files (hls, dash, concat, ...).
 FFMPEG_FORMATS = (
     "3gp,aa,aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,ivf,loas,matroska,mov,mp3,mpc,mpc8,"
     "mpeg,mpegts,mxf,nut,ogg,oma,rm,shn,sox,swf,tak,truehd,tta,voc,w64,wav,webm,wtv,wv"
@@ -48,7 +48,7 @@ _CONTAINER_HEADS = (b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")
 
 
 def reads_as_container(head: bytes) -> bool:
-    """Whether a file that starts with `head` is for ffmpeg's libraries, though libsndfile may know it as well.
+    """Whether ffmpeg's libraries should read a file that starts with `head`, even if libsndfile can read it too.
 
     Ogg: libsndfile stops after the first of several chained streams. MP3: it stops at a damaged spot, and its libmpg123
     writes to standard error.
@@ -57,14 +57,14 @@ def reads_as_container(head: bytes) -> bool:
 
 
 def headerless_hint(name: str) -> str | None:
-    """How to read a file whose extension says that it has no header; None for other extensions."""
+    """Advice for a file whose extension implies that it has no header; None for other extensions."""
     if PurePath(name).suffix.lower() not in _HEADERLESS:
         return None
-    return "has no header that tells its rate and encoding: pipe it to `listen --stdin --sample-rate HZ`"
+    return "has no header with its rate and encoding: pipe it to `listen --stdin --sample-rate HZ`"
 
 
 def not_audio(head: bytes) -> str | None:
-    """What a file that starts with `head` plainly is, where that holds no audio."""
+    """The kind of a file that is recognisably not audio, given its first bytes; None otherwise."""
     for magic, kind in _NOT_AUDIO.items():
         if head.startswith(magic):
             return kind

@@ -1,4 +1,4 @@
-"""Level: very quiet speech, and floats scaled as integers, are brought into the range that the models know."""
+"""Level correction: very quiet speech and integer-scaled floats are brought into the range that the models know."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Level"]
 
 _RATE = 16_000
 _WINDOW = 512
-_STRETCH = 938 * _WINDOW  # 30 s: the most that is held back, and the span of one gain
-_SURE_WINDOWS = 2 * _RATE // _WINDOW  # after the first loud one: from there on a normal stream is never touched
+_STRETCH = 938 * _WINDOW  # 30 s: the longest stretch held back, and the span of one gain
+_SURE_WINDOWS = 2 * _RATE // _WINDOW  # from the first loud window on; a stream normal until then is never changed
 _FADE = _RATE // 100  # from one gain to the next
 
 _LOUD_DB = -55.0  # power of a window re full scale; a sentence 40 dB below the usual stays under it
-_FLOOR_DB = -90.0  # quieter audio has too few bits
+_FLOOR_DB = -90.0  # below it, audio has too few bits to amplify
 _TARGET_DB = -18.0
-_ACTIVE_DB = 40.0  # below the loudest: windows that count
-_MODULATION_DB = 6.0  # between loud and soft windows of speech; steady noise has less than 1
-_INTEGER_PEAK = 64.0  # no float recording overshoots as far
+_ACTIVE_DB = 40.0  # windows further than this below the loudest do not count
+_MODULATION_DB = 6.0  # least difference between loud and soft windows of speech; steady noise has less than 1
+_INTEGER_PEAK = 64.0  # no float recording overshoots this far
 _SCALES = (32_768.0, 8_388_608.0, 2_147_483_648.0)
 
 _LOG = logging.getLogger(__name__)
@@ -32,19 +32,19 @@ Samples = NDArray[np.float32]
 class Level:
     """One stream's gain, at 16 kHz.
 
-    A stream whose level is normal passes untouched, to the bit, and without delay after its first two seconds of sound.
-    One that stays below -55 dBFS is held 30 s at a time: where its level goes up and down as speech does, it gets a
-    gain that brings it to -18 dBFS. Floats that reach 64 or more are divided by the integer range that fits, with a
-    warning. Windows and stretches lie at fixed positions, so the result is the same however the stream is cut.
+    A stream whose level is normal passes through bit for bit, without delay after its first two seconds of sound. One
+    that stays below -55 dBFS is held 30 s at a time, and amplified to -18 dBFS if its level fluctuates like speech.
+    Floats that reach 64 or more are divided by the integer range that fits, with a warning. Windows and stretches lie
+    at fixed positions, so the result is the same however the stream is cut.
 
     Args:
-        name: what a warning should name.
+        name: source name for warnings.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._scale: float | None = None  # of all that comes; None: not known yet
-        self._gain: float | None = None  # of the stretch before
+        self._scale: float | None = None  # divisor for the whole stream; None: not known yet
+        self._gain: float | None = None  # of the previous stretch
         self._clear()
 
     def _clear(self) -> None:
@@ -93,12 +93,12 @@ class Level:
         return self._loud_at is not None and self._peak <= 1 and len(self._powers) >= self._loud_at + _SURE_WINDOWS
 
     def _judge(self) -> float:
-        """The gain of the stretch that is held, which may settle the scale of the whole stream."""
+        """The gain of the held stretch; may also fix the scale of the whole stream."""
         if len(self._tail) and self._held < _STRETCH:  # the end of the stream
             self._measure(self._tail)
         if self._peak > _INTEGER_PEAK:
             self._scale = next((scale for scale in _SCALES if self._peak <= 1.5 * scale), _SCALES[-1])
-            message = "%s: its float samples reach %.0f, as integers do: they are divided by %.0f"
+            message = "%s: float samples reach %.0f, as if scaled as integers: they are divided by %.0f"
             _LOG.warning(message, self._name, self._peak, self._scale)
             return 1.0 / self._scale
         if self._loud_at is not None:
@@ -125,7 +125,7 @@ class Level:
 
 
 def _speech_gain(powers: NDArray[np.float64]) -> float:
-    """The gain of a quiet stretch: 1 where its level does not move as that of speech does."""
+    """The gain of a quiet stretch: 1 if its level does not fluctuate like speech."""
     if not len(powers):
         return 1.0
     levels = 10 * np.log10(np.maximum(powers, 1e-20))

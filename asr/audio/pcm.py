@@ -16,31 +16,31 @@ ENCODINGS = {"u8": 1, "s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
 """Names of the PCM encodings, as ffmpeg spells them, with the bytes of a sample."""
 
 INTEGER_ENCODINGS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-"""The integer encoding of each sample width in bytes, as in WAV files: unsigned where a sample is one byte."""
+"""The integer encoding of each sample width in bytes, as in WAV files: 8-bit samples are unsigned."""
 
 _DTYPES = {"u8": "u1", "s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 
-_WINDOW_SECONDS = 0.02  # whether channels cancel is decided window by window
+_WINDOW_SECONDS = 0.02  # cancellation of channels is checked per window
 _FADE_SECONDS = 0.005  # from one mix to another
 # Mean power of the mix relative to that of the channels: 0.5 where they are independent, 1 where they are equal.
 _CANCELS_BELOW = 0.05
 _HEARD_ABOVE = 0.2
 _LOUDER = 4.0  # times the power of the selected channel that replaces it
 _SILENCE_POWER = 1e-10
-_MEAN = -1  # a mix of all channels, in place of the number of one
+_MEAN = -1  # in place of a channel number: the mean of all channels
 
 
 def decode(data: bytes, encoding: str = "s16le", channels: int = 1) -> tuple[NDArray[np.float32], bytes]:
     """Decode interleaved little-endian PCM.
 
     Args:
-        data: any number of bytes; those behind the last whole frame are returned.
+        data: any number of bytes; those after the last whole frame are returned.
         encoding: one of `ENCODINGS`.
         channels: the number of interleaved channels.
 
     Returns:
-        `(frames, channels)` float32, integers scaled to [-1, 1], and the leftover bytes of a frame that was cut:
-        put them before the next data.
+        `(frames, channels)` float32, integers scaled to [-1, 1], and the leftover bytes of an incomplete frame, to be
+        put before the next data.
     """
     frame_bytes = ENCODINGS[encoding] * channels
     whole = len(data) // frame_bytes * frame_bytes
@@ -63,7 +63,7 @@ def to_float(values: NDArray[Any]) -> NDArray[np.float32]:
     kind = values.dtype
     if kind.kind != "f" and kind != np.uint8 and not (kind.kind == "i" and kind.itemsize <= 4):
         raise TypeError(f"its samples are {kind}: they must be float, int8, int16, int32 or uint8")
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is for the caller to report, with its position
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller reports infinity with its position
         floats = values.astype(np.float32)
     if kind == np.uint8:
         floats -= 128
@@ -84,12 +84,12 @@ class DownmixState(NamedTuple):
 
 
 class Downmix:
-    """Several channels to one: their mean or, where they cancel, the loudest of them.
+    """Downmix of several channels to one: their mean or, where they cancel, the loudest of them.
 
-    Phase-inverted stereo, as a balanced line plugged into a stereo socket gives, has a mean of nearly nothing. Windows
+    Phase-inverted stereo, such as a balanced line plugged into a stereo socket, has a mean near zero. Windows
     lie at fixed positions of the stream and each is mixed by its own content, so chunks give the same samples as the
-    whole, with a delay of less than 20 ms (none for a single channel) that `flush` ends. Where no channels cancel, the
-    result is exactly the mean.
+    whole, with a delay of less than 20 ms (none for a single channel); `flush` returns the rest. Unless channels
+    cancel, the result is exactly the mean.
 
     Args:
         sample_rate: in Hz.
@@ -112,12 +112,12 @@ class Downmix:
         return mono, DownmixState(values[whole:].copy(), selected)
 
     def flush(self, state: DownmixState) -> NDArray[np.float32]:
-        """Mix the samples of the last window, which is a short one; then a new stream may start."""
+        """Mix the samples of the last, incomplete window; then a new stream may start."""
         mono, _ = self._mix(state.pending, len(state.pending), state.selected)
         return mono
 
     def _mix(self, values: NDArray[np.float32], window: int, selected: int) -> tuple[NDArray[np.float32], int]:
-        """Mix whole windows, and tell which channel is selected after them."""
+        """Mix whole windows; also return the channel that is selected after them."""
         with np.errstate(over="ignore", invalid="ignore"):
             mono = values[:, 0].copy()
             for channel in range(1, self.channels):  # numpy's own mean of a few columns takes 20 times as long
@@ -152,6 +152,6 @@ def _power(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _select(power: NDArray[np.float32], selected: int) -> int:
-    """The channel to listen to, of those about as loud as the loudest: the one before, or else the first."""
+    """The channel to use, among those about as loud as the loudest: the previous one if possible, else the first."""
     loud = power * _LOUDER > power.max()
     return selected if selected != _MEAN and loud[selected] else int(loud.argmax())

@@ -1,4 +1,4 @@
-"""Cuts audio at its pauses, window by window, in flat memory.
+"""Segmentation of audio at its pauses, window by window, in constant memory.
 
 silero-vad gives the probability of speech in each window of 32 ms; `Cutter` derives spans of speech from these
 probabilities. It drops silence, and cuts speech without pauses at the window with the lowest probability.
@@ -19,7 +19,7 @@ from asr.config import require
 
 __all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "split", "steps"]
 
-_STEP_WINDOWS = 3 * SAMPLE_RATE // WINDOW_SAMPLES  # heard at once
+_STEP_WINDOWS = 3 * SAMPLE_RATE // WINDOW_SAMPLES  # per call of the detector
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 
 
 def steps(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span | None]:
-    """As `split`, but yields a span or None at least every three seconds of audio, so that callers can work between."""
+    """As `split`, but yield a span or None at least every three seconds of audio, so that callers can work between."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)

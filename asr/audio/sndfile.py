@@ -1,4 +1,4 @@
-"""Samples with a header (WAV, FLAC, AIFF, ...) through libsndfile, which is the fastest at these."""
+"""Samples with a header (WAV, FLAC, AIFF, ...) through libsndfile, the fastest library for them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from asr.errors import AudioError
 
 __all__ = ["open_sound", "sound_chunks", "sound_seconds"]
 
-# libsndfile reports this or more where the header leaves the length open, as a flac written to a pipe does.
+# libsndfile reports at least this many if the header leaves the length open, as in a FLAC file written to a pipe.
 _UNKNOWN_FRAMES = 1 << 60
-_SLOPPY_SECONDS = 0.05  # some writers count their own header in: less than this missing is no cut
+_SLOPPY_SECONDS = 0.05  # some writers include their header in the length: a smaller deficit is not damage
 _DECLARED_BYTES = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _TRUNCATED = "Seems to be a truncated file"
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # and its STREAMINFO block
-_FLAC_BUFFER_BYTES = 1 << 17  # libFLAC may have read this much of what follows a stream
+_FLAC_BUFFER_BYTES = 1 << 17  # libFLAC may have read this far past the end of a stream
 
 
 class _View:
-    """A file from an offset on, without a name: soundfile takes one that ends in .raw for headerless samples."""
+    """A file from an offset on, without its name, since soundfile takes a name in .raw for headerless samples."""
 
     def __init__(self, file: IO[bytes], offset: int = 0) -> None:
         self._file, self._offset = file, offset
@@ -36,7 +36,7 @@ class _View:
         return self._file.read(count)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # An exception would be printed, not raised, by the C library's caller, which sees from `tell` what happened.
+        # The C callback would print an exception instead of raising it; `tell` shows libsndfile what happened.
         with contextlib.suppress(OSError, ValueError, OverflowError):
             self._file.seek(offset + (self._offset if whence == os.SEEK_SET else 0), whence)
         return self.tell()
@@ -56,22 +56,22 @@ def open_sound(file: IO[bytes], offset: int = 0) -> Any:
 
 
 def sound_seconds(sound: Any) -> float | None:
-    """How long its header says that it is."""
+    """Length that the header declares."""
     return float(sound.frames / sound.samplerate) if sound.frames < _UNKNOWN_FRAMES else None
 
 
 def sound_chunks(
     file: IO[bytes], sound: Any, name: str, block_seconds: float, keep_damaged: bool, share: float = 1.0
 ) -> Generator[Chunk, None, None]:
-    """Decode a file, further FLAC streams behind the first one included.
+    """Decode a file, including any FLAC streams after the first one.
 
     Args:
         file: open in binary mode.
-        sound: what `open_sound` made of it; it is closed.
+        sound: the result of `open_sound`; closed at the end.
         name: for errors.
-        block_seconds: about how much to decode at a time.
-        keep_damaged: also decode a file of which the header shows at once that it is cut short, before the error.
-        share: how much of the file that its header declares is there.
+        block_seconds: approximate length of a decoded block.
+        keep_damaged: decode even a file whose header already shows that it is cut short, before raising the error.
+        share: fraction of the declared file size that is present.
 
     Raises:
         AudioError: it is damaged or cut short.
@@ -92,7 +92,7 @@ def _stream_chunks(
 ) -> Generator[Chunk, None, None]:
     import soundfile
 
-    # soundfile seeks after each read where it can, and that fails at the end of a flac of unknown length.
+    # soundfile seeks after each read if it can, which fails at the end of a FLAC file of unknown length.
     sound.seekable = lambda: False
     rate, total = sound.samplerate, sound_seconds(sound)
     shorter = None if total is None else _shorter_than_declared(sound, name, total, share)
@@ -108,7 +108,7 @@ def _stream_chunks(
             if 0 < (good := sound.tell() - frames_read) <= frames:
                 yield Chunk(rate, values[:good])
             frames_read = max(sound.tell(), frames_read)
-            if frames_read == sound.frames:  # what cannot be read lies behind the samples that the header declares
+            if frames_read == sound.frames:  # the unreadable part follows the declared samples
                 break
             raise cut_short(name, frames_read / rate, total) from None
         if len(values) == 0:
@@ -123,7 +123,7 @@ def _stream_chunks(
 
 
 def _shorter_than_declared(sound: Any, name: str, total: float, share: float) -> AudioError | None:
-    """The error that the file is shorter than its header says; libsndfile quietly trusts the file's length."""
+    """The error for a file shorter than its header says, since libsndfile silently trusts the file's length."""
     if declared := _DECLARED_BYTES.search(sound.extra_info):
         wanted, present = int(declared[1]), int(declared[2])
         if total and wanted < PLACEHOLDER_BYTES and total * (wanted / max(present, 1) - 1) > _SLOPPY_SECONDS:
@@ -134,7 +134,7 @@ def _shorter_than_declared(sound: Any, name: str, total: float, share: float) ->
 
 
 def _next_flac(file: IO[bytes], start: int) -> int | None:
-    """Where another FLAC stream begins behind the one that began at `start` and was read to its end."""
+    """Start of the next FLAC stream after the one that began at `start` and was read to its end, if any."""
     behind = max(start + 4, file.tell() - _FLAC_BUFFER_BYTES)
     file.seek(behind)
     found = _FLAC_START.search(file.read(2 * _FLAC_BUFFER_BYTES))

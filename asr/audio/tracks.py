@@ -1,4 +1,4 @@
-"""Which of a container's audio tracks is read."""
+"""Choice of one of a container's audio tracks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NAMES = (
     "ro ron rum|ru rus|sk slk slo|sl slv|sq sqi alb|sr srp|sv swe|th tha|tr tur|uk ukr|ur urd|vi vie|"
     "zh zho chi"
 )
-# The codes of a language in ISO 639-1 and 639-2: files, and people, spell it in any of them.
+# The codes of each language in ISO 639-1 and 639-2; files and users may give any of them.
 _CODES = {code: names.split()[0] for names in _NAMES.split("|") for code in names.split()}
 
 _LOG = logging.getLogger(__name__)
 
 
 def select_track(container: Any, track: Track, name: str) -> Any:
-    """The stream of a track; where there is a choice and none was named, a warning says what was chosen.
+    """The stream of a track; a choice that the caller left open is logged as a warning.
 
     Raises:
         AudioError: there is no audio track, or none of that number or language.
@@ -46,7 +46,7 @@ def select_track(container: Any, track: Track, name: str) -> Any:
             if wanted == str(number) or _code(wanted) == _code(_language(stream)):
                 return stream
         if len(streams) == 1 and not wanted.isdigit() and _language(streams[0]) == "und":
-            return streams[0]  # of a language that the file does not tell
+            return streams[0]  # a single track whose language is not declared
         raise AudioError(name, f"has no audio track {track}: it has {known}")
 
     default = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
@@ -67,6 +67,6 @@ def _language(stream: Any) -> str:
 
 
 def _code(language: str) -> str:
-    """The one code that stands for a language; of a tag such as en-US, its language."""
+    """The canonical code of a language, also for a tag such as en-US."""
     language = language.partition("-")[0]
     return _CODES.get(language, language)

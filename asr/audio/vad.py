@@ -21,7 +21,7 @@ __all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
 WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
 _CONTEXT_SAMPLES = 64  # end of the previous window, part of the input
 _HIDDEN_SIZE = 128
-_MOST_WINDOWS = 4_096  # computed at a time: bounds the memory for a chunk of hours
+_MOST_WINDOWS = 4_096  # per batch; bounds the memory for a chunk of hours
 
 
 class SpeechState(NamedTuple):
@@ -49,8 +49,8 @@ class SpeechState(NamedTuple):
 class SpeechDetector:
     """silero-vad as a function of windows and state; each process loads the weights of the package once.
 
-    What it computes for each window by itself is computed for all windows at once, which takes a fifth of the time of
-    one window after another; only its LSTM runs over them in turn.
+    The layers that see one window at a time run on all windows at once, in a fifth of the time; only the LSTM runs over
+    the windows in turn.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,11 +58,11 @@ class SpeechDetector:
 
     @torch.inference_mode()
     def run(self, windows: Tensor, counts: Tensor, state: SpeechState) -> tuple[Tensor, SpeechState]:
-        """Hear the next windows of B streams.
+        """Rate the next windows of B streams.
 
         Args:
             windows: `(B, W, 512)` at 16 kHz.
-            counts: `(B,)` on the CPU, in 1..W: how many of them each stream has; what follows is padding.
+            counts: `(B,)` on the CPU, in 1..W: number of windows of each stream; the rest is padding.
             state: after the windows before.
 
         Returns:
@@ -85,7 +85,7 @@ class SpeechDetector:
 
 
 class StreamDetector:
-    """`SpeechDetector` for a single stream on the CPU, with its state inside."""
+    """`SpeechDetector` for a single stream on the CPU; it keeps the state itself."""
 
     def __init__(self) -> None:
         self._detector = SpeechDetector(torch.device("cpu"))

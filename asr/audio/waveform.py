@@ -1,7 +1,7 @@
 """Any file, array or stream → 16 kHz mono float32 waveform; the only place that resamples.
 
-Everything is read forwards in blocks, so memory stays flat whatever the length. A source that cannot be read whole is
-an `AudioError`, never a shorter waveform. How files are decoded is the matter of `asr.audio.decode`.
+Everything is read forwards in blocks, so memory use does not depend on the length. A source that cannot be read
+completely raises an `AudioError`, never gives a shorter waveform. Files are decoded by `asr.audio.decode`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any] | torch.Ten
 
 
 class Resampler:
-    """One mono stream brought to 16 kHz: the result is the same however the stream is cut.
+    """Resampling of a mono stream to 16 kHz; the result is the same however the stream is cut.
 
     Args:
-        sample_rate: the stream's own rate in Hz, 1 kHz to 768 kHz; at 16 kHz samples pass through untouched.
-        source: what an error should name.
+        sample_rate: the stream's own rate in Hz, 1 kHz to 768 kHz; at 16 kHz samples pass through unchanged.
+        source: source name for errors.
 
     Raises:
         AudioError: the rate is out of these bounds.
@@ -58,13 +58,13 @@ class Resampler:
             self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
 
     def step(self, chunk: torch.Tensor) -> torch.Tensor:
-        """Take the next samples, `(samples,)` float32 on the CPU, and return those ready at 16 kHz: maybe none."""
+        """Take the next samples, `(samples,)` float32 on the CPU, and return those ready at 16 kHz, if any."""
         if self._stream is None:
             return chunk
         return torch.from_numpy(self._stream.resample_chunk(chunk.numpy()))
 
     def flush(self) -> torch.Tensor:
-        """Return the samples that were still waiting for their right-hand neighbours; then a new stream may start."""
+        """Return the samples that were still waiting for later input; then a new stream may start."""
         nothing = np.zeros(0, dtype=np.float32)
         if self._stream is None:
             return torch.from_numpy(nothing)
@@ -87,21 +87,20 @@ def blocks(
         source: a path, "-" for standard input, a binary file object, or an array or tensor: `(samples,)`, or
             two-dimensional with its shorter side (the first, where both are equal) the channels. Arrays hold floats, or
             int8, int16, int32 or uint8, which are scaled to [-1, 1]. Channels are mixed by `asr.audio.pcm.Downmix`.
-        sample_rate: of an array, in Hz; files bring their own.
-        block_seconds: about how much to read at a time; less where there are many channels.
-        keep_damaged: where the header of a file shows at once that it is cut short, yield all that there is before
-            the error.
-        track: which audio track of a file: its number from 1 on, or its language; None: the English one where there
-            is one, or else the file's default.
+        sample_rate: of an array, in Hz; files have their own.
+        block_seconds: approximate length of a block; less if there are many channels.
+        keep_damaged: decode even a file whose header already shows that it is cut short, before raising the error.
+        track: audio track of a file: its number from 1 on, or its language; None: the English one if there is one, else
+            the file's default.
 
     Yields:
-        16 kHz mono float32 tensors `(samples,)`, none empty. The level is normal, see `asr.audio.level.Level`: very
-        quiet speech has been amplified, and floats scaled as integers are divided; others are left as they are, those
-        beyond ±1 included. Where a file has a clock, sample n is at n / 16000 s of it: silence stands for what is
-        missing.
+        16 kHz mono float32 tensors `(samples,)`, none empty. `asr.audio.level.Level` has amplified very quiet speech
+        and rescaled floats in an integer range; other samples are unchanged, even beyond ±1. If a file has a clock,
+        sample n is at n / 16000 s of it: gaps are filled with silence.
 
     Raises:
-        AudioError: missing, not readable, not audio, empty, cut short, holds NaN or infinity, or a rate out of bounds.
+        AudioError: the source is missing, not readable, not audio, empty or cut short, holds NaN or infinity, or has a
+            rate out of bounds.
         ConfigError: `block_seconds` is not positive.
     """
     require(block_seconds > 0, "block_seconds", block_seconds, "positive")
@@ -109,7 +108,7 @@ def blocks(
     if isinstance(source, (np.ndarray, torch.Tensor)):
         chunks = _array_chunks(source, sample_rate, name, block_seconds)
     elif sample_rate is not None:
-        raise AudioError(name, "brings its own sample rate: sample_rate is for arrays only")
+        raise AudioError(name, "has its own sample rate: sample_rate is for arrays only")
     else:
         chunks = file_chunks(source, name, block_seconds, keep_damaged, track)
 
@@ -124,12 +123,12 @@ def blocks(
 
 
 def load(source: Source, *, sample_rate: int | None = None) -> torch.Tensor:
-    """Read a whole source: the concatenation of its `blocks`, `(samples,)`; raises what they raise."""
+    """Read a whole source: the concatenation of its `blocks`, `(samples,)`; raises the same errors."""
     return torch.cat(list(blocks(source, sample_rate=sample_rate)))
 
 
 def source_name(source: object) -> str:
-    """The source as the user would name it."""
+    """The source's name as users know it."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, torch.Tensor):
@@ -198,7 +197,7 @@ class _Stage:
 
 def _check_rate(rate: object, source: object) -> None:
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
-        raise AudioError(source, f"its sample_rate is {rate!r}: it must be a number, in Hz")
+        raise AudioError(source, f"its sample_rate is {rate!r}: it must be a number in Hz")
     if not MIN_SAMPLE_RATE <= float(rate) <= MAX_SAMPLE_RATE:
         bounds = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
         raise AudioError(source, f"its sample rate is {rate} Hz: it must be {bounds}")
@@ -239,7 +238,7 @@ def _array_chunks(
 
 
 def _narrowed(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """The int16 samples that an int32 array holds, if so: full scale of int32 would be 96 dB above them."""
+    """Treat int32 samples that all fit int16 as int16: full scale of int32 would be 96 dB above them."""
     if array.dtype != np.int32 or not 0 < max(-int(array.min()), int(array.max())) <= 1 << 15:
         return array
     _LOG.warning("%s: its int32 samples are within ±32768: they are read as int16", name)

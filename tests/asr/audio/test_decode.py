@@ -189,7 +189,7 @@ def test_a_playlist_does_not_lead_to_other_files(video: Path, tmp_path: Path) ->
     playlist = tmp_path / "talk.m4a"
     playlist.write_bytes(b"ffconcat version 1.0\nfile " + video.name.encode() + b"\n#\xff\n")
     assert video.parent == tmp_path
-    assert reason(playlist) == f"{playlist}: is not audio: it looks like a playlist, or a format that is not read"
+    assert reason(playlist) == f"{playlist}: is not audio: it looks like a playlist or an unsupported format"
 
 
 @pytest.mark.parametrize(("name", "hinted"), [("a.raw", True), ("a.ulaw", True), ("a.pcm", True), ("a.dat", False)])

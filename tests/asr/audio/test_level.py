@@ -57,7 +57,7 @@ def test_floats_scaled_as_integers_are_divided(scale: float, caplog: pytest.LogC
     samples = np.concatenate((np.zeros(20_000, np.float32), bursts(3.0)))
     with caplog.at_level(logging.WARNING):
         assert np.allclose(levelled(samples * np.float32(scale), []), samples, atol=1e-6)
-    assert "as integers do" in caplog.text
+    assert "as if scaled as integers" in caplog.text
 
 
 def test_int16_values_in_an_int32_array_are_heard(caplog: pytest.LogCaptureFixture) -> None:
