@@ -13,6 +13,7 @@ from asr.audio import SAMPLE_RATE
 from asr.config import Context
 from asr.model import fast
 from asr.model.encoder import EncoderState
+from asr.model.fast.graphs import Graphs
 from asr.model.features import FeatureState
 from asr.model.las import Model
 from asr.model.states import Layout, Row, Rows, Slots, State, Vectors
@@ -47,6 +48,8 @@ class ChunkEncoder:
         self.device = next(model.parameters()).device
         on_gpu = self.device.type != "cpu" and fast.enabled()
         self.rows: Rows = Slots(self.device) if on_gpu else Vectors()
+        # The state of hybrid blocks counts frames, so that its layout does not come again.
+        self._fixed = Graphs(self._step) if on_gpu and not model.config.encoder.hybrid.layers else self._step
         encoder, settings = model.encoder, model.config
 
         chunk_ms, lookahead_ms = encoder.chunk_ms(context), encoder.lookahead_ms(context)
@@ -101,7 +104,8 @@ class ChunkEncoder:
     ) -> tuple[list[OpenSegment], bool]:
         """Encode the next `samples` of each segment; return the segments, and whether there are new frames."""
         waveform = self.on_device(torch.stack([s.unencoded[:samples] for s in segments]))
-        out, levels, carried, settled = self._step(waveform, self.rows.batch([s.carried for s in segments]), ended)
+        step = self._fixed if not ended and samples in (self.first_samples, self.chunk_samples) else self._step
+        out, levels, carried, settled = step(waveform, self.rows.batch([s.carried for s in segments]), ended)
 
         after = []
         parts = zip(segments, self.rows.keep(carried), out, levels.cpu(), strict=True)

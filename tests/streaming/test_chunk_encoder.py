@@ -1,4 +1,4 @@
-"""Segments encoded as on a GPU, with states as rows of a table: streams hear what they hear without it."""
+"""Segments encoded as on a GPU, with states in a table and steps as graphs: streams hear what they hear without."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from asr.config import HybridConfig
+from asr.model.fast.graphs import Graphs
 from asr.model.states import Slots
 from streaming import chunk_encoder
 from streaming.engine import Engine, StreamConfig
 from tests.support.babbler import babbler
+from tests.support.fake_cuda_graph import Capturing
 from tests.support.streams import finals, listen, listen_together, rounded
 
 KINDS = {
@@ -48,7 +50,7 @@ def streams(recordings: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_slots_change_no_event(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_slots_and_graphs_change_no_event(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     model, config = KINDS[kind]
     chunks = streams(recordings)
     plain = Engine(babbler(**model), config)
@@ -57,8 +59,11 @@ def test_slots_change_no_event(recordings: list[Tensor], monkeypatch: pytest.Mon
     monkeypatch.setattr(chunk_encoder, "Vectors", Spoilt)
     engine = Engine(babbler(**model), config)
     assert isinstance(engine.encoder.rows, Spoilt)
+    capturing = Capturing()
+    monkeypatch.setattr(engine.encoder, "_fixed", Graphs(engine.encoder._step, capturing))
     for found, expected in zip(listen_together(engine, chunks), alone, strict=True):
         assert rounded(found) == rounded(expected)
+    assert capturing.replayed > 0 or kind == "hybrid"
     free = len(engine.encoder.rows._free)
     assert engine.encoder.rows._count - free == 1  # what a segment begins with
 
