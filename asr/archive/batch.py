@@ -1,4 +1,4 @@
-"""Transcribe many sources into a sink, in flat memory: each transcript is written as soon as it is there."""
+"""Transcribe many sources into a sink, in constant memory: each transcript is written as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Transcriber(Protocol):
 
 @dataclass
 class Totals:
-    """How many sources were transcribed, failed, or were skipped because their transcript is there already."""
+    """Number of sources that were transcribed, failed, or were skipped because their transcript exists already."""
 
     done: int = 0
     failed: int = 0
@@ -68,10 +68,10 @@ class Options:
         batch_size: segments decoded together.
         resume: skip sources whose output is complete already.
         keep_damaged: write the readable part of a damaged file, which still counts as failed.
-        segment: where audio is cut; the defaults if None.
-        track: which audio track of each file: its number from 1 on, or its language; None: the English one, if any.
+        segment: how audio is cut into segments; the defaults if None.
+        track: audio track of each file: its number from 1 on, or its language; None: the English one, if any.
         hotwords: names and terms to listen for.
-        style: written, or spoken: as it was recognised.
+        style: "written", or "spoken" for the words as they were recognised.
     """
 
     search: SearchConfig
@@ -86,10 +86,10 @@ class Options:
 
 
 def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) -> list[str]:
-    """Report each source that does not exist, in one line on standard error; returns the other sources.
+    """Report each source that does not exist, in one line on standard error; return the other sources.
 
-    A mistyped name is thus reported before a model is loaded. With `resume`, a source whose output is complete counts
-    as there: it is skipped, whether the audio was deleted since or not.
+    So a mistyped name is reported before a model is loaded. With `resume`, a source whose output is complete is not
+    reported, since it is skipped even if its audio was deleted.
     """
     there: list[str] = []
     for source in sources:
@@ -153,7 +153,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
 def _keep(
     sink: Sink, source: str, transcript: Transcript | None, error: SpellstreamError | None
 ) -> SpellstreamError | None:
-    """Write the outcome of one source to the sink; returns the error of reading or writing it, if any."""
+    """Write the outcome of one source to the sink; return the error of reading or writing it, if any."""
     problem = error or DataError(f"{source}: came back without a transcript")
     try:
         if transcript is None:

@@ -1,7 +1,7 @@
 """Many sources on a Ray cluster, behind the interface of one recogniser: an engine on each GPU, or on every few cores.
 
-Ray Data hands out tasks of a few files each, and hands them out again when a process dies. Transcripts come back to the
-command, which writes them. Files are read where they are transcribed, so every node must see them, and the model, under
+Ray Data hands out tasks of a few files each, and retries them when a process dies. Transcripts return to the command,
+which writes them. Each node reads the files that it transcribes, so all nodes must see the files and the model under
 the same path.
 """
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "Setup", "tasks"]
 
-TASK_BYTES = 100 << 20  # of audio files, at most, bounds what is done again when a process dies
-TASK_BATCHES = 8  # at most: what a recogniser sorts by length
-TASKS_PER_ENGINE = 4  # at least, so that all engines have work to the end
+TASK_BYTES = 100 << 20  # upper limit of a task's audio files, which bounds the work repeated after a process dies
+TASK_BATCHES = 8  # upper limit: the batches that a recogniser sorts by length together
+TASKS_PER_ENGINE = 4  # lower limit, so that all engines have work to the end
 
 
 class Cluster:
@@ -42,8 +42,8 @@ class Cluster:
         address: "local" for this machine alone, "auto" for the cluster that this machine is a node of, or "HOST:PORT"
             of that cluster's head. From outside, `ray job submit` brings the command to a node; Ray Data does not work
             through Ray Client ("ray://").
-        setup: how each engine is made.
-        engines: upper limit; None for as many as the cluster has room for.
+        setup: settings of each engine.
+        engines: upper limit of their number; None for as many as fit on the cluster.
 
     Raises:
         ClusterError: on entering, if there is no cluster at that address, or no room on it.

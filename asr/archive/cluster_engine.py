@@ -1,4 +1,4 @@
-"""What runs on the nodes of a cluster: a recogniser in a process, and the record of processes that died."""
+"""The part that runs on a cluster's nodes: a recogniser in its own process, and the record of processes that died."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from asr.output.formats import render
 
 __all__ = ["Attempts", "ClusterEngine", "Setup"]
 
-ATTEMPTS_ALONE = 2  # before a source is blamed for the deaths of the processes that tried it
+ATTEMPTS_ALONE = 2  # tries of a source on its own before it is reported as the cause of the crashes
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How every engine is made: the arguments of `asr.load`, and the cores that each engine gets.
+    """Settings of every engine: the arguments of `asr.load`, and the number of cores per engine.
 
     Raises:
         ConfigError: `threads` is not positive.
@@ -36,18 +36,18 @@ class Setup:
 
 
 class Attempts:
-    """Counts how often work was begun and not ended; a Ray actor, since it must outlive the process that dies."""
+    """Counts unfinished attempts at each piece of work; a Ray actor, since it must outlive a process that dies."""
 
     def __init__(self) -> None:
         self._counts: Counter[object] = Counter()
 
     def begin(self, what: object) -> int:
-        """Count one more attempt; returns the count."""
+        """Count one more attempt; return the count."""
         self._counts[what] += 1
         return self._counts[what]
 
     def end(self, what: object) -> None:
-        """Forget the attempts at work that ended."""
+        """Forget the attempts at work that was finished."""
         del self._counts[what]
 
 
@@ -55,7 +55,7 @@ class ClusterEngine:
     """A recogniser in a process of its own; Ray Data calls it with each task.
 
     Args:
-        setup: how the recogniser is made.
+        setup: settings of the recogniser.
         options: of `Recogniser.transcribe_many`.
         attempts: handle of the actor `Attempts`.
     """
@@ -70,11 +70,11 @@ class ClusterEngine:
         self._options, self._attempts = options, attempts
 
     def __call__(self, task: dict[str, Any]) -> list[dict[str, bytes]]:
-        """A row for each path of the task: `{"path", "transcript", "reason"}`, as bytes, empty where there is none."""
+        """A row for each path of the task: `{"path", "transcript", "reason"}` as bytes; a missing value is empty."""
         paths = [os.fsdecode(path) for path in task["paths"]]
         if self._begin(task["task"]) == 1:
             rows = self._transcribe(paths)
-        else:  # a process died of this task, perhaps of a single file: find it
+        else:  # this task killed a process, perhaps through a single file: find it
             rows = [row for path in paths for row in self._transcribe_alone(path)]
         self._attempts.end.remote(task["task"])
         return rows
@@ -98,7 +98,7 @@ class ClusterEngine:
                 content = "" if transcript is None else render(transcript, "json")
                 reason = error.reason if isinstance(error, AudioError) else str(error or "")
                 rows[path] = row(path, content, reason or ("" if content else "no transcript"))
-        except Exception as error:  # the model's, such as memory that runs out
+        except Exception as error:  # an error of the model, such as running out of memory
             if len(paths) == 1:
                 return [row(paths[0], reason=f"{type(error).__name__}: {last_line(error)}")]
             for path in paths:

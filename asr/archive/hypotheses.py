@@ -1,10 +1,10 @@
-"""The texts that another system recognised, to be scored in place of our own.
+"""Hypotheses from another system, to be scored in place of our own.
 
 Forms, by suffix:
 
 - `.jsonl`, `.json`, `.csv`, `.tsv`: rows with an `id`, or else with the path of the audio (`audio`, `audio_filepath`,
-  `source`), and a text (`hypothesis`, `pred_text`, `spoken` or `text`). The rows of `spellstream
-  transcribe --output` are such; where their text is written, `spoken` is what was recognised.
+  `source`), and a text (`hypothesis`, `pred_text`, `spoken` or `text`). `spellstream transcribe --output` writes such
+  rows; if their text is in written form, `spoken` holds the recognised words.
 - `.trn`: NIST's, `the text (id)` on each line; lines that begin with `;;` are comments.
 - anything else: Kaldi's, `id the text` on each line.
 """

@@ -1,12 +1,12 @@
-"""Manifests: utterances listed with their audio files and, where it is known, what was said.
+"""Manifests: lists of utterances with their audio files and, if known, their texts.
 
 Spellstream writes JSON lines: `{"id", "corpus", "speaker", "audio", "duration", "text"}`, one object a line, where
-`duration` is in seconds and `text` is null where nobody wrote down what was said. It reads, besides, what other tools
-write, in any form that `asr.archive.tables` reads:
+`duration` is in seconds and `text` is null if there is no transcript. It also reads the manifests of other tools, in
+any form that `asr.archive.tables` supports:
 
 - Only the audio is required. Its path is relative to the manifest's folder; `~` is expanded, `file://` understood.
-- A row without an id gets its audio path, as written; a repeated one gets `#2`, `#3` and so on.
-- A row without a corpus gets the manifest's stem. A duration that is missing is None in `scan`, measured in `read`.
+- A row without an id takes its audio path, as written, as id; a repeated path gets `#2`, `#3` and so on.
+- A row without a corpus gets the manifest's stem. A missing duration is None in `scan`, and measured in `read`.
 - `KEYS` lists the names that other tools give to fields, such as NeMo's `audio_filepath`. Further keys are ignored.
 """
 
@@ -40,7 +40,7 @@ Common Voice."""
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and, where it is known, what was said; `audio` is absolute once read."""
+    """One recording and, if known, its text; `audio` is absolute once read."""
 
     id: str
     audio: Path
@@ -51,7 +51,7 @@ class Utterance:
 
 
 def read(path: Path) -> list[Utterance]:
-    """The utterances of a manifest that must be right in every row, in its order, with durations.
+    """The utterances of a manifest in order, with durations; a single faulty row is an error.
 
     Audio files are opened only to measure durations that the manifest lacks.
 
@@ -73,9 +73,9 @@ def read(path: Path) -> list[Utterance]:
 
 
 def scan(path: Path) -> Iterator[tuple[str, Utterance | DataError]]:
-    """The place of each row (see `asr.archive.tables.rows`) with its utterance or its error.
+    """The location of each row (see `asr.archive.tables.rows`) with its utterance or its error.
 
-    Ids that the manifest gives may repeat. Audio files are not looked at.
+    Ids in the manifest may repeat. Audio files are not opened.
 
     Raises:
         DataError: the manifest cannot be read or holds no row.
@@ -95,7 +95,7 @@ def scan(path: Path) -> Iterator[tuple[str, Utterance | DataError]]:
 
 
 def measured(utterance: Utterance) -> Utterance:
-    """The utterance with a duration: the manifest's, or that of the audio, from its header or by decoding it.
+    """The utterance with a duration: from the manifest, or else from the audio's header or by decoding it.
 
     Raises:
         AudioError: the audio cannot be read.
@@ -112,7 +112,7 @@ def measured(utterance: Utterance) -> Utterance:
 
 
 def write(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest that `read` accepts, whole or not at all, with audio relative to its folder.
+    """Write a manifest that `read` accepts, atomically, with audio paths relative to its folder.
 
     Raises:
         DataError: there is no utterance, two share an id, or the file cannot be written.
@@ -142,7 +142,7 @@ def _line(utterance: Utterance, path: Path) -> str:
 def _relative(audio: Path, folder: Path) -> str:
     try:
         return Path(os.path.relpath(audio, folder)).as_posix()
-    except ValueError:  # on another drive, where no relative path leads
+    except ValueError:  # on another drive, which no relative path reaches
         return audio.absolute().as_posix()
 
 
@@ -151,7 +151,7 @@ def _utterance(fields: Fields, path: Path, place: str, used: set[str]) -> Uttera
     if _field(fields, "audio") is None:
         raise DataError(f"{place}: no audio; expected a field named audio or audio_filepath")
     if fields.get("offset") not in (None, 0, "0", "0.0"):
-        raise DataError(f"{place}: offset is {fields['offset']!r}; parts of a file are not read, cut it before")
+        raise DataError(f"{place}: offset is {fields['offset']!r}; a part of a file cannot be read: cut the file first")
     written = _string(fields, "audio", place)
     name = _string(fields, "id", place) if _field(fields, "id") is not None else _unused(written, used)
     return Utterance(

@@ -1,4 +1,4 @@
-"""Names of output files: `talk.srt` for `talk.mp4`, unique among all sources and no longer than the system allows."""
+"""Names of output files: `talk.srt` for `talk.mp4`, unique among all sources and within the system's length limit."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _DIGEST = 8
 class OutputNames:
     """Chooses the output name of each source, without the extension of the format.
 
-    Players look for `talk.srt` beside `talk.mp4`, so the source's extension is dropped. It is kept where two sources
-    in a folder differ in nothing else: `talk.wav.srt` and `talk.mp3.srt`. A name that the file system would refuse is
-    cut, and gets a digest of the whole name so that it stays unique.
+    Players look for `talk.srt` beside `talk.mp4`, so the source's extension is dropped. It is kept if two sources in a
+    folder differ only in it: `talk.wav.srt` and `talk.mp3.srt`. A name too long for the file system is cut, and gets a
+    digest of the whole name so that it stays unique.
 
     Args:
         paths: absolute paths of all sources of a run, so that collisions are known before any work is done.
-        max_bytes: longest file name that the file system of the outputs takes.
+        max_bytes: length limit for file names on the outputs' file system.
     """
 
     def __init__(self, paths: Iterable[str], max_bytes: int = 255) -> None:
         self._room = max_bytes - _LONGEST_EXTENSION
         self.collision: str | None = None
-        """The first source that keeps its extension because an earlier one differs in nothing else."""
+        """The first source that keeps its extension because an earlier one differs only in that."""
 
         # Hashes, since a run may have millions of sources. A chance collision of two only makes a name longer.
         self._whole: set[int] = set()

@@ -1,4 +1,4 @@
-"""Connecting to Ray: addresses, time limits, and silence from a library that prints a lot."""
+"""Connection to Ray: addresses, time limits, and suppression of the library's output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def connect(address: str, local_cores: int) -> None:
     """Join the cluster at `address` (see `Cluster`), or start one on this machine with `local_cores`.
 
     Raises:
-        ClusterError: there is none, or it cannot be used.
+        ClusterError: there is no cluster at that address, or it cannot be used.
         ModuleNotFoundError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,7 +52,7 @@ def connect(address: str, local_cores: int) -> None:
 
 
 def _knock(address: str) -> None:
-    """Fail at once, with the reason, where nothing listens: Ray would wait long and say little."""
+    """Fail at once, with the reason, if nothing listens: Ray would wait for long and report little."""
     if "://" in address:
         raise ClusterError(f"{address}: Ray Client is not supported; run it on a node (auto), or by ray job submit")
     try:
@@ -70,7 +70,7 @@ def _knock(address: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Discard standard error, on which Ray's own threads write while they connect."""
+    """Discard standard error, to which Ray's own threads write while they connect."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -88,7 +88,7 @@ def configure_data(engines: int) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # a task may be hours of audio, a cluster busy
+    context.execution_no_progress_timeout_s = -1  # a task may hold hours of audio, and the cluster may be busy
     context.max_consecutive_actor_init_deaths = engines  # some nodes may be broken; if all are, the run ends
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):

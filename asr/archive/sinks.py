@@ -26,16 +26,16 @@ __all__ = ["Destination", "OutputFile", "OutputFiles", "Sink", "StandardOutput",
 
 @dataclass(frozen=True)
 class Destination:
-    """Where transcripts go, and in which form; standard output unless one of the first four is given.
+    """Destination and format of transcripts; standard output unless one of the first four is given.
 
     Args:
         rows: a file or folder of rows, see `asr.output.rows`.
-        file: a file for the transcript of the only source.
+        file: a file for the transcript of a single source.
         folder: a folder that mirrors the tree of the sources.
-        beside: each transcript beside its source.
+        beside: write each transcript beside its source.
         formats: of `asr.output.formats.FORMATS`; a file or standard output takes the first.
-        shape: line width and so on of subtitles.
-        resume: go on with what is there: existing rows and files are kept.
+        shape: line width and other limits of subtitles.
+        resume: keep existing rows and files, and skip their sources.
         overwrite: replace existing files beside sources.
     """
 
@@ -53,17 +53,17 @@ class Sink(Protocol):
     """Takes transcripts one by one; a subclass inherits methods that do nothing."""
 
     notes: Sequence[str] = ()
-    """What the user should know before the work starts, one line each."""
+    """Notes for the user before the work starts, one line each."""
 
     def obstacle(self, source: str) -> DataError | None:
-        """Why this source's output cannot be written, as far as that is known before the work."""
+        """The reason why this source's output cannot be written, as far as known before the work."""
         return None
 
     def holds(self, source: str) -> bool:
         """Whether the output for this source is complete already."""
 
     def write(self, source: str, transcript: Transcript, error: SpellstreamError | None = None) -> None:
-        """Take one transcript; `error` says why it is incomplete.
+        """Take one transcript; `error` is the reason why it is incomplete.
 
         Raises:
             DataError: this transcript cannot be written; others may be.
@@ -87,8 +87,8 @@ class StandardOutput(Sink):
 
     Args:
         format: one of `asr.output.formats.FORMATS`.
-        several: mark which source a line is from: plain text lines start with its name, json is one line per source.
-        shape: line width and so on of subtitles.
+        several: there are several sources: plain text lines start with the source's name, json is one line per source.
+        shape: line width and other limits of subtitles.
     """
 
     def __init__(self, format: str, several: bool, shape: SubtitleShape | None = None) -> None:  # noqa: A002
@@ -129,8 +129,8 @@ class OutputFile(Sink):
 class OutputFiles(Sink):
     """A file for each source and format, `talk.srt` for `talk.mp4`; `OutputNames` chooses the names.
 
-    Files go beside their sources, or into a folder tree that mirrors the sources': relative to the deepest folder that
-    holds all sources; for a single folder, relative to that folder.
+    Files go beside their sources, or into a folder tree that mirrors the sources' tree, relative to the deepest folder
+    that contains all sources, or to the folder itself if it is the only source.
     """
 
     def __init__(self, sources: Sequence[str], destination: Destination) -> None:
@@ -144,9 +144,9 @@ class OutputFiles(Sink):
         notes = []
         if (path := self._names.collision) is not None:
             example = f"{self._names.short(path)}.{self._destination.formats[0]}"
-            notes.append(f"sources that differ in their extension only keep it in the output: {example}")
+            notes.append(f"sources that differ only in their extension keep it in the output: {example}")
         if (path := self._names.shortened) is not None:
-            notes.append(f"{path}: too long a name for an output, shortened: {self._names.short(path)}")
+            notes.append(f"{path}: name too long for an output, shortened to {self._names.short(path)}")
         return notes
 
     def paths(self, source: str) -> list[Path]:
@@ -191,15 +191,15 @@ class OutputFiles(Sink):
 
 
 def _longest_name(folder: Path) -> int:
-    """Bytes of the longest file name that a folder takes."""
+    """Length limit for file names in a folder, in bytes."""
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # not on every system; the folder may not be there yet
+    except (AttributeError, OSError, ValueError):  # not on every system; the folder may not exist yet
         return 255
 
 
 def _unwritable(path: Path) -> DataError | None:
-    """Why the file cannot be written, as far as its folder, or the one that it would be made in, tells."""
+    """The reason why the file cannot be written, as far as its nearest existing folder shows."""
     for folder in path.parents:
         try:
             if folder.is_dir():

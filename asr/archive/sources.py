@@ -1,4 +1,4 @@
-"""From the sources that a user names to the files that they stand for: folders are searched, manifests are read."""
+"""Expansion of the sources that a user names into files: folders are searched, manifests are read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STANDARD_INPUT = "-"
 
 
 def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
-    """The files that sources stand for, in order; what cannot be read comes as an error in its place.
+    """The files that sources stand for, in order; an unreadable one is an error in its place.
 
     A folder stands for the audio files in it and below it, sorted by name; hidden files, hidden folders and linked
-    folders are left out. A manifest (see `asr.archive.manifest`) stands for the audio files that it lists. Everything
-    else is yielded as it is named. Errors: a folder that cannot be read or holds no audio file, a manifest or a row
-    of it that cannot be read.
+    folders are left out. A manifest (see `asr.archive.manifest`) stands for the audio files that it lists. Any other
+    name is yielded unchanged. Errors: a folder that cannot be read or holds no audio file; a manifest, or a row of one,
+    that cannot be read.
     """
     for source in sources:
         if is_manifest(source):
@@ -39,7 +39,7 @@ def find(sources: Sequence[str]) -> Iterator[str | SpellstreamError]:
 
 
 def missing(source: str) -> AudioError | None:
-    """The error of a source that does not exist; None if it does, or if only opening it will tell."""
+    """The error for a source that does not exist; None if it exists, or if only opening it can show."""
     if source == STANDARD_INPUT:
         return None
     try:

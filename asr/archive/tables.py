@@ -1,6 +1,6 @@
-"""The rows of a manifest as named fields, whatever its form: JSON lines, a JSON array, CSV, TSV, or a folder.
+"""The rows of a manifest as named fields, from any of its forms: JSON lines, a JSON array, CSV, TSV, or a folder.
 
-What the fields mean is decided in `asr.archive.manifest`.
+`asr.archive.manifest` interprets the fields.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, Fields | DataError]]:
-    """The place of each row (`FILE:LINE`, or an audio file in a folder) with its fields or its error.
+    """The location of each row (`FILE:LINE`, or an audio file in a folder) with its fields or its error.
 
-    - CSV and TSV need a header; its names are put in lower case, and an empty cell is None. CSV may be separated by
-      semicolons. TSV has no quotes, as in Common Voice.
+    - CSV and TSV need a header; its names are converted to lower case, and an empty cell is None. CSV may be separated
+      by semicolons. TSV has no quotes, as in Common Voice.
     - A folder gives `audio` for each audio file in it and below it, and `text` from NAME.txt beside it, or None.
 
     Args:
         path: the manifest.
-        required: names of which the header of a table must have one.
+        required: the header of a table must have one of these names.
 
     Raises:
         DataError: the manifest cannot be read, is in UTF-16, has no row, or is a table without such a header.

@@ -77,7 +77,7 @@ def test_blank_lines_a_byte_order_mark_and_unknown_keys_do_no_harm(tmp_path: Pat
         (GOOD | {"id": ""}, "id is ''"),
         (GOOD | {"audio": None}, "no audio; expected a field"),
         (GOOD | {"audio": 5}, "audio is 5"),
-        (GOOD | {"offset": 1.5}, "offset is 1.5; parts of a file are not read"),
+        (GOOD | {"offset": 1.5}, "offset is 1.5; a part of a file cannot be read"),
         (GOOD | {"duration": "long"}, "duration is 'long'"),
         (GOOD | {"duration": True}, "duration is True"),
         (GOOD | {"duration": 0}, "duration is 0"),

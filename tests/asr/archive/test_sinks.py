@@ -41,7 +41,7 @@ def test_no_two_sources_share_an_output(tmp_path: Path, monkeypatch: pytest.Monk
     assert ".." not in {part for path in paths for part in path.parts}
     assert out.paths("two/a.wav")[0] == Path("out/two/a.txt")
     assert out.paths("one/a.wav")[0] == Path("out/one/a.wav.txt")
-    assert list(out.notes) == ["sources that differ in their extension only keep it in the output: a.wav.txt"]
+    assert list(out.notes) == ["sources that differ only in their extension keep it in the output: a.wav.txt"]
 
 
 def test_outputs_have_the_names_that_players_look_for(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_long_names_are_shortened_and_said(tmp_path: Path, names: list[str], sho
     written = [path.name for path in tmp_path.iterdir() if path.suffix == ".json"]
     assert len(written) == len(names)
     assert {"~" in name for name in written} == {shortened}
-    assert any("too long a name for an output, shortened: " in note for note in out.notes) == shortened
+    assert any("name too long for an output, shortened to " in note for note in out.notes) == shortened
 
 
 def test_files_beside_the_source_are_not_overwritten_unasked(tmp_path: Path) -> None:
