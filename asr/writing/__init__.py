@@ -1,1 +1,1 @@
-"""From spoken words to written text: capitals, punctuation, numbers, and names as they were given."""
+"""Conversion of spoken words to written text: capitals, punctuation, numbers, and hotwords in their own spelling."""

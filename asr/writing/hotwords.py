@@ -1,4 +1,4 @@
-"""Hotwords: names and terms to listen for, each with a weight, the ways to say it, and the way to write it."""
+"""Hotwords: names and terms to listen for, each with a weight, its spoken forms and its written form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asr.writing.spoken_forms import spoken_forms
 
 __all__ = ["MAX_CHARACTERS", "MAX_PHRASES", "MAX_WEIGHT", "HotwordList", "Hotwords", "Phrase"]
 
-# What callers may give: a list as text, a file, or phrases, each with an optional `:weight`.
+# Accepted from callers: a list as text, a file, or phrases, each with an optional `:weight`.
 HotwordList: TypeAlias = "Hotwords | str | Path | Iterable[str] | None"
 
 MAX_PHRASES = 10_000
@@ -34,8 +34,8 @@ class Phrase:
     """A hotword: one word or a few.
 
     Args:
-        text: as it is written.
-        weight: of its bonus in the search, 1 by default.
+        text: written form.
+        weight: factor of its bonus in the search, 1 by default.
 
     Raises:
         ConfigError: it has no word or is too long, or its weight is out of bounds.
@@ -60,7 +60,7 @@ class Phrase:
 
     @cached_property
     def spoken(self) -> tuple[str, ...]:
-        """The ways to say it, as normalised text: "iPhone 3" → "iphone three", "i phone three"."""
+        """Its spoken forms, as normalised text: "iPhone 3" → "iphone three", "i phone three"."""
         return spoken_forms(self.text[:MAX_CHARACTERS])
 
 
@@ -72,7 +72,7 @@ class Hotwords:
         Hotwords.read(Path("names.txt"))
 
     Args:
-        phrases: of those with the same text, the one with the largest weight counts.
+        phrases: if several have the same text, the one with the largest weight counts.
 
     Raises:
         ConfigError: there are too many, or one is wrong.
@@ -91,7 +91,7 @@ class Hotwords:
 
     @classmethod
     def of(cls, value: HotwordList) -> Hotwords | None:
-        """Hotwords from whatever a caller gives: a list as text, a file, or phrases; None where there is no phrase."""
+        """Hotwords from any accepted form: a list as text, a file, or phrases; None if there is no phrase."""
         if value is None or isinstance(value, Hotwords):
             found = value
         elif isinstance(value, Path):
@@ -104,7 +104,7 @@ class Hotwords:
 
     @classmethod
     def parse(cls, text: str) -> Hotwords:
-        """Read phrases with commas or line ends between them, each with an optional `:weight`."""
+        """Read phrases separated by commas or line ends, each with an optional `:weight`."""
         return cls.from_phrases(part for part in re.split(r"[,\n]", text) if part.strip())
 
     @classmethod
@@ -161,14 +161,14 @@ class Hotwords:
 
     @property
     def lookahead_words(self) -> int:
-        """Words of the longest phrase as it is said."""
+        """Number of words in the longest spoken form of any phrase."""
         return max((key.count(" ") + 1 for key in self._written), default=0)
 
     def forms(self, words: Sequence[str]) -> list[Form]:
-        """How the phrases among recognised words are written: where several fit, the first, then the longest.
+        """The written forms of the phrases found among recognised words; of overlapping ones the first or longest.
 
         Args:
-            words: in lower case, as the recogniser gives them.
+            words: in lower case, as recognised.
         """
         found: list[Form] = []
         start = 0
@@ -199,13 +199,13 @@ class Hotwords:
         for phrase in self.phrases:
             for said in phrase.spoken:
                 written.setdefault(said, phrase.text)
-        for phrase in self.phrases:  # the plain reading of a phrase comes before another reading of one before it
+        for phrase in self.phrases:  # a phrase's plainest form takes precedence over an earlier phrase's others
             written[fold(phrase.text)] = phrase.text
         return written
 
     @cached_property
     def _lengths(self) -> dict[str, tuple[int, ...]]:
-        """First word → numbers of words of the phrases that begin with it, the longest first."""
+        """First word → lengths, in words, of the phrases that begin with it, longest first."""
         lengths: dict[str, set[int]] = {}
         for said in self._written:
             first, *others = said.split() or [""]

@@ -1,7 +1,7 @@
 """The tagger's network: bidirectional LSTM over words and pauses, with a head for marks and one for capitals.
 
-After Tilk and Alumäe 2016, who add pauses to the words; the words are embedded by hashed pieces as well (Bojanowski et
-al. 2017), so that rare ones are no strangers.
+Pauses as a further input follow Tilk and Alumäe (2016). Embeddings of hashed pieces are added to those of words
+(Bojanowski et al. 2017), so that rare words are represented too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TagLogits(NamedTuple):
 
 
 class PunctuationNetwork(nn.Module):
-    """See the module's docstring. A row never sees its neighbours, nor its own padding."""
+    """See the module's docstring. A row depends neither on its neighbours nor on its own padding."""
 
     def __init__(self, config: PunctuationConfig) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class PunctuationNetwork(nn.Module):
         Args:
             words: numbers `(N, T)` of the vocabulary.
             pieces: numbers `(N, T, PIECES)` of the vocabulary.
-            pauses: kinds `(N, T)` of what comes after each word.
+            pauses: kinds `(N, T)` of the pause after each word.
             lengths: words `(N,)` of each row.
         """
         embedded = self.words(words) + self.pieces(pieces.flatten(0, 1)).view(*words.shape, -1)
         x = self.dropout(torch.cat([embedded, self.pauses(pauses)], dim=-1))
-        # Rows are turned round without their padding, so that the backward LSTM begins at the last word. Its own
-        # inverse, the same index turns them back.
+        # Rows are reversed without their padding, so that the backward LSTM starts at the last word. The index is its
+        # own inverse and restores the order.
         places = torch.arange(words.shape[1], device=words.device).expand_as(words)
         turned = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)[..., None]
         for ahead, back in zip(self.ahead, self.back, strict=True):

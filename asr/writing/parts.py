@@ -1,4 +1,4 @@
-"""What the parts of the writer exchange: spoken words with pauses in, tags and written forms out."""
+"""Interface between the parts of the writer: spoken words with pauses in, tags and written forms out."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def check_style(style: object) -> None:
     """Refuse anything but a `Style`.
 
     Raises:
-        ConfigError: names the value and those there are.
+        ConfigError: the message names the value and the known styles.
     """
     known = get_args(Style)
     require(isinstance(style, str) and style in known, "style", style, " or ".join(known))
 
 
 MARKS = ("", ",", ".", "?", "!", ":", "—")
-"""What can follow a word; the empty one is no mark. A dash stands between spaces, the others follow without one."""
+"""Marks that can follow a word; empty: no mark. A dash is set between spaces, the others directly after the word."""
 
 
 class Utterance(NamedTuple):
-    """Words to be tagged, all that was recognised of a segment, and the words before them.
+    """Words to be tagged: all recognised words of a segment, and the words before it as context.
 
     Args:
-        words: in lower case, as the recogniser gives them.
+        words: in lower case, as recognised.
         pauses: silence after each word, in seconds; None where it is unknown: without word times, and after the last
             word. As long as `words`.
-        before: the last words of the same stream or file before `words`, as context; they get no tags.
-        final: whether the segment is finished; if not, the last words may lack what follows them.
+        before: preceding words of the same stream or file, as context; they get no tags.
+        final: whether the segment is finished; if not, the words after the last ones are still unknown.
     """
 
     words: Sequence[str]
@@ -48,7 +48,7 @@ class Tag(NamedTuple):
     """A word as it is written, and the mark after it.
 
     Args:
-        text: the word with its capitals, but not with the one that begins a sentence: "paris" → "Paris".
+        text: the word with its capitals, except for one at the start of a sentence: "paris" → "Paris".
         mark: one of `MARKS`.
     """
 
@@ -60,7 +60,7 @@ class Tagger(Protocol):
     """Finds capitals and punctuation."""
 
     def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
-        """A tag for each word of each utterance; the others of the batch never change it."""
+        """A tag for each word of each utterance, independent of the rest of the batch."""
 
 
 class Form(NamedTuple):

@@ -1,4 +1,4 @@
-"""Hotwords from a prompt: a list of names, or free text of which the rare words count."""
+"""Hotwords from a prompt: a list of names, or the rare words of free text."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MAX_WORDS_OF_AN_ENTRY = 4
 
 
 def phrases_of_prompt(prompt: str) -> list[str]:
-    """At most 200 hotwords of a prompt.
+    """Up to 200 hotwords from a prompt.
 
-    - A list, parts of at most four words with commas, semicolons or line ends between them: its parts.
-    - Free text: its words that are not among the 5,000 most frequent of English, each once; those that follow each
-      other with a capital are one name.
+    - From a list (parts of at most four words, separated by commas, semicolons or line ends): its parts.
+    - From free text: the words that are not among the 5,000 most frequent of English, each once; adjacent words with
+      capitals form one name.
     """
     prompt = prompt[:_MAX_CHARACTERS]
     parts = [" ".join(part.split()).strip(".") for part in re.split(r"[,;\n]", prompt)]
@@ -30,7 +30,7 @@ def phrases_of_prompt(prompt: str) -> list[str]:
 
 
 def _rare(text: str) -> list[str]:
-    """Rare words, and names of several words of which one is rare."""
+    """Rare words, and names of several words that include a rare one."""
     found: list[str] = []
     name: list[str] = []
     for word in [*text.split(), "."]:

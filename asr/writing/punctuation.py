@@ -1,4 +1,4 @@
-"""Punctuation and capitals: a `Tagger` with a network of our own."""
+"""Punctuation and capitals: a `Tagger` with our own network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["LOOKAHEAD_WORDS", "Punctuator"]
 LOOKAHEAD_WORDS = 4
 """Words that must follow a word of an unfinished segment before it gets a mark."""
 
-_BEFORE = 40  # words of context that are looked at
+_BEFORE = 40  # words of context before a window
 _WINDOW = 160  # a longer utterance is tagged in windows of this many words,
 _AFTER = 24  # each with this many words of context after it, and `_BEFORE` before it
-_BATCH_WORDS = 8_192  # of a batch, padding included, so that memory does not grow with the input
+_BATCH_WORDS = 8_192  # per batch, including padding, so that memory does not grow with the input
 
 
 class _Window(NamedTuple):
-    """Words that the network sees at once, of which those from `first` on for `tagged` words are tagged."""
+    """Words that the network sees at once; it tags `tagged` words from `first` on, the others are context."""
 
     utterance: int
     words: list[str]
@@ -41,17 +41,17 @@ class Punctuator:
 
     Args:
         network: in evaluation mode.
-        vocabulary: the one that it was trained with.
+        vocabulary: the network's own, from its training.
     """
 
     def __init__(self, network: PunctuationNetwork, vocabulary: Vocabulary) -> None:
         self.network, self.vocabulary = network, vocabulary
 
     def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
-        """A tag for each word of each utterance; the others of the batch never change it.
+        """A tag for each word of each utterance, independent of the rest of the batch.
 
         Raises:
-            ValueError: an utterance has not as many pauses as words.
+            ValueError: the numbers of words and pauses of an utterance differ.
         """
         windows = [window for number, one in enumerate(utterances) for window in _windows(number, one)]
         order = sorted(range(len(windows)), key=lambda i: len(windows[i].words))

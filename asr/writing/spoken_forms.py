@@ -1,4 +1,4 @@
-"""The ways in which a written phrase can be said: initials letter by letter, digits as words, abbreviations in full."""
+"""Spoken forms of a written phrase: initials letter by letter, digits as words, abbreviations in full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr.text.normalise import fold
 __all__ = ["common_words", "spoken_forms"]
 
 _MAX_FORMS = 12  # of a phrase
-_SHORTEST_PART = 3  # letters of the common words that a name may be joined from
+_SHORTEST_PART = 3  # least letters of each common word in a compound name
 _ABBREVIATIONS = {
     "bros": "brothers",
     "co": "company",
@@ -49,7 +49,7 @@ def common_words() -> frozenset[str]:
 
 
 def spoken_forms(text: str) -> tuple[str, ...]:
-    """The ways to say a phrase, as normalised text, the plainest first; at most 12, none if it has no word.
+    """The spoken forms of a phrase, as normalised text, plainest first; at most 12, none if it has no word.
 
     - Capitals and common words inside a word may begin words: "NextCloud", "Nextcloud" → "nextcloud", "next cloud".
     - Capitals alone may be spelled: "ACME" → "acme", "a c m e".
@@ -70,7 +70,7 @@ def spoken_forms(text: str) -> tuple[str, ...]:
 
 
 def _word_forms(word: str) -> list[str]:
-    """The ways to say a written word."""
+    """The spoken forms of a written word."""
     if re.search(r"[0-9]", word):
         groups = re.findall(r"[0-9]+|[^0-9]+", word)
         choices = [_digits(group) if group.isdecimal() else _word_forms(group) for group in groups]
@@ -95,12 +95,12 @@ def _word_forms(word: str) -> list[str]:
 
 
 def _halves(word: str) -> list[tuple[str, str]]:
-    """A word cut in two at each place that leaves both parts long enough."""
+    """All splits of a word into two parts that are both long enough."""
     return [(word[:at], word[at:]) for at in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1)]
 
 
 def _digits(digits: str) -> list[str]:
-    """The ways to say a row of digits."""
+    """The spoken forms of a run of digits."""
     single = " ".join(_ONES[int(digit)] for digit in digits)
     if len(digits) > 4 or (digits[0] == "0" and len(digits) > 1):
         return [single]

@@ -1,4 +1,4 @@
-"""Words as numbers for the tagger, and the forms that a word can be written in."""
+"""Words as numbers for the tagger, and the written forms of a word."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Case(IntEnum):
     LOWER = 0
     CAPITAL = 1  # Paris
     UPPER = 2  # NASA, NASA's
-    MIXED = 3  # iPhone: as the lexicon has it
+    MIXED = 3  # iPhone: spelled as in the lexicon
 
 
 class Pause(IntEnum):
-    """What comes after a word. Pauses of known length follow, from `SHORTEST` on, in order of length."""
+    """Kind of pause after a word. Values from `SHORTEST` on are pauses of known length, in order of length."""
 
     UNKNOWN = 0
     END = 1  # of a finished segment
@@ -38,7 +38,7 @@ PAUSE_KINDS = Pause.SHORTEST + len(PAUSE_EDGES) + 1
 
 
 def pause_kinds(seconds: Sequence[float | None]) -> npt.NDArray[np.int64]:
-    """Kind of each pause, `Pause` or a number from `Pause.SHORTEST` on; None is unknown."""
+    """Kind of each pause: a `Pause`, or a number from `Pause.SHORTEST` on; None means an unknown length."""
     known = np.array([np.nan if each is None else each for each in seconds], dtype=np.float64)
     kinds = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, np.nan_to_num(known), side="right")
     return np.where(np.isnan(known), int(Pause.UNKNOWN), kinds).astype(np.int64)
@@ -47,16 +47,16 @@ def pause_kinds(seconds: Sequence[float | None]) -> npt.NDArray[np.int64]:
 class Words(NamedTuple):
     """Words as numbers."""
 
-    words: npt.NDArray[np.int64]  # (T,), 0 for a word that is not among the frequent ones
-    pieces: npt.NDArray[np.int64]  # (T, PIECES), 0 for a piece that the word is too short for
+    words: npt.NDArray[np.int64]  # (T,), 0 for a word outside the frequent ones
+    pieces: npt.NDArray[np.int64]  # (T, PIECES), 0 where the word is too short for the piece
 
 
 class Vocabulary:
-    """The frequent words, and words whose capitals follow no rule.
+    """The frequent words, and the words with irregular capitals.
 
     Args:
         words: the frequent ones in lower case; numbered from 1 in this order.
-        lexicon: word in lower case → as it is written: "iphone" → "iPhone".
+        lexicon: lower case → written form: "iphone" → "iPhone".
         buckets: number of embeddings that hashed pieces of words share.
     """
 
@@ -81,9 +81,9 @@ class Vocabulary:
 
 
 def write(word: str, form: int, lexicon: Mapping[str, str]) -> str:
-    """A word in lower case as `form` has it; a possessive's ending stays as it is.
+    """Write a lower-case word in the given form; the ending of a possessive stays in lower case.
 
-    A mixed form that the lexicon lacks is written with a capital.
+    A mixed form that is not in the lexicon is written with an initial capital.
     """
     stem, ending = (word[:-2], "'s") if word.endswith("'s") and len(word) > 2 else (word, "")
     if form == Case.UPPER:

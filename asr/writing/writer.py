@@ -1,6 +1,6 @@
-"""Spoken words to written text: names, numbers, capitals and punctuation joined, with times and confidence kept.
+"""Conversion of spoken words to written text: names, numbers, capitals and punctuation, with times and confidences.
 
-What a stream has to remember between its segments is a `Context`, which is passed in and returned.
+The state of a stream between its segments is a `Context`, which is passed in and returned.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["Context", "Names", "Writer"]
 
 _CONTEXT_WORDS = 40  # spoken words before a segment that the tagger sees
 _BREAK_SECONDS = 0.5  # a pause this long ends a number
-# Least confidence of a word of a number. Of 3,124 words of held-out speech, 85 % of them right, 13 % are below it, and
-# half of those are wrong: 43 % of the wrong words, 8 % of the right ones. Below 0.5 are 18 % of the right ones, so that
-# every third number of two words stayed in words.
+# Least confidence of each word in a number. Of 3,124 words of held-out speech (85 % right), 13 % are below it: 43 % of
+# the wrong words and 8 % of the right ones. A limit of 0.5 would exclude 18 % of the right words, and so leave every
+# third number of two words unconverted.
 _SURE = 0.3
 _SENTENCE_ENDS = (".", "?", "!")
 
 
 class Names(Protocol):
-    """Finds words that were given with their spelling, such as hotwords."""
+    """Finds words whose spelling was given, such as hotwords."""
 
     def forms(self, words: Sequence[str]) -> list[Form]:
         """The forms of the names in `words`, in order, not overlapping."""
@@ -37,7 +37,7 @@ class Context(NamedTuple):
 
     Args:
         words: the last spoken words.
-        sentence_open: whether the next word goes on with a sentence.
+        sentence_open: whether the next word continues a sentence.
     """
 
     words: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Writer:
     """Writes the segments of any number of streams and files; it keeps no state.
 
     Args:
-        tagger: finds capitals and punctuation; None: only names and numbers are written.
+        tagger: finds capitals and punctuation; None: only names and numbers are converted.
     """
 
     def __init__(self, tagger: Tagger | None = None) -> None:
@@ -65,11 +65,11 @@ class Writer:
 
         Args:
             segments: as they were recognised.
-            contexts: what precedes each, `Context()` at the start of a stream.
+            contexts: the context of each, `Context()` at the start of a stream.
             names: the names of each stream; None: none has any.
 
         Returns:
-            For each stream the written segment, and the context of its next one.
+            For each stream, the written segment and the context for its next one.
         """
         spoken = [_Spoken.of(segment) for segment in segments]
         tags = self._tags([s.utterance(c) for s, c in zip(spoken, contexts, strict=True)])
@@ -80,7 +80,7 @@ class Writer:
         return written
 
     def write_all(self, segments: Sequence[Segment], names: Names | None = None) -> list[Segment]:
-        """Write the segments of one source, in order, as one batch; the result is that of `write` one by one."""
+        """Write the segments of one source, in order, as one batch; equals `write` for one segment at a time."""
         spoken = [_Spoken.of(segment) for segment in segments]
         contexts = [Context()]
         for own in spoken[:-1]:
@@ -96,10 +96,10 @@ class Writer:
     def partial(
         self, words: Sequence[Sequence[Word]], contexts: Sequence[Context], names: Sequence[Names | None] | None = None
     ) -> list[str]:
-        """The text of unfinished segments, one of each of several streams, as one batch; it may still change.
+        """The written text of unfinished segments, one per stream, as one batch; it may still change.
 
         Args:
-            words: what was recognised of each segment so far.
+            words: the words recognised so far in each segment.
             contexts, names: as for `write`.
         """
         spoken = [_Spoken.timed(row) for row in words]
@@ -118,14 +118,14 @@ class Writer:
 
 
 class _Spoken(NamedTuple):
-    """The recognised words of a segment, and the silence after each as in `Utterance`."""
+    """The recognised words of a segment, and the pause after each as in `Utterance`."""
 
     words: Sequence[Word]
     pauses: Sequence[float | None]
 
     @classmethod
     def of(cls, segment: Segment) -> _Spoken:
-        """Of a segment; without word times its words have no pauses, and count as sure."""
+        """From a segment; without word times, pauses are unknown and words count as sure."""
         segment = segment.as_spoken()
         if segment.words:
             return cls.timed(segment.words)
@@ -134,7 +134,7 @@ class _Spoken(NamedTuple):
 
     @classmethod
     def timed(cls, words: Sequence[Word]) -> _Spoken:
-        """Of words with times."""
+        """From words with times."""
         pauses = (max(0.0, after.start_seconds - word.end_seconds) for word, after in pairwise(words))
         return cls(words, [*pauses, None] if words else [])
 
@@ -147,7 +147,7 @@ class _Spoken(NamedTuple):
 
 
 def _with(segment: Segment, said: Sequence[Word]) -> Segment:
-    """The segment in its written form; unchanged if that is how it was recognised."""
+    """The segment in its written form; unchanged if that equals the recognised text."""
     segment = segment.as_spoken()
     text = " ".join(_texts(said))
     if text == segment.text:
@@ -163,7 +163,7 @@ def _texts(words: Sequence[Word]) -> list[str]:
 def _join(
     spoken: _Spoken, tags: Sequence[Tag] | None, context: Context, names: Names | None
 ) -> tuple[list[Word], bool]:
-    """The written words, and whether their last sentence goes on."""
+    """The written words, and whether their last sentence is still open."""
     marks = [tag.mark for tag in tags] if tags else [""] * len(spoken.words)
     texts = [tag.text for tag in tags] if tags else spoken.texts
     is_open, written = context.sentence_open, []
@@ -183,7 +183,7 @@ def _join(
 
 
 def _whole(spoken: _Spoken, marks: Sequence[str], texts: Sequence[str], names: Names | None) -> Iterator[Form]:
-    """Every word as part of a form: of a name, of a number where no name is, else for itself."""
+    """Cover all words by forms: names first, then numbers, then single words."""
     forms = names.forms(spoken.texts) if names is not None else []
     taken = {at for form in forms for at in range(form.start, form.end)}
     sure = [word.confidence >= _SURE and at not in taken for at, word in enumerate(spoken.words)]
@@ -208,7 +208,7 @@ def _marked(text: str, mark: str) -> str:
 
 
 def _capitalised(text: str) -> str:
-    """The word as it begins a sentence; one with capitals of its own, iPhone, or a digit first stays as it is."""
+    """The word at the start of a sentence; one with its own capitals (iPhone) or an initial digit is unchanged."""
     if text != text.lower():
         return text
     for at, letter in enumerate(text):

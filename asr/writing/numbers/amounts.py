@@ -22,7 +22,7 @@ from asr.writing.numbers.cardinals import (
 __all__ = ["LEAST", "age", "first_of_range", "money", "ordinal_number", "percent", "plain"]
 
 LEAST = 10
-"""Smaller numbers stay in words, as good style has it."""
+"""Smaller numbers stay in words, by the usual style rule."""
 
 _MINOR = ("cents", "pence", "p")
 _AFTER_PRICE = frozenset(
@@ -86,7 +86,7 @@ def _amount(words: Sequence[str], at: int) -> tuple[int, str] | None:
         return None  # "this point five of us missed"
     end, text = whole.end, f"{whole.value:,}"
     if words[at] == "a" and (whole.value < LEAST or whole.value % 100 == 0) and not _is_percent(words, end):
-        return None  # "a hundred", "a million" are said of what is not counted
+        return None  # "a hundred", "a million" are often vague
     if whole.value >= 10**6:
         for name, scale in reversed(_MILLIONS.items()):
             if whole.value >= scale and whole.value % scale == 0:
@@ -102,7 +102,7 @@ def _amount(words: Sequence[str], at: int) -> tuple[int, str] | None:
 
 
 def _decimals(words: Sequence[str], at: int) -> tuple[int, str] | None:
-    """What follows a whole number: "point one four" → ".14", "point seventy five" → ".75", "point two point one"."""
+    """Decimals after a whole number: "point one four" → ".14", "point seventy five" → ".75", "point two point one"."""
     text = ""
     while follows(words, at, "point"):
         end = at + 1
@@ -180,7 +180,7 @@ def percent(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
 def first_of_range(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
     """A small number beside a larger one: "between five and fifteen" → 5, "two to three percent" → 2.
 
-    And what is said in pairs: "eight by ten", "nine out of ten", "one in ten people", "five foot eleven".
+    Also pairs such as "eight by ten", "nine out of ten", "one in ten people", "five foot eleven".
     """
     first = under_hundred(words, at)
     if first is None or first.end >= len(words):
@@ -207,7 +207,7 @@ def first_of_range(words: Sequence[str], at: int) -> tuple[int, str | None] | No
 
 
 def _is_measured(words: Sequence[str], at: int) -> bool:
-    """Whether a technical unit follows, before which small numbers are digits too; "five miles" stay in words."""
+    """Whether a technical unit follows, before which even small numbers are digits; "five miles" stays in words."""
     if follows(words, at, "degrees"):
         return follows(words, at + 1, "celsius", "fahrenheit")
     if at >= len(words):
@@ -266,5 +266,5 @@ def plain(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
         return None
     after = words[end + 1] if end + 1 < len(words) else ""
     if follows(words, end, "k") and not after.startswith("k") and (len(after) != 1 or after == "a"):
-        return end + 1, f"{text}K"  # not where letters are spelled, or a word is stammered: "k know"
+        return end + 1, f"{text}K"  # unless it is a spelled or stammered letter: "k know"
     return end, text

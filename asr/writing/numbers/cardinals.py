@@ -1,4 +1,4 @@
-"""Number words and what they amount to."""
+"""Number words and their values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MONTHS = (
 
 
 Rule = Callable[[Sequence[str], int], tuple[int, str | None] | None]
-"""Words and a start → the end and the written form; None as the form: the words stay; None: the rule does not apply."""
+"""Words and a start → the end and the written form; form None: words stay as they are; None: rule does not apply."""
 
 
 class Number(NamedTuple):
@@ -72,7 +72,7 @@ class Number(NamedTuple):
 
 
 def follows(words: Sequence[str], at: int, *options: str) -> bool:
-    """Whether the word at a place is one of these; false where there is no such place."""
+    """Whether the word at a position is one of these; false beyond the end."""
     return 0 <= at < len(words) and words[at] in options
 
 

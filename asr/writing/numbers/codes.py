@@ -1,4 +1,4 @@
-"""Numbers that name something rather than count: telephone numbers, rooms and pages, fixed phrases."""
+"""Numbers that identify rather than count: telephone numbers, rooms and pages, fixed phrases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asr.writing.numbers.cardinals import DIGITS, ORDINALS, TENS, cardinal, foll
 
 __all__ = ["digits", "labelled", "phrase", "toll_free"]
 
-_FEW = 4  # digits in a row that are a number rather than a count
+_FEW = 4  # least digits in a row that identify rather than count
 _UNITS = ("hundred", "thousand", "million", "billion", "point", "o'clock", "percent")
 
 _PHRASES: dict[tuple[str, ...], str | None] = {
@@ -48,7 +48,7 @@ _PHRASES: dict[tuple[str, ...], str | None] = {
         ("five k", "5K"),
     )
 }
-"""Phrases that are neither counts nor spelled letters, and how they are written; None: in words."""
+"""Phrases that are neither counts nor spelled letters, and their written forms; None: in words."""
 
 _LABELS = frozenset(
     (
@@ -141,7 +141,7 @@ def toll_free(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
 
 
 def labelled(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
-    """What a page, a room or a flight is called: "room two oh five" → 205, "page five" → 5, "pages two to four"."""
+    """The number of a page, room or flight: "room two oh five" → 205, "page five" → 5, "pages two to four"."""
     if at == 0 or words[at - 1] not in _LABELS | _LABELS_OF_CODES | _LABELS_OF_SEVERAL:
         return None
     found = _code(words, at)

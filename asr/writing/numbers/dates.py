@@ -54,7 +54,7 @@ _DAYTIMES = (("in", "the", "morning"), ("in", "the", "afternoon"), ("in", "the",
 
 
 def _counts(words: Sequence[str], at: int) -> bool:
-    """Whether the word at a place seems to be what a number counts: "people", "soldiers"."""
+    """Whether the word at a position looks like a counted noun: "people", "soldiers"."""
     if at >= len(words):
         return False
     word = words[at]
@@ -83,7 +83,7 @@ def _pair(words: Sequence[str], at: int) -> Number | None:
         return None  # "nineteen ninety five dollars" may be $19.95
     certain = century.value >= 17 and (century.value < 20 or rest.end - century.end > 1 or rest.value == 20)
     before = words[at - 1] if at > 0 else ""
-    if century.value <= 12 and rest.value < 60:  # a time as well
+    if century.value <= 12 and rest.value < 60:  # could also be a time
         told = before in ("in", "year", *MONTHS)
     else:
         told = before in _YEAR_BEFORE or before in MONTHS
@@ -206,7 +206,7 @@ def clock(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
 
 
 def _is_clock(words: Sequence[str], start: int, end: int, minute: int) -> bool:
-    """Whether two numbers are a time by the words around them."""
+    """Whether the words around two numbers show that they are a time."""
     if any(tuple(words[end : end + len(daytime)]) == daytime for daytime in _DAYTIMES):
         return True
     before = words[start - 1] if start > 0 else ""

@@ -1,8 +1,8 @@
 """Inverse text normalisation for English: numbers, dates, times, money, telephone numbers and spelled letters.
 
-Rules, tried at each word from the most particular to the plain number. What can be read in two ways stays in words: a
-wrong digit is worse than a word. (The library text2num, which writes every number word in digits, has 133 of the first
-216 cases of tests/asr/writing/numbers.tsv wrong, most of them since they are not only numbers.)
+At each word, rules are tried from the most specific to the plain number. Ambiguous phrases stay in words: a wrong digit
+is worse than a word. (The library text2num, which converts every number word to digits, fails 133 of the first 216
+cases of tests/asr/writing/numbers.tsv, mostly because they are more than plain numbers.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asr.writing.parts import Form
 __all__ = ["LOOKAHEAD_WORDS", "forms"]
 
 LOOKAHEAD_WORDS = 4
-"""Words that must follow a word which is in no form for it to stay in none."""
+"""Number of following words after which a word outside all forms can no longer become part of one."""
 
 _RULES: tuple[Rule, ...] = (
     phrase,
@@ -42,13 +42,13 @@ _RULES: tuple[Rule, ...] = (
 
 
 def forms(words: Sequence[str], sure: Sequence[bool] | None = None, breaks: Sequence[bool] | None = None) -> list[Form]:
-    """The numbers among words, as they are written.
+    """The written forms of the numbers among words.
 
     Args:
         words: in lower case, as recognised.
-        sure: False for words that may be wrong: the number, date or name that one is part of stays in words; None: all
-            are sure.
-        breaks: True where a mark or a long pause follows a word, which no form crosses; None: nowhere.
+        sure: False for words that may be wrong: a number, date or name that contains one stays in words; None: all are
+            sure.
+        breaks: True if a mark or a long pause, which no form crosses, follows the word; None: nowhere.
 
     Returns:
         Forms in order that do not overlap.
@@ -82,7 +82,7 @@ def _stretch(words: Sequence[str]) -> list[Form]:
 
 
 def _after_numbers(words: Sequence[str], at: int) -> int:
-    """The next word to look at: number words that no rule takes are left together, not read one by one."""
+    """The next word to examine: a run of number words that matches no rule is skipped as a whole."""
     end = at + 1
     if is_number_word(words[at]):
         while end < len(words) and is_number_word(words[end]):

@@ -1,4 +1,4 @@
-"""Letters that are spelled, told from the words "a" and "i" and from letters that a speaker stammers."""
+"""Spelled letters, as opposed to the words "a" and "i" and to stammered letters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr.writing.numbers.cardinals import follows, is_number_word
 __all__ = ["letters"]
 
 _LONGEST = 12  # letters of a spelled word
-# Two letters are more often a stammer than initials, so that only these are joined.
+# Two letters are more often a stammer than initials, so only these pairs are joined.
 _PAIRS = frozenset(
     (
         *("bc", "cd", "cv", "db", "dc", "dj", "dm", "ec", "ep", "er", "eu", "ev", "fm", "gb", "gm", "gp", "hd"),
@@ -21,7 +21,7 @@ _PAIRS = frozenset(
         *("ux", "vc", "vm", "vp", "vr", "xl"),
     )
 )
-# No article and no "I" follows these, so that a first letter "a" or "i" is one that is spelled.
+# Neither an article nor "I" follows these, so a first letter "a" or "i" after them is spelled.
 _DETERMINERS = frozenset(("an", "the", "our", "your", "their", "its", "my", "his", "her"))
 _PAIRS_AFTER_DETERMINERS = frozenset(("ac", "ad", "ai", "ap", "ar", "av", "id", "ip", "iq", "it", "iv"))
 _STAMMERED = {
@@ -29,14 +29,14 @@ _STAMMERED = {
     "ui": _DETERMINERS | {"a"},
     "la": frozenset(("", "from", "in", "of", "the", "to")),
 }
-"""Letters that also come from a stammer, and the words that must stand before them."""
+"""Initials that may also be a stammer, and the words that must precede them."""
 _BEFORE_UNKNOWN = _DETERMINERS | frozenset(
     (
         *("a", "and", "at", "by", "called", "code", "for", "from", "in", "letters", "name", "named", "of", "on", "or"),
         *("spell", "spelled", "with"),
     )
 )
-"""Words that must stand before letters which are not in initialisms.txt, unless they stand alone."""
+"""Words that must precede letters that are not in initialisms.txt, unless the letters stand alone."""
 _AFTER_I = frozenset(
     (
         *("am", "m", "mean", "don't", "do", "think", "have", "had", "was", "would", "will", "can", "could", "know"),
@@ -61,7 +61,7 @@ def _initialisms() -> frozenset[str]:
 
 
 def letters(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
-    """Letters that are spelled: "u s" → "US"; the words "a" and "i" stay words."""
+    """Spelled letters: "u s" → "US"; the words "a" and "i" stay words."""
     end = at
     while end < len(words) and len(words[end]) == 1 and words[end].isalpha():
         end += 1
@@ -90,14 +90,14 @@ def letters(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
 
 
 def _is_list(words: Sequence[str], end: int) -> bool:
-    """Whether "and" or "or" and one more letter end a list: "b v k and w"."""
+    """Whether the letters end in "and" or "or" and one more letter, as a list does: "b v k and w"."""
     if not follows(words, end, "and", "or") or end + 1 >= len(words) or len(words[end + 1]) > 1:
         return False
     return end + 2 >= len(words) or len(words[end + 2]) > 1
 
 
 def _are_initials(said: str, told: bool) -> bool:
-    """Whether letters are initials by themselves, or by the words around them and without a stammer: "a a e y"."""
+    """Whether letters are known initials, or initials by context and without a stammer such as "a a e y"."""
     if len(said) < 3 or said in _initialisms():
         return said in _PAIRS or said in _initialisms()
     return told and not _has_doubled_vowel(said) and not any(3 * letter in said for letter in said)
