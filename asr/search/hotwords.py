@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
@@ -221,23 +222,35 @@ def _spelled(spot: Spot, replaced: Sequence[str], tokenizer: Tokenizer) -> list[
 
 def _ctc_changes(tokens: list[int], words: _Words, variants: Sequence[_Variant], frames: Tensor) -> list[float]:
     """What variants change in the log-probability by CTC, given `frames` `(T, V)`: with a few words around them."""
-    texts, places = [], []
+    texts: dict[tuple[tuple[int, ...], int, int], int] = {}  # each once, with its frames
+    pairs = []
     for v in variants:
         first, after = max(0, v.start - _AROUND), min(len(words.texts), v.end + _AROUND)
         begin = words.spans[first - 1][1] if first else 0
         end = words.spans[after][0] if after < len(words.texts) else len(frames)
         known = tokens[words.token(first) : words.token(after)]
         here, there = (words.token(word) - words.token(first) for word in (v.start, v.end))
-        texts += [known[:here] + v.tokens + known[there:], known]
-        places += [(begin, end)] * 2
-    begins, ends = torch.tensor(places).unbind(1)
+        both = (*known[:here], *v.tokens, *known[there:]), tuple(known)
+        pairs.append([texts.setdefault((text, begin, end), len(texts)) for text in both])
+    scores = _ctc_scores(list(texts), frames)
+    return [scores[changed] - scores[plain] for changed, plain in pairs]
+
+
+def _ctc_scores(texts: Sequence[tuple[tuple[int, ...], int, int]], frames: Tensor) -> list[float]:
+    """Log-probabilities by CTC of tokens, each in a range of `frames` `(T, V)`."""
+    begins, ends = (torch.tensor(column) for column in list(zip(*texts, strict=True))[1:])
     index = torch.arange(int((ends - begins).max()))[:, None] + begins
-    spread = frames[index.clamp(max=len(frames) - 1), :]
-    together = torch.tensor([token for text in texts for token in text])
-    lengths = torch.tensor([len(text) for text in texts])
-    losses = torch.nn.functional.ctc_loss(spread, together, ends - begins, lengths, BLANK, reduction="none")
-    changed, plain = losses.view(-1, 2).unbind(1)
-    return (plain - changed).tolist()
+    # Of the vocabulary only the tokens of each text, numbered anew.
+    own = [[BLANK, *sorted(set(text))] for text, _, _ in texts]
+    columns = pad_sequence([torch.tensor(some) for some in own], batch_first=True)
+    spread = frames[index.clamp(max=len(frames) - 1)[..., None], columns]
+    numbered = [{token: i for i, token in enumerate(some)} for some in own]
+    targets = torch.tensor(
+        [numbers[token] for (text, _, _), numbers in zip(texts, numbered, strict=True) for token in text]
+    )
+    lengths = torch.tensor([len(text) for text, _, _ in texts])
+    losses = torch.nn.functional.ctc_loss(spread, targets, ends - begins, lengths, blank=0, reduction="none")
+    return (-losses).tolist()
 
 
 def _changed(
