@@ -20,6 +20,7 @@ from asr.errors import DeviceError, SpellstreamError
 from asr.folders import find_lm
 from asr.jobs import Decoding, Job, Outcome, unexpected
 from asr.model.fast.fp16 import pack
+from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
@@ -77,8 +78,9 @@ class Recogniser:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.device, self.dtype, self.folder = device, dtype, folder
-        self._lm, self._lm_folder = lm, lm_folder
-        self._internal_lm: InternalLm | None = None
+        self._lm: TokenPredictor | None = lm
+        self._lm_folder = lm_folder
+        self._internal_lm: InternalLm | Lm8 | None = None
         self._writer: Writer | None = None
 
     @classmethod
@@ -96,6 +98,7 @@ class Recogniser:
         place = resolve_device(device)
         loaded = checkpoint.load(model)
         network = pack(loaded.model.to(place).cast(DTYPES[dtype]))
+        network.encoder.quicken()
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
         recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, find_lm(lm) if lm else beside)
         if lm is not None:  # one that was named is checked now, the model's own when a search needs it
@@ -122,7 +125,7 @@ class Recogniser:
         if self._lm is None or search.internal_lm_share == 0:
             return self._lm
         if self._internal_lm is None:
-            self._internal_lm = pack(InternalLm(self.model.decoder))
+            self._internal_lm = quick_internal(pack(InternalLm(self.model.decoder)), self._lm.config)
         return DensityRatio(self._lm, self._internal_lm, search.internal_lm_share)
 
     def spell(self, hotwords: Hotwords | None) -> Spotter | None:
@@ -136,7 +139,7 @@ class Recogniser:
     def _load_lm(self) -> None:
         if self._lm_folder is not None:
             lm = checkpoint.load_lm(self._lm_folder, self.tokenizer)
-            self._lm = pack(lm.to(self.device, DTYPES[self.dtype]))
+            self._lm = quick(pack(lm.to(self.device, DTYPES[self.dtype])))
 
     @property
     def writer(self) -> Writer:

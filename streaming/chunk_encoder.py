@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from asr.audio import SAMPLE_RATE
 from asr.config import Context
@@ -16,7 +18,7 @@ from asr.model.encoder import EncoderState
 from asr.model.fast.graphs import Graphs
 from asr.model.features import FeatureState
 from asr.model.las import Model
-from asr.model.states import Layout, Row, Rows, Slots, State, Vectors
+from asr.model.states import Layout, Row, Rows, Slots, State, Vectors, join, layout_of, select
 from streaming.open_segment import OpenSegment
 
 __all__ = ["Carried", "ChunkEncoder"]
@@ -29,6 +31,23 @@ class Carried(State):
     features: FeatureState
     encoder: EncoderState  # after the settled frames
     recent: Tensor  # (B, t, n_mels), the features after that state
+
+
+class _Heard(NamedTuple):
+    """The features of the next samples of some segments."""
+
+    ended: bool
+    levels: Tensor  # (B, t), of the new features
+    carried: Carried  # the recent features with the new ones, and the encoder's state before them
+
+
+class _Encoded(NamedTuple):
+    """What became of them."""
+
+    out: Tensor  # (B, t, D), the known frames after the settled ones
+    levels: Tensor
+    carried: Carried
+    settled: int  # how many of the frames are settled now
 
 
 class ChunkEncoder:
@@ -49,7 +68,8 @@ class ChunkEncoder:
         on_gpu = self.device.type != "cpu" and fast.enabled()
         self.rows: Rows = Slots(self.device) if on_gpu else Vectors()
         # The state of hybrid blocks counts frames, so that its layout does not come again.
-        self._fixed = Graphs(self._step) if on_gpu and not model.config.encoder.hybrid.layers else self._step
+        graphs = on_gpu and not model.config.encoder.hybrid.layers
+        self._fixed = Graphs(self._step) if graphs else None
         encoder, settings = model.encoder, model.config
 
         chunk_ms, lookahead_ms = encoder.chunk_ms(context), encoder.lookahead_ms(context)
@@ -87,75 +107,99 @@ class ChunkEncoder:
         """
         after, grown = list(segments), [False] * len(segments)
 
-        # Only segments with equally much to encode can be one batch.
+        # Only segments with equally many samples can be one batch for the features.
         groups: dict[tuple[bool, int, Layout], list[int]] = {}
         for row, segment in enumerate(segments):
             if (samples := self.due(segment)) is not None:
                 groups.setdefault((segment.ended, samples, segment.carried.layout), []).append(row)
 
+        batches: dict[tuple[Layout, ...], list[tuple[list[int], int, _Heard]]] = {}
+        encoded: list[tuple[list[int], int, _Encoded]] = []
         for (ended, samples, _), rows in groups.items():
-            encoded, new_frames = self._encode_alike([segments[row] for row in rows], samples, ended)
-            for row, segment in zip(rows, encoded, strict=True):
-                after[row], grown[row] = segment, new_frames
+            waveform = self.on_device(torch.stack([segments[row].unencoded[:samples] for row in rows]))
+            carried = self.rows.batch([segments[row].carried for row in rows])
+            if self._fixed and not ended and samples in (self.first_samples, self.chunk_samples):
+                encoded.append((rows, samples, _Encoded(*self._fixed(waveform, carried, ended))))
+            else:
+                heard = self._hear(waveform, carried, ended)
+                batches.setdefault(self._kind(heard), []).append((rows, samples, heard))
+        for batch in batches.values():
+            found = self._encode_batch([heard for *_, heard in batch])
+            encoded += [(rows, samples, one) for (rows, samples, _), one in zip(batch, found, strict=True)]
+
+        for rows, samples, (out, levels, carried, settled) in encoded:
+            parts = zip(rows, self.rows.keep(carried), out, levels.cpu(), strict=True)
+            for row, kept, frames, level in parts:
+                after[row] = self._after(segments[row], samples, kept, level, frames, settled)
+                grown[row] = bool(len(frames))
         return after, grown
 
-    def _encode_alike(
-        self, segments: Sequence[OpenSegment], samples: int, ended: bool
-    ) -> tuple[list[OpenSegment], bool]:
-        """Encode the next `samples` of each segment; return the segments, and whether there are new frames."""
-        waveform = self.on_device(torch.stack([s.unencoded[:samples] for s in segments]))
-        step = self._fixed if not ended and samples in (self.first_samples, self.chunk_samples) else self._step
-        out, levels, carried, settled = step(waveform, self.rows.batch([s.carried for s in segments]), ended)
-
-        after = []
-        parts = zip(segments, self.rows.keep(carried), out, levels.cpu(), strict=True)
-        for segment, row, frames, level in parts:
-            ahead = segment.settled - segment.released  # negative if frames were released before they settled
-            grown = replace(
-                segment,
-                begun=True,
-                unencoded=segment.unencoded[samples:].clone(),
-                carried=row,
-                level=torch.cat([segment.level, level]),
-                encoder_out=torch.cat([segment.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
-                settled=segment.settled + settled,
-            )
-            after.append(grown)
-        return after, bool(out.shape[1])
-
     def _step(self, waveform: Tensor, carried: Carried, ended: bool) -> tuple[Tensor, Tensor, Carried, int]:
-        """Encode the next samples `(B, n)` of segments.
+        """Encode the next samples `(B, n)` of segments that can be one batch; returns an `_Encoded`."""
+        ((out, levels, after, settled),) = self._encode_batch([self._hear(waveform, carried, ended)])
+        return out, levels, after, settled
 
-        Returns:
-            The known frames `(B, t, D)` after the settled ones, the level of the new features `(B, t')`, what is
-            carried on, and how many of the frames are settled now.
-        """
+    def _hear(self, waveform: Tensor, carried: Carried, ended: bool) -> _Heard:
+        """The features of the next samples `(B, n)`."""
         features, state = self.model.features.step(waveform, carried.features, final=ended)
         recent = torch.cat([carried.recent, features.to(self.model.dtype)], dim=1)
-        out, encoder, settled, recent = self._encode_recent(recent, carried.encoder, ended)
-        return out, self.model.features.level(features), Carried(state, encoder, recent), settled
+        return _Heard(ended, self.model.features.level(features), Carried(state, carried.encoder, recent))
 
-    def _encode_recent(
-        self, features: Tensor, state: EncoderState, ended: bool
-    ) -> tuple[Tensor, EncoderState, int, Tensor]:
-        """Encode all `features` `(B, t, n_mels)` after a state.
-
-        Returns:
-            The known frames from that state on; the next state; how many of the frames lie before it and are thereby
-            settled; and the features after it.
-        """
-        encoder = self.model.encoder
+    def _kind(self, heard: _Heard) -> tuple[Layout, ...]:
+        """What is equal for all that are encoded as one batch."""
+        frames, layout = heard.carried.recent.shape[1], layout_of(heard.carried.encoder)
         if not self.overlap_frames:
-            out, state = encoder.step(features, state, self.context, ended)
-            return out, state, out.shape[1], features[:, :0]
-        if ended:  # the next state is not needed
-            out, state = encoder.preview(features, state, 0)
-            return out, state, out.shape[1], features[:, :0]
+            return heard.ended, frames, layout
+        return self._settled(heard), layout, None if self.model.encoder.pads else frames
 
-        known = max(0, encoder.frames(features.shape[1]) - self.lookahead_frames)
-        settled = max(0, known - self.overlap_frames)
-        out, state = encoder.preview(features, state, settled)
-        return out[:, :known], state, settled, features[:, settled * encoder.config.reduction :]
+    def _known(self, heard: _Heard) -> int:
+        """Frames of the recent features that have their lookahead; where the segment has ended, all."""
+        frames = self.model.encoder.frames(heard.carried.recent.shape[1])
+        return frames if heard.ended else max(0, frames - self.lookahead_frames)
+
+    def _settled(self, heard: _Heard) -> int:
+        """How many of these lie before the next state; where the segment has ended, 0, because none is needed."""
+        return 0 if heard.ended else max(0, self._known(heard) - self.overlap_frames)
+
+    def _encode_batch(self, batch: Sequence[_Heard]) -> list[_Encoded]:
+        """Encode what was heard, all of one kind."""
+        encoder, recents = self.model.encoder, [heard.carried.recent for heard in batch]
+        longest = max(recent.shape[1] for recent in recents)
+        features = torch.cat([pad(recent, (0, 0, 0, longest - recent.shape[1])) for recent in recents])
+        state = join([heard.carried.encoder for heard in batch])
+        if self.overlap_frames:
+            settled, read = self._settled(batch[0]), self._settled(batch[0]) * encoder.config.reduction
+            lengths = torch.cat([torch.full((len(x),), x.shape[1], device=self.device) for x in recents])
+            padded = any(recent.shape[1] < longest for recent in recents)
+            out, state = encoder.preview(features, state, settled, lengths if padded else None)
+        else:
+            out, state = encoder.step(features, state, self.context, batch[0].ended)
+            settled, read = out.shape[1], longest
+
+        encoded, first = [], 0
+        for heard, recent in zip(batch, recents, strict=True):
+            rows = slice(first, first := first + len(recent))
+            known = self._known(heard) if self.overlap_frames else settled
+            left = recent[:, :0] if heard.ended else recent[:, read:]
+            carried = Carried(heard.carried.features, select(state, rows), left)
+            encoded.append(_Encoded(out[rows, :known], heard.levels, carried, known if heard.ended else settled))
+        return encoded
+
+    @staticmethod
+    def _after(
+        segment: OpenSegment, samples: int, carried: Row, level: Tensor, frames: Tensor, settled: int
+    ) -> OpenSegment:
+        """The segment with its next samples encoded to `frames` `(t, D)`, those after the settled ones."""
+        ahead = segment.settled - segment.released  # negative if frames were released before they settled
+        return replace(
+            segment,
+            begun=True,
+            unencoded=segment.unencoded[samples:].clone(),
+            carried=carried,
+            level=torch.cat([segment.level, level]),
+            encoder_out=torch.cat([segment.encoder_out[: max(0, ahead)], frames[max(0, -ahead) :]]),
+            settled=segment.settled + settled,
+        )
 
     def on_device(self, waveform: Tensor) -> Tensor:
         """Samples on the model's device; to a GPU, copied asynchronously."""

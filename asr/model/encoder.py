@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.model.dense import Dense
+from asr.model.fast import int8
+from asr.model.fast.int8 import Bidirectional8
 from asr.model.features import mask_beyond
 from asr.model.front import Front, FrontState
 from asr.model.hybrid import HybridBlock, HybridState
@@ -74,6 +76,7 @@ class PyramidLayer(nn.Module):
         self.normalisation = Normalisation(config.normalisation, config.layer_size)
         self.dropout = nn.Dropout(config.dropout)
         self.residual = config.residual and size == config.layer_size
+        self.quick: Bidirectional8 | None = None  # what `preview` uses in place of the LSTMs
 
     def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
@@ -107,13 +110,21 @@ class PyramidLayer(nn.Module):
         y = self.finished(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
-    def preview(self, x: Tensor, state: LayerState, settled: int) -> tuple[Tensor, LayerState]:
-        """Output frames of all of `x` `(B, t, D)`, t > 0, and the state after the first `settled` output frames."""
-        x = self.joined(x)
-        lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
-        behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
-        return self.finished(x, ahead, behind, None), LayerState(state.unjoined, state.pending, hidden)
+    def preview(self, x: Tensor, state: LayerState, settled: int, lengths: Tensor) -> tuple[Tensor, LayerState, Tensor]:
+        """Output frames of all of `x` `(B, t, D)`, t > 0, with lengths `(B,)`, zero beyond the new lengths.
+
+        Returns:
+            The frames, the state after the first `settled` of them, and the new lengths.
+        """
+        x, lengths = self.joined(x), (lengths + self.join - 1) // self.join
+        behind: Tensor | None
+        if self.quick is not None:
+            ahead, behind, hidden = self.quick.run(x, lengths, state.hidden, settled)
+        else:
+            ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
+            behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
+        y = mask_beyond(self.finished(x, ahead, behind, None), lengths)
+        return y, LayerState(state.unjoined, state.pending, hidden), lengths
 
     def initial_state(self, batch_size: int) -> LayerState:
         lstm, weight = self.forward_lstm, next(self.forward_lstm.parameters())
@@ -239,13 +250,16 @@ class Encoder(nn.Module):
             hybrid_states.append(block_state)
         return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
 
-    def preview(self, features: Tensor, state: EncoderState, settled: int) -> tuple[Tensor, EncoderState]:
+    def preview(
+        self, features: Tensor, state: EncoderState, settled: int, lengths: Tensor | None = None
+    ) -> tuple[Tensor, EncoderState]:
         """Encode all features since a state with full context, as if the audio ended there.
 
         Args:
-            features: `(B, t, n_mels)`, all features since the state, t >= 0.
+            features: `(B, t, n_mels)`, all features since the state, t >= 0; zero beyond each row's length.
             state: from `initial_state` or an earlier preview.
             settled: number of output frames that the next state includes, fewer than all.
+            lengths: `(B,)`, where `pads`; None: all are t.
 
         Returns:
             The encoder_out frames `(B, frames(t), output_size)`, and the state after the settled frames, from which the
@@ -254,15 +268,32 @@ class Encoder(nn.Module):
         if self.frames(features.shape[1]) == 0:
             return features.new_zeros(features.shape[0], 0, self.config.output_size), state
         x, front, layer_states, hybrid_states = features, state.front, [], []
+        if lengths is not None and not self.pads:
+            raise ValueError("this kind of encoder previews rows of equal length only")
         if self.front is not None and front is not None:
             x, front = self.front.preview(x, front, settled * math.prod(self.config.joins))
+        if lengths is None:
+            lengths = torch.full((len(x),), x.shape[1], device=x.device)
         for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
-            x, layer_state = layer.preview(x, layer_state, settled * round(self.frame_ms / layer.frame_ms))
+            frames = settled * round(self.frame_ms / layer.frame_ms)
+            x, layer_state, lengths = layer.preview(x, layer_state, frames, lengths)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
             x, block_state = block.preview(x, block_state, settled)
             hybrid_states.append(block_state)
         return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows of several lengths can be one batch of `preview`."""
+        return self.front is None and not len(self.hybrid)
+
+    def quicken(self) -> None:
+        """Let `preview` run in int8, where that is possible: it encodes everything several times."""
+        for layer in self._pyramid():
+            forward, backward = layer.forward_lstm, layer.backward_lstm
+            if backward is not None and int8.available() and int8.fits(next(forward.parameters())):
+                layer.quick = Bidirectional8(forward, backward)
 
     def initial_state(self, batch_size: int) -> EncoderState:
         return EncoderState(

@@ -6,7 +6,7 @@ on more text, more influence: McDermott et al. 2019 ("A density ratio approach t
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,23 @@ class InternalLm(nn.Module):
             x = after[:, 0]
             hidden.append(x)
             cells.append(after[:, -1])  # a GRU has no c: h takes its place, and is not used
+        return self.logits(x).float().log_softmax(-1), LmState(torch.stack(hidden, 1), torch.stack(cells, 1))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits `(N, vocab_size)` of outputs `(N, hidden_size)` of the last cell."""
         readout = self.to_readout(x)
         logits: Tensor = self.to_logits(readout.tanh() if self.readout == "tanh" else readout)
-        return logits.float().log_softmax(-1), LmState(torch.stack(hidden, 1), torch.stack(cells, 1))
+        return logits
+
+
+class Stepped(Protocol):
+    """What an internal language model does here."""
+
+    def initial_state(self, rows: int) -> LmState:
+        """State before the first token."""
+
+    def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
+        """As `InternalLm.step`."""
 
 
 class DensityRatio:
@@ -68,8 +82,9 @@ class DensityRatio:
     The score of eos is the language model's: without audio, the internal one cannot predict the end of a sentence.
     """
 
-    def __init__(self, lm: TokenPredictor, internal: InternalLm, share: float) -> None:
+    def __init__(self, lm: TokenPredictor, internal: Stepped, share: float) -> None:
         self.lm, self.internal, self.share = lm, internal, share
+        self._own_layers = internal.initial_state(1).hidden.shape[1]
 
     @property
     def config(self) -> LmConfig:
@@ -82,7 +97,7 @@ class DensityRatio:
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         size = self.config.layers * self.config.hidden_size
         known = LmState(*(x[:, 0, :size].reshape(len(x), self.config.layers, -1) for x in state))
-        own = LmState(*(x[:, 0, size:].reshape(len(x), len(self.internal.cells), -1) for x in state))
+        own = LmState(*(x[:, 0, size:].reshape(len(x), self._own_layers, -1) for x in state))
         scores, known = self.lm.step(tokens, known)
         internal, own = self.internal.step(tokens, own)
         internal[:, EOS] = 0.0

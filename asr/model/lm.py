@@ -91,11 +91,14 @@ class LanguageModel(nn.Module):
         x = self.dropout(self.embedding(tokens))
         carried = (state.hidden.transpose(0, 1).contiguous(), state.cell.transpose(0, 1).contiguous())
         x, (hidden, cell) = self.lstm(x, carried)
+        return self.logits(x), LmState(hidden.transpose(0, 1), cell.transpose(0, 1))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits `(..., vocab_size)` of outputs `(..., hidden_size)` of the LSTM."""
         if self.to_logits is not None:
-            logits = self.to_logits(x)
-        else:
-            logits = nn.functional.linear(self.dropout(self.projection(x)), self.embedding.weight, self.bias)
-        return logits, LmState(hidden.transpose(0, 1), cell.transpose(0, 1))
+            logits: Tensor = self.to_logits(x)
+            return logits
+        return nn.functional.linear(self.dropout(self.projection(x)), self.embedding.weight, self.bias)
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
         """Log-probabilities `(N, vocab_size)` in float32 of the token after `tokens` `(N,)`, and the next state."""

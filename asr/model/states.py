@@ -18,7 +18,19 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Row", "Rows", "Slots", "State", "Vectors", "build", "flatten"]
+__all__ = [
+    "Layout",
+    "Row",
+    "Rows",
+    "Slots",
+    "State",
+    "Vectors",
+    "build",
+    "flatten",
+    "join",
+    "layout_of",
+    "select",
+]
 
 S = TypeVar("S")
 
@@ -75,6 +87,25 @@ def build(layout: Layout, tensors: Iterable[Tensor]) -> Any:
         return part
 
     return walk(layout)
+
+
+def layout_of(state: Any) -> Layout:
+    """The layout of a state."""
+    return flatten(state)[1]
+
+
+def join(states: Sequence[S]) -> S:
+    """The rows of several states of the same layout as one state."""
+    if len(states) == 1:
+        return states[0]
+    tensors = zip(*(flatten(state)[0] for state in states), strict=True)
+    return cast(S, build(layout_of(states[0]), map(torch.cat, tensors)))
+
+
+def select(state: S, rows: slice) -> S:
+    """Some rows of a state, as views."""
+    tensors, layout = flatten(state)
+    return cast(S, build(layout, (tensor[rows] for tensor in tensors)))
 
 
 def _places(layout: Layout) -> Iterator[_Tensor]:

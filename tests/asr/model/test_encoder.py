@@ -144,6 +144,22 @@ def test_a_preview_is_the_whole_so_far_and_can_be_gone_on_from(config: EncoderCo
         assert nothing.shape == (1, 0, config.output_size)
 
 
+@every_config
+@torch.inference_mode()
+def test_previews_of_several_lengths_are_one_batch(config: EncoderConfig) -> None:
+    """Each row of a padded batch comes out as it does alone, and so does its state."""
+    encoder, features, lengths = build(config), torch.randn(4, 40, MELS), [40, 1, 23, 8]
+    features *= (torch.arange(40) < torch.tensor(lengths)[:, None])[..., None]
+    if not encoder.pads:
+        with pytest.raises(ValueError, match="equal length"):
+            encoder.preview(features, encoder.initial_state(4), 0, torch.tensor(lengths))
+        return
+    together, _ = encoder.preview(features, encoder.initial_state(4), 0, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        alone, _ = encoder.preview(features[row : row + 1, :length], encoder.initial_state(1), 0)
+        torch.testing.assert_close(together[row : row + 1, : alone.shape[1]], alone, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("rows", [3, 16])
 @pytest.mark.parametrize(
     "context", [Context.full(), Context(100, 70), Context.causal()], ids=["full", "bounded", "causal"]

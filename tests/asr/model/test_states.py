@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr.config import Context, EncoderConfig, FrontConfig, HybridConfig
 from asr.model.encoder import Encoder
-from asr.model.states import Rows, Slots, State, Vectors, build, flatten
+from asr.model.states import Rows, Slots, State, Vectors, build, flatten, join, select
 
 CPU = torch.device("cpu")
 MELS = 12
@@ -55,6 +55,17 @@ def test_a_state_is_its_layout_and_its_tensors() -> None:
     assert flatten(mixed(7))[1] == layout
     assert flatten(mixed(2, frames=4))[1] != layout
     assert flatten(mixed(2, count=6))[1] != layout
+
+
+def test_states_are_joined_and_taken_apart() -> None:
+    states = [mixed(2), mixed(1), mixed(3)]
+    together = join(states)
+    assert flatten(together)[1] == flatten(states[0])[1]
+    first = 0
+    for state in states:
+        count = len(state.level)
+        assert same(flatten(select(together, slice(first, first + count)))[0], flatten(state)[0])
+        first += count
 
 
 @both

@@ -11,8 +11,9 @@ from torch import nn
 
 import asr
 from asr.config import DecoderConfig, EncoderConfig, LmConfig, ModelConfig
+from asr.model.fast import int8
 from asr.model.fast.fp16 import available, pack
-from asr.model.internal_lm import DensityRatio
+from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
 
@@ -126,11 +127,13 @@ def test_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert packed_parts(pack(halved(nn.Sequential(nn.Linear(4, 4))))) == 0
 
 
-def test_a_model_that_is_loaded_for_a_cpu_is_packed() -> None:
+def test_a_model_that_is_loaded_for_a_cpu_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "available", lambda: False)
     shipped = asr.load(device="cpu")
     lm = shipped.language_model(shipped.model.config.search)
     assert isinstance(lm, DensityRatio)
     assert isinstance(lm.lm, LanguageModel)
+    assert isinstance(lm.internal, InternalLm)
     assert packed_parts(shipped.model) > 8
     assert packed_parts(lm.lm) == 2
     assert packed_parts(lm.internal) == 3

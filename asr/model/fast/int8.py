@@ -1,0 +1,115 @@
+"""LSTMs in int8 on a CPU, for those that take most of the time of a stream.
+
+Each output of a weight matrix has a scale, as usual. The scale of the inputs is what could make a row hang on the
+others of its batch. Here it is a constant for outputs of an LSTM, which lie between -1 and 1, and a number for each row
+for all else. Sums of integers are exact: a row's result is the same, bit for bit, in every batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asr.model import fast
+from asr.model.fast import fp16
+
+__all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "lstm_step"]
+
+_LARGEST = 127
+
+
+def available() -> bool:
+    """Whether fast paths are on and the processor multiplies bytes and adds up in 32 bits (VNNI)."""
+    return fast.enabled() and fp16.available() and bool(torch.cpu._is_vnni_supported())
+
+
+def fits(x: Tensor) -> bool:
+    """Whether a tensor is of the kind that the kernels are for: float32 on a CPU."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+class Linear8:
+    """A linear layer without bias; inputs `(..., D)` and outputs `(..., N)` are float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        weight = weight.detach().float()
+        self.scale = weight.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST
+        self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).t()
+
+    def of_units(self, x: Tensor) -> Tensor:
+        """For inputs between -1 and 1."""
+        return self._product((x * _LARGEST).round_()).mul_(self.scale / _LARGEST)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """For any inputs."""
+        step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / _LARGEST
+        return self._product((x / step).round_()).mul_(step).mul_(self.scale)
+
+    def _product(self, whole: Tensor) -> Tensor:
+        sums: Tensor = torch._int_mm(whole.to(torch.int8).flatten(0, -2), self.weight)
+        return sums.float().view(*whole.shape[:-1], -1)
+
+
+class Bidirectional8:
+    """A forward and a backward LSTM of one layer each, run in one loop over time."""
+
+    def __init__(self, forward: nn.LSTM, backward: nn.LSTM) -> None:
+        parts = [[gates_in_order(part) for part in lstm.all_weights[0]] for lstm in (forward, backward)]
+        self.inputs = Linear8(torch.cat([input_weight for input_weight, *_ in parts]))
+        self.bias = torch.cat([b_ih + b_hh for *_, b_ih, b_hh in parts])
+        recurrent = [Linear8(recurrent_weight) for _, recurrent_weight, *_ in parts]
+        self.weights = [each.weight for each in recurrent]
+        self.scale = torch.stack([each.scale for each in recurrent])[:, None] / _LARGEST  # (2, 1, 4 H)
+
+    def run(
+        self, x: Tensor, lengths: Tensor, hidden: tuple[Tensor, Tensor], settled: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Run both over the frames `x` `(B, T, D)`, those beyond `lengths` `(B,)` left out of the backward one.
+
+        Args:
+            x: frames.
+            lengths: of the rows.
+            hidden: h and c of the forward LSTM before the first frame, `(B, H)` each. The backward one starts at 0.
+            settled: frames after which the forward LSTM's state is returned, fewer than T.
+
+        Returns:
+            Outputs `(B, T, H)` of the forward and of the backward LSTM, and that state.
+        """
+        (batch, frames, _), (h, c) = x.shape, hidden
+        gates = self.inputs.of_rows(x).add_(self.bias).view(batch, frames, 2, -1)
+
+        # Time first, and the backward frames of each row in reverse. That order is its own inverse.
+        at, rows = torch.arange(frames)[:, None], torch.arange(batch)
+        turned = torch.where(at < lengths, lengths - 1 - at, at)  # (T, B)
+        ordered = torch.stack([gates[:, :, 0].transpose(0, 1), gates[rows, turned, 1]], dim=1)
+
+        hs, cs = self._loop(ordered, torch.stack([h, torch.zeros_like(h)]), torch.stack([c, torch.zeros_like(c)]))
+        after = (hs[settled - 1, 0].clone(), cs[settled - 1][0].clone()) if settled else hidden
+        return hs[:, 0].transpose(0, 1), hs[turned, 1, rows].transpose(0, 1), after
+
+    def _loop(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Outputs `(T, 2, B, H)` and cells for gates `(T, 2, B, 4 H)`, overwritten, and h and c `(2, B, H)`."""
+        hs, cs, sums = [], [], torch.empty(gates.shape[1:], dtype=torch.int32)
+        each = list(zip(sums.unbind(), self.weights, strict=True))
+        for now in gates.unbind():
+            whole = (h * _LARGEST).round_().to(torch.int8)
+            for (into, weight), row in zip(each, whole.unbind(), strict=True):
+                torch._int_mm(row, weight, out=into)
+            h, c = lstm_step(now.addcmul_(sums.float(), self.scale), c)
+            hs.append(h)
+            cs.append(c)
+        return torch.stack(hs), cs
+
+
+def gates_in_order(weight: Tensor) -> Tensor:
+    """Rows of a weight or bias with the gates in the order i f o g; PyTorch's is i f g o."""
+    i, f, g, o = weight.detach().chunk(4)
+    return torch.cat([i, f, o, g])
+
+
+def lstm_step(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The next h and c `(..., H)`, for gates `(..., 4 H)` in the order i f o g, which are overwritten."""
+    size = c.shape[-1]
+    i, f, o = gates[..., : 3 * size].sigmoid_().split(size, dim=-1)
+    c = torch.addcmul(f * c, i, gates[..., 3 * size :].tanh_())
+    return o * c.tanh(), c

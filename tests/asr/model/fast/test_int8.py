@@ -1,0 +1,129 @@
+"""LSTMs in int8: close to those in float32, and the same in every batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import asr
+from asr.config import DecoderConfig, LmConfig
+from asr.model.decoder import Decoder
+from asr.model.fast import fast_paths, int8
+from asr.model.fast.int8_lm import Lm8, quick, quick_internal
+from asr.model.internal_lm import DensityRatio, InternalLm
+from asr.model.lm import LanguageModel, TokenPredictor
+from tests.support.tiny_model import tiny_lm, tiny_model
+
+pytestmark = pytest.mark.skipif(not int8.available(), reason="int8 needs a processor with VNNI")
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> object:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_a_product_is_that_of_the_rounded_numbers(rows: int) -> None:
+    weight, x = torch.randn(24, 16), torch.rand(rows, 16) * 2 - 1
+    scale = weight.abs().amax(1) / 127
+    rounded = (weight / scale[:, None]).round() * scale[:, None]
+    linear = int8.Linear8(weight)
+    units = (x * 127).round() / 127
+    torch.testing.assert_close(linear.of_units(x), units @ rounded.t(), atol=1e-5, rtol=0)
+    step = x.abs().amax(1, keepdim=True) / 127
+    torch.testing.assert_close(linear.of_rows(x), (x / step).round() * step @ rounded.t(), atol=1e-5, rtol=0)
+
+
+def test_a_row_does_not_depend_on_a_loud_neighbour() -> None:
+    linear, x = int8.Linear8(torch.randn(24, 16)), torch.randn(3, 2, 16)
+    loud = x.clone()
+    loud[1] *= 1000
+    assert torch.equal(linear.of_rows(x)[0], linear.of_rows(loud)[0])
+    assert torch.equal(linear.of_rows(x[:1]), linear.of_rows(x)[:1])
+
+
+def test_silence_stays_silence() -> None:
+    linear = int8.Linear8(torch.zeros(8, 16))
+    assert not linear.of_rows(torch.zeros(2, 16)).any()
+    assert not int8.Linear8(torch.randn(8, 16)).of_rows(torch.zeros(2, 16)).any()
+
+
+def steps(lm: TokenPredictor | InternalLm | Lm8, tokens: Tensor) -> Tensor:
+    """What is said after each of `tokens` `(N, U)`."""
+    state, said = lm.initial_state(len(tokens)), []
+    for u in range(tokens.shape[1]):
+        log_probs, state = lm.step(tokens[:, u], state)
+        said.append(log_probs)
+    return torch.stack(said, dim=1)
+
+
+@pytest.fixture(params=["its own", "the decoder's"])
+def pair(request: pytest.FixtureRequest) -> tuple[LanguageModel | InternalLm, TokenPredictor | InternalLm | Lm8]:
+    """A language model, and itself in int8."""
+    if request.param == "its own":
+        lm = tiny_lm()
+        return lm, quick(lm)
+    internal = InternalLm(tiny_model().decoder)
+    return internal, quick_internal(internal, LmConfig(20))
+
+
+def test_a_language_model_says_nearly_the_same(pair: tuple[LanguageModel, Lm8]) -> None:
+    tokens = torch.randint(4, 20, (4, 9))
+    assert isinstance(pair[1], Lm8)
+    plain, rounded = (steps(lm, tokens) for lm in pair)
+    assert (rounded - plain).abs().mean() < 0.01
+    assert not torch.equal(rounded, plain)
+
+
+def test_a_language_model_says_the_same_in_every_batch(pair: tuple[LanguageModel, Lm8]) -> None:
+    tokens = torch.randint(4, 20, (30, 9))
+    together = steps(pair[1], tokens)
+    torch.testing.assert_close(steps(pair[1], tokens[:1]), together[:1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(steps(pair[1], tokens[7:12]), together[7:12], atol=1e-6, rtol=0)
+
+
+def test_an_encoder_says_nearly_the_same_and_the_same_in_every_batch() -> None:
+    encoder = tiny_model().encoder
+    features = torch.randn(5, 43, 16)
+    plain, after = encoder.preview(features, encoder.initial_state(5), 4)
+    encoder.quicken()
+    rounded, state = encoder.preview(features, encoder.initial_state(5), 4)
+    assert 0 < (rounded - plain).abs().mean() < 0.02
+    for one, other in zip(state.layers, after.layers, strict=True):
+        torch.testing.assert_close(one.hidden, other.hidden, atol=0.05, rtol=0)
+
+    # A batch that is padded for a longer row says the same of each.
+    lengths = torch.tensor([43, 20, 1, 31, 16])
+    inside = torch.arange(43) < lengths[:, None]
+    together, _ = encoder.preview(features * inside[..., None], encoder.initial_state(5), 0, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone, _ = encoder.preview(features[row : row + 1, :length], encoder.initial_state(1), 0)
+        assert torch.equal(together[row, : alone.shape[1]], alone[0])
+
+
+def test_other_kinds_stay_as_they_are() -> None:
+    two_layers = LanguageModel(LmConfig(12, embedding_size=8, hidden_size=16, layers=2))
+    assert quick(two_layers) is two_layers
+    half = copy.deepcopy(tiny_lm()).bfloat16()
+    assert quick(half) is half
+    parts = tiny_model().config
+    gru = InternalLm(Decoder(20, 16, parts.attention, DecoderConfig(hidden_size=8, embedding_size=8, cell="gru")))
+    assert quick_internal(gru, LmConfig(20)) is gru
+    with fast_paths(False):
+        assert quick(lm := tiny_lm()) is lm
+
+
+def test_a_model_that_is_loaded_for_a_cpu_has_them() -> None:
+    shipped = asr.load(device="cpu")
+    lm = shipped.language_model(shipped.model.config.search)
+    assert isinstance(lm, DensityRatio)
+    assert isinstance(lm.lm, Lm8)
+    assert isinstance(lm.internal, Lm8)
+    assert all(layer.quick is not None for layer in shipped.model.encoder.layers)
+    half = asr.load(device="cpu", dtype="bfloat16")
+    assert all(layer.quick is None for layer in half.model.encoder.layers)
