@@ -1,4 +1,4 @@
-"""The errors behind an error rate: a table, the worst utterances, texts aligned, the most frequent confusions."""
+"""Details of an error rate: a table, the worst utterances, aligned texts, the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ErrorKind = Literal["substitution", "deletion", "insertion"]
 
 
 class Confusion(NamedTuple):
-    """A word error and its number of occurrences; a missing word is empty."""
+    """A word error and its number of occurrences; the missing side of a deletion or insertion is empty."""
 
     kind: ErrorKind
     reference: str

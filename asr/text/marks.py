@@ -1,7 +1,7 @@
-"""Punctuation and capitals of written text: reading them, and scoring them against a reference.
+"""Punctuation and capitals: parsing of written text, and scoring against a reference.
 
-A mark belongs to the word before it. Quotes and brackets are no marks; a semicolon or dash counts as a comma, as is
-usual in scoring punctuation (Federico et al. 2012), and an ellipsis as a comma or full stop.
+A mark belongs to the word before it. Quotes and brackets are not marks. A semicolon or dash counts as a comma, as usual
+in scoring punctuation (Federico et al. 2012), and an ellipsis as a comma or full stop.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class MarkedWord(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a hypothesis agrees with a reference; `+` pools counts."""
+    """Agreement of a hypothesis with a reference; `+` pools counts."""
 
     right: int = 0
-    missed: int = 0  # in the reference alone
-    extra: int = 0  # in the hypothesis alone
+    missed: int = 0  # only in the reference
+    extra: int = 0  # only in the hypothesis
 
     @property
     def precision(self) -> float:
@@ -57,7 +57,7 @@ class Agreement:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where neither side has any."""
+        """Harmonic mean of precision and recall; 0 if neither side has any."""
         return 2 * self.right / max(1, 2 * self.right + self.missed + self.extra)
 
     def __add__(self, other: Agreement) -> Agreement:
@@ -69,8 +69,8 @@ class WrittenScore:
     """Agreement of written texts in marks and capitals; `+` pools counts: `sum(scores, WrittenScore())`.
 
     Args:
-        marks: for each of `SCORED_MARKS`; right where both sides have the mark after the same word.
-        capitals: of words with a capital, those at the beginning of a sentence included; right where all letters agree.
+        marks: for each of `SCORED_MARKS`; correct if both sides have the mark after the same word.
+        capitals: of words with a capital, including the first of a sentence; correct if the case of all letters agrees.
     """
 
     marks: Mapping[str, Agreement] = field(default_factory=lambda: dict.fromkeys(SCORED_MARKS, Agreement()))
@@ -82,10 +82,10 @@ class WrittenScore:
 
 
 def read_marks(text: str) -> list[MarkedWord]:
-    """Words of a written text, each with the mark after it: "So, who? Me!" → So `,` who `?` Me `!`.
+    """Split a written text into words, each with the mark after it: "So, who? Me!" → So `,` who `?` Me `!`.
 
-    The parts of a hyphenated word and the letters of initials ("U.S.") are words of their own. Points and colons inside
-    numbers, times and addresses ("3.5", "3:30", "example.com"), after initials and after titles ("Mr.") are no marks.
+    Each part of a hyphenated word and each letter of initials ("U.S.") is a separate word. Points and colons inside
+    numbers, times and addresses ("3.5", "3:30", "example.com"), after initials and after titles ("Mr.") are not marks.
     """
     text = _INITIALS.sub(_spread, _TITLES.sub(r"\1", text.translate(_SIGNS).replace("--", " - ")))
     words: list[MarkedWord] = []
@@ -108,9 +108,9 @@ def read_marks(text: str) -> list[MarkedWord]:
 def score_written(reference: str, hypothesis: str) -> WrittenScore:
     """Score the marks and capitals of a written text, whose words may be wrong, against a written reference.
 
-    Words are aligned by edit distance, case and accents aside. Where a word has no counterpart, its mark moves to the
-    word before it, so that a mark is not wrong because the word that it follows is missing. Capitals are compared where
-    the words agree.
+    Words are aligned by edit distance, ignoring case and accents. The mark of a word without a counterpart moves to the
+    previous word, so that a missing word does not make the mark after it wrong. Capitals are compared where the words
+    agree.
     """
     ours, theirs = read_marks(reference), read_marks(hypothesis)
     marks = {mark: [0, 0, 0] for mark in SCORED_MARKS}
@@ -133,13 +133,13 @@ def score_written(reference: str, hypothesis: str) -> WrittenScore:
 
 
 def _spread(found: re.Match[str]) -> str:
-    """Initials as words; the last point of a text stays, as its full stop."""
+    """Split initials into words; a point at the end of the text stays as its full stop."""
     letters = " ".join(found.group().replace(".", " ").split())
     return letters if found.string[found.end() :].strip() else f"{letters}."
 
 
 def _mark(signs: str) -> str:
-    """The mark that a run of signs after a word comes to."""
+    """The mark that stands for a run of signs after a word."""
     for mark in "?!":
         if mark in signs:
             return mark
@@ -154,7 +154,7 @@ def _aligned(ours: Sequence[MarkedWord], theirs: Sequence[MarkedWord]) -> list[t
     if not ours or not theirs:
         nothing = MarkedWord("", "")
         return [*((word, nothing) for word in ours), *((nothing, word) for word in theirs)]
-    # An upper-case letter for a word that `plain` leaves empty: jiwer would drop it and shift the rest.
+    # A placeholder for words that `plain` makes empty: jiwer would drop them and shift the rest.
     sides = [" ".join("".join(plain(word.text).split()) or "X" for word in side) for side in (ours, theirs)]
     pairs: list[tuple[MarkedWord, MarkedWord]] = [(MarkedWord("", ""), MarkedWord("", ""))]
     for chunk in jiwer.process_words(sides[0], sides[1]).alignments[0]:

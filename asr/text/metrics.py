@@ -1,4 +1,4 @@
-"""Word and character error rates, with the uncertainty of a finite test set.
+"""Word and character error rates, with confidence intervals.
 
 Texts are compared as given except for runs of white space: normalise case and punctuation before scoring.
 Every rate is a fraction (0.05 is 5 %). Characters are counted with the spaces between words.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 __all__ = ["ErrorCounts", "Scored", "Summary", "score", "summarise", "to_json"]
 
 RESAMPLES = 1000
-# The bootstrap works in blocks of about this many draws, so that its memory does not grow with the test set.
+# Draws per block of the bootstrap, so that its memory does not grow with the test set.
 BLOCK_DRAWS = 1_000_000
 
 
@@ -32,7 +32,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per word or character of the reference; an empty reference counts as one, to keep the rate finite."""
+        """Errors per word or character of the reference; an empty reference counts as one, so the rate is finite."""
         return self.errors / max(self.reference_length, 1)
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
@@ -59,7 +59,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """The scores of many utterances, pooled: errors are summed before they are divided, so long ones weigh more.
+    """Pooled scores of many utterances: errors are summed before the division, so long utterances weigh more.
 
     `wer_interval` is the 95 % bootstrap interval (low, high) of the word error rate.
     """
@@ -127,7 +127,7 @@ def _one_line(text: str) -> str:
 
 
 def _count(reference: str, hypothesis: str) -> tuple[ErrorCounts, ErrorCounts]:
-    """Word and character counts; an empty reference is handled here, since versions of jiwer differ about it."""
+    """Word and character counts; an empty reference is handled here, since jiwer's versions treat it differently."""
     if not reference:
         return ErrorCounts(0, 0, len(hypothesis.split()), 0), ErrorCounts(0, 0, len(hypothesis), 0)
     import jiwer

@@ -1,8 +1,8 @@
-"""Text normalisation: the one place where written text becomes the text that models learn and that is scored.
+"""Text normalisation: the only conversion of written text to the text used in training and scoring.
 
 `normalise` is used for transcripts and text corpora in training, and for references in scoring; `fold` for hypotheses.
 `plain` is its first step: lower case and ASCII wherever a character has an ASCII form. `modernise` is its last step:
-spellings of older books, which sound like today's, become today's.
+it modernises old spellings that sound like today's.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ __all__ = ["Normaliser", "fold", "modernise", "normalise", "normaliser", "plain"
 Normaliser = Literal["plain", "whisper"]
 
 _WORD = re.compile(r"(?:[a-z0-9']|[^\x00-\x7f])+")
-_LOST = re.compile(r"[0-9]|[^\x00-\x7f]")  # digits, and what has no form in ASCII
+_LOST = re.compile(r"[0-9]|[^\x00-\x7f]")  # digits, and characters without an ASCII form
 
-# Typed or printed for an apostrophe: left, right and reversed quotes, modifier letters, acute, grave, primes, saltillo.
+# Used as apostrophes: left, right and reversed quotes, modifier letters, acute, grave, primes, saltillo.
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼʻʽʹ´`′‵ꞌ＇", "'"))
 _SILENT = str.maketrans(dict.fromkeys("™®©℠"))
-# Latin letters that Unicode does not decompose into a base letter and a mark.
+# Latin letters without a Unicode decomposition into a base letter and a mark.
 _LETTERS = str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ı": "i"}
 )
 
-# Old spelling → today's, of the same sound, in normalised text. A guard excludes the readings that are two words today.
+# Old spelling → modern spelling of the same sound, in normalised text. Guards exclude cases that are still two words.
 _OLD_SPELLINGS = tuple(
     (re.compile(rf"(?<![a-z']){old}(?![a-z])"), new)
     for old, new in (
@@ -62,14 +62,14 @@ def normalise(text: str) -> str | None:
     - Old spellings become modern, see `modernise`.
 
     Returns:
-        None where the text has no word, or has digits, symbols or letters of another script, which would be lost.
+        None if the text has no word, or has digits, symbols or letters of another script, which would be lost.
     """
     folded = fold(text)
     return None if _LOST.search(folded) else folded or None
 
 
 def fold(text: str) -> str:
-    """`normalise` for text that must be scored whatever it holds: digits and characters of other scripts are kept."""
+    """`normalise` for text that must be scored in any case: digits and characters of other scripts are kept."""
     text = re.sub(r"&c\b\.?", " et cetera ", plain(text)).replace("&", " and ").replace("-", " ")
     words = (w.lstrip("'") for w in _WORD.findall(text))
     words = (w if w.endswith("s'") and len(w) > 2 else w.rstrip("'") for w in words)
@@ -79,12 +79,12 @@ def fold(text: str) -> str:
 def plain(text: str) -> str:
     """Lower case, and ASCII wherever a character has an ASCII form.
 
-    - Every kind of apostrophe becomes ', grave and acute accents that stand alone included.
+    - Every kind of apostrophe becomes ', including free-standing grave and acute accents.
     - Ligatures, full-width and other compatibility letters are decomposed (NFKD), except symbols such as ½ or №.
-    - Marks are taken off Latin letters (é → e), and ß, æ, ø and their like are spelled out.
+    - Diacritics are removed from Latin letters (é → e); ß, æ, ø and similar letters are spelled out.
     - Punctuation and spaces outside ASCII become spaces; invisible characters and the signs ™ ® © ℠ are removed.
 
-    What is left outside ASCII has no such form: letters of other scripts, symbols, emoji.
+    Remaining characters outside ASCII have no such form: letters of other scripts, symbols, emoji.
     """
     text = text.translate(_APOSTROPHES).translate(_SILENT)
     if text.isascii():
@@ -106,8 +106,8 @@ def modernise(text: str) -> str:
     """Normalised text with the spellings of older books made modern: "to morrow" → "tomorrow", "any one" → "anyone".
 
     Novels and their transcripts have "to-morrow", "for ever" and "every thing" where speech recognition systems write
-    one word. Only pairs that sound like the modern word are joined, so that a score never hides a wrong word, and not
-    where today's English has two words: "day to day", "any one of them".
+    one word. Only pairs that sound like the modern word are joined, so that a score never hides a wrong word. Pairs
+    that are still two words stay: "day to day", "any one of them".
     """
     for old, new in _OLD_SPELLINGS:
         text = old.sub(new, text)
@@ -115,11 +115,11 @@ def modernise(text: str) -> str:
 
 
 def normaliser(name: Normaliser) -> Callable[[str], str]:
-    """What both sides of a score go through.
+    """The function that normalises both sides of a comparison.
 
     - plain: `fold`.
-    - whisper: Whisper's English normaliser (Radford et al. 2022, appendix C), which others report their scores with:
-      numbers become digits, contractions and American spellings are unified, "uh" and brackets are left out.
+    - whisper: Whisper's English normaliser (Radford et al. 2022, appendix C), for comparison with published scores:
+      numbers become digits, contractions and spellings are unified, "uh" and bracketed text are removed.
 
     Raises:
         ModuleNotFoundError: the package whisper-normalizer, of the extra `evaluate`, is missing.
@@ -133,5 +133,5 @@ def normaliser(name: Normaliser) -> Callable[[str], str]:
 
 
 def _is_symbol(character: str) -> bool:
-    """Whether it is a symbol or a number sign, whose compatibility form is not how it is read ("½" → "1⁄2")."""
+    """Whether it is a symbol or number sign, whose compatibility form differs from its reading ("½" → "1⁄2")."""
     return unicodedata.category(character) in ("So", "No")

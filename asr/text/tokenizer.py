@@ -66,7 +66,7 @@ class Tokenizer:
 
         Args:
             texts: one sentence each.
-            vocab_size: special tokens included; for characters, the upper limit.
+            vocab_size: including special tokens; for characters, the upper limit.
             kind: byte-pair units (Sennrich et al. 2016) or single characters.
 
         Raises:
@@ -108,7 +108,7 @@ class Tokenizer:
         return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; special ones are left out."""
+        """Text of tokens, without special ones."""
         text: str = self._processor.DecodeIds([t for t in tokens if t > EOS])
         return " ".join(text.split())
 
@@ -118,7 +118,7 @@ class Tokenizer:
         return piece
 
     def label(self, token: int) -> str:
-        """A token as plots and tables show it, with _ at the start of a word, which every font has."""
+        """A token for plots and tables, with _ at the start of a word, since every font has it."""
         return self.piece(token).replace(WORD_START, "_")
 
     def words(self, tokens: list[int]) -> list[tuple[str, int, int]]:
