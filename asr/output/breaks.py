@@ -1,4 +1,4 @@
-"""Where a line or cue of subtitles may end: how badly it would, between two words."""
+"""Cost of a line or cue break of subtitles between two words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TITLES = frozenset(
     ("Mr.", "Mrs.", "Ms.", "Dr.", "Prof.", "St.", "Mt.", "Gen.", "Col.", "Capt.", "Sen.", "Gov.", "No.")
 )
 _INITIAL = re.compile(r"[^\W\d_]\.")
-# Articles, prepositions, pronouns and auxiliaries belong to what follows them.
+# Articles, prepositions, pronouns and auxiliaries belong with the following word.
 _BEFORE_MORE = frozenset(
     (
         *("a", "an", "the", "this", "my", "your", "his", "her", "its", "our", "their", "no", "every", "each", "some"),
@@ -60,15 +60,16 @@ class Timed:
 
 
 def cost_of_break(word: Timed, following: Timed) -> float:
-    """How badly a line or cue ends between two words, in shares of its length: a sentence's end may be this far off.
+    """Cost of ending a line or cue between two words, in fractions of its length; negative after a sentence.
 
-    A title stays with its name and a number with its unit. Articles, prepositions and the like go with what follows.
+    A title stays with its name and a number with its unit. Articles, prepositions and the like stay with the following
+    word.
     """
     if following.text == "—":  # belongs to the word before it
         return 0.5
     if word.text in _TITLES or (_INITIAL.fullmatch(word.text) and following.text[0].isupper()):
         return 0.5
-    # "p.m." within a sentence ends none: what follows is in lower case.
+    # "p.m." within a sentence does not end it: the next word is in lower case.
     if word.text[-1] in ".?!" and not following.text[0].islower():
         return -0.4
     bare = following.text.rstrip(",.;:?!")

@@ -1,4 +1,4 @@
-"""A transcript as plain values, as json and rows hold it, and back."""
+"""Conversion of a transcript to the plain values in json and rows, and back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["read", "to_dict"]
 
 
 def to_dict(transcript: TimedText) -> dict[str, Any]:
-    """The transcript as values that `json.dumps` takes; times in seconds, to the millisecond.
+    """The transcript as values for `json.dumps`; times in seconds, to the millisecond.
 
-    Where the text is written, `spoken` and, in segments, `spoken_words` hold it as it was recognised.
+    For text in written form, `spoken` and, in segments, `spoken_words` hold the text as recognised.
     """
     written = any(segment.spoken_text is not None for segment in transcript.segments)
     return {
@@ -28,7 +28,7 @@ def to_dict(transcript: TimedText) -> dict[str, Any]:
 
 
 def read(root: object) -> tuple[str, float, tuple[Segment, ...]]:
-    """Source, duration and segments from what `to_dict` gives.
+    """Source, duration and segments from the output of `to_dict`.
 
     Raises:
         DataError: a field is missing or of the wrong type; the message names it.
@@ -69,7 +69,7 @@ def _word_fields(words: Sequence[Word]) -> list[dict[str, object]]:
 
 
 def _read_segment(item: object, where: str) -> Segment:
-    # Files of earlier versions have neither; data sets of rows have null where the text is as it was recognised.
+    # Files of earlier versions have neither key; rows have null if the text is as recognised.
     written = isinstance(item, dict) and item.get("spoken") is not None
     alternatives = enumerate(_field(item, "alternatives", list, where))
     return Segment(

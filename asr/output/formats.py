@@ -21,7 +21,7 @@ def render(transcript: TimedText, format: str, shape: SubtitleShape | None = Non
     Args:
         transcript: what to write.
         format: one of `FORMATS`.
-        shape: line width and so on of the cues of srt, vtt and tsv.
+        shape: line width and other limits of the cues in srt, vtt and tsv.
 
     Raises:
         ConfigError: `format` is not one of `FORMATS`.
@@ -40,7 +40,7 @@ def parse_formats(names: str) -> tuple[str, ...]:
     Raises:
         ConfigError: the list is empty or names an unknown format.
     """
-    chosen: dict[str, None] = {}  # a dict keeps the order in which the formats were named
+    chosen: dict[str, None] = {}  # a dict keeps the given order
     for name in (part.strip().lower() for part in names.split(",")):
         if name == "all":
             chosen.update(dict.fromkeys(FORMATS))
@@ -64,7 +64,7 @@ def _json(transcript: TimedText) -> str:
 
 
 CUES: dict[str, Callable[[TimedText, SubtitleShape], str]] = {"srt": srt, "vtt": vtt, "tsv": tsv}
-"""The formats that are made of cues, which a `SubtitleShape` shapes and word times improve."""
+"""The formats with cues, which depend on a `SubtitleShape` and improve with word times."""
 
 FORMATS: tuple[str, ...] = ("txt", "json", *CUES)
 """The names of the formats, which are also the extensions of their files."""

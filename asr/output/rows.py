@@ -1,9 +1,9 @@
 """Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
 
 A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`. It
-is null, or says why there is no transcript (the other fields are null) or why it is incomplete (`keep_damaged`).
-Where the text is written, `spoken` holds it as it was recognised; elsewhere it is missing, in Parquet null.
-`source` is the absolute path. The rows themselves tell what is done, so an interrupted run can be resumed.
+is null, or the reason why there is no transcript (the other fields are null) or an incomplete one (`keep_damaged`). For
+text in written form, `spoken` holds the recognised words; otherwise it is absent, in Parquet null. `source` is the
+absolute path. The rows themselves record the finished sources, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["SUFFIXES", "Rows", "open_rows"]
 
 SUFFIXES = (".jsonl", ".parquet")
 
-# A part is written once it has this many segments or its first row is this old; a kill loses at most this much.
+# A part is written when it has this many segments or its first row is this old; a killed run loses no more.
 _PART_SEGMENTS, _PART_SECONDS = 10_000, 60.0
 
 
@@ -64,11 +64,11 @@ class Rows:
         return _valid(absolute(source)) in self._held
 
     def write(self, source: str, transcript: TimedText, error: SpellstreamError | None = None) -> None:
-        """Add a row with the transcript; `error` says why it is incomplete."""
+        """Add a row with the transcript; `error` is the reason why it is incomplete."""
         self._add(source, json.loads(render(transcript, "json")), error)
 
     def fail(self, source: str, error: SpellstreamError) -> None:
-        """Add a row that says why there is no transcript."""
+        """Add a row with the reason why there is no transcript."""
         self._add(source, {"duration_seconds": None, "text": None, "segments": None}, error)
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class _JsonLines:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def _take_up(self) -> None:
-        """Collect the sources of existing rows; drop rows with an error and a last line that a kill cut short."""
+        """Collect the sources of existing rows; drop rows with an error, and an incomplete last line."""
         dropped = False
         for line in _lines(self.path):
             if line is None or line[1]["error"] is not None:
@@ -122,7 +122,7 @@ class _JsonLines:
                 line = line[self._file.write(line) :]
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.truncate(end)  # the next row must not be appended to a part of this one
+                self._file.truncate(end)  # the next row must not follow a partial one
             raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]] | None]:
 
 
 class _Parquet:
-    """A folder of Parquet parts, each of which appears whole or not at all."""
+    """A folder of Parquet parts, each written atomically."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -167,7 +167,7 @@ class _Parquet:
         for part in parts:
             number = re.fullmatch(r"part-(\d+)\.parquet", part.name)
             if number is None:
-                raise DataError(f"{part}: not a part of transcripts; is it another kind of folder?")
+                raise DataError(f"{part}: not a Parquet part with transcripts; is it another kind of folder?")
             self._take_up(part)
             self._next = max(self._next, int(number[1]) + 1)
 
@@ -186,7 +186,7 @@ class _Parquet:
                     table = file.read()
                     _write_part(part, table.filter(table["error"].is_null()))
         except (OSError, KeyError, pyarrow.ArrowException) as error:
-            raise DataError(f"{part}: not a part of transcripts: {' '.join(str(error).split())}") from error
+            raise DataError(f"{part}: not a Parquet part with transcripts: {' '.join(str(error).split())}") from error
         self.held.update(state["source"] for state in states if state["error"] is None)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -229,5 +229,5 @@ def _schema(arrow: Any) -> pyarrow.Schema:
 
 
 def _valid(text: str) -> str:
-    """The name with bytes that are not UTF-8 escaped."""
+    """The name, with bytes that are not valid UTF-8 escaped."""
     return text.encode("utf-8", errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""`Transcript` → cues, as SubRip, WebVTT and TSV: they can be read in time, follow the speech and never overlap.
+"""`Transcript` → cues in SubRip, WebVTT and TSV that stay long enough to read, follow the speech and never overlap.
 
 Inside this module all times are whole milliseconds, so that rounding happens once and cues cannot overlap by a rounding
 error.
@@ -18,20 +18,20 @@ from asr.output.timed import Segment, TimedText
 
 __all__ = ["SubtitleShape", "srt", "tsv", "vtt"]
 
-# Subtitle guidelines agree on these: a cue stays on screen for one to seven seconds, and can be read in that time.
+# Common subtitle guidelines: a cue stays on screen for one to seven seconds, long enough to be read.
 MAX_CUE_MS = 7000
 MIN_CUE_MS = 1000
 CHARACTERS_PER_SECOND = 20
-CLOSED_GAP_MS = 500  # a shorter time without a cue flickers
-_ORPHAN = 0.3  # cost of a line with a single word, in shares of a cue as in `cost_of_break`
+CLOSED_GAP_MS = 500  # a shorter gap between cues would flicker
+_ORPHAN = 0.3  # cost of a line with a single word, in the unit of `cost_of_break`
 _CUE = 0.3  # cost of each cue
-_MOST_WORDS = 200  # of a cue, however much its lines hold: nobody reads more in seven seconds
-_BRIEF = 0.3  # cost of a cue that is over before it is read
+_MOST_WORDS = 200  # per cue, whatever its lines could hold: nobody reads more in seven seconds
+_BRIEF = 0.3  # cost of a cue that ends before it can be read
 
 
 @dataclass(frozen=True)
 class SubtitleShape:
-    """How much text a cue holds; the defaults are what subtitle guidelines agree on.
+    """Size limits of a cue; the defaults follow common subtitle guidelines.
 
     Args:
         max_line_width: characters per line.
@@ -63,7 +63,7 @@ class _Cue:
     end_ms: int
 
     def text(self, escape: Callable[[str], str] = str, spoken: Timed | None = None) -> str:
-        """The lines, escaped, with the word that is being spoken underlined."""
+        """The lines, escaped, with the word being spoken underlined."""
 
         def shown(word: Timed) -> str:
             return f"<u>{escape(word.text)}</u>" if word is spoken else escape(word.text)
@@ -94,7 +94,7 @@ def tsv(transcript: TimedText, shape: SubtitleShape) -> str:
 
 
 def _srt_text(text: str) -> str:
-    # SubRip cannot escape its arrow, and a line that holds one is taken for the times of a cue.
+    # SubRip has no escape for its arrow, and a line with an arrow is read as a cue's times.
     return text.replace("-->", "→")
 
 
@@ -108,7 +108,7 @@ def _stamp(ms: int, point: str) -> str:
 
 
 def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], str]) -> Iterator[tuple[int, int, str]]:
-    """Start, end and text of all that appears on screen: a cue, or one for each word of it that is highlighted."""
+    """Start, end and text of each screen: a cue, or with highlighting a copy of the cue for each of its words."""
     for cue in _cues(transcript, shape):
         if not shape.highlight_words:
             yield cue.start_ms, cue.end_ms, cue.text(escape)
@@ -116,7 +116,7 @@ def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], 
         at_ms = cue.start_ms
         for word in (word for line in cue.lines for word in line):
             start_ms, end_ms = max(word.start_ms, at_ms), min(word.end_ms, cue.end_ms)
-            if at_ms < start_ms < cue.end_ms:  # between two words none is underlined
+            if at_ms < start_ms < cue.end_ms:  # no word is underlined in the gap between two words
                 yield at_ms, start_ms, cue.text(escape)
                 at_ms = start_ms
             if start_ms < end_ms:
@@ -127,7 +127,7 @@ def _shown(transcript: TimedText, shape: SubtitleShape, escape: Callable[[str], 
 
 
 def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
-    """The transcript in cues that never overlap, each held until it can be read if the next one leaves the time."""
+    """The transcript in cues that never overlap; each is extended until it can be read, if the next one leaves time."""
     words = (_timed_words(segment, transcript, shape) for segment in transcript.segments)
     raw = [cue for part in _joined(words) for cue in _split(part, shape)]
     ends = [cue.start_ms for cue in raw[1:]] + [_milliseconds(transcript.duration_seconds, transcript)]
@@ -137,7 +137,7 @@ def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
         start_ms = max(cue.start_ms, free_ms)
         reading_ms = 1000 * len(cue.text()) // CHARACTERS_PER_SECOND
         held_ms = min(start_ms + min(max(reading_ms, MIN_CUE_MS), MAX_CUE_MS), latest_end_ms)
-        # Players drop a cue that lasts no time at all.
+        # Players drop a cue of zero length.
         free_ms = max(cue.end_ms, held_ms, start_ms + 1)
         if cue is not raw[-1] and latest_end_ms - free_ms < CLOSED_GAP_MS:
             free_ms = max(free_ms, latest_end_ms)
@@ -146,7 +146,7 @@ def _cues(transcript: TimedText, shape: SubtitleShape) -> list[_Cue]:
 
 
 def _joined(segments: Iterable[list[Timed]]) -> Iterator[list[Timed]]:
-    """The words of segments, of which one that is over before it is read is joined to the next."""
+    """The words of segments; a segment too short to be read is joined to the next one."""
     waiting: list[Timed] = []
     for words in filter(None, segments):
         if waiting and not 0 <= words[0].start_ms - waiting[0].start_ms < MIN_CUE_MS:
@@ -167,7 +167,7 @@ def _milliseconds(seconds: float, transcript: TimedText) -> int:
 def _timed_words(segment: Segment, transcript: TimedText, shape: SubtitleShape) -> list[Timed]:
     """The words of a segment's text, timed by `words` if they match it, else by their share of the characters.
 
-    A written word with spaces, "3:30 p.m.", is several words here, which share its time.
+    A written word with spaces, such as "3:30 p.m.", is split into several words, which share its time.
     """
     words = segment.text.split()
     start_ms = _milliseconds(segment.start_seconds, transcript)
@@ -204,7 +204,7 @@ def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int
 
 
 def _split(words: list[Timed], shape: SubtitleShape) -> list[_Cue]:
-    """The words in as few readable cues as they need, best broken: filling from the left would leave single words."""
+    """The words in the fewest readable cues with the best breaks; greedy filling would leave single words over."""
     # best[n]: cost of the cues so far, if they hold the first n words, and where the last of them begins.
     best = [(0.0, 0)]
     for end in range(1, len(words) + 1):
@@ -224,7 +224,7 @@ def _split(words: list[Timed], shape: SubtitleShape) -> list[_Cue]:
 
 
 def _cue_costs(words: list[Timed], end: int, shape: SubtitleShape) -> Iterator[tuple[int, float]]:
-    """The beginnings that a cue may have which ends before word `end`, each with its cost."""
+    """The possible first words of a cue that ends before word `end`, each with its cost."""
     room = shape.max_lines * shape.max_line_width if shape.max_words is None else shape.max_words
     for start in range(end - 1, max(-1, end - 1 - _MOST_WORDS), -1):
         count = end - start
@@ -239,7 +239,7 @@ def _cue_costs(words: list[Timed], end: int, shape: SubtitleShape) -> Iterator[t
 
 
 def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], ...]:
-    """The words on as few lines as they need, about as long as each other and best broken."""
+    """The words on the fewest lines, of similar length and with the best breaks."""
     count = len(_fill(words, shape.max_line_width))
     characters = sum(len(word.text) + 1 for word in words) - 1
     # best[n]: cost and beginnings of the lines so far, if they hold the first n words.
@@ -262,7 +262,7 @@ def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], 
 
 
 def _fill(words: list[Timed], width: int) -> tuple[tuple[Timed, ...], ...]:
-    """The words on lines of up to `width` characters, filled from the last; a longer word has a line for itself."""
+    """The words on lines of up to `width` characters, filled from the last; a longer word gets its own line."""
     lines: list[list[Timed]] = []
     used = 0
     for word in reversed(words):

@@ -1,4 +1,4 @@
-"""Timed text: words and segments, and what the renderers need to know of a transcript."""
+"""Timed text: words and segments, and the part of a transcript that the renderers need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Word:
     """One recognised word.
 
     Args:
-        text: the word as it is spelled in its segment's text.
+        text: the word as spelled in its segment's text.
         start_seconds: when it starts, on the clock of the source.
         end_seconds: when it ends.
         confidence: probability that it is right, 0 to 1.
@@ -35,18 +35,18 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech between two pauses.
+    """Speech between two pauses.
 
     Args:
-        text: what was said, as it is written or, in the spoken style, as it was recognised.
+        text: the text in written form or, in the spoken style, as recognised.
         start_seconds: when the segment starts, on the clock of the source.
         end_seconds: when it ends.
         score: the search's total log score; higher is better.
-        words: the words of `text` in order; empty unless word times were asked for. A written word such as "25" has the
-            time of all the words that it was made from, and their lowest confidence.
-        alternatives: the best hypotheses, best first, the chosen one included, all of them as they were recognised;
-            empty unless `nbest` is above 1.
-        spoken_text: the words as they were recognised, where `text` is written differently; else None.
+        words: the words of `text` in order; empty unless word times were requested. A written word such as "25" spans
+            the times of all recognised words it was made from, with their lowest confidence.
+        alternatives: the best hypotheses as recognised, best first, including the chosen one; empty unless `nbest` is
+            above 1.
+        spoken_text: the text as recognised if it differs from `text`, else None.
         spoken_words: the words of `spoken_text`, like `words`.
     """
 
@@ -89,7 +89,7 @@ def _shifted(words: tuple[Word, ...], seconds: float) -> tuple[Word, ...]:
 
 
 class TimedText(Protocol):
-    """What a renderer reads: see `asr.transcript.Transcript`."""
+    """The interface that renderers read; see `asr.transcript.Transcript`."""
 
     @property
     def source(self) -> str:
@@ -109,4 +109,4 @@ class TimedText(Protocol):
 
     @property
     def spoken(self) -> str:
-        """The same as it was recognised."""
+        """The whole text as recognised."""
