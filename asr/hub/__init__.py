@@ -1,4 +1,4 @@
-"""Models by name from the Hugging Face hub: `hub:OWNER/NAME@REVISION` to a verified folder in the hub's own cache."""
+"""Models from the Hugging Face hub: `hub:OWNER/NAME@REVISION` → a verified folder in huggingface_hub's cache."""
 
 from asr.hub.reference import Reference, is_reference
 from asr.hub.snapshot import CHECKSUMS, PICKLES, Snapshot, fetch

@@ -10,7 +10,7 @@ __all__ = ["CachedModel", "cached_models"]
 
 
 class CachedModel(NamedTuple):
-    """A revision of a repository that is in the cache."""
+    """A cached revision of a repository."""
 
     name: str  # hub:OWNER/NAME, with @COMMIT unless a branch or tag is at this revision
     revision: str  # the commit

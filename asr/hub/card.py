@@ -1,4 +1,4 @@
-"""Model cards: README.md with the settings at its top that the hub reads."""
+"""Model cards: README.md with the metadata block at its top that the hub reads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says of a model; what is None or empty here stays as the card has it."""
+    """Content of a model card; None or empty fields leave the card's own values unchanged."""
 
     repository: str  # OWNER/NAME
-    licence: str | None = None  # the hub's name of it: apache-2.0, cc-by-4.0, other
+    licence: str | None = None  # the hub's identifier: apache-2.0, cc-by-4.0, other
     languages: Sequence[str] = ()  # ISO 639-1
     tags: Sequence[str] = ()
     base_model: str | None = None  # OWNER/NAME of the model that this one was converted from
@@ -45,12 +45,12 @@ def card(written: str | None, body: str, facts: CardFacts) -> str:
     """A model card.
 
     Args:
-        written: the card that the model has; its text stays, and its settings where `facts` has none.
-        body: the text, in Markdown, where there is no card.
-        facts: what the settings at the top say.
+        written: the model's existing card; its text is kept, and so are its settings where `facts` has none.
+        body: the text, in Markdown, if there is no card yet.
+        facts: values for the settings at the top.
 
     Raises:
-        HubError: the settings of the card that the model has cannot be read.
+        HubError: the settings of the existing card cannot be read.
         DependencyError: huggingface_hub is missing.
     """
     require_library()
@@ -58,7 +58,7 @@ def card(written: str | None, body: str, facts: CardFacts) -> str:
 
     try:
         found = ModelCard(body if written is None else written, ignore_metadata_errors=True)
-    except Exception as error:  # whatever a YAML parser may say
+    except Exception as error:  # any error of a YAML parser
         reason = " ".join(str(error).split())
         raise HubError(f"the settings at the top of README.md cannot be read: {reason}") from None
     settings: dict[str, Any] = found.data.to_dict()
@@ -78,7 +78,7 @@ def card(written: str | None, body: str, facts: CardFacts) -> str:
 
 
 def _results(rates: Sequence[Rates]) -> list[Any]:
-    """Both rates of each set, in per cent as the hub shows them."""
+    """Both rates of each data set, in per cent as the hub shows them."""
     from huggingface_hub import EvalResult
 
     return [

@@ -1,4 +1,4 @@
-"""The files of a repository as the hub lists them, checked before any is downloaded."""
+"""The hub's list of a repository's files, checked before any download."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RemoteFile:
 
 
 def hasher(file: RemoteFile) -> Any:
-    """A hash object for the content of a file, of the kind of its checksum."""
+    """A hash object for a file's content, of the type of its checksum."""
     if _SHA256.fullmatch(file.checksum):
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
@@ -60,12 +60,12 @@ def checked(where: str, listed: Iterable[Any], refuse: Sequence[str]) -> list[Re
         refuse: patterns of files that the repository must not have.
 
     Raises:
-        HubError: a path leads out of the repository, a file is refused, or a checksum is none.
+        HubError: a path leads out of the repository, a file is refused, or a checksum is missing or malformed.
     """
     files: list[RemoteFile] = []
     items = [item for item in listed if hasattr(item, "blob_id")]  # the others are folders
     foreign = any(item.path == "hyperparams.yaml" for item in items)
-    advice = f"; a model of SpeechBrain is for spellstream import speechbrain {where}" if foreign else ""
+    advice = f"; for a SpeechBrain model use spellstream import speechbrain {where}" if foreign else ""
     for item in items:
         if _leads_out(item.path):
             raise HubError(f"{where}: refused, since the path of a file leads out of the repository: {item.path!r}")
@@ -84,7 +84,7 @@ def chosen(files: Sequence[RemoteFile], take: Sequence[str]) -> list[RemoteFile]
 
 
 def _leads_out(path: str) -> bool:
-    """Whether a path is absolute, goes up, or is something else on another system."""
+    """Whether a path is absolute, goes up, or has another meaning on another system."""
     windows = PureWindowsPath(path)
     odd = "\\" in path or ":" in path or any(ord(c) < 32 for c in path)
     return odd or not path or windows.is_absolute() or path.startswith("/") or ".." in PurePosixPath(path).parts

@@ -17,7 +17,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_reference(name: object) -> bool:
-    """Whether a model is named by its repository rather than by a folder."""
+    """Whether the name of a model is a repository rather than a folder."""
     return str(name).startswith(_PREFIX)
 
 
@@ -30,21 +30,21 @@ class Reference:
 
     @classmethod
     def parse(cls, name: str) -> Reference:
-        """Read `hub:OWNER/NAME@REVISION`; the prefix and the revision may be left out.
+        """Parse `hub:OWNER/NAME@REVISION`; prefix and revision are optional.
 
         Raises:
             HubError: it is not of this form.
         """
         repository, at, revision = name.removeprefix(_PREFIX).partition("@")
         if not _REPOSITORY.fullmatch(repository) or ".." in repository or "--" in repository:
-            raise HubError(f"{name}: not the name of a repository, which is hub:OWNER/NAME")
+            raise HubError(f"{name}: not the name of a repository; expected hub:OWNER/NAME")
         if at and (not _REVISION.fullmatch(revision) or ".." in revision):
-            raise HubError(f"{name}: not a revision after @, which is a branch, a tag or a commit")
+            raise HubError(f"{name}: no valid revision after @; expected a branch, a tag or a commit")
         return cls(repository, revision if at else _MAIN)
 
     @property
     def is_commit(self) -> bool:
-        """Whether the revision can never change."""
+        """Whether the revision is a commit, which never changes."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:

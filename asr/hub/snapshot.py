@@ -1,8 +1,8 @@
 """A revision of a repository as a folder: resolved to a commit, checked, downloaded and verified.
 
-The folder is that of huggingface_hub's cache (`HF_HOME`), `models--OWNER--NAME/snapshots/COMMIT`, so that other
-programs share it and `hf cache` manages it. A repository is refused before anything is downloaded if a path leads out
-of it, or if it holds what the caller refuses.
+The folder is in huggingface_hub's cache (`HF_HOME`), `models--OWNER--NAME/snapshots/COMMIT`, so that other programs
+share it and `hf cache` manages it. A repository is refused before any download if a path leads out of it, or if it
+contains files that the caller refuses.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from asr.terminal import byte_progress, say
 __all__ = ["CHECKSUMS", "PICKLES", "Snapshot", "fetch", "require_library"]
 
 PICKLES = ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.joblib", "*.npy", "*.dill")
-CHECKSUMS = "SHA256SUMS"  # as sha256sum writes it
-_TIMEOUT_SECONDS = 10.0  # for the question which commit a revision is
-_BUSY = 500  # status codes from here on are the hub's own trouble
+CHECKSUMS = "SHA256SUMS"  # in the format of sha256sum
+_TIMEOUT_SECONDS = 10.0  # for the request that resolves a revision to a commit
+_BUSY = 500  # status codes from here on are errors of the hub itself
 
 
 class Snapshot(NamedTuple):
@@ -46,7 +46,7 @@ class Snapshot(NamedTuple):
             return {}
         try:
             return dict(ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict())
-        except Exception:  # whatever a YAML parser may say of a foreign card: it only has facts for people
+        except Exception:  # any error of a YAML parser: a foreign card is only informative
             return {}
 
 
@@ -63,19 +63,19 @@ def require_library() -> None:
 
 
 def fetch(name: str, *, take: Sequence[str], refuse: Sequence[str] = PICKLES, show: bool | None = None) -> Snapshot:
-    """Bring files of a repository here, or find them in the cache.
+    """Download files of a repository, or find them in the cache.
 
-    A commit that is cached is used without asking the hub. For a branch or tag the hub is asked which commit it is;
-    without a connection the cached one is used, and a line says so.
+    A cached commit is used without a request to the hub. A branch or tag is resolved to a commit by the hub; without a
+    connection the cached commit is used, with a message.
 
     Args:
-        name: `hub:OWNER/NAME@REVISION`; the prefix and the revision (then main) may be left out.
+        name: `hub:OWNER/NAME@REVISION`; the prefix is optional, and the revision defaults to main.
         take: patterns of the paths to download, as of `fnmatch`.
         refuse: patterns, in lower case, of files that the repository must not have; pickles by default.
         show: draw a progress bar; by default on a terminal.
 
     Raises:
-        HubError: the repository cannot be reached, is not there, is refused, or a file has a wrong checksum.
+        HubError: the repository cannot be reached, does not exist or is refused, or a file has a wrong checksum.
         DependencyError: huggingface_hub is missing.
     """
     require_library()
@@ -106,7 +106,7 @@ def fetch(name: str, *, take: Sequence[str], refuse: Sequence[str] = PICKLES, sh
 
 
 def _fetched(wanted: Reference, take: Sequence[str], refuse: Sequence[str], show: bool) -> Snapshot:
-    """The snapshot of the commit that the hub names; what is missing is downloaded."""
+    """The snapshot of the commit to which the hub resolves the revision; missing files are downloaded."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -119,7 +119,7 @@ def _fetched(wanted: Reference, take: Sequence[str], refuse: Sequence[str], show
         files = checked(str(wanted), api.list_repo_tree(wanted.repository, recursive=True, revision=commit), refuse)
         found = _downloaded(pinned, chosen(files, take), take, show)
 
-    if not wanted.is_commit:  # so that the branch is known without a connection, as huggingface_hub keeps it
+    if not wanted.is_commit:  # recorded as huggingface_hub does, so that the branch can be resolved offline
         ref = _storage(wanted) / "refs" / wanted.revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(ref, pinned.revision)
@@ -128,14 +128,14 @@ def _fetched(wanted: Reference, take: Sequence[str], refuse: Sequence[str], show
 
 def _downloaded(pinned: Reference, files: list[RemoteFile], take: Sequence[str], show: bool) -> Snapshot:
     if not files:
-        raise HubError(f"{pinned}: holds none of the files {', '.join(take)}")
+        raise HubError(f"{pinned}: contains none of the files {', '.join(take)}")
     blobs = _storage(pinned) / "blobs"
     _download(pinned, [file for file in files if not (blobs / file.checksum).exists()], blobs, show)
     folder = _linked(pinned, take)
     for file in files:
         path = folder / file.path
         if not path.is_file() or not file.matches(path):
-            raise HubError(f"{path}: differs from what the hub lists; delete the file and try again")
+            raise HubError(f"{path}: differs from the file on the hub; delete it and try again")
     _check_sums(folder)
     return Snapshot(folder, pinned.repository, pinned.revision)
 
@@ -157,7 +157,7 @@ def _download(pinned: Reference, files: list[RemoteFile], blobs: Path, show: boo
 
 
 def _linked(wanted: Reference, take: Sequence[str], local: bool = False) -> Path:
-    """The folder of huggingface_hub's cache with the files, which it links to the downloaded blobs."""
+    """The folder in huggingface_hub's cache whose files link to the downloaded blobs."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -191,7 +191,7 @@ def _check_sums(folder: Path) -> None:
     """Compare the files of a folder with its own list of checksums, if it has one.
 
     Raises:
-        HubError: a listed file is there and differs.
+        HubError: an existing file differs from its listed checksum.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -202,7 +202,7 @@ def _check_sums(folder: Path) -> None:
             raise HubError(f"{path}: not a list of SHA-256 checksums")
         file = folder / listed[2]
         if file.is_file() and sha256(file) != listed[1]:
-            raise HubError(f"{file}: has another checksum than {CHECKSUMS} lists")
+            raise HubError(f"{file}: does not match its checksum in {CHECKSUMS}")
 
 
 def _storage(wanted: Reference) -> Path:
@@ -213,11 +213,11 @@ def _storage(wanted: Reference) -> Path:
 
 
 def _refusal(error: Any) -> str:
-    """Why the hub refuses a request, in a few words."""
+    """The reason why the hub refuses a request, in a few words."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return "access to it must be asked for on the hub, and a token be set (hf auth login)"
+        return "access must be requested on the hub, and a token set (hf auth login)"
     if isinstance(error, RepositoryNotFoundError):
         return "the hub has no such repository, or it is private (hf auth login)"
     if isinstance(error, RevisionNotFoundError):

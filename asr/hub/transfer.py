@@ -1,6 +1,6 @@
-"""One file over HTTP: a download that was cut goes on where it stopped, and only a verified file is kept.
+"""Download of a file over HTTP: an interrupted download resumes where it stopped, and only a verified file is kept.
 
-huggingface_hub starts a file again from its first byte in every process (since its release 2), hence this module.
+This module exists because huggingface_hub, since its release 2, restarts a file from the first byte in each process.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from asr.hub.listing import RemoteFile
 
 __all__ = ["download"]
 
-_ATTEMPTS = 5  # without a new byte
+_ATTEMPTS = 5  # in a row without progress
 _TIMEOUT_SECONDS = 30.0
 _PARTIAL_CONTENT = 206
 
 
 def download(url: str, file: RemoteFile, target: Path, advance: Callable[[int], None]) -> None:
-    """Download a file to `target`, which appears when it is complete and verified.
+    """Download a file to `target`, which appears once it is complete and verified.
 
-    When the download is cut or interrupted, what came is kept beside it, with the ending `.incomplete`.
+    If the download is interrupted, the received part is kept beside it, with the suffix `.incomplete`.
 
     Args:
-        url: where the file is.
-        file: what is expected.
-        target: nothing is done if it is there.
-        advance: is told of every block's bytes, negative where a part had to be dropped.
+        url: address of the file.
+        file: expected size and checksum.
+        target: if it exists already, nothing is done.
+        advance: called with the bytes of each block; negative if a part had to be dropped.
 
     Raises:
         HubError: the connection was cut repeatedly, or the content has another size or checksum.
@@ -44,15 +44,15 @@ def download(url: str, file: RemoteFile, target: Path, advance: Callable[[int], 
         try:
             _fill(url, file, out, advance)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from here") from None
+            raise KeyboardInterrupt("the same command resumes from here") from None
     if not file.matches(part):
         part.unlink()
-        raise HubError(f"{file.path}: the downloaded file has another checksum than the hub gives; it was deleted")
+        raise HubError(f"{file.path}: the downloaded file does not match the hub's checksum; it was deleted")
     part.replace(target)
 
 
 def _fill(url: str, file: RemoteFile, out: BinaryIO, advance: Callable[[int], None]) -> None:
-    """Append the rest of the file to `out`, by as many requests as that takes while each brings something."""
+    """Append the rest of the file to `out`, with repeated requests as long as they make progress."""
     from httpx2 import TransportError
 
     failures = 0
@@ -60,30 +60,30 @@ def _fill(url: str, file: RemoteFile, out: BinaryIO, advance: Callable[[int], No
         before = out.tell()
         try:
             _request(url, file, out, advance)
-            reason = "the server ends it early"
+            reason = "the server ended it early"
         except TransportError as error:
             reason = str(error) or type(error).__name__
         failures = 0 if out.tell() > before else failures + 1
         if failures == _ATTEMPTS:
             raise HubError(
-                f"{file.path}: cut at {out.tell()} of {file.size} bytes ({reason}); the same command goes on from there"
+                f"{file.path}: cut at {out.tell()} of {file.size} bytes ({reason}); the same command resumes from there"
             )
 
 
 def _request(url: str, file: RemoteFile, out: BinaryIO, advance: Callable[[int], None]) -> None:
-    """Append what one request brings."""
+    """Append the content of one response."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     begun = out.tell()
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
     with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS) as response:
         hf_raise_for_status(response)
-        if begun and response.status_code != _PARTIAL_CONTENT:  # the server sends all of it
+        if begun and response.status_code != _PARTIAL_CONTENT:  # the server sends the whole file again
             advance(-begun)
             out.seek(0)
             out.truncate()
         for block in response.iter_bytes():
             if out.tell() + len(block) > file.size:
-                raise HubError(f"{file.path}: the server sends more than the {file.size} bytes that it announced")
+                raise HubError(f"{file.path}: the server sends more than the announced {file.size} bytes")
             out.write(block)
             advance(len(block))

@@ -56,7 +56,7 @@ def test_what_is_published_is_downloaded_and_says_the_same(
         hub.repositories["ann/tiny"]["config.json"] += b" "
         status, _, said = command("download", "ann/tiny", "--quiet")
         assert (status, lists.count(b"config.json")) == (1, 1)
-        assert "has another checksum than SHA256SUMS lists" in said
+        assert "does not match its checksum in SHA256SUMS" in said
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum")

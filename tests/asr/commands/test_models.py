@@ -94,7 +94,7 @@ def test_a_language_model_is_named_as_a_model_is(hub: HubServer, tmp_path: Path)
     for name in ("words", "hub:ann/words", words):
         assert asr.load("mine", device="cpu", lm=name).language_model(SearchConfig(lm_weight=1.0)) is not None
     assert sorted(hub.downloads()) == ["lm.json", "lm.safetensors"]
-    with pytest.raises(HubError, match=r"hub:ann/tiny.* holds none of the files lm\.json"):
+    with pytest.raises(HubError, match=r"hub:ann/tiny.* contains none of the files lm\.json"):
         asr.load("mine", device="cpu", lm="hub:ann/tiny")
 
 
@@ -123,7 +123,7 @@ def test_ctrl_c_loses_nothing(hub: HubServer, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.endswith("spellstream: interrupted: the same command goes on from here\n")
+    assert said.endswith("spellstream: interrupted: the same command resumes from here\n")
 
     hub.pause_seconds = 0
     subprocess.run(line, env=environment, check=True, capture_output=True)

@@ -103,7 +103,7 @@ def test_an_interrupted_download_goes_on_in_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "byte_progress", lambda total, show: contextlib.nullcontext(advance))
-        with pytest.raises(KeyboardInterrupt, match="goes on from here"):
+        with pytest.raises(KeyboardInterrupt, match="resumes from here"):
             folders.find(NAME)
     (part,) = cache.rglob("*.incomplete")
     kept = part.stat().st_size
@@ -118,7 +118,7 @@ def test_an_interrupted_download_goes_on_in_the_next_run(
 
 def test_a_server_that_knows_no_ranges_sends_the_file_again(hub: HubServer, folder: Path, cache: Path) -> None:
     hub.cut_after[WEIGHTS], hub.ranges = 5_000, False
-    with pytest.raises(HubError, match=rf"{WEIGHTS}: cut at 5000 of \d+ bytes .* the same command goes on"):
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: cut at 5000 of \d+ bytes .* the same command resumes"):
         folders.find(NAME)
     hub.cut_after.clear()
     assert files(folders.find(NAME)) == files(folder)
@@ -129,7 +129,7 @@ def test_a_server_that_knows_no_ranges_sends_the_file_again(hub: HubServer, fold
 
 def test_a_file_with_another_checksum_is_deleted(hub: HubServer, cache: Path) -> None:
     hub.wrong.add(WEIGHTS)
-    with pytest.raises(HubError, match=rf"{WEIGHTS}: .* another checksum"):
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: .* does not match the hub's checksum"):
         folders.find(NAME)
     assert not list(cache.rglob("*.incomplete"))
     hub.wrong.clear()
@@ -139,7 +139,7 @@ def test_a_file_with_another_checksum_is_deleted(hub: HubServer, cache: Path) ->
 def test_a_small_file_is_checked_as_well(hub: HubServer) -> None:
     hub.wrong.add("config.json")
     assert len(hub.repositories["ann/tiny"]["config.json"]) < LARGE
-    with pytest.raises(HubError, match=r"config\.json: .* another checksum"):
+    with pytest.raises(HubError, match=r"config\.json: .* does not match the hub's checksum"):
         folders.find(NAME)
 
 
@@ -149,7 +149,7 @@ def test_the_folder_s_own_list_of_checksums_counts(hub: HubServer, folder: Path)
     hub.repositories["ann/tiny"]["SHA256SUMS"] = sums.encode()
     assert folders.find(NAME).is_dir()
     hub.repositories["ann/tiny"]["SHA256SUMS"] = sums.replace(sums[0], "f" if sums[0] != "f" else "0", 1).encode()
-    with pytest.raises(HubError, match=rf"{WEIGHTS}: has another checksum than SHA256SUMS"):
+    with pytest.raises(HubError, match=rf"{WEIGHTS}: does not match its checksum in SHA256SUMS"):
         folders.find(NAME)
 
 
@@ -167,7 +167,7 @@ def test_a_repository_with_a_pickle_is_refused_by_name(hub: HubServer, cache: Pa
 
 def test_a_caller_that_reads_pickles_as_data_gets_what_it_asks_for(hub: HubServer) -> None:
     hub.repositories["ann/tiny"] |= {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
-    with pytest.raises(HubError, match="a model of SpeechBrain is for spellstream import speechbrain hub:ann/tiny"):
+    with pytest.raises(HubError, match="for a SpeechBrain model use spellstream import speechbrain hub:ann/tiny"):
         folders.find(NAME)
     found = fetch(NAME, take=("*.ckpt", "hyperparams.yaml"), refuse=())
     assert files(found.folder) == {"asr.ckpt": b"weights", "hyperparams.yaml": b"a: 1"}
@@ -227,7 +227,7 @@ def test_a_path_that_leads_out_is_refused(hub: HubServer, path: str) -> None:
     "name", ["hub:", "hub:tiny", "hub:ann/../x", "hub:a/b/c", "hub:ann/tiny@", "hub:ann/tiny@../x", "hub:ann/ti ny"]
 )
 def test_a_name_that_is_none_is_refused_without_asking(hub: HubServer, name: str) -> None:
-    with pytest.raises(HubError, match=r"not (the name of a repository|a revision)"):
+    with pytest.raises(HubError, match=r"(not the name of a repository|no valid revision)"):
         folders.find(name)
     assert hub.asked == []
 
