@@ -65,12 +65,12 @@ JsonFile = Annotated[
 Worst = Annotated[int, typer.Option(min=0, help="Utterances with most errors to show, aligned.")]
 Confusions = Annotated[int, typer.Option(min=0, help="Most frequent errors to show.")]
 Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus; repeatable.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first utterances, this many.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Score at most this many utterances.")]
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """What is compared with the references, and how."""
+    """What to compare with the references, and how."""
 
     hypotheses: Hypotheses = None
     normaliser: NormaliserOption = NormaliserName.plain
@@ -81,7 +81,7 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is shown of the scores."""
+    """Parts of the scores to show."""
 
     json_file: JsonFile = None
     worst: Worst = 5
@@ -102,12 +102,12 @@ def evaluate(
 ) -> None:
     """Word and character error rates against reference texts.
 
-    Both sides are compared in lower case, without punctuation and accents, and with old spellings made modern
-    ("to-morrow"). Utterances without a text are left out and counted; with the plain normaliser also those whose text
-    has digits or another script.
+    Both sides are compared in lower case, without punctuation and accents, and with old spellings modernised
+    ("to-morrow"). Utterances without a text are left out and counted; with the plain normaliser, so are those whose
+    text has digits or another script.
 
-    With --style written, precision, recall and F1 of each mark and of capitals follow: a word's mark is right if the
-    reference has it after the same word, a capital if the whole word is written alike.
+    --style written adds precision, recall and F1 of each mark and of capitals: a mark is correct if the reference has
+    it after the same word, a capital if the case of the whole word agrees.
 
     Examples:
       spellstream evaluate test.jsonl
@@ -161,15 +161,15 @@ def evaluate(
 
 
 def _refuse_model_options(model: opt.ModelOptions, search: opt.SearchOptions, track: str | None) -> None:
-    """Nothing is recognised where the texts are given."""
+    """Refuse options of recognition, which have no effect if the texts are given."""
     if model != opt.ModelOptions() or search != opt.SearchOptions() or track is not None:
         raise typer.BadParameter(
-            "options of the model, the search or the audio do not go with it", param_hint="--hypotheses"
+            "options of the model, the search or the audio have no effect with it", param_hint="--hypotheses"
         )
 
 
 def _score_file(path: Path, selection: Selection, rates: ErrorRates) -> tuple[Evaluation, dict[str, Any]]:
-    """The scores of another system's texts, and the settings that they are reported with."""
+    """The scores of another system's texts, and the settings to report with them."""
     from asr.archive import hypotheses
     from asr.commands.evaluation import score_hypotheses
 
@@ -182,7 +182,7 @@ def _score_file(path: Path, selection: Selection, rates: ErrorRates) -> tuple[Ev
 
 
 def _model_settings(recogniser: Recogniser, search: SearchConfig, batch_size: int) -> dict[str, Any]:
-    """The settings that the transcripts depend on, beside the model."""
+    """The settings, apart from the model, that affect the transcripts."""
     import torch
 
     return {

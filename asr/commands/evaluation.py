@@ -1,4 +1,4 @@
-"""Scores transcripts of a manifest, or the texts of another system, against the manifest's references."""
+"""Scoring of our transcripts, or of another system's texts, against the references in a manifest."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["ErrorRates", "Evaluation", "Selection", "score_hypotheses", "select"
 
 @dataclass(frozen=True)
 class Selection:
-    """Utterances with a text to compare with.
+    """Utterances with a reference text.
 
     Args:
         utterances: in the manifest's order.
-        skipped: utterances left out because they have no such text.
+        skipped: number of utterances without a usable reference text.
         errors: rows of the manifest that cannot be used.
     """
 
@@ -41,11 +41,11 @@ class Selection:
 
 @dataclass
 class ErrorRates:
-    """Word and character errors of each utterance, under one normaliser and under the plain one beside it.
+    """Word and character errors of each utterance, under the chosen normaliser and under the plain one.
 
     Args:
         normaliser: for both sides, see `asr.text.normalise.normaliser`.
-        marks: score marks and capitals too, where the reference has any.
+        marks: also score marks and capitals, if the reference has any.
     """
 
     normaliser: Callable[[str], str]
@@ -55,13 +55,13 @@ class ErrorRates:
     written: dict[str, WrittenScore] = field(default_factory=dict)
 
     def add(self, utterance: Utterance, text: str, seconds: float, written: str | None = None) -> None:
-        """Score one text; under the plain normaliser only where the reference has no digits or other scripts.
+        """Score one text; the plain normaliser is skipped if the reference has digits or other scripts.
 
         Args:
             utterance: the reference.
-            text: as it was recognised.
+            text: text as recognised.
             seconds: length of the audio.
-            written: as it is written; None: `text` is.
+            written: text in written form; None: same as `text`.
         """
         reference = utterance.text or ""
         sides = self.normaliser(reference), self.normaliser(text)
@@ -79,11 +79,11 @@ class Evaluation:
 
     Args:
         scored: under the chosen normaliser.
-        plain: under the plain one, if another was chosen, without utterances that it cannot score.
+        plain: under the plain normaliser, if another was chosen, without utterances that it cannot score.
         failed: utterances without a hypothesis, and rows of the manifest or of hypotheses that cannot be used.
-        skipped: utterances without a text to compare with.
-        wall_seconds: time for reading and recognising; None where nothing was recognised.
-        written: scores of marks and capitals, one for each utterance whose reference has any; empty unless asked for.
+        skipped: number of utterances without a usable reference text.
+        wall_seconds: time for reading and recognition; None if nothing was recognised.
+        written: scores of marks and capitals, one for each utterance whose reference has any; empty unless requested.
     """
 
     scored: tuple[metrics.Scored, ...]
@@ -99,17 +99,17 @@ class Evaluation:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of work for each second of audio, reading included."""
+        """Seconds of work per second of audio, including reading."""
         return None if self.wall_seconds is None else self.wall_seconds / max(self.audio_seconds, 1e-9)
 
 
 def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None, *, plain: bool = True) -> Selection:
-    """Read a manifest and keep what can be scored.
+    """Read a manifest and select the utterances that can be scored.
 
     Args:
         path: the manifest, see `asr.archive.manifest`.
         corpora: keep only these; all when empty.
-        limit: keep only the first utterances, this many.
+        limit: keep at most this many utterances, from the first on.
         plain: leave out references with digits or other scripts, which the plain normaliser cannot compare.
 
     Raises:
@@ -138,12 +138,12 @@ def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None, *,
 
 
 def is_plain(text: str) -> bool:
-    """Whether nothing of a reference is lost by `normalise`. An empty text says that nothing was said."""
+    """Whether `normalise` keeps all of a reference. An empty text means that nothing was said."""
     return not text.strip() or normalise(text) is not None
 
 
 def _is_written(reference: str) -> bool:
-    """Whether a reference has marks or capitals; transcripts in one case say nothing of them."""
+    """Whether a reference has marks and capitals; text all in one case does not count."""
     mixed = reference != reference.lower() and reference != reference.upper()
     return mixed or any(word.mark for word in read_marks(reference))
 
@@ -167,7 +167,7 @@ def transcribe(
     outcomes = recogniser.transcribe_many(
         by_audio,
         search=search,
-        word_timestamps=rates.marks,  # marks hang on the pauses between words
+        word_timestamps=rates.marks,  # marks depend on the pauses between words
         batch_size=batch_size,
         track=track,
         style="written" if rates.marks else "spoken",
@@ -186,7 +186,7 @@ def transcribe(
 def score_hypotheses(hypotheses: Hypotheses, selection: Selection, rates: ErrorRates) -> Evaluation:
     """Score texts of another system; each utterance without one is reported in one line on standard error.
 
-    The audio is opened only where the manifest has no duration, and need not be there.
+    The audio is opened only if the manifest has no duration, and need not exist otherwise.
     """
     from asr.audio.decode import duration_seconds
 
@@ -201,7 +201,7 @@ def score_hypotheses(hypotheses: Hypotheses, selection: Selection, rates: ErrorR
 
 
 def _evaluation(selection: Selection, rates: ErrorRates, wall_seconds: float | None, unreadable: int = 0) -> Evaluation:
-    # In the manifest's order: the interval depends on it, and transcripts come in any.
+    # In the manifest's order, since the interval depends on it and transcripts arrive in any order.
     names = [one.id for one in selection.utterances]
     return Evaluation(
         scored=tuple(rates.scored[name] for name in names if name in rates.scored),

@@ -1,4 +1,4 @@
-"""`spellstream export`: a model in a form that other programs run."""
+"""`spellstream export`: a model in a format for other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["export_model"]
 
 
 class Form(str, Enum):
-    """What comes out."""
+    """Format of the export."""
 
     ONNX = "onnx"
 

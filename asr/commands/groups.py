@@ -1,4 +1,4 @@
-"""Options in groups: a command takes a dataclass whose fields are options, in place of dozens of parameters."""
+"""Groups of options: a command takes dataclasses whose fields are options, in place of dozens of parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["grouped"]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let Typer see each field of a command's dataclass parameters as an option of its own.
+    """Let Typer see each field of a command's dataclass parameters as a separate option.
 
         @app.command()
         @grouped

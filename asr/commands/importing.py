@@ -1,4 +1,4 @@
-"""`spellstream import`: models of other toolkits as folders of our format."""
+"""`spellstream import`: conversion of other toolkits' models to folders in our format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES = ("hyperparams.yaml", "*.ckpt", "README.md")
 
 
 class Toolkit(str, Enum):
-    """Where a model comes from."""
+    """Toolkit of the model to convert."""
 
     SPEECHBRAIN = "speechbrain"
 
@@ -44,12 +44,12 @@ Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: 
 
 
 def import_model(toolkit: Kind, source: From, output: Folder = None, half: Halves = False) -> None:
-    """Convert a model of another toolkit into a folder that every command takes.
+    """Convert another toolkit's model to a folder that all commands accept.
 
-    From SpeechBrain come attention models with a CRDNN encoder, as those for LibriSpeech and CommonVoice, and their
-    recurrent language models (RNNLM). Their Transformer language models are left out, with a note: `--lm` takes one
-    that `spellstream train-lm` trains on text. Transformer encoders and transducers are refused. Nothing in the source
-    is executed; what is not understood is named.
+    Supported SpeechBrain models are attention models with a CRDNN encoder, such as those for LibriSpeech and
+    CommonVoice, and their recurrent language models (RNNLM). A Transformer language model is left out, with a note: use
+    `--lm` with one trained by `spellstream train-lm`. Transformer encoders and transducers are refused. Nothing in the
+    source is executed; unsupported parts are named.
 
     Without --output the model is found by the last part of its name, and `spellstream models` lists it.
 

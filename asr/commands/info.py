@@ -107,7 +107,7 @@ def _portaudio() -> str:
         import sounddevice
     except ImportError:
         return NOT_THERE
-    except OSError as error:  # the package is installed, its library is not
+    except OSError as error:  # the package is installed, but not its library
         return f"cannot be loaded: {error}"
     version = str(sounddevice.get_portaudio_version()[1])
     return version.removeprefix("PortAudio ").partition(",")[0]

@@ -1,7 +1,7 @@
 """The `spellstream` command.
 
 A failure is one line on standard error. Exit status: 0 success, 1 something failed, 2 wrong use, 130 interrupted.
-Other packages add commands by entry points of the group `spellstream.commands`: a function that takes `app`.
+Other packages add commands through entry points in the group `spellstream.commands`: functions that take `app`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from asr.terminal import loading, say, say_warnings
 __all__ = ["PLUGINS", "app", "main"]
 
 PLUGINS = "spellstream.commands"
-INTERRUPTED = 130  # 128 plus the number of the signal, as shells have it
+INTERRUPTED = 130  # 128 plus the number of the signal, as in shells
 BROKEN_PIPE = 141
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"interrupted: {stop}" if str(stop) else "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the pipe is gone. Without this, Python would complain when it flushes on exit.
+        # The pipe's reader is gone. Without this, Python's flush on exit would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (SpellstreamError, OSError) as error:
@@ -88,7 +88,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepared(root: Any, arguments: list[str]) -> list[str]:
-    """Prepare help texts, and return the arguments with options as we spell them.
+    """Prepare help texts, and return the arguments with our spelling of options.
 
     `help COMMAND` and `-h` mean `--help`.
     """
@@ -111,12 +111,12 @@ def _prepared(root: Any, arguments: list[str]) -> list[str]:
 
 
 def _names(parameters: Sequence[Any]) -> list[str]:
-    """The names of options, `--no-…` of flags included."""
+    """The names of options, including `--no-…` of flags."""
     return [name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("-")]
 
 
 def _explained(error: Any) -> str:
-    """A usage error in one line, with what to type instead."""
+    """A usage error in one line, with a suggestion."""
     context = getattr(error, "ctx", None)
     where = f"(see {context.command_path if context else 'spellstream'} --help)"
     option = getattr(error, "option_name", None)
@@ -130,14 +130,14 @@ def _explained(error: Any) -> str:
 def _flowing(text: str) -> str:
     """A help text with its paragraphs joined into lines that fill the terminal; indented lines stay as they are."""
     text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text))
-    return text.replace("\n\n", "\n\n\n", 1)  # else Typer takes the indentation from the paragraph after the first
+    return text.replace("\n\n", "\n\n\n", 1)  # else Typer takes the indentation from the second paragraph
 
 
 def _add_plugins() -> None:
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         try:
             entry.load()(app)
-        except Exception as error:  # a broken plugin must not take the other commands with it
+        except Exception as error:  # a broken plugin must not disable the other commands
             say(f"the command {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""`spellstream models` and `download`: which models there are, and how one from the hub comes here."""
+"""`spellstream models` and `download`: the list of models, and download of a model from the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr.terminal import say
 __all__ = ["register"]
 
 _CONFIG = "config.json"
-_FOREIGN = "hyperparams.yaml"  # of a model of SpeechBrain
+_FOREIGN = "hyperparams.yaml"  # marks a SpeechBrain model
 
 Name = Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A repository on the hub.")]
 
@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 def models(as_json: opt.AsJson = False) -> None:
     """List the models that --model knows by name: name, kind, size, revision, folder.
 
-    Shipped models come with the program, own ones are in $SPELLSTREAM_HOME/models, cached ones came from the hub. A
-    cached model of SpeechBrain has to be imported first.
+    Shipped models are part of the program, own models are in $SPELLSTREAM_HOME/models, cached models were downloaded
+    from the hub. A cached SpeechBrain model has to be imported first.
 
     Examples:
       spellstream models
@@ -50,12 +50,12 @@ def models(as_json: opt.AsJson = False) -> None:
 
 
 def download(name: Name, quiet: opt.Quiet = False) -> None:
-    """Bring a model from the hub into the cache, and print its folder.
+    """Download a model from the hub into the cache, and print its folder.
 
-    A download that was cut or interrupted goes on where it stopped when the command is given again. Every file is
-    compared with its checksum. A repository that holds a pickle is refused.
+    Repeat the command to resume an interrupted download. Every file is verified by its checksum. A repository with a
+    pickle is refused.
 
-    The cache is that of huggingface_hub (HF_HOME); HF_ENDPOINT names another hub.
+    The cache is shared with huggingface_hub (HF_HOME); HF_ENDPOINT names another hub.
 
     Examples:
       spellstream download OWNER/NAME
@@ -88,7 +88,7 @@ def _rows() -> Iterator[dict[str, Any]]:
 
 
 def _row(name: str, kind: str, folder: Path) -> dict[str, Any]:
-    """A model in a folder, with the revision that `source.json` says it came from."""
+    """A model in a folder, with its original revision from `source.json`."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     try:
         source = json.loads((folder / "source.json").read_text(encoding="utf-8"))

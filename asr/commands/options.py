@@ -1,4 +1,4 @@
-"""Options that several commands share, and the recogniser that they ask for."""
+"""Options shared by several commands, and construction of the recogniser from them."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SearchOptions:
     lm_weight: LmWeight = None
 
     def settings(self, own: SearchConfig, nbest: int = 1) -> SearchConfig:
-        """The model's own settings with those given in their place; the beam is at least `nbest` unless given."""
+        """The model's own settings, overridden by the given ones; the beam is at least `nbest` unless given."""
         with usage():
             return replace(
                 own,
@@ -174,7 +174,7 @@ class SegmentOptions:
     max_seconds: MaxSeconds = 20.0
 
     def settings(self) -> SegmentConfig:
-        """The other settings follow from these where their defaults would not fit.
+        """The segment settings; other values are derived from the options where their defaults would not fit.
 
         Raises:
             typer.BadParameter: a setting is out of its bounds.
@@ -201,7 +201,7 @@ def usage(option: str | None = None) -> Iterator[None]:
 
 
 def hotwords_given(value: str | None) -> Hotwords | None:
-    """The list that `--hotwords` gives.
+    """The list given by `--hotwords`.
 
     Raises:
         typer.BadParameter: it cannot be read, or a hotword is wrong.
@@ -222,7 +222,7 @@ def spell(recogniser: Recogniser, hotwords: Hotwords | None, search: SearchConfi
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Name the extra to install when a package that comes with it is missing."""
+    """Name the extra to install if one of its packages is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -237,7 +237,7 @@ def load(
     dtype: DtypeName = DtypeName.float32,
     nbest: int = 1,
 ) -> tuple[Recogniser, SearchConfig]:
-    """The recogniser that the options ask for, and its search settings.
+    """The recogniser and the search settings given by the options.
 
     Raises:
         CheckpointError, DeviceError: the model cannot be loaded.

@@ -1,4 +1,4 @@
-"""`spellstream publish`: a model's folder in the form that the hub wants."""
+"""`spellstream publish`: a model's folder in the form that the hub expects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asr.terminal import loading, say
 
 __all__ = ["publish"]
 
-_OWNER = "OWNER"  # of a repository that is not named
+_OWNER = "OWNER"  # owner if no repository is named
 
 Model = Annotated[str, typer.Argument(metavar="DIR", help="A model: its folder, or its name.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write, new or empty.")]
@@ -25,12 +25,10 @@ Licence = Annotated[
     str | None, typer.Option("--licence", "--license", metavar="NAME", help="apache-2.0, cc-by-4.0, other, …")
 ]
 Languages = Annotated[
-    list[str] | None, typer.Option("--language", metavar="CODE", help="As en or de; give it again for more.")
+    list[str] | None, typer.Option("--language", metavar="CODE", help="Such as en or de; repeatable.")
 ]
-Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="For the hub's search; again for more.")]
-Metrics = Annotated[
-    Path | None, typer.Option(metavar="JSON", help="Error rates, as spellstream evaluate --json writes them.")
-]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Tag for the hub's search; repeatable.")]
+Metrics = Annotated[Path | None, typer.Option(metavar="JSON", help="Error rates from spellstream evaluate --json.")]
 
 
 def publish(
@@ -43,11 +41,11 @@ def publish(
     metrics: Metrics = None,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a model's folder in the form that the Hugging Face hub wants, and print the command that uploads it.
+    """Write a model's folder in the form that the Hugging Face hub expects, and print the command that uploads it.
 
-    The model is loaded first, so that nothing broken is published, and only files of a model are copied. The card,
-    README.md, keeps its text and gets the settings at its top that the hub reads. SHA256SUMS is what spellstream
-    download checks. Nothing is uploaded.
+    The model is loaded first, so that no broken model is published, and only a model's files are copied. The card,
+    README.md, keeps its text and gets the metadata block that the hub reads. SHA256SUMS is for the checks of
+    spellstream download. Nothing is uploaded.
 
     Examples:
       spellstream publish runs/best --output upload --licence cc-by-4.0

@@ -1,4 +1,4 @@
-"""What people type out of habit: option names as other programs spell them, and hints for those that we lack."""
+"""Option names of other programs: synonyms of ours, and hints for those without an equivalent."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _HINTS = {
 
 
 def understood(arguments: Sequence[str], options: Collection[str], flags: Collection[str]) -> list[str]:
-    """The arguments with option names as we spell them: `--output_format srt` becomes `--format srt`.
+    """The arguments with our option names: `--output_format srt` becomes `--format srt`.
 
-    After a flag with an underscore may come True or False, as in `--word_timestamps True`.
+    A flag with an underscore may be followed by True or False, as in `--word_timestamps True`.
 
     Args:
         arguments: of one command.
@@ -59,7 +59,7 @@ def understood(arguments: Sequence[str], options: Collection[str], flags: Collec
 
 
 def hint(option: str, known: Collection[str]) -> str:
-    """What to type in place of an unknown option; empty if nothing is like it."""
+    """A suggestion in place of an unknown option; empty if there is none."""
     dashed = option.partition("=")[0].replace("_", "-").lower()
     if dashed in _HINTS:
         return _HINTS[dashed]

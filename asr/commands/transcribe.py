@@ -127,7 +127,7 @@ class SubtitleOptions:
 
 @dataclass(frozen=True)
 class ContentOptions:
-    """What a transcript holds."""
+    """Content of a transcript."""
 
     word_timestamps: WordTimestamps = None
     style: StyleOption = opt.StyleName.written
@@ -137,7 +137,7 @@ class ContentOptions:
     track: TrackOption = None
 
     def check(self, formats: Sequence[str]) -> None:
-        """Refuse what these formats cannot hold, and languages that no model knows."""
+        """Refuse content that these formats cannot hold, and unsupported languages."""
         if self.nbest > 1 and "json" not in formats:
             raise typer.BadParameter("alternatives are in json only: add --format json", param_hint="--nbest")
         if self.language is not None and self.language.lower() not in ("en", "english", "auto"):
@@ -147,12 +147,12 @@ class ContentOptions:
         """Whether to time each word."""
         if self.word_timestamps is not None:
             return self.word_timestamps
-        return {*formats} != {"txt"} or self.style is opt.StyleName.written  # marks are found by pauses, too
+        return {*formats} != {"txt"} or self.style is opt.StyleName.written  # punctuation also uses the pauses
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where transcripts go, and in which formats."""
+    """Destination and formats of transcripts."""
 
     output_dir: OutputDir = None
     beside: Beside = False
@@ -176,7 +176,7 @@ class OutputOptions:
             raise typer.BadParameter("it goes with --beside", param_hint="--overwrite")
         is_rows = self.output is not None and self.output.suffix.lower() in ROW_SUFFIXES
         if self.resume and (self.to_stdout or (self.output and not is_rows)):
-            problem = "it needs an --output-dir, --beside or an --output of rows (.jsonl, .parquet)"
+            problem = "it needs --output-dir, --beside or an --output of rows (.jsonl, .parquet)"
             raise typer.BadParameter(problem, param_hint="--resume")
         return Destination(
             rows=self.output if is_rows else None,
@@ -203,7 +203,7 @@ class OutputOptions:
         with opt.usage("--format"):
             formats = parse_formats(self.format_names or suffix or "txt")
             if suffix is not None and formats != (suffix,):
-                raise ConfigError(f"{self.format_names} is not what {self.output} ends in; leave it out")
+                raise ConfigError(f"{self.format_names} differs from the extension of {self.output}; leave it out")
             if self.to_stdout and len(formats) > 1:
                 raise ConfigError(f"several formats ({self.format_names}) need an --output-dir or --beside")
             if self.to_stdout and formats[0] not in ("txt", "json") and are_several(sources):
@@ -211,7 +211,7 @@ class OutputOptions:
         return formats
 
     def _suffix(self, sources: Sequence[str]) -> str | None:
-        """The format that the name of --output asks for."""
+        """The format given by the name of --output."""
         from asr.archive.sources import are_several
 
         if self.output is None:
@@ -262,7 +262,7 @@ def transcribe(
     """Turn audio and video files into text and subtitles.
 
     Folders are searched with their subfolders. A file that cannot be read is reported in one line, and the others are
-    done. On a cluster, all nodes must see the files, and a model folder, under the same path.
+    still transcribed. On a cluster, all nodes must see the files, and a model folder, under the same path.
 
     Exit status: 0 if every file was transcribed, 1 if one failed, 2 for wrong use.
 
@@ -286,7 +286,7 @@ def transcribe(
     report = not quiet and cluster.ray is not None
 
     with contextlib.ExitStack() as opened:
-        # Before a model is loaded: a place that cannot be written to, and files that do not exist.
+        # Unwritable destinations and missing files are reported before a model is loaded.
         with opt.extra("ray"), opt.usage("--output"):
             sink = sinks.open_sink(sources, destination)
         opened.enter_context(contextlib.closing(sink))
@@ -336,7 +336,7 @@ def _transcriber(
     nbest: int,
     hotwords: Hotwords | None,
 ) -> Iterator[tuple[Transcriber, SearchConfig]]:
-    """The recogniser, or as many of them as a cluster has room for, and the search settings."""
+    """The recogniser, or as many of them as fit on the cluster, and the search settings."""
     if cluster.ray is None:
         recogniser, config = opt.load(model, search, dtype=dtype, nbest=nbest)
         opt.spell(recogniser, hotwords, config)

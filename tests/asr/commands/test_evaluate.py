@@ -213,7 +213,7 @@ def test_hypotheses_that_are_missing_or_broken_are_named(tmp_path: Path, two: Pa
 def test_hypotheses_go_without_a_model(tmp_path: Path, two: Path, command: Command) -> None:
     status, out, err = command("evaluate", two, "--hypotheses", tmp_path / "h.txt", "--beam-size", 2)
     assert (status, out) == (2, "")
-    assert "Invalid value for --hypotheses: options of the model, the search or the audio do not go with it" in err
+    assert "Invalid value for --hypotheses: options of the model, the search or the audio have no effect with it" in err
 
 
 def test_marks_and_capitals_are_scored_where_references_have_them(

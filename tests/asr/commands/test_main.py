@@ -96,9 +96,9 @@ def test_version(command: Command) -> None:
             ["transcribe", "a.wav", "-o", "out"],
             "out: expected a name that ends in .txt, .json, .srt",
         ),
-        (["transcribe", "a.wav", "-o", "a.srt", "--format", "vtt"], "vtt is not what a.srt ends in"),
+        (["transcribe", "a.wav", "-o", "a.srt", "--format", "vtt"], "vtt differs from the extension of a.srt"),
         (["transcribe", "a.wav", "b.wav", "-o", "a.srt"], "a.srt holds one transcript; for several sources use"),
-        (["transcribe", "a.wav", "-o", "a.srt", "--resume"], "--resume: it needs an --output-dir, --beside or"),
+        (["transcribe", "a.wav", "-o", "a.srt", "--resume"], "--resume: it needs --output-dir, --beside or"),
         (["transcribe", "a.wav", "--max-lines", "0"], "--max-lines"),
         (["transcrib", "a.wav"], "No such command 'transcrib'"),
         (
