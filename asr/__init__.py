@@ -7,7 +7,7 @@
     print(transcript.text)
     transcript.save("talk.srt")
 
-Importing this package is quick: PyTorch and the rest are imported when they are first used. Live streams are in the
+Importing this package is quick: PyTorch and other heavy packages are imported on first use. Live streams are in the
 package `streaming`.
 """
 
@@ -64,7 +64,7 @@ def load(
         model: name of a model (see `spellstream models`), a checkpoint folder, or `hub:OWNER/NAME@REVISION`.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         dtype: number format to compute in: "float32", "bfloat16" or "float16".
-        lm: a language model in place of the model's own: a folder, the name of an own one, or `hub:OWNER/NAME`. A
+        lm: a language model in place of the model's own: a folder, the name of a model of yours, or `hub:OWNER/NAME`. A
             search uses it if its `lm_weight` is above 0.
 
     Raises:

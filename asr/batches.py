@@ -1,4 +1,4 @@
-"""Sources cut at their pauses, and decoded in batches of spans of about the same length."""
+"""Segmentation of sources at their pauses, and decoding in batches of spans of similar length."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from asr.workers import Workers
 
 __all__ = ["Batches"]
 
-_AHEAD = 8  # batches read ahead and sorted by length: more of them waste less on padding
+_AHEAD = 8  # batches read ahead and sorted by length; more of them mean less padding
 
 
 class Batches:
-    """Decodes batches, several side by side where PyTorch has several threads.
+    """Decodes batches, several in parallel if PyTorch has several threads.
 
     Args:
         steps: decodes one batch, see `Recogniser.decode_steps`.
-        decoding: how sources are cut, and how large a batch is.
+        decoding: settings of segmentation and batch size.
         device: of the model.
     """
 
@@ -40,7 +40,7 @@ class Batches:
     ) -> Iterator[Outcome]:
         """Read the sources one after the other and decode whenever enough spans are waiting."""
         waiting: list[tuple[Job, Span]] = []
-        under_way: Iterator[Outcome] = iter(())  # what workers decode while the next spans are read
+        under_way: Iterator[Outcome] = iter(())  # decoded by workers while the next spans are read
         with Workers(self._device) as workers:
             for source, read in readers:
                 job = Job(source, keep_damaged)
@@ -66,13 +66,13 @@ class Batches:
             yield from self._begin(waiting, workers)
 
     def decode(self, waveforms: Sequence[Tensor]) -> list[Segment | Exception]:
-        """Decode one batch, of which each worker has a part."""
+        """Decode one batch, split among the workers."""
         with Workers(self._device) as workers:
             parts = _parts(waveforms, self._decoding.batch_size, workers)
             return [one for decoded in workers.map(self._each, parts) for one in decoded]
 
     def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers) -> Iterator[Outcome]:
-        """Begin to decode all waiting spans, shortest first; yields the sources that are finished by that."""
+        """Begin to decode all waiting spans, shortest first; yield the sources that this finishes."""
         ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
         batches = _parts(ordered, self._decoding.batch_size, workers)
         found = workers.map(self._each, [[span.waveform for _, span in batch] for batch in batches])
@@ -92,7 +92,7 @@ class Batches:
                     yield job.outcome(self._decoding)
 
     def _each(self, waveforms: Sequence[Tensor]) -> Steps[list[Segment | Exception]]:
-        """Decode a batch, or one by one if it fails (out of memory); one that fails alone gives its exception."""
+        """Decode a batch; if it fails (out of memory), decode its items singly, each failure as an exception."""
         try:
             return list((yield from self._steps(waveforms)))
         except SpellstreamError:  # settings that do not fit the model: wrong for every source
@@ -107,6 +107,6 @@ class Batches:
 
 
 def _parts(items: Sequence[Any], most: int, workers: Workers) -> list[Sequence[Any]]:
-    """Parts of at most so many items, with enough of them for all workers."""
+    """Split into parts of at most `most` items, with at least one part for each worker."""
     size = max(1, min(most, math.ceil(len(items) / workers.count)))
     return [items[start : start + size] for start in range(0, len(items), size)]

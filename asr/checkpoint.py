@@ -1,8 +1,8 @@
 """Checkpoints: folders with `model.safetensors`, `config.json` and `tokenizer.model`.
 
-A language model, `lm.safetensors` and `lm.json`, is in the same folder or in a separate one; so is what finds
-punctuation and capitals, `punctuation.safetensors` and `punctuation.json`. A checkpoint is data: none of its files is
-unpickled, so that loading one runs no code.
+A language model (`lm.safetensors`, `lm.json`) is in the same folder or in a separate one; so is a model for punctuation
+and capitals (`punctuation.safetensors`, `punctuation.json`). A checkpoint is pure data: nothing is unpickled, so
+loading one runs no code.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ __all__ = [
 
 T = TypeVar("T")
 
-_SCALES = ".scales"  # ending of the tensor with the scale of each row of an int8 tensor
+_SCALES = ".scales"  # suffix of the tensor with the row scales of an int8 tensor
 
 
 class Checkpoint(NamedTuple):
-    """A model in evaluation mode, in float32, and the tokenizer that it was trained with."""
+    """A model in evaluation mode, in float32, and its tokenizer."""
 
     model: Model
     tokenizer: Tokenizer

@@ -91,7 +91,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """How much future audio the encoder sees.
+    """Amount of future audio that the encoder sees.
 
     With `chunk_ms` None it sees the whole utterance. Otherwise forward LSTMs carry their state from chunk to chunk, and
     backward LSTMs start from a zero state in every chunk of `chunk_ms` (latency-controlled BLSTM, Zhang et al. 2016).
@@ -145,7 +145,7 @@ class FrontConfig:
     time_width: int = 3
     frequency_width: int = 3
     normalisation: Literal["none", "layer"] = "layer"
-    projection_size: int = 0  # of a linear layer with normalisation and activation after the blocks; 0: none
+    projection_size: int = 0  # output of a linear layer with normalisation and activation after the blocks; 0: none
 
     def __post_init__(self) -> None:
         for name in ("time_pools", "frequency_pools"):
@@ -166,7 +166,7 @@ class FrontConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The pyramidal LSTM. `joins[i]` neighbouring frames are joined into one before layer i.
+    """The pyramidal LSTM. Before layer i, each `joins[i]` neighbouring frames are joined into one.
 
     A convolutional front may come before it, and dense layers after it.
     """
@@ -225,7 +225,7 @@ class AttentionConfig:
     location_channels: int = 10
     location_width: int = 101
     window_frames: int | None = None  # limits attention to this distance from the previous peak
-    context_size: int = 0  # that the encoder output is projected to; 0: not projected
+    context_size: int = 0  # size of a projection of the encoder output; 0: none
     start: Literal["zero", "uniform"] = "zero"  # the alignment before the first token
 
     def __post_init__(self) -> None:
@@ -255,7 +255,7 @@ class DecoderConfig:
     embedding_size: int = 256
     dropout: float = 0.2
     cell: Literal["lstm", "gru"] = "lstm"
-    readout: Literal["tanh", "linear"] = "tanh"  # what is made of the cells' output and the context
+    readout: Literal["tanh", "linear"] = "tanh"  # combination of the cells' output and the context
 
     def __post_init__(self) -> None:
         require(self.layers > 0, "decoder.layers", self.layers, "positive")
@@ -271,26 +271,26 @@ class SearchConfig:
     """Weights and limits of the search; a checkpoint's config.json has the values tuned for it."""
 
     beam_size: int = 8
-    # Hypotheses whose score is so far behind the best live one are dropped; with length_normalisation also those that
-    # are so far behind the best finished one, before its division. 0: none is.
+    # Hypotheses that score lower than the best live one by more than this are dropped; with length_normalisation, also
+    # those as far below the best finished one, before its division. 0: none is dropped.
     beam_margin: float = 0.0
     nbest: int = 1
-    ctc_weight: float = 0.3  # the decoder's weight is the rest to 1
+    ctc_weight: float = 0.3  # the decoder's weight is 1 minus this
     lm_weight: float = 0.0
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
-    hotword_weight: float = 0.4  # what a hotword is worth for each letter, and as if it had eight more
-    hotword_margin: float = 2.2  # for each unit of this worth, how far its path may be below the best by CTC
+    hotword_weight: float = 0.4  # bonus of a hotword per letter, with eight letters added to its length
+    hotword_margin: float = 2.2  # per unit of this bonus: how far a hotword's CTC path may score below the best path
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     coverage_mean: bool = False  # count the penalty at every token, averaged over the tokens so far
     temperature: float = 1.0  # divides the decoder's logits
     lm_temperature: float = 1.0  # divides the language model's
     length_normalisation: bool = False  # finished hypotheses are compared by their score per token
-    eos_threshold: float = 1.5  # eos needs a log-probability of at least this many times that of the best other token
+    eos_threshold: float = 1.5  # eos needs at least this factor times the log-probability of the best other token
     candidates: int = 16  # tokens per hypothesis that the CTC scorer scores
     max_tokens_per_second: float = 12.0
-    max_repeats: int = 4  # consecutive repetitions of a phrase; more count as a loop
+    max_repeats: int = 4  # consecutive repetitions of a phrase; more than this count as a loop
 
     def __post_init__(self) -> None:
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
@@ -319,8 +319,8 @@ class LmConfig:
     hidden_size: int = 512
     layers: int = 2
     dropout: float = 0.2
-    dense_layers: int = 0  # with layer normalisation and activation, before an output layer with weights of its own
-    dense_size: int = 512  # none: the output layer has the weights of the embedding
+    dense_layers: int = 0  # with layer normalisation and activation, before an output layer with its own weights
+    dense_size: int = 512  # without dense layers, the output layer shares the embedding's weights
     activation: Activation = "leaky_relu"
 
     def __post_init__(self) -> None:
@@ -340,7 +340,7 @@ class PunctuationConfig:
 
     marks: tuple[str, ...] = ("", ",", ".", "?", "!", ":")
     words: int = 16_000  # most frequent words with an embedding of their own
-    buckets: int = 6_000  # hashed pieces of words, which all words are embedded by as well
+    buckets: int = 6_000  # embeddings of hashed word pieces, used for all words
     embedding_size: int = 128
     pause_size: int = 16
     hidden_size: int = 192  # in each direction

@@ -21,8 +21,8 @@ from asr.transcript import Alternative, Segment, Word
 
 __all__ = ["decode_steps"]
 
-# Encoded together on a CPU: more rows no longer fit its caches (of 48 recordings, 5.8 ms a second of audio with 4 rows,
-# 6.5 with 8, 8.4 with 16), and a step should be short.
+# Rows encoded together on a CPU: more rows exceed its caches (48 recordings took 5.8 ms per second of audio with 4
+# rows, 6.5 with 8, 8.4 with 16), and a step should be short.
 _CPU_ROWS, _CPU_SECONDS = 4, 30.0
 
 
@@ -41,10 +41,10 @@ def decode_steps(
     Args:
         model: in evaluation mode, on the device that does the work.
         tokenizer: of the model.
-        waveforms: `(samples,)` at 16 kHz on the CPU, each as long as one segment may be (20 s).
+        waveforms: `(samples,)` at 16 kHz on the CPU, each at most as long as a segment (20 s).
         config: beam size and weights.
-        lm: over the same tokens, on the same device; None without.
-        spotter: finds hotwords; None without.
+        lm: language model over the same tokens, on the same device; None: none.
+        spotter: finds hotwords; None: none.
         word_timestamps: also find when each word was said.
 
     Returns:
@@ -70,7 +70,7 @@ def decode_steps(
 
 
 def _groups(waveforms: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
-    """Neighbours that are encoded together: all on a GPU, a few on a CPU."""
+    """Neighbouring waveforms to encode together: all on a GPU, a few on a CPU."""
     if device.type != "cpu":
         yield list(waveforms)
         return
@@ -98,7 +98,7 @@ def _encode(model: Model, waveforms: Sequence[Tensor]) -> tuple[Encoded, list[Te
 
 
 def _joined(groups: Sequence[Encoded]) -> Encoded:
-    """One batch of several, padded to the longest."""
+    """Several groups as one batch, padded to the longest."""
     frames = max(encoded.encoder_out.shape[1] for encoded in groups)
     padded = [pad(outs, (0, 0, 0, frames - outs.shape[1])) for outs, _ in groups]
     return Encoded(torch.cat(padded), torch.cat([lengths for _, lengths in groups]))

@@ -1,7 +1,7 @@
-"""The exceptions that Spellstream raises on purpose: one tree, so that catching `SpellstreamError` catches them all.
+"""The exceptions that Spellstream raises on purpose, all of them subclasses of `SpellstreamError`.
 
-A message is one line that names the file or id, the value that was found and the bound that it broke; the command line
-prints it as it is.
+A message is one line that names the file or id, the value found and the bound violated; the command line prints it
+unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AudioError(SpellstreamError):
     """A source cannot be decoded.
 
     Args:
-        source: what was read, as the user would name it (a path, "standard input", "array").
+        source: name of the source as users know it (a path, "standard input", "array").
         reason: why it cannot be decoded, in a few words.
     """
 
@@ -44,7 +44,7 @@ class AudioError(SpellstreamError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
-        # Without this, exceptions with several arguments do not survive pickling by worker processes.
+        # Without this, exceptions with several arguments cannot be pickled by worker processes.
         return type(self), (self.source, self.reason)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and paths as the user knows them."""
+"""Atomic writes, and absolute paths without resolved links."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def absolute(path: str | Path) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content`, text as UTF-8, so that `path` holds its old content or all of the new, never a part.
+    """Write `content` (text as UTF-8) atomically: `path` holds either its old content or all of the new.
 
     The folder must exist. A device or pipe (`/dev/stdout`) is written to directly, since it must not be replaced.
 
     Raises:
         DataError: the file cannot be written; nothing is left behind.
     """
-    # A file name that is not valid UTF-8 reaches us as lone surrogates; escaped like this they are right in JSON.
+    # File names that are not valid UTF-8 arrive with lone surrogates; this escape is valid in JSON.
     data = content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace")
     try:
         if path.exists() and not path.is_file():
@@ -36,8 +36,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    # In the same folder because a rename is atomic only within one file system. Opened by name rather than by
-    # `tempfile`, which would give the final file the mode 0600 whatever the user's umask says.
+    # In the same folder, because a rename is atomic only within one file system. Not made by `tempfile`, which would
+    # give the final file the mode 0600 regardless of the user's umask.
     temporary = path.with_name(f".spellstream-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:

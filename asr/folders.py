@@ -1,4 +1,4 @@
-"""Where models are: the names of a model's files, and from the name of a model to its folder."""
+"""Locations of models: the names of a model's files, and the folder for a model's name."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = [
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
 LM_WEIGHTS, LM_CONFIG = "lm.safetensors", "lm.json"
 MARKS_WEIGHTS, MARKS_CONFIG = "punctuation.safetensors", "punctuation.json"
-CARD, SOURCE = "README.md", "source.json"  # for people; where an imported model came from
-FILES = (  # all that a folder of a model may have; nothing else is downloaded
+CARD, SOURCE = "README.md", "source.json"  # the model card; the origin of an imported model
+FILES = (  # all files of a model's folder; no other file is downloaded
     *(CONFIG, WEIGHTS, TOKENIZER, LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS),
     *(CARD, SOURCE, CHECKSUMS, "LICENSE"),
 )
@@ -42,7 +42,7 @@ def pretrained() -> list[str]:
 
 
 def home() -> Path:
-    """The folder of the user's own models, which have the names of their folders: `$SPELLSTREAM_HOME/models`."""
+    """The folder of the user's own models, named by their folders: `$SPELLSTREAM_HOME/models`."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(os.environ.get("SPELLSTREAM_HOME") or Path(data) / "spellstream") / "models"
 
@@ -74,13 +74,13 @@ def find_lm(name: str | Path) -> Path:
     """Resolve a language model to its folder: one in `home`, a path, or `hub:OWNER/NAME`, which is downloaded.
 
     Raises:
-        CheckpointError: the repository has none.
+        CheckpointError: the repository has no language model.
         HubError, DependencyError: see `asr.hub.fetch`.
     """
     if is_reference(name):
         folder = fetch(str(name), take=(LM_CONFIG, LM_WEIGHTS, CHECKSUMS)).folder
         if not (folder / LM_CONFIG).is_file():
-            raise CheckpointError(f"{name}: the repository has no {LM_CONFIG}, so it is no language model of ours")
+            raise CheckpointError(f"{name}: the repository has no {LM_CONFIG}, so it is no Spellstream language model")
         return folder
     own = home() / name
     return own if (own / LM_CONFIG).is_file() else Path(name)

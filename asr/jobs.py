@@ -1,4 +1,4 @@
-"""Sources in progress: how they are decoded, what was read and decoded of each, and what went wrong."""
+"""Sources in progress: decoding options, the parts read and decoded so far, and errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Decoding", "Job", "Outcome", "unexpected"]
 
 
 class Outcome(NamedTuple):
-    """The result for one source: a transcript, or the error that says why there is none.
+    """The result for one source: a transcript, or the error that prevented it.
 
-    With `keep_damaged`, both: the transcript of the readable part, and why it is incomplete.
+    With `keep_damaged`, both: the transcript of the readable part, and the error that made it incomplete.
     """
 
     source: Any
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoding:
-    """How spans are cut, decoded and written: the options of one call."""
+    """Options of one call: how spans are cut, decoded and written."""
 
     search: SearchConfig
     segment: SegmentConfig | None
@@ -58,11 +58,11 @@ class Job:
     pending: int = 0  # spans read but not decoded
     samples: int = 0  # read so far
     error: SpellstreamError | None = None
-    damage: AudioError | None = None  # why it ended early, if the part before that is kept
+    damage: AudioError | None = None  # why it ended early, if the part before the damage is kept
     complete: bool = False  # all of it has been read
 
     def read(self, blocks: Generator[Tensor, None, None]) -> Iterator[Tensor]:
-        """Pass blocks on and count their samples; the reader is closed however this ends."""
+        """Pass blocks on and count their samples; the reader is closed in any case."""
         with contextlib.closing(blocks):
             try:
                 for block in blocks:
@@ -75,7 +75,7 @@ class Job:
                 self.damage = known
 
     def outcome(self, decoding: Decoding) -> Outcome:
-        """The transcript of what was decoded, in the style that was asked for, or the error."""
+        """The transcript of the decoded segments, in the requested style, or the error."""
         if self.error is not None:
             return Outcome(self.source, None, self.error)
         segments = sorted(self.segments, key=lambda s: s.start_seconds)
@@ -86,7 +86,7 @@ class Job:
 
 
 def unexpected(source: Any, error: Exception) -> AudioError:
-    """An exception of a library as one line for the source that caused it; the others go on."""
+    """A library's exception as a one-line error of the source that caused it; other sources continue."""
     known = AudioError(source_name(source), " ".join(f"{type(error).__name__}: {error}".split()))
     known.__cause__ = error
     return known

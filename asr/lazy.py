@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that importing the package itself is quick."""
+"""Lazy import of a package's names on first use, so that importing the package itself is quick."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], 
 
     Args:
         package: its `__name__`.
-        modules: for each module of the package, the names that it defines for the package.
+        modules: for each module of the package, the names that it contributes.
     """
     home = {name: module for module, names in modules.items() for name in names}
 
@@ -23,7 +23,7 @@ def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], 
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{home[name]}"), name)
-        setattr(sys.modules[package], name, value)  # the next use does not come here
+        setattr(sys.modules[package], name, value)  # later uses find it without this function
         return value
 
     return load

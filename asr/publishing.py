@@ -1,4 +1,4 @@
-"""A model's folder in the form that the hub wants: checked, with a card and checksums. Nothing is uploaded."""
+"""A model's folder in the form that the hub expects: checked, with a card and checksums. Nothing is uploaded."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from asr.hub.listing import sha256
 __all__ = ["publish", "read_rates"]
 
 _ATTRIBUTES = ".gitattributes"
-_LFS = ("*.safetensors", "*.model")  # which git itself would keep in full in every clone
+_LFS = ("*.safetensors", "*.model")  # stored by LFS, since git would keep every version in each clone
 
 
 def publish(name: str | Path, output: Path, facts: CardFacts) -> list[str]:
     """Write the files of a model, its card, `SHA256SUMS` and `.gitattributes` to a new folder.
 
     Args:
-        name: the model, as of `asr.folders.find`; all of its parts are loaded, to know that they are whole.
+        name: the model, as for `asr.folders.find`; all of its parts are loaded as a check.
         output: a folder that does not exist or is empty.
-        facts: for the card.
+        facts: content of the card.
 
     Returns:
-        What a reader of the card will miss, a sentence each.
+        Facts missing from the card, one sentence each.
 
     Raises:
-        CheckpointError: the model is not there or broken, or `output` has files.
+        CheckpointError: the model is missing or broken, or `output` has files.
         HubError: the settings of the model's own card cannot be read.
         DataError: a file cannot be written.
         DependencyError: huggingface_hub is missing.
@@ -57,7 +57,7 @@ def publish(name: str | Path, output: Path, facts: CardFacts) -> list[str]:
 
 
 def _write(folder: Path, output: Path, text: str) -> None:
-    """The model's files with the card `text`, and what belongs to them."""
+    """Write the model's files with the card `text`, checksums and attributes."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         for file in FILES:
@@ -67,13 +67,13 @@ def _write(folder: Path, output: Path, text: str) -> None:
         raise DataError(f"{error.filename or output}: {error.strerror or error}") from error
     write_atomically(output / CARD, text)
     write_atomically(output / _ATTRIBUTES, "".join(f"{each} filter=lfs diff=lfs merge=lfs -text\n" for each in _LFS))
-    # Without the card, which people edit on the hub.
+    # Without the card, which may be edited on the hub.
     listed = sorted(path for path in output.iterdir() if path.name in FILES and path.name != CARD)
     write_atomically(output / CHECKSUMS, "".join(f"{sha256(path)}  {path.name}\n" for path in listed))
 
 
 def read_rates(path: Path) -> list[Rates]:
-    """Error rates by corpus from what `spellstream evaluate --json` writes.
+    """Error rates by corpus from the output of `spellstream evaluate --json`.
 
     Raises:
         DataError: the file cannot be read, or is not of this form.
@@ -86,7 +86,7 @@ def read_rates(path: Path) -> list[Rates]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         rates = []
     if not rates:
-        raise DataError(f"{path}: no error rates, as spellstream evaluate --json writes them")
+        raise DataError(f"{path}: no error rates in the format of spellstream evaluate --json")
     return rates
 
 
@@ -96,7 +96,7 @@ def _rates(summary: dict[str, Any]) -> Rates:
 
 
 def _source(folder: Path) -> dict[str, Any]:
-    """What `source.json` says of an imported model; empty for others."""
+    """Content of an imported model's `source.json`; empty for others."""
     try:
         source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def _body(loaded: checkpoint.Checkpoint, facts: CardFacts) -> str:
 
 
 def _missing(text: str, facts: CardFacts) -> list[str]:
-    """What the settings at the top of a card lack, as advice."""
+    """Advice on settings missing at the top of a card."""
     settings = text.split("\n---\n", 1)[0].splitlines()
     advice = {
         "license": "the card names no licence: give --licence",

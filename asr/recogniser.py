@@ -1,4 +1,4 @@
-"""Audio to transcripts: read, cut at pauses, batch by length, encode, search, time the words."""
+"""Audio to transcripts: reading, segmentation, batching by length, encoding, search, word times."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Recogniser:
         for segment in recogniser.segments("lecture.mp4", progress=print):
             print(segment.start_seconds, segment.text)
 
-    It keeps no state between calls, so one recogniser serves any number of them, one at a time.
+    It keeps no state between calls; use one recogniser for any number of calls, one at a time.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Recogniser:
         network.encoder.quicken()
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
         recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, find_lm(lm) if lm else beside)
-        if lm is not None:  # one that was named is checked now, the model's own when a search needs it
+        if lm is not None:  # a named one is checked now, the model's own only when a search needs it
             recogniser._load_lm()
         return recogniser
 
@@ -109,7 +109,7 @@ class Recogniser:
         """The language model for a search, read when first needed; None if `lm_weight` is 0.
 
         Raises:
-            CheckpointError: it is broken, or has other tokens than the model.
+            CheckpointError: it is broken, or its tokens differ from the model's.
             ConfigError: `lm_weight` is above 0 but there is no language model.
         """
         if search.lm_weight == 0:
@@ -129,7 +129,7 @@ class Recogniser:
         return DensityRatio(self._lm, self._internal_lm, search.internal_lm_share)
 
     def spell(self, hotwords: Hotwords | None) -> Spotter | None:
-        """Hotwords as the search needs them.
+        """Hotwords in the form that the search needs.
 
         Raises:
             ConfigError: a phrase has characters that the model cannot spell.
@@ -143,9 +143,9 @@ class Recogniser:
 
     @property
     def writer(self) -> Writer:
-        """What turns the recognised words into written text, read when first needed.
+        """The writer that converts recognised words to written text, loaded on first use.
 
-        A model without weights for punctuation has one that writes names and numbers only.
+        For a model without a punctuation model, it converts names and numbers only.
         """
         if self._writer is None:
             has_one = checkpoint.has_punctuation(self.folder)
@@ -173,16 +173,16 @@ class Recogniser:
         Args:
             source: a path, "-" for standard input, a binary file object, or an array or tensor of samples:
                 `(samples,)`, or two-dimensional with the shorter side as channels; floats in [-1, 1] or integers.
-            sample_rate: of an array, in Hz; files bring their own.
+            sample_rate: of an array, in Hz; files have their own.
             search: beam size and weights; the model's own if None.
-            segment: where long audio is cut.
+            segment: how long audio is cut into segments.
             word_timestamps: also find when each word was said.
             batch_size: segments decoded together.
             track: which audio track of a file, see `asr.audio.blocks`.
-            hotwords: names and terms to listen for: "Nextcloud, Siobhán:1.5" with a weight of 1.5 for the second, the
+            hotwords: names and terms to listen for: a list such as "Nextcloud, Siobhán:1.5" (1.5 is a weight), the
                 `Path` of a file with a phrase on each line, or phrases.
-            style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
-                Written text keeps the spoken words beside it, see `Segment`.
+            style: "written", with capitals, punctuation and digits, or "spoken", as recognised, in lower case. A
+                segment with written text also has the spoken words, see `Segment`.
 
         Raises:
             AudioError: the source cannot be read, or not to its end.
@@ -216,8 +216,8 @@ class Recogniser:
 
         Args:
             source, sample_rate, search, segment, word_timestamps, batch_size, track, hotwords, style: as in
-                `transcribe`. A smaller batch yields sooner and takes longer in all.
-            progress: called with the seconds of the source that are done, after each batch and at the end.
+                `transcribe`. A smaller batch yields sooner, but takes longer in total.
+            progress: called with the seconds of the source done so far, after each batch and at the end.
 
         Yields:
             Segments in order, none without text.
@@ -257,7 +257,7 @@ class Recogniser:
         hotwords: HotwordList = None,
         style: Style = "written",
     ) -> Iterator[Outcome]:
-        """Transcribe many sources in flat memory, batched together by length.
+        """Transcribe many sources in constant memory, in batches of similar length across sources.
 
             for source, transcript, error in recogniser.transcribe_many(["a.wav", "b.mp3"]):
                 print(source, transcript.text if transcript else error)
@@ -268,7 +268,7 @@ class Recogniser:
             keep_damaged: also transcribe the readable part of a damaged file.
 
         Yields:
-            An `Outcome` for each source as soon as it is done, not in their order. One that cannot be read yields its
+            An `Outcome` for each source as soon as it is done, in any order. A source that cannot be read yields its
             error and does not stop the others.
 
         Raises:
@@ -290,13 +290,13 @@ class Recogniser:
     ) -> Decoding:
         check_style(style)
         found, writer = Hotwords.of(hotwords), self.writer if style == "written" else None
-        self.spell(found)  # what cannot be spelled is told before any work is done
+        self.spell(found)  # report phrases that cannot be spelled before any work
         decoding = Decoding(search or self.model.config.search, segment, word_timestamps, batch_size, found, writer)
-        self.language_model(decoding.search)  # read before several threads need it
+        self.language_model(decoding.search)  # load it before several threads need it
         return decoding
 
     def _batches(self, decoding: Decoding) -> Batches:
-        """Decodes batches in that way."""
+        """The batch decoder for these options."""
         return Batches(
             lambda waveforms: self.decode_steps(
                 waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords
@@ -315,7 +315,7 @@ class Recogniser:
         """Transcribe one batch of waveforms, each as one segment.
 
         Args:
-            waveforms: `(samples,)` at 16 kHz on the CPU, each as long as one segment may be (20 s).
+            waveforms: `(samples,)` at 16 kHz on the CPU, each at most as long as a segment (20 s).
             config: beam size and weights.
             word_timestamps: also find when each word was said.
             hotwords: names and terms to listen for.
@@ -332,6 +332,6 @@ class Recogniser:
         word_timestamps: bool,
         hotwords: Hotwords | None = None,
     ) -> Steps[list[Segment]]:
-        """As `decode`, in steps of some hundredths of a second on a CPU, so that streams can go on between them."""
+        """As `decode`, in steps of some hundredths of a second on a CPU, so that streams can run between them."""
         lm, spotter = self.language_model(config), self.spell(hotwords)
         return decode_steps(self.model, self.tokenizer, waveforms, config, lm, spotter, word_timestamps)

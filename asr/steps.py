@@ -1,4 +1,4 @@
-"""Work in steps: generators that yield wherever something more urgent may go first, and return the result."""
+"""Work in steps: generators that yield wherever more urgent work may run first, and return the result."""
 
 from __future__ import annotations
 

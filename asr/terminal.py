@@ -40,15 +40,15 @@ def loading(what: str) -> None:
 
 
 class Progress:
-    """Counts sources done, hours of audio, speed and time left; a context manager.
+    """Progress display: sources done, hours of audio, speed and time left; a context manager.
 
     Messages of `say` appear above the bar.
 
     Args:
-        total: how many sources there are.
+        total: number of sources.
         show: draw a bar on standard error.
-        unit: what is counted.
-        line_seconds: without a bar, print a line this often.
+        unit: name of the counted things.
+        line_seconds: without a bar, interval between printed lines.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class Progress:
 
 @contextlib.contextmanager
 def byte_progress(total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes downloaded, speed and time left; gives the function that counts `size` more bytes.
+    """A bar of bytes downloaded, speed and time left; yields a function that counts further bytes.
 
     Args:
-        total: bytes in all.
+        total: total number of bytes.
         show: draw the bar on standard error.
     """
     if not show:

@@ -1,4 +1,4 @@
-"""What a transcription returns: plain, frozen values with times in seconds.
+"""Results of a transcription: plain, frozen values with times in seconds.
 
 `Transcript` → `Segment` → `Word`. Times are on the clock of the source that was transcribed.
 """
@@ -44,16 +44,16 @@ class Transcript:
 
     @property
     def spoken(self) -> str:
-        """The whole text on one line as it was recognised: words in lower case, without marks."""
+        """The whole text as recognised, on one line: words in lower case, without marks."""
         return " ".join(segment.spoken for segment in self.segments if segment.spoken)
 
     def as_spoken(self) -> Transcript:
-        """This transcript with all text and words as they were recognised."""
+        """This transcript with all text and words as recognised."""
         return replace(self, segments=tuple(segment.as_spoken() for segment in self.segments))
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """The words of all segments, in order; empty unless word times were asked for."""
+        """The words of all segments, in order; empty unless word times were requested."""
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_srt(self, shape: SubtitleShape | None = None) -> str:
@@ -78,7 +78,7 @@ class Transcript:
         return cls(*fields.read(values))
 
     def save(self, path: str | Path, shape: SubtitleShape | None = None) -> None:
-        """Write a file, whole or not at all, in the format that its extension names: txt, json, srt, vtt or tsv.
+        """Write a file atomically, in the format given by its extension: txt, json, srt, vtt or tsv.
 
         Args:
             path: where to write; an existing file is replaced.
@@ -96,7 +96,7 @@ class Transcript:
 
 
 def read_json(text: str) -> Transcript:
-    """The transcript that a json file holds, times to the millisecond.
+    """Parse a transcript from a json file's text, times to the millisecond.
 
     Raises:
         DataError: `text` is not JSON, or a field is missing or of the wrong type; the message names the field.

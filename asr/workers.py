@@ -1,8 +1,8 @@
-"""Threads that decode batches side by side, each with one thread of PyTorch.
+"""Threads that decode batches in parallel, each with one PyTorch thread.
 
-PyTorch's own threads share each operation and wait for one another at its end. The operations of a search are short, so
-two threads are no faster than one, and on a busy machine, where one of them may not be running, far slower. Python's
-lock hardly matters: PyTorch gives it up within its operations (two threads waited for it for 2 % of their time).
+PyTorch's own threads split each operation and synchronise at its end. The operations of a search are short, so two
+threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. Python's
+lock hardly matters, since PyTorch releases it within its operations (two threads waited for it for 2 % of their time).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Does work in steps in as many threads as PyTorch has been given; with one, in the caller's.
+    """Runs work in steps in as many threads as PyTorch is set to use; with one, in the caller's thread.
 
-    Within the context PyTorch has one thread in the caller's thread, too.
+    Within the context, PyTorch also uses a single thread in the caller's thread.
 
     Args:
-        device: where the work is done; a GPU is kept busy by one thread.
+        device: device of the model; for a GPU, one thread is enough.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the work after the steps under way."""
+        """End the work after the current steps."""
         self._stopped.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -56,7 +56,7 @@ class Workers:
     def map(self, function: Callable[[Item], Steps[T]], items: Iterable[Item]) -> Iterator[T]:
         """The results of `function` for the items, in their order.
 
-        With several threads all are begun at once, while the caller goes on; with one, each when it is asked for.
+        With several threads all are begun at once, while the caller continues; with one, each when it is requested.
         """
         if self._pool is None:
             return (finish(function(item)) for item in items)
