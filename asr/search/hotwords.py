@@ -22,7 +22,7 @@ from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search.alignment import align
 from asr.search.beams import Prefix
-from asr.search.ctc import blank_padding, from_frame
+from asr.search.ctc import from_frame
 from asr.search.forced import Detour, Scored, score_detours
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spot, Spotter
@@ -126,11 +126,14 @@ def place_hotwords_steps(
     if prefix:
         lengths = (lengths - prefix.first_frame).clamp(min=0)
         log_probs = from_frame(log_probs, prefix.first_frame)
-    texts, variants = {}, {}
-    for row, spots in _spotted(log_probs, lengths, lists, rows, config, known).items():
-        frames, spotter = log_probs[row, : int(lengths[row])].cpu(), lists[row]
-        words = _Words.of(found[row][0].tokens, frames, spotter) if spots and spotter else None
-        if words and spotter and (some := _variants(found[row][0].tokens, words, spots, frames, spotter, config)):
+    texts, variants, settings = {}, {}, (config.hotword_weight, config.hotword_margin)
+    log_probs = log_probs.cpu()
+    for row in rows:
+        frames, spotter, tokens = log_probs[row, : int(lengths[row])], lists[row], found[row][0].tokens
+        if spotter is None or not (spots := spotter.spots(frames, known[row] if known else (), *settings)):
+            continue
+        words = _Words.of(tokens, frames, spotter)
+        if words and (some := _variants(tokens, words, spots, frames, spotter, config)):
             texts[row], variants[row] = words, some
     if not variants:
         return found
@@ -149,26 +152,6 @@ def place_hotwords_steps(
         pairs = [(one, next(scored)) for one in variants[row]]
         after[row] = _changed(found[row], texts[row], pairs, config.nbest)
     return after
-
-
-def _spotted(
-    log_probs: Tensor,
-    lengths: Tensor,
-    lists: Sequence[Spotter | None],
-    rows: Sequence[int],
-    config: SearchConfig,
-    known: Sequence[Sequence[int]],
-) -> dict[int, list[Spot]]:
-    """The spots of each row, in ascending order of the rows."""
-    found: dict[int, list[Spot]] = {}
-    for spotter in dict.fromkeys(lists[row] for row in rows):
-        some = [row for row in rows if lists[row] is spotter]
-        padded = blank_padding(log_probs[some, : int(lengths[some].max())], lengths[some])
-        before = [known[row] for row in some] if known else []
-        if spotter:
-            settings = config.hotword_weight, config.hotword_margin
-            found |= zip(some, spotter.spots(padded, lengths[some].tolist(), before, *settings), strict=True)
-    return dict(sorted(found.items()))
 
 
 def _variants(

@@ -2,8 +2,8 @@
 
 Most phrases of a list are not in an utterance. So each is first looked for in the CTC head's output: the best path that
 spells it, from any frame to any other, beside the best path of all through the same frames. Only the phrases whose path
-is likely enough are followed up. After Andrusenko et al. 2024, "Fast Context-Biasing for CTC and Transducer ASR models
-with CTC-based Word Spotter".
+is likely enough are followed up; one that cannot be is given up as early as possible. After Andrusenko et al. 2024,
+"Fast Context-Biasing for CTC and Transducer ASR models with CTC-based Word Spotter".
 """
 
 from __future__ import annotations
@@ -17,20 +17,32 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import ConfigError
 from asr.text.tokenizer import BLANK, EOS, Tokenizer
 from asr.writing.hotwords import Hotwords, Phrase
 
-__all__ = ["Spelling", "Spot", "Spotter", "check_spelling", "places", "relative", "spell"]
+__all__ = [
+    "Paths",
+    "Spelling",
+    "Spot",
+    "Spotter",
+    "Table",
+    "best_paths",
+    "check_spelling",
+    "places",
+    "relative",
+    "spell",
+]
 
 _LOG_ZERO = -1e10
 _FRAMES_A_SPOT = 6  # at most one spot for so many frames: bounds the time that they take
 _PLACES = 3  # of a phrase in an utterance
 _PHRASE_LETTERS = 8  # a phrase is worth as much as so many letters more, because short ones are as improbable as long
 _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
-_MAX_CELLS = 1 << 22  # paths followed at a time: states times utterances
+_MAX_CELLS = 1 << 18  # paths followed at a time: spellings times frames
 
 
 class Spelling(NamedTuple):
@@ -50,36 +62,30 @@ class Spot(NamedTuple):
     after_last: int
 
 
-class _Paths:
-    """A trie of tokens, as lists with an entry for each state; state 0 is the start."""
+class Table(NamedTuple):
+    """Spellings as tensors."""
 
-    def __init__(self) -> None:
-        self.tokens, self.parents = [BLANK], [0]
-        self._children: dict[tuple[int, int], int] = {}
+    spellings: Sequence[Spelling]
+    tokens: Tensor  # (N, L), padded
+    lengths: Tensor  # (N,)
+    worths: Tensor  # (N,)
 
-    def add(self, tokens: Sequence[int]) -> int:
-        """The state at the end of a spelling."""
-        state = 0
-        for token in tokens:
-            after = self._children.setdefault((state, token), len(self.tokens))
-            if after == len(self.tokens):
-                self.tokens.append(token)
-                self.parents.append(state)
-            state = after
-        return state
+    @classmethod
+    def of(cls, spellings: Sequence[Spelling]) -> Table:
+        """At least one spelling."""
+        tokens = pad_sequence([torch.tensor(one.tokens) for one in spellings], batch_first=True)
+        lengths, worths = zip(*((len(one.tokens), one.worth) for one in spellings), strict=True)
+        return cls(spellings, tokens, torch.tensor(lengths), torch.tensor(worths, dtype=torch.float64))
 
 
 @dataclass(frozen=True, eq=False)
 class Spotter:
-    """A list of hotwords, and the ways to spell them in tokens as a trie; state 0 is its root."""
+    """A list of hotwords, and the ways to spell them in tokens."""
 
     tokenizer: Tokenizer
     spellings: Mapping[str, Spelling]  # of all phrases, by what is said
     rests: Mapping[str, Sequence[Spelling]]  # of what is left of phrases after their first words
-    tokens: Tensor  # (S,): of each state
-    parents: Tensor  # (S,): the state before it
-    repeats: Tensor  # states with the token of the one before them
-    ends: Tensor  # (spellings,): their last states
+    table: Table  # of all phrases
     words: int  # of the longest phrase
 
     @classmethod
@@ -102,19 +108,8 @@ class Spotter:
                     rest = _spelling(" ".join(words[count:]), phrase.weight, tokenizer)
                     rests[" ".join(words[:count])].append(rest._replace(continues=True))
 
-        paths = _Paths()
-        ends = [paths.add(one.tokens) for one in spellings.values()]
-        pairs = enumerate(zip(paths.tokens, paths.parents, strict=True))
-        return cls(
-            tokenizer,
-            spellings,
-            rests,
-            tokens=torch.tensor(paths.tokens),
-            parents=torch.tensor(paths.parents),
-            repeats=torch.tensor([s for s, (token, parent) in pairs if s and token == paths.tokens[parent]]).long(),
-            ends=torch.tensor(ends),
-            words=max(said.count(" ") + 1 for said in spellings),
-        )
+        longest = max(said.count(" ") + 1 for said in spellings)
+        return cls(tokenizer, spellings, rests, Table.of(list(spellings.values())), longest)
 
     def begun(self, known: Sequence[int]) -> list[Spelling]:
         """What is left of the phrases that begin with the last words of the known tokens."""
@@ -122,62 +117,34 @@ class Spotter:
         latest = (" ".join(words[-count:]) for count in range(1, min(self.words, len(words) + 1)))
         return [rest for text in latest for rest in self.rests.get(text, ())]
 
-    def score(self, log_probs: Tensor) -> Tensor:
-        """How likely each spelling was said: log-probability, 0 for one on the best path of all.
+    def spots(self, log_probs: Tensor, known: Sequence[int], weight: float, margin: float) -> list[Spot]:
+        """The likeliest places of phrases in an utterance.
 
         Args:
-            log_probs: `(B, T, V)` of the CTC head; padding is blank with probability one.
-
-        Returns:
-            `(B, spellings)`, 0 or less.
-        """
-        rows = max(1, _MAX_CELLS // len(self.tokens))
-        return torch.cat([self._score(some) for some in log_probs.split(rows)])
-
-    def _score(self, log_probs: Tensor) -> Tensor:
-        frames = relative(log_probs).permute(1, 2, 0).contiguous()  # (T, V, B)
-        tokens, parents, repeats = (x.to(frames.device) for x in (self.tokens, self.parents, self.repeats))
-
-        # Best paths that end in each state: with its token, with a blank after it, with either.
-        ended = frames.new_full((len(tokens), frames.shape[2]), _LOG_ZERO)
-        blank, either, best = ended.clone(), ended.clone(), ended
-        either[0] = 0.0  # a phrase may begin anywhere
-        for frame in frames:
-            entry = either[parents]
-            entry[repeats] = blank[parents[repeats]]  # a repeated token is a new one only after a blank
-            ended = torch.maximum(ended, entry) + frame[tokens]
-            blank = either + frame[BLANK]
-            either = torch.maximum(ended, blank)
-            either[0] = 0.0
-            best = torch.maximum(best, ended)
-        return best[self.ends.to(frames.device)].T
-
-    def spots(
-        self, log_probs: Tensor, lengths: Sequence[int], known: Sequence[Sequence[int]], weight: float, margin: float
-    ) -> list[list[Spot]]:
-        """The likeliest places of phrases in each utterance.
-
-        Args:
-            log_probs: as in `score`.
-            lengths: of each utterance.
-            known: tokens of each utterance before the first frame; empty: there are none.
+            log_probs: `(T, V)` of the CTC head.
+            known: tokens before the first frame.
             weight: of what phrases are worth.
             margin: a place whose log-probability is this many times its phrase's worth below 0 is none.
         """
-        every = list(self.spellings.values())
-        worth = weight * margin * torch.tensor([one.worth for one in every])
-        candidates: list[tuple[int, Spelling]] = []
-        for row, scores in enumerate((self.score(log_probs).cpu() + worth).tolist()):
-            likely = sorted((-score, i) for i, score in enumerate(scores) if score > 0)
-            candidates += [(row, every[i]) for _, i in likely[: _most(lengths[row])]]
-            candidates += [(row, rest) for rest in self.begun(known[row])] if known else []
-        found: list[list[tuple[float, Spot]]] = [[] for _ in log_probs]
-        placed = places(relative(log_probs).cpu(), candidates) if candidates else []
-        for (row, one), some in zip(candidates, placed, strict=True):
-            least = -weight * margin * one.worth
-            found[row] += [(least - score, Spot(one, *frames)) for score, *frames in some if score > least]
-        best = (sorted(some, key=lambda pair: pair[0]) for some in found)
-        return [[spot for _, spot in some[: _most(length)]] for some, length in zip(best, lengths, strict=True)]
+        if not len(log_probs):
+            return []
+        frames, rests = relative(log_probs).cpu(), self.begun(known)
+        found = _spots(frames, self.table, weight * margin)
+        if rests:
+            found += _spots(frames, Table.of(rests), weight * margin)
+        return [spot for _, spot in sorted(found, key=lambda pair: -pair[0])[: _most(len(log_probs))]]
+
+
+def _spots(frames: Tensor, table: Table, scale: float) -> list[tuple[float, Spot]]:
+    """The places of the likeliest spellings, each with how far it is above the least score."""
+    which, paths = best_paths(frames, table, scale)
+    least = -scale * table.worths[which]
+    likeliest = (paths.scores.amax(1) - least).argsort(descending=True, stable=True)[: _most(len(frames))]
+    which, paths, least = which[likeliest], paths.select(likeliest), least[likeliest]
+    rows = zip(which.tolist(), least.tolist(), places(paths), strict=True)
+    return [
+        (score - low, Spot(table.spellings[i], *span)) for i, low, some in rows for score, *span in some if score > low
+    ]
 
 
 def _most(frames: int) -> int:
@@ -189,47 +156,102 @@ def relative(log_probs: Tensor) -> Tensor:
     return log_probs - log_probs.amax(-1, keepdim=True)
 
 
-def places(frames: Tensor, candidates: Sequence[tuple[int, Spelling]]) -> list[list[tuple[float, int, int]]]:
-    """The best places of spellings that do not overlap: log-probability, first frame, frame after the last.
+class Paths(NamedTuple):
+    """For N spellings, or beginnings of them, the best path that ends in each of T frames."""
+
+    scores: Tensor  # (N, T)
+    starts: Tensor  # (N, T): their first frames
+
+    def select(self, rows: Tensor) -> Paths:
+        return Paths(self.scores[rows], self.starts[rows])
+
+    def later(self) -> Paths:
+        """As of the frame before."""
+        scores, starts = (x[:, :-1] for x in self)
+        return Paths(pad(scores, (1, 0), value=_LOG_ZERO), pad(starts, (1, 0)))
+
+    def extended(self, sums: Tensor) -> Paths:
+        """These, which end before a frame, with a token in that frame and any number of frames after it.
+
+        The recursion over frames is a cumulative maximum. `sums` `(N or 1, T + 1)`: of the token's log-probabilities
+        before each frame.
+        """
+        best, entry = (self.scores - sums[:, :-1]).cummax(-1)
+        return Paths(best + sums[:, 1:], self.starts.expand_as(entry).gather(-1, entry))
+
+
+def best_paths(frames: Tensor, table: Table, scale: float) -> tuple[Tensor, Paths]:
+    """The best paths of the spellings that can be followed up.
 
     Args:
-        frames: `(B, T, V)`, relative to the likeliest token of each frame.
-        candidates: rows of these, and what to look for.
+        frames: `(T, V)`, relative to the likeliest token of each frame; at least one.
+        table: N spellings.
+        scale: the least score of a path is so many times what its spelling is worth below 0.
+
+    Returns:
+        Ascending rows `(N',)` of the table, and their paths.
     """
-    rows = torch.tensor([row for row, _ in candidates])
-    tokens = pad_sequence([torch.tensor(one.tokens) for _, one in candidates], batch_first=True)  # (N, L)
-    last = torch.tensor([len(one.tokens) - 1 for _, one in candidates])[:, None]
-    repeat = torch.zeros_like(tokens, dtype=torch.float32)
-    repeat[:, 1:][tokens[:, 1:] == tokens[:, :-1]] = _LOG_ZERO
+    # No path is better than the best frames of its tokens.
+    inside = torch.arange(table.tokens.shape[1]) < table.lengths[:, None]
+    best = frames.amax(0)[table.tokens] * inside
+    hope = pad(best.flip(1).cumsum(1).flip(1), (0, 1)) + scale * table.worths[:, None]  # from each token on
+    hopeful = (hope[:, 0] > 0).nonzero()[:, 0]
 
-    # As in `Spotter.score`, for each token of each spelling, with the frame in which the path began.
-    ended = torch.full(tokens.shape, _LOG_ZERO)
-    blank, began, blank_began = ended.clone(), torch.zeros_like(tokens), torch.zeros_like(tokens)
-    fresh, nothing = torch.zeros(len(rows), 1), torch.full((len(rows), 1), _LOG_ZERO)
-    scores, starts = [], []
-    for t in range(frames.shape[1]):
-        frame = frames[rows, t]
-        now = torch.full((len(rows), 1), t)
-        ways = torch.stack(
-            [ended, torch.cat([fresh, ended[:, :-1] + repeat[:, 1:]], 1), torch.cat([nothing, blank[:, :-1]], 1)]
-        )
-        origins = torch.stack([began, torch.cat([now, began[:, :-1]], 1), torch.cat([now, blank_began[:, :-1]], 1)])
-        later = ended > blank
-        blank, blank_began = torch.maximum(ended, blank) + frame[:, :1], torch.where(later, began, blank_began)
-        best, way = ways.max(0)
-        ended, began = best + frame.gather(1, tokens), origins.gather(0, way[None])[0]
-        scores.append(ended.gather(1, last)[:, 0])
-        starts.append(began.gather(1, last)[:, 0])
+    # Only the tokens of the spellings that are left, numbered anew, the blank first.
+    used, numbers = pad(table.tokens[hopeful], (1, 0), value=BLANK).unique(return_inverse=True)
+    sums, found = pad(frames[:, used].T.double().cumsum(1), (1, 0)), []
+    size = max(1, _MAX_CELLS // len(frames))
+    for rows, tokens in zip(hopeful.split(size), numbers[:, 1:].split(size), strict=True):
+        found += _followed(sums, rows, tokens, table.lengths[rows], hope[rows])
+    if not found:
+        return hopeful[:0], Paths(sums[:0, 1:], sums[:0, 1:].long())
+    rows = torch.cat([some for some, _ in found])
+    scores, starts = (torch.cat(parts) for parts in zip(*(paths for _, paths in found), strict=True))
+    order = rows.argsort()
+    return rows[order], Paths(scores, starts).select(order)
 
-    # The best end, then the best of those whose paths do not overlap with it, and so on.
-    left, first, at = torch.stack(scores), torch.stack(starts), torch.arange(len(scores))[:, None]
-    found: list[list[tuple[float, int, int]]] = [[] for _ in candidates]
+
+def _followed(sums: Tensor, rows: Tensor, tokens: Tensor, lengths: Tensor, hope: Tensor) -> list[tuple[Tensor, Paths]]:
+    """Paths of spellings, those with as many tokens together.
+
+    A spelling is given up where its path so far, with the `hope` `(N, L + 1)` for the tokens that follow, is too low.
+    `sums` `(U, T + 1)`: of the log-probabilities before each frame, of the blank and the tokens used.
+    """
+    found = []
+    fresh = torch.zeros(1, sums.shape[1] - 1, dtype=sums.dtype)  # a path begins anywhere
+    firsts, which = tokens[:, 0].unique(return_inverse=True)
+    ended = Paths(fresh.expand(len(firsts), -1), torch.arange(fresh.shape[1])[None]).extended(sums[firsts])
+    for u in range(1, tokens.shape[1] + 1):
+        if len(done := (lengths == u).nonzero()[:, 0]):
+            found.append((rows[done], ended.select(which[done])))
+        going = (lengths > u).nonzero()[:, 0]
+        if not len(going):
+            break
+        rows, tokens, lengths, hope, which = (x[going] for x in (rows, tokens, lengths, hope, which))
+
+        # The next token follows the one before it, or a blank; a repeated one is a new one only after a blank.
+        blank, ended = ended.later().extended(sums[:1]).later(), ended.later()
+        direct = (ended.scores >= blank.scores)[which] & (tokens[:, u] != tokens[:, u - 1])[:, None]
+        entries = (torch.where(direct, x[which], y[which]) for x, y in zip(ended, blank, strict=True))
+        ended = Paths(*entries).extended(sums[tokens[:, u]])
+        kept = (ended.scores.amax(1) + hope[:, u + 1] > 0).nonzero()[:, 0]
+        ended, which = ended.select(kept), torch.arange(len(kept))
+        rows, tokens, lengths, hope = (x[kept] for x in (rows, tokens, lengths, hope))
+    return found
+
+
+def places(paths: Paths) -> list[list[tuple[float, int, int]]]:
+    """The best places of spellings that do not overlap: log-probability, first frame, frame after the last."""
+    left, at = paths.scores, torch.arange(paths.scores.shape[1])
+    found: list[list[tuple[float, int, int]]] = [[] for _ in left]
     for _ in range(_PLACES):
-        score, end = left.max(0)
-        start = first.gather(0, end[None])[0]
-        for some, *place in zip(found, score.tolist(), start.tolist(), (end + 1).tolist(), strict=True):
+        score, end = left.max(1, keepdim=True)
+        start = paths.starts.gather(1, end)
+        for some, *place in zip(
+            found, score[:, 0].tolist(), start[:, 0].tolist(), (end[:, 0] + 1).tolist(), strict=True
+        ):
             some.append((place[0], int(place[1]), int(place[2])))
-        left = left.masked_fill((first <= end) & (at >= start), _LOG_ZERO)
+        left = left.masked_fill((paths.starts <= end) & (at >= start), _LOG_ZERO)
     return found
 
 

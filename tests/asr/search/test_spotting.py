@@ -1,4 +1,4 @@
-"""Where hotwords can have been said: scores against a plain search of all spans, and the promises of the batch."""
+"""Where hotwords can have been said: scores against a plain search of all spans."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from asr.errors import ConfigError
 from asr.search import Spotter, spotting
 from asr.search.alignment import viterbi
-from asr.search.ctc import blank_padding
-from asr.search.spotting import Spot
+from asr.search.spotting import Spot, best_paths, places, relative
 from asr.text.tokenizer import BLANK, EOS, Tokenizer
 from asr.writing.hotwords import Hotwords
 
@@ -52,24 +51,42 @@ def _fits(tokens: list[int], frames: int) -> bool:
     return frames >= len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
+def scores(some: Spotter, log_probs: Tensor, scale: float = 100.0) -> dict[str, float]:
+    """Of the spellings that are not given up."""
+    rows, paths = best_paths(relative(log_probs), some.table, scale)
+    said = [some.table.spellings[row].said for row in rows.tolist()]
+    return dict(zip(said, paths.scores.amax(1).tolist(), strict=True))
+
+
 def test_a_score_is_that_of_the_best_path_through_any_frames() -> None:
-    phrases = ["abba", "ab", "cab", "bb"]
-    log_probs = noise(2, 9)
-    scores = spotter(", ".join(phrases)).score(log_probs)
-    for row, found in zip(log_probs, scores.tolist(), strict=True):
-        for phrase, score in zip(phrases, found, strict=True):
+    phrases = ["abba", "ab", "cab", "bb", "a"]
+    for row in noise(2, 9):
+        found = scores(spotter(", ".join(phrases)), row)
+        assert list(found) == phrases
+        for phrase, score in found.items():
             assert score == pytest.approx(best_span(row, TOKENIZER.encode(phrase)), abs=1e-4)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.2, 0.4])
+def test_only_spellings_below_the_least_score_are_given_up(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = spotter("abba, a, cab, bb, a sack, scab, back, cabs, a back")
+    for row in noise(3, 12):
+        every = scores(some, row)
+        found = scores(some, row, scale)
+        assert found == {said: score for said, score in every.items() if score + scale * some.spellings[said].worth > 0}
+        with monkeypatch.context() as patch:
+            patch.setattr(spotting, "_MAX_CELLS", 1)
+            assert scores(some, row, scale) == found
+
+
 def test_what_was_said_scores_nought_and_nothing_else_does() -> None:
-    scores = spotter("cabs, back, a sack, scab").score(spoken("a sack cabs"))
-    assert scores[0, [0, 2]].tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
-    assert max(scores[0, [1, 3]].tolist()) < -2.0
+    found = scores(spotter("cabs, back, a sack, scab"), spoken("a sack cabs")[0])
+    assert [found["cabs"], found["a sack"]] == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert max(found["back"], found["scab"]) < -2.0
 
 
 def spots(some: Spotter, log_probs: Tensor, known: str = "", margin: float = 0.2) -> list[Spot]:
-    before = [TOKENIZER.encode(known)] if known else []
-    return some.spots(log_probs, [log_probs.shape[1]], before, 1.0, margin)[0]
+    return some.spots(log_probs[0], TOKENIZER.encode(known) if known else [], 1.0, margin)
 
 
 def test_a_spot_is_where_the_phrase_was_said() -> None:
@@ -85,14 +102,14 @@ def test_a_spot_is_where_the_phrase_was_said() -> None:
 
 
 def test_the_score_of_a_place_is_that_of_its_path() -> None:
-    log_probs, some = noise(1, 12), spotter("abba, bb, cab, scab")
-    candidates = [(0, one) for one in some.spellings.values()]
-    relative = log_probs - log_probs.amax(-1, keepdim=True)
-    for (score, first, after), *_ in spotting.places(relative, candidates):
-        assert score in [pytest.approx(x, abs=1e-4) for x in some.score(log_probs)[0].tolist()]
+    (log_probs,), some = noise(1, 12), spotter("abba, bb, cab, scab")
+    rows, paths = best_paths(relative(log_probs), some.table, 100.0)
+    for row, found in zip(rows.tolist(), places(paths), strict=True):
+        score, first, after = found[0]
+        tokens = list(some.table.spellings[row].tokens)
         assert 0 <= first < after <= 12
-    for (_, one), ((score, first, after), *_) in zip(candidates, spotting.places(relative, candidates), strict=True):
-        assert score == pytest.approx(best_span(log_probs[0, first:after], list(one.tokens)), abs=1e-4)
+        assert score == pytest.approx(best_span(log_probs[first:after], tokens), abs=1e-4)
+        assert score == pytest.approx(best_span(log_probs, tokens), abs=1e-4)
 
 
 def test_the_more_a_phrase_is_worth_the_less_likely_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,20 +129,7 @@ def test_a_phrase_goes_on_from_known_words() -> None:
     assert found.spelling.said == "sack"
     assert found.spelling.continues
     assert spots(some, frames, "abba back") == spots(some, frames) == []
-    assert some.begun([]) == spotter("sack, back").begun(TOKENIZER.encode("back")) == []
-
-
-def test_the_size_of_the_batch_never_changes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone or beside longer utterances, and however the rows are split to bound memory: bit for bit."""
-    some, log_probs, lengths = spotter("abba, cab, a sack, scab"), noise(3, 30), torch.tensor([30, 11, 21])
-    padded = blank_padding(log_probs, lengths)
-    together, places = some.score(padded), some.spots(padded, lengths.tolist(), [], 1.0, 2.0)
-    for row, length in enumerate(lengths.tolist()):
-        alone = log_probs[row : row + 1, :length]
-        assert torch.equal(some.score(alone)[0], together[row])
-        assert spots(some, alone, margin=2.0) == places[row] != []
-    monkeypatch.setattr(spotting, "_MAX_CELLS", 1)
-    assert torch.equal(some.score(padded), together)
+    assert spots(some, frames[:, :0]) == some.begun([]) == spotter("sack, back").begun(TOKENIZER.encode("back")) == []
 
 
 def test_what_the_model_cannot_spell_is_named() -> None:
@@ -134,4 +138,4 @@ def test_what_the_model_cannot_spell_is_named() -> None:
 
 
 def test_special_tokens_are_in_no_path() -> None:
-    assert int(spotter("abba, cab").tokens[1:].min()) > EOS
+    assert all(min(one.tokens) > EOS for one in spotter("abba, cab").table.spellings)
