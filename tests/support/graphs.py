@@ -99,8 +99,10 @@ def compare_lm(graphs: Graphs, lm: LanguageModel, tokens: Tensor, into: Recorded
 def compare_stream(
     graphs: Graphs, model: Model, features: Tensor, context: Context, sizes: dict[str, int], into: Recorded
 ) -> None:
-    """The encoder's steps over `features` `(B, T, n_mels)`, in both forms; `sizes` are of the metadata."""
-    expected, _ = model.encoder.step(features, model.encoder.initial_state(len(features)), context, final=True)
+    """The encoder's steps over `features` `(B, T, n_mels)`; `sizes` are of the metadata, `model` may be of float64."""
+    expected, _ = model.encoder.step(
+        features.to(model.dtype), model.encoder.initial_state(len(features)), context, final=True
+    )
     outs, stream = [np.zeros((len(features), 0, expected.shape[2]), np.float32)], Stream(graphs, len(features))
     while features.shape[1] - stream.at >= model.config.encoder.front.reduction:
         chunk = min(sizes["chunk"], features.shape[1] - stream.at)
@@ -118,7 +120,7 @@ def compare_preview(graphs: Graphs, model: Model, features: Tensor, pace: int, s
     for end in range(pace, features.shape[1] + 1, pace):
         recent = features[:, stream.at : end]
         ahead = max(0, encoder.frames(recent.shape[1]) - settled)
-        expected, state = encoder.preview(recent, state, ahead)
+        expected, state = encoder.preview(recent.to(model.dtype), state, ahead)
         count = recent.shape[1]
         into.compare("encoder_step", expected, stream.step(features, count, count, ahead * reduction, 0))
 

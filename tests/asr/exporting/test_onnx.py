@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -45,7 +46,6 @@ pytest.importorskip("onnxruntime")
 
 TOLERANCE = 1e-4
 FEATURE_TOLERANCE = 2e-3  # the logarithm of quiet bins beside loud ones, whose power is the rounding of the transform
-STREAM_TOLERANCE = 2e-4  # on speech, where rounding adds up over the steps of an utterance
 SENTENCES = ("the cat sat on the mat", "a dog ran up the hill", "we saw six boats")
 
 
@@ -212,11 +212,15 @@ def test_a_missing_package_is_told(command: Command, tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_the_shipped_models_graphs_equal_it_on_speech(speech_dir: Path, tmp_path: Path) -> None:
-    """A hundred utterances: features, encoder, CTC, decoder and language model along the greedy text, and streams."""
+    """A hundred utterances: features, encoder, CTC, decoder and language model along the greedy text, and streams.
+
+    Cells of this encoder reach 130, where float32 has steps of 1.5e-5, and on one utterance PyTorch in float32 is
+    1.7e-4 off PyTorch in float64. So the encoder's steps are held against float64.
+    """
     exporting.export("default", tmp_path / "graphs")
     graphs, found = Graphs(tmp_path / "graphs"), Recorded()
     model, tokenizer, folder = checkpoint.load("default")
-    lm = checkpoint.load_lm(folder, tokenizer)
+    lm, exact = checkpoint.load_lm(folder, tokenizer), copy.deepcopy(model).double()
     sizes = json.loads((tmp_path / "graphs" / "metadata.json").read_text())["encoder"]["streaming"]
     utterances = list(manifest.read(speech_dir / "dev.jsonl"))
     for one in utterances[:: len(utterances) // 100][:100]:
@@ -230,9 +234,8 @@ def test_the_shipped_models_graphs_equal_it_on_speech(speech_dir: Path, tmp_path
         compare_lm(graphs, lm, tokens, found)
 
         features, _ = model.features(waveform, samples)
-        compare_stream(graphs, model, features, model.config.streaming, sizes, found)
-        compare_preview(graphs, model, features, sizes["chunk"], 30, found)
+        compare_stream(graphs, exact, features, model.config.streaming, sizes, found)
+        compare_preview(graphs, exact, features, sizes["chunk"], 30, found)
     print({name: f"{difference:.1e}" for name, difference in found.items()})
     assert found.pop("features") < FEATURE_TOLERANCE
-    assert found.pop("encoder_step") < STREAM_TOLERANCE
     assert max(found.values()) < TOLERANCE, found
