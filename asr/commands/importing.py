@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -40,16 +41,25 @@ Folder = Annotated[
         "--output", "-o", metavar="DIR", help="Folder of the new model; without it, one among your own models."
     ),
 ]
+CtcWeight = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="W", help="Weight of the CTC head in the search, in place of the recipe's."),
+]
 Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, and faster on a CPU.")]
 
 
-def import_model(toolkit: Kind, source: From, output: Folder = None, half: Halves = False) -> None:
+def import_model(
+    toolkit: Kind, source: From, output: Folder = None, half: Halves = False, ctc_weight: CtcWeight = None
+) -> None:
     """Convert another toolkit's model to a folder that all commands accept.
 
     Supported SpeechBrain models are attention models with a CRDNN encoder, such as those for LibriSpeech and
     CommonVoice, and their recurrent language models (RNNLM). A Transformer language model is left out, with a note: use
     `--lm` with one trained by `spellstream train-lm`. Transformer encoders and transducers are refused. Nothing in the
     source is executed; unsupported parts are named.
+
+    The search keeps the weights of the model's recipe, so that texts are the same. Many recipes do not use the CTC head
+    in their search; try a weight of 0.3 with `transcribe --ctc-weight`, or with --ctc-weight here for all commands.
 
     Without --output the model is found by the last part of its name, and `spellstream models` lists it.
 
@@ -74,6 +84,9 @@ def import_model(toolkit: Kind, source: From, output: Folder = None, half: Halve
     from asr.importing.speechbrain import read
 
     imported = read(folder)
+    config = imported.model.config
+    if ctc_weight is not None:
+        imported.model.config = replace(config, search=replace(config.search, ctc_weight=ctc_weight))
     dtype = torch.float16 if half else torch.float32
     if imported.lm is not None:
         checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)
@@ -83,6 +96,8 @@ def import_model(toolkit: Kind, source: From, output: Folder = None, half: Halve
     checkpoint.save(output, imported.model, imported.tokenizer, dtype)
     for note in imported.notes:
         say(f"{source}: {note}")
+    if ctc_weight is None and config.search.ctc_weight == 0 and config.search.beam_size > 1:
+        say(f"{source}: its search does not use the CTC head; to try it, transcribe or import with --ctc-weight 0.3")
     typer.echo(output)
 
 

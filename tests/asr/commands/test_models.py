@@ -84,6 +84,17 @@ def test_a_model_is_imported_by_name_and_found_by_name(command: Command, hub: Hu
     assert "is there already" in command("import", "speechbrain", "hub:ann/las")[2]
 
 
+def test_the_ctc_head_of_an_imported_model_is_offered(command: Command, tmp_path: Path) -> None:
+    """Its recipe searches without, which is the default and told; a weight given is the model's for all commands."""
+    theirs = speechbrain_folder(tmp_path / "theirs")
+    for name, options, weight in (("as-theirs", (), 0.0), ("with-ctc", ("--ctc-weight", "0.3"), 0.3)):
+        status, _, said = command("import", "speechbrain", theirs, "--output", tmp_path / name, *options)
+        assert status == 0, said
+        assert json.loads((tmp_path / name / "config.json").read_text())["search"]["ctc_weight"] == weight
+        assert ("--ctc-weight 0.3" in said) == (not options)
+    assert command("import", "speechbrain", theirs, "--output", tmp_path / "more", "--ctc-weight", "2")[0] == 2
+
+
 def test_a_language_model_is_named_as_a_model_is(hub: HubServer, tmp_path: Path) -> None:
     model = small_model(tmp_path / "own" / "models" / "mine")
     tokenizer = checkpoint.load(model).tokenizer
