@@ -14,7 +14,7 @@ __all__ = ["degrade", "limit_bandwidth", "mask_spectrum", "perturb_waveform", "r
 
 _DIRECT_DB = (0.0, 15.0)  # direct-to-reverberant ratio
 _FRAME, _HOP = 512, 256  # samples of the codec's transform
-_FORMANTS_HZ = 4_800.0  # a warped vocal tract scales what lies below this frequency
+_FORMANTS_HZ = 4_800.0  # formants below this frequency are scaled
 _BAND_BINS = (*(4,) * 8, *(8,) * 8, *(16,) * 10, 1)  # widths of the codec's bands, 125 to 500 Hz, low to high
 
 

@@ -1,4 +1,4 @@
-"""What a training run is made of: the model it starts from, its tokenizer, its corpora as tokens, and noise."""
+"""The parts of a training run: the initial model, the tokenizer, the corpora as tokens, and noise."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Measurements(Callback):
 
     def _stop_if_patience_is_over(self, trainer: pl.Trainer) -> None:
         own = [at for at in sorted(self.measured) if at > self._first_step or not self._first_step]
-        # Extra measurements, made when time was up, do not count towards patience.
+        # Extra measurements at the end of the time limit do not count towards patience.
         wers = [self.measured[at]["wer"] for at in own if at % self._config.validate_every == 0]
         if self._patience and wers and len(wers) - 1 - wers.index(min(wers)) >= self._patience:
             trainer.should_stop = True

@@ -69,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation, drawn anew for every batch or utterance. A probability or range of 0 turns a part off."""
+    """Augmentation, drawn independently for every batch or utterance. A probability or range of 0 turns a part off."""
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     gain_db: float = 10.0  # up or down
@@ -109,7 +109,7 @@ class OptimiserConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 500
-    decay_steps: int = 2_000  # the whole of a shorter run
+    decay_steps: int = 2_000  # longer than the run: the whole run
     max_steps: int = 20_000
     clip_norm: float = 5.0
     ema_decay: float = 0.999

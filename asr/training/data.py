@@ -63,7 +63,7 @@ class Corpus(Dataset[Item]):
 
         Args:
             folders: one or more.
-            weights: how often each folder's utterances come in a pass over the data; 1 if not given.
+            weights: repetitions of each folder's utterances per pass over the data; default: 1.
 
         Raises:
             DataError: if a folder was not prepared or is damaged, or a weight is out of range.
@@ -141,7 +141,7 @@ def _enter(path: Path, start: int, samples: int) -> Tensor:
 
 
 class LasData(pl.LightningDataModule):
-    """Batches of a run: `train` in buckets of like length, resumable; `dev` sorted by length.
+    """Batches of a run: `train` in buckets of similar length, resumable; `dev` sorted by length.
 
     With several processes, each gets a share of both.
     """

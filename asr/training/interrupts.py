@@ -13,7 +13,7 @@ __all__ = ["heeding_interrupts"]
 
 @contextlib.contextmanager
 def heeding_interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that the run can finish its step and save; the second stops at once."""
+    """An event set by the first Ctrl-C, so that the run can finish its step and save; the second stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield asked

@@ -193,7 +193,7 @@ class LasModule(pl.LightningModule):
         self._errors = torch.zeros(2, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Pair]]:
-        """Log the losses and count the word errors of a batch; returns its texts."""
+        """Log the losses and count the word errors of a batch; return its texts."""
         encoded = self.model.encode(batch.waveform, batch.samples)
         losses = joint_loss(self.model, encoded, batch, 0.0, 0.0)
         values = {f"dev/{name}": value for name, value in _logged(losses).items()}
@@ -220,7 +220,7 @@ class LasModule(pl.LightningModule):
         self.log("dev/wer", self.dev_wer(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient; skip the step where it is not finite, since one bad batch must not end a run of days."""
+        """Clip the gradient; skip the step if it is not finite, since one bad batch must not end a run of days."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
         if torch.isfinite(norm):
             self.skipped_in_a_row = 0

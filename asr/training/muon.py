@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024) for the matrices of LSTMs: momentum whose singular values are all made about one.
+"""Muon (Jordan et al. 2024) for the matrices of LSTMs: momentum with all singular values set to about one.
 
-Adam follows the few directions with large gradients; an orthogonal step moves along all of them, so that fewer words
-are needed. The matrix of each gate is a matrix of its own here, unlike in `torch.optim.Muon`.
+Adam follows the few directions with large gradients; an orthogonal step moves along all directions, so that training
+needs fewer words. Each gate's matrix is treated separately here, unlike in `torch.optim.Muon`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["GateMuon"]
 
-_GATES = 4  # of an LSTM, one below the other in its matrices
+_GATES = 4  # of an LSTM, stacked in its matrices
 _MOMENTUM = 0.95
 _DECAY = 0.01  # of the weights, times the learning rate
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients of the paper

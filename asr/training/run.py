@@ -40,7 +40,7 @@ __all__ = ["Machine", "build_trainer", "train"]
 
 _LAST = "last.ckpt"
 
-# Warnings of Lightning and torch about things that are meant to be so.
+# Warnings of Lightning and torch about intended behaviour.
 _NOISE = (
     r".*LeafSpec.* is deprecated",
     r".*does not have many workers",
@@ -84,7 +84,7 @@ def train(
         output: the run's folder: `last.ckpt` to resume from, `last/` the model measured last, `best/` the one with the
             fewest errors on dev, `models/` candidates for averaging, `measurements.jsonl`, `tensorboard/`, and
             `training.json`, the settings.
-        weights: how often each corpus comes in a pass; 1 if not given.
+        weights: repetitions of each corpus per pass; default: 1.
         noise: a folder of background noise, or None.
         max_seconds: stop, resumable, after this time.
         machine: devices to train on.

@@ -1,4 +1,4 @@
-"""Batching of utterances: lhotse's dynamic bucketing, as numbered batches so that a run can resume anywhere."""
+"""Batching of utterances: lhotse's dynamic bucketing, in numbered batches, so that a run can resume at any of them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _BATCHES_A_BUCKET = 4  # with fewer, too many batches are half empty at the end 
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Endless batches of utterances of like length, up to `batch_seconds` with padding, in a random order.
+    """Endless batches of utterances of similar length, up to `batch_seconds` with padding, in a random order.
 
-    A batch depends on the seed and its number alone, so that a killed run resumes where it stopped. The first
-    `sorted_passes` go from short to long utterances, which is the easiest start. Each rank gets its own batches, as
-    many as the others and of about the same length.
+    A batch depends only on the seed and its number, so that a killed run resumes where it stopped. The first
+    `sorted_passes` go from short to long utterances, which is the easiest start. All ranks get the same number of
+    batches, of about the same length.
 
     Args:
         seconds: durations of the utterances.
         config: batch size and sorted passes.
         seed: for the order.
-        weights: how often each utterance comes in a pass; the fractional part is a probability. 1 if not given.
+        weights: repetitions of each utterance per pass; the fractional part is a probability. Default: 1.
         rank: of this process.
         world_size: number of processes.
 

@@ -1,4 +1,4 @@
-"""A run that resumes from one file: what the trainings of language and punctuation models share.
+"""A run that resumes from one file: the common part of the training of language and punctuation models.
 
 `last.safetensors` is plain data: weights, the states of both optimisers and of the random generator and, in its header,
 progress and settings.
@@ -50,11 +50,11 @@ class RunConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
     def rate_share(self, step: int, progress: float) -> float:
-        """Share of the learning rates at a step; `progress` is the share of the run that is done, 0 to 1."""
+        """Factor of the learning rates at a step; `progress` is the completed share of the run, 0 to 1."""
         return min(1.0, (step + 1) / max(1, self.warmup_steps)) * max(0.0, 1.0 - progress)
 
     def same_model(self, other: Any) -> bool:
-        """Whether a run with these settings can go on with the weights of a run with the other ones."""
+        """Whether a run with these settings can continue with the weights of a run with the others."""
         raise TypeError(f"{type(self).__name__} does not say what makes a model")
 
 
@@ -93,7 +93,7 @@ class SavedRun:
         self._states = {n: (self._muon if n in matrices else self._adam).state[p] for n, p in named.items()}
 
     def step(self, loss: Tensor, rate_share: float) -> Tensor:
-        """One step down the gradient of `loss` with a share of the learning rates; returns the gradient norm."""
+        """One step down the gradient of `loss`, at `rate_share` times the learning rates; return the gradient norm."""
         for optimiser, rate in ((self._adam, self.config.learning_rate), (self._muon, self.config.matrix_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * rate_share
@@ -117,7 +117,7 @@ class SavedRun:
         part.replace(self.path)
 
     def load(self) -> dict[str, Any]:
-        """Resume from the file, and return the fields of the progress; empty where there is no file.
+        """Resume from the file, and return the fields of the progress; empty if there is no file.
 
         Raises:
             CheckpointError, ConfigError: if the file is damaged, of an earlier version, or of another model.

@@ -50,12 +50,12 @@ def prepare(
     jobs: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = min(8, usable_cores()),
     quiet: shared.Quiet = False,
 ) -> None:
-    """Check corpora and make them ready to train on.
+    """Check corpora and prepare them for training.
 
     A SOURCE is a JSON-lines manifest (id, audio, duration, text, speaker), a folder like LibriSpeech
     (speaker/chapter/*.trans.txt) or Kaldi (wav.scp, text, segments, utt2spk), a table of Common Voice (validated.tsv
-    beside clips), or lhotse's cuts (cuts.jsonl.gz). Every utterance is decoded once. What cannot be learned from is
-    left out, named and counted; DIR/problems.jsonl has it all. If stopped, the same command goes on where it was.
+    beside clips), or lhotse's cuts (cuts.jsonl.gz). Every utterance is decoded once. Unusable utterances are left out,
+    named and counted; DIR/problems.jsonl lists all of them. If stopped, the same command resumes.
 
     Exit status: 0 if any utterance is left, 1 if none is.
 
@@ -66,7 +66,7 @@ def prepare(
     if not quiet:
         loading("PyTorch")
     with extra("train"):
-        import lhotse  # noqa: F401 - better missed now than after hours of decoding
+        import lhotse  # noqa: F401 - report a missing package now, not after hours of decoding
 
         from asr.training.corpus import prepare as preparing
         from asr.training.corpus.checks import DurationLimits
@@ -107,8 +107,8 @@ def statistics(
 ) -> None:
     """Print statistics of a prepared corpus, and measure its features.
 
-    Utterances, hours, speakers and lengths of each corpus in it are shown and, with the mean and deviation of the
-    features over a sample, stored in DIR/statistics.json, where training finds them.
+    Shows utterances, hours, speakers and lengths of each corpus in it. Stores them, with the mean and deviation of the
+    features over a sample, in DIR/statistics.json for training.
 
     Example:
       spellstream statistics prepared/train

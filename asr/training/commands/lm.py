@@ -38,7 +38,7 @@ Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 Init = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Begin with this language model in place of random weights; it may be narrower."),
+    typer.Option(metavar="DIR", help="Start from this language model instead of random weights; it may be narrower."),
 ]
 MaxMinutes = Annotated[
     float | None,

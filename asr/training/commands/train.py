@@ -73,8 +73,9 @@ def train(
 ) -> None:
     """Train a model, or resume a run.
 
-    DIR gets best, the model with the fewest errors on dev, last, the one last measured, models, which `average` takes
-    the mean of, measurements.jsonl, tensorboard, and last.ckpt to go on from. Ctrl-C ends the step under way and saves.
+    DIR gets best (the model with the fewest errors on dev), last (the model measured last), models (candidates for
+    `average`), measurements.jsonl, tensorboard, and last.ckpt to resume from. Ctrl-C finishes the current step and
+    saves.
 
     Examples:
       spellstream train --config las.toml --data prepared/train --dev prepared/dev --output run
@@ -84,7 +85,7 @@ def train(
     seconds = _seconds(max_time, max_minutes)
     _announce("PyTorch")
     with shared.extra("train"):
-        import lightning  # noqa: F401 - what is missing is said before anything else
+        import lightning  # noqa: F401 - report a missing package first
 
         from asr.training.config import read_config
 
@@ -106,9 +107,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on your own recordings, or resume a run.
 
-    The learning rate is low, the augmentation light, and the end comes when dev says that nothing is gained any more.
-    Dev is measured before the first step, too, and the model as it was is the best until another has fewer errors.
-    Mix in some of what the model knows already (--data), so that it does not forget it.
+    The learning rate is low and the augmentation light; training ends when errors on dev no longer fall. Dev is also
+    measured before the first step, and the initial model stays the best one until another has fewer errors. Mix in some
+    of the original kind of data (--data), so that the model does not forget it.
 
     Examples:
       spellstream finetune --data prepared/mine --dev prepared/mine-dev --output mine
@@ -118,7 +119,7 @@ def finetune(
     seconds = _seconds(max_time, None)
     _announce(f"the model {model}")
     with shared.extra("train"):
-        import lightning  # noqa: F401 - what is missing is said before anything else
+        import lightning  # noqa: F401 - report a missing package first
 
         from asr.training import average as averages
         from asr.training import finetune
@@ -162,8 +163,8 @@ def train_tokenizer(
 ) -> None:
     """Train a tokenizer; a config uses it with `tokenizer = "FILE"`.
 
-    A run that is given none learns one of its own; several runs that are to be compared, or a language model for them,
-    want the same.
+    A run without a given tokenizer trains its own; runs to be compared, and a language model for them, need the same
+    one.
 
     Examples:
       spellstream train-tokenizer --data prepared/train --vocab-size 1000 --output bpe1000.model

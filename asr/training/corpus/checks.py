@@ -54,7 +54,7 @@ class Linked(NamedTuple):
 def check_text(candidate: Candidate) -> str | Problem:
     """The normalised text.
 
-    Punctuation is removed. Digits, emoji and letters beyond a-z are a problem, since nobody knows how they were spoken.
+    Punctuation is removed. Digits, emoji and letters beyond a-z are a problem, since their spoken form is unknown.
     """
     written = candidate.text
     if written is None or not written.strip():

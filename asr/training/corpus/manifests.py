@@ -38,7 +38,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A training utterance. `weight`: how often it comes in a pass over the data."""
+    """A training utterance. `weight`: number of repetitions per pass over the data."""
 
     id: str
     text: str

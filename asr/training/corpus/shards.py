@@ -164,7 +164,7 @@ def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -
             clip, future = waiting.popleft()
             try:
                 found = future.result()
-            except BrokenProcessPool:  # a process died, of this clip or of another that was in work
+            except BrokenProcessPool:  # a process died, because of this clip or of another one in progress
                 pool.shutdown(cancel_futures=True)
                 found = _alone(function, clip)
                 pool = _processes(jobs)
@@ -181,7 +181,7 @@ def _processes(jobs: int) -> ProcessPoolExecutor:
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Clip], Found], clip: Clip) -> Future[Found]:
     try:
         return pool.submit(function, clip)
-    except BrokenProcessPool as error:  # met when the result is asked for
+    except BrokenProcessPool as error:  # handled when the result is requested
         broken: Future[Found] = Future()
         broken.set_exception(error)
         return broken

@@ -12,7 +12,7 @@ __all__ = ["LmTrainConfig"]
 
 @dataclass(frozen=True)
 class LmTrainConfig(RunConfig):
-    """Settings of a run. The defaults suit one or two hours on a CPU core, with text that is read at most once."""
+    """Settings of a run. The defaults suit one or two hours on a CPU core, with each text read at most once."""
 
     embedding_size: int = 256
     hidden_size: int = 640

@@ -28,10 +28,10 @@ from asr.training.lm.config import LmTrainConfig
 __all__ = ["Batch", "Position", "Sentences", "Source", "parse_source", "tokenise"]
 
 _TOKENS, _INDEX = "tokens.u16", "tokens.json"
-_MOST_TOKENS = 1 << 16  # what two bytes hold
+_MOST_TOKENS = 1 << 16  # the range of two bytes
 _LINES_AT_A_TIME = 20_000
-_DEV_SENTENCES = 5_000  # more would not change the measurement
-_POOL = 16_384  # shuffled sentences that are sorted by length together: a larger pool wastes less on padding
+_DEV_SENTENCES = 5_000  # more would not make the measurement more precise
+_POOL = 16_384  # shuffled sentences sorted by length together: a larger pool means less padding
 
 
 class Source(NamedTuple):
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of like length, padded with BLANK."""
+    """Rows of similar length, padded with BLANK."""
 
     inputs: Tensor  # (B, U), beginning with sos
     targets: Tensor  # (B, U), the next token of each input; ends with eos
@@ -139,7 +139,7 @@ class Sentences:
         return map(self.batch, self._batches(self.dev, batch_tokens))
 
     def _batches(self, pieces: npt.NDArray[np.int64], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
-        """Batches of pieces of like length, each with at most `batch_tokens` tokens, padding included."""
+        """Batches of pieces of similar length, each with at most `batch_tokens` tokens, including padding."""
         pieces = pieces[np.argsort(self.lengths[pieces], kind="stable")]
         cuts, first = [], 0
         for i, length in enumerate(self.lengths[pieces].tolist()):

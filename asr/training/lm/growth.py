@@ -1,6 +1,6 @@
-"""Widening of a language model: the weights of a narrow LSTM initialise a wider one that predicts the same.
+"""Widening of a language model: the weights of a narrow LSTM initialise a wider one with the same predictions.
 
-After Chen et al. 2016, "Net2Net". New units read what the others write, but nothing reads the new units at first.
+After Chen et al. 2016, "Net2Net". New units read the output of old ones, but at first nothing reads theirs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _GATES = 4
 
 
 def widened(narrow: LanguageModel, wide: LanguageModel) -> dict[str, Tensor]:
-    """State dict for `wide` with which it predicts what `narrow` does; new units keep their weights of `wide`.
+    """State dict for `wide` that gives it the predictions of `narrow`; new units keep their own weights.
 
     Raises:
         ConfigError: the two differ in more than `hidden_size`, or `narrow` is the wider one.

@@ -100,11 +100,11 @@ def train(
     Args:
         config: the run's settings.
         sentences: training and held-out text.
-        tokenizer: the one the sentences are tokenised with.
+        tokenizer: the tokenizer of the sentences.
         output: the run's folder: `last.safetensors` to resume from, the best model (`lm.safetensors`, `lm.json`) and
             `tensorboard/`.
         device: to train on.
-        init: a model to begin with in place of random weights; a narrower one is widened.
+        init: a model to start from instead of random weights; a narrower one is widened.
         max_minutes: training time over all starts of the run. The learning rate falls to zero by then.
         advance: called after each step with the progress and the share done.
         report: called with each measurement as a line.

@@ -1,4 +1,4 @@
-"""Rows to learn from: text made to look like what a recogniser gives, with its errors, pauses and cuts."""
+"""Training rows: text made to resemble a recogniser's output, with errors, pauses and cuts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Batch", "dev_batches", "training_batch"]
 
 _LENGTHS = (16, 32, 64, 112)  # words of a row; a batch has rows of one length
 _WHOLE = 0.5  # share of rows that begin and end with a sentence
-_UNFINISHED = 0.5  # share of the other rows that end anywhere, as a segment that goes on
-_SHORTEST = 0.05  # seconds: there is no pause below
+_UNFINISHED = 0.5  # share of the other rows that end anywhere, like an unfinished segment
+_SHORTEST = 0.05  # seconds: a shorter silence is no pause
 
 
 class Batch(NamedTuple):
@@ -40,7 +40,7 @@ class _Rows(NamedTuple):
 
 
 def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Batch:
-    """The batch of a step: the same whenever it is asked for, so that a run can resume at any step."""
+    """The batch of a step, which depends on nothing else, so that a run can resume at any step."""
     random = np.random.default_rng([config.seed, step])
     length = int(random.choice(_LENGTHS))
     count = max(1, config.batch_words // length)
@@ -85,7 +85,7 @@ def _last(where: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 def _sentence_starts(
     text: Text, config: PunctuationTrainConfig, starts: npt.NDArray[np.int64], length: int
 ) -> npt.NDArray[np.int64]:
-    """The first beginning of a sentence at or after each start, if there is one within `length` words."""
+    """The first start of a sentence at or after each position, if there is one within `length` words."""
     places = np.minimum(starts[:, None] + np.arange(length), len(text.marks) - 1)
     ends = sentence_ends(text.marks[places], config.model)
     return np.where(ends.any(1), starts + ends.argmax(1) + 1, starts)
@@ -113,7 +113,7 @@ def _with_errors(
     inside = _inside(lengths, shape[1])
 
     def strangers() -> npt.NDArray[np.int32]:
-        places = random.integers(len(text.types), size=shape)  # words as frequent as they are in the text
+        places = random.integers(len(text.types), size=shape)  # with the word frequencies of the text
         return np.asarray(text.types[places])
 
     substituted = random.random(shape) < errors.substituted * strength
@@ -125,7 +125,7 @@ def _with_errors(
     marks[:, :-1][moved] = marks[:, 1:][moved]
     inserted = (random.random(shape) < errors.inserted * strength) & inside
 
-    # Two slots for each word, the first for one inserted before it; what is not kept is sorted to the end.
+    # Two slots for each word, the first for one inserted before it; unused slots are sorted to the end.
     keep = np.stack([inserted, inside & ~deleted], axis=2).reshape(shape[0], -1)
     order = np.argsort(~keep, axis=1, kind="stable")[:, : shape[1]]
     pairs = [
@@ -158,7 +158,7 @@ def _finish(
     config: PunctuationTrainConfig,
     random: np.random.Generator,
 ) -> Batch:
-    """Draw pauses; end rows where a long one falls, and put the boundary of an earlier segment into some."""
+    """Draw pauses; end rows at a long one, and put the boundary of an earlier segment into some."""
     count, width = rows.types.shape
     seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
     long = (seconds >= config.pauses.cut_seconds) & _inside(lengths, width)

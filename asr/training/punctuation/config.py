@@ -13,7 +13,7 @@ __all__ = ["ErrorConfig", "PauseConfig", "PunctuationTrainConfig"]
 
 @dataclass(frozen=True)
 class ErrorConfig:
-    """Errors of a recogniser that are made in the text, so that the tagger keeps its head at real ones.
+    """Recognition errors simulated in the text, so that the tagger is robust to real ones.
 
     The rates are those of the shipped model on read books and prompts, by `recipes.punctuation.measure`.
     """
@@ -35,11 +35,11 @@ class ErrorConfig:
 class PauseConfig:
     """Pauses drawn for the words of a row.
 
-    Those of words are the shipped model's on people reading, by `recipes.punctuation.measure`.
+    The last three are those of the shipped model on read speech, by `recipes.punctuation.measure`.
     """
 
     unknown: float = 0.5  # share of rows without pauses, as where word times are off
-    unrelated: float = 0.1  # share of rows whose pauses have nothing to do with the marks
+    unrelated: float = 0.1  # share of rows whose pauses are unrelated to the marks
     cut_seconds: float = 0.6  # a segment ends at a pause of this length
     # Median pause in seconds (log-normal), spread in log units, and share of words with a pause at all.
     plain: tuple[float, ...] = (0.11, 0.45, 0.05)
@@ -64,7 +64,7 @@ class PunctuationTrainConfig(RunConfig):
     pauses: PauseConfig = field(default_factory=PauseConfig)
     batch_words: int = 4_096  # padding included
     passes: float = 3.0  # over the whole text
-    case_weight: float = 0.5  # of the loss of the forms, next to that of the marks
+    case_weight: float = 0.5  # weight of the loss of the forms, relative to that of the marks
 
     adam_betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
 

@@ -21,11 +21,11 @@ from asr.writing.vocabulary import Case, Vocabulary, Words
 
 __all__ = ["IGNORED", "Text", "read_texts"]
 
-IGNORED = 255  # form of a word whose own capitals cannot be known: at the beginning of a sentence
+IGNORED = 255  # form of a word with unknown capitals, at the beginning of a sentence
 
 _ARRAYS, _INDEX = "text.npz", "text.json"
-_LEAST_COUNT = 3  # of a word inside sentences, before its capitals there are believed
-_SURE = 0.95  # share of one form inside sentences, for it to hold at their beginning
+_LEAST_COUNT = 3  # occurrences of a word inside sentences before its capitals there are trusted
+_SURE = 0.95  # share of one form inside sentences for it to be assumed at their beginning
 _LEAST_MIXED = 3
 _LINES_AT_A_TIME = 2_000
 
@@ -38,7 +38,7 @@ class Text:
     marks: npt.NDArray[np.uint8]  # number in the model's marks
     forms: npt.NDArray[np.uint8]  # Case, or IGNORED
     regions: npt.NDArray[np.int64]  # (texts, 3): first training word, first held-out word, end
-    times: tuple[int, ...]  # how often a pass reads each text
+    times: tuple[int, ...]  # reads of each text per pass
     encoded: Words  # of each type
     vocabulary: Vocabulary
 
@@ -159,7 +159,7 @@ def _text(
     for form in written:  # the most frequent first
         lexicon.setdefault(form.lower(), form)
 
-    # At the beginning of a sentence a capital tells nothing of the word, unless it has it inside sentences, too.
+    # A capital at the beginning of a sentence is uninformative, unless the word also has it inside sentences.
     inside = np.zeros((len(names), len(Case)), np.int64)
     np.add.at(inside, (types[~first], cases[~first]), 1)
     counts = inside.sum(1)

@@ -1,7 +1,7 @@
-"""How well marks and capitals agree with held-out text, and what to add to the logits of the marks for the best F1.
+"""Agreement of marks and capitals with held-out text, and offsets of the marks' logits for the best F1.
 
-Marks are rare, so that the likeliest choice is no mark more often than it should be: it minimises errors, not F1. A
-constant for each mark, chosen on held-out text, makes up for it (Lipton et al. 2014 on thresholds for F1).
+Marks are rare, so the most likely choice is "no mark" too often: it minimises errors, not F1. A constant per mark,
+chosen on held-out text, corrects this (Lipton et al. 2014 on thresholds for F1).
 """
 
 from __future__ import annotations

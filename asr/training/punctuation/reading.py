@@ -1,4 +1,4 @@
-"""Punctuated text as what the recogniser would give: spoken words in lower case, the mark after each, its form."""
+"""Conversion of punctuated text to the recogniser's output: spoken words in lower case, with marks and forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"([$€£]?)(\d[\d,]*)(?:\.(\d+))?(st|nd|rd|th|s|%|k|bn|m)
 _CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds"}
 _UNITS = {"%": "percent", "k": "thousand", "m": "million", "bn": "billion"}
 _MOST_DIGITS = 12
-_LEAST_MARKED = 60  # words: a line without a mark for so long was not punctuated
+_LEAST_MARKED = 60  # words: a line with no mark for this long is not punctuated
 
 
 class Target(NamedTuple):
@@ -29,15 +29,14 @@ class Target(NamedTuple):
 
     word: str  # in lower case
     mark: str
-    written: str  # with its capitals, that of a sentence's beginning included
+    written: str  # with its capitals, including the one at the beginning of a sentence
     first: bool  # whether it begins a sentence
 
 
 def read_line(line: str) -> list[Target]:
     """Words of a line of text; sentences that cannot be read aloud are left out, the rest joined.
 
-    A line that does not end with the end of a sentence is no text to learn from (a heading, a broken utterance): it
-    gives nothing, like one in capitals.
+    A line that does not end with a sentence (a heading, a broken utterance) is skipped, and so is one in capitals.
     """
     words = read_marks(line)
     if not words or words[-1].mark not in ENDS or _shouted(line):
@@ -93,7 +92,7 @@ def _spoken(sentence: Sequence[MarkedWord]) -> list[Target]:
 
 
 def _cased(word: str, text: str) -> str:
-    """A word without the accents that it is written with, but with its capitals."""
+    """A word without accents, but with its capitals."""
     if text.isupper() and len(text) > 1:
         return word.upper()
     return word.capitalize() if text[:1].isupper() else word
@@ -101,7 +100,7 @@ def _cased(word: str, text: str) -> str:
 
 @functools.lru_cache(maxsize=50_000)
 def _numeral(text: str) -> tuple[str, ...]:
-    """A number as it is said; empty where it is none that is said in one way."""
+    """The spoken form of a number; empty unless it is a number with a single spoken form."""
     from num2words import num2words
 
     found = _NUMBER.fullmatch(text)

@@ -58,7 +58,7 @@ def _loss(network: PunctuationNetwork, batch: Batch, config: PunctuationTrainCon
 
 
 def _tagger(network: PunctuationNetwork, vocabulary: Vocabulary, offsets: Tensor) -> Punctuator:
-    """A tagger with the weights of now, and the offsets of the marks in them."""
+    """A tagger with the current weights, and the offsets of the marks added to them."""
     network = copy.deepcopy(network).eval()
     network.marks.bias.data += offsets
     return Punctuator(network, vocabulary)
