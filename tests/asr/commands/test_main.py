@@ -87,7 +87,7 @@ def test_version(command: Command) -> None:
         (["transcribe", "a.wav", "--format", "doc"], "unknown format 'doc'"),
         (["transcribe", "a.wav", "--format", "txt,srt"], "several formats (txt,srt) need an --output-dir"),
         (["transcribe", "a.wav", "b.wav", "--format", "srt"], "srt of several sources needs an --output-dir"),
-        (["transcribe", "a.wav", "--resume"], "--resume: it needs an --output-dir"),
+        (["transcribe", "a.wav", "--resume"], "--resume: it needs --output-dir"),
         (["transcribe", "a.wav", "--nbest", "3"], "--nbest: alternatives are in json only"),
         (["transcribe", "a.wav", "--no-such-option"], "--no-such-option"),
         (["transcribe", "a.wav", "--beside", "--output-dir", "x"], "there can be only one of these"),
