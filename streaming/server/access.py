@@ -18,18 +18,18 @@ __all__ = ["BEARER", "Access"]
 
 BEARER = "bearer"  # browsers cannot set headers on a WebSocket: they send this subprotocol and the key as another
 _READS = ("GET", "HEAD", "OPTIONS")
-_PUBLIC = ("/", "/docs", "/health", "/ready")  # and the page at /ui, where the user enters the key
+_PUBLIC = ("/", "/docs", "/health", "/ready")  # also the page at /ui, where the user enters the key
 
 
 class Access:
     """ASGI middleware that checks the API key, the origin and the host name of each request.
 
     - Key: sent as `Authorization: Bearer KEY`; for a WebSocket also as `?key=KEY`, or as a subprotocol after "bearer".
-    - Origin: browsers let any page open a WebSocket to any server, or post a form to it, without reading the answer. So
-      all but GET, HEAD and OPTIONS must come from a page of this server, from an origin in the CORS list, or from a
-      client that is no browser.
+    - Origin: browsers let any page open a WebSocket to any server, or post a form to it without reading the answer. So
+      all requests but GET, HEAD and OPTIONS must come from this server's own page, from an origin in the CORS list, or
+      from a client other than a browser.
     - Host name: a page may point its own name at 127.0.0.1 after it was loaded (DNS rebinding), and then has the same
-      origin. A server that is protected only by being bound to localhost accepts known names alone.
+      origin. A server whose only protection is its binding to localhost accepts only known names.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
@@ -72,7 +72,7 @@ def _names(config: ServerConfig) -> Collection[str]:
 
 
 def _is_bound_locally(host: str) -> bool:
-    """Whether a server bound to this address or name (as `127.1`) can be reached from this machine alone."""
+    """Whether a server bound to this address or name (such as `127.1`) is reachable only from this machine."""
     if not host or _is_local(host):
         return bool(host)
     try:
@@ -110,7 +110,7 @@ def _is_public(scope: Scope) -> bool:
 
 
 def _given(scope: Scope, headers: Headers) -> list[bytes]:
-    """All the keys that a request carries."""
+    """All keys in a request."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     given = [key.strip().encode("latin-1")] if kind.lower() == BEARER else []  # the bytes as they were sent
     if scope["type"] == "websocket":

@@ -1,4 +1,4 @@
-"""Admission of streams: whether there is room for another one, and if not, why."""
+"""Admission of streams: whether there is room for another one, and the reason if not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Admits streams as long as those that are open stay in time.
+    """Admits streams as long as the open ones keep up with real time.
 
     Args:
         engine: its chunk length bounds the latency.
         limits: the server's limits.
-        streams: the open streams and when each was opened, kept up to date by the service.
-        worker: tells the load and whether the engine works.
-        stop: tells whether the server is being stopped.
+        streams: the open streams with their opening times, maintained by the service.
+        worker: source of the load and of the engine's health.
+        stop: state of an orderly stop.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Admission:
         self._max_latency_seconds = limits.load_share * engine.chunk_samples / SAMPLE_RATE
 
     def stopping(self) -> OverloadError | None:
-        """Why nothing new is accepted any more, if so."""
+        """The reason why nothing new is accepted, if any."""
         if self._stop.requested.is_set():
             return OverloadError("the server is being stopped", "stopping")
         if self._worker.started and not self._worker.healthy:
@@ -43,14 +43,14 @@ class Admission:
         return None
 
     def refusal(self) -> OverloadError | None:
-        """Why no stream can be opened now, if so."""
+        """The reason why no stream can be opened now, if any."""
         if stopping := self.stopping():
             return stopping
         if (count := len(self._streams)) >= self._limits.max_sessions:
             return OverloadError(f"{count} streams are open, which is the limit", "sessions")
-        if self._worker.thread.busy_seconds > WINDOW_SECONDS:  # the measures are older than that
+        if self._worker.thread.busy_seconds > WINDOW_SECONDS:  # the measurements are older than the window
             return OverloadError("the server is busy: one step takes very long", "load")
-        # A load_share above MAX_USE allows the engine to fall behind by as much.
+        # A load_share above MAX_USE also raises the limit on the engine's use.
         max_use = max(MAX_USE, self._limits.load_share)
         load, opened = self._worker.load, self._streams.values()
         if not load.has_room(time.monotonic(), opened, self._max_latency_seconds, max_use):

@@ -20,7 +20,7 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 def overloaded(error: OverloadError) -> JSONResponse:
-    """Status 503, with the time after which to try again."""
+    """Status 503, with a time to retry."""
     return problem(503, str(error), {"Retry-After": str(error.retry_after_seconds)})
 
 

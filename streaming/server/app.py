@@ -27,7 +27,7 @@ __all__ = ["create_app"]
 
 
 def create_app(config: ServerConfig, engine: Engine | None = None) -> FastAPI:
-    """Make the application; its service is `app.state.service`.
+    """Create the application; its service is `app.state.service`.
 
     Args:
         config: settings.

@@ -13,7 +13,7 @@ from streaming.engine import StreamConfig
 __all__ = ["ServerConfig", "ServerLimits"]
 
 _HOST = re.compile(r"\*|[\w.-]+", re.ASCII)
-# As browsers write it: without a path. With a slash at the end it would never match.
+# The form sent by browsers, without a path: a trailing slash would never match.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
@@ -33,7 +33,7 @@ class ServerLimits:
     max_hotwords: int = 1000  # phrases of one client
     max_events: int = 256  # events of one stream that wait for the client
     idle_seconds: float = 60.0  # a client that sends nothing for this time is dropped
-    send_seconds: float = 10.0  # and so is one that reads nothing for this time
+    send_seconds: float = 10.0  # a client that reads nothing for this time is dropped
 
     def __post_init__(self) -> None:
         for name in ("max_connections", "max_sessions", "max_message_bytes", "max_upload_bytes", "max_uploads"):

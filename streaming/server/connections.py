@@ -1,4 +1,4 @@
-"""Open connections: how many there may be, and the HTTP protocol that keeps to the bounds."""
+"""Open connections: the limit on their number, and an HTTP protocol with bounds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from streaming.server.metrics import Metrics
 
 __all__ = ["PROBES", "Connections", "bounded_protocol"]
 
-PROBES = ("/health", "/ready", "/metrics")  # answered on a full server, too
+PROBES = ("/health", "/ready", "/metrics")  # answered even by a full server
 _SPARE_CONNECTIONS = 8  # beyond the bound, for probes alone
 _MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
 _MAX_HEAD_BYTES = 1 << 16  # of a request's address and headers; uvicorn would gather any number
-_MAX_IGNORED_BYTES = 1 << 20  # of a body that goes on after its answer; uvicorn would read it to the end
+_MAX_IGNORED_BYTES = 1 << 20  # of a body that continues after its answer; uvicorn would read it to the end
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -24,7 +24,7 @@ class Connections:
 
     Args:
         bound: number of connections that may be open, idle ones included.
-        metrics: count what is refused.
+        metrics: count refused connections.
     """
 
     def __init__(self, bound: int, metrics: Metrics) -> None:
@@ -34,7 +34,7 @@ class Connections:
         self._metrics = metrics
 
     def add_group(self, group: Sized) -> None:
-        """Count the connections in `group`, which its owner keeps up to date."""
+        """Count the connections in `group`, which its owner maintains."""
         self._groups.append(group)
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Connections:
 
     @property
     def full(self) -> bool:
-        """Whether another connection would be beyond the bound."""
+        """Whether another connection would exceed the bound."""
         return len(self) >= self.bound
 
     def refused(self) -> None:
@@ -58,12 +58,12 @@ def bounded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
 class _BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with bounds on connections, pipelined requests, headers and ignored bodies.
 
-    A connection beyond the bound is answered 503, unless it asks for one of `PROBES`: a supervisor must not take a full
-    server for a broken one, and restart it.
+    A connection beyond the bound gets status 503, unless it requests one of `PROBES`: a supervisor must not restart a
+    full server as if it were broken.
     """
 
     counted: ClassVar[Connections]
-    held_bytes = 0  # received since the request, or the last piece of its body, began: what the parser holds
+    held_bytes = 0  # bytes held by the parser, received since the start of the request or of the last piece of its body
     ignored_bytes = 0
     refused = False
 
@@ -131,6 +131,6 @@ class _BoundedProtocol(HttpToolsProtocol):
         self.counted.refused()
         self.transport.write(_BUSY)
         self.transport.close()
-        # No longer counted, so that the next probe finds a place.
+        # No longer counted, so that the next probe finds room.
         self.counted.spare.remove(self)
         self.connections.discard(self)

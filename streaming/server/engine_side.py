@@ -64,7 +64,7 @@ class EngineSide:
             pool.flush(stream.session_id)
 
     def _drop(self, stream: Stream) -> None:
-        # Compare streams, not ids: after a fault, a stream of the pool before may have had the same id.
+        # Compare streams, not ids: after a fault, a stream of the previous pool may have had the same id.
         if stream.session_id is not None and self._streams.get(stream.session_id) is stream:
             del self._streams[stream.session_id]
             self._pool.close(stream.session_id, discard=True)

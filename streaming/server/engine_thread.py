@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 __all__ = ["EngineThread"]
 
 T = TypeVar("T")
-_CLOSE_SECONDS = 3.0  # how long `close` waits for the current call
+_CLOSE_SECONDS = 3.0  # time that `close` waits for the current call
 
 
 class EngineThread:
-    """Runs one function at a time, and tells for how long the current one has been running."""
+    """Runs one function at a time, and measures how long the current one has been running."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "spellstream-engine")
@@ -34,7 +34,7 @@ class EngineThread:
             self._busy_since = time.monotonic()
             try:
                 return function(*args)
-            except StopIteration as error:  # which no future can hold: its caller would wait for ever
+            except StopIteration as error:  # a future cannot hold it: the caller would wait forever
                 raise RuntimeError("StopIteration") from error
             finally:
                 self._busy_since = None
@@ -42,7 +42,7 @@ class EngineThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     async def close(self) -> None:
-        """Accept no more calls, and wait a moment for the current one: if it hangs, that would be for ever."""
+        """Accept no more calls, and wait for the current one, but not for long, since it may hang."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         until = time.monotonic() + _CLOSE_SECONDS
         while self.busy_seconds and time.monotonic() < until:

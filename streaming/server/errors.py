@@ -1,4 +1,4 @@
-"""Errors that the server tells its clients, beside those of the recogniser."""
+"""Errors reported to clients, in addition to those of the recogniser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LimitError(SpellstreamError):
     """A stream exceeded one of its limits and was ended (close code 1008).
 
     Args:
-        message: says which limit, in words.
+        message: the limit, in words.
         limit: its name, for metrics.
     """
 
@@ -24,7 +24,7 @@ class OverloadError(SpellstreamError):
     """There is no room for another stream or request now (status 503, close code 1013).
 
     Args:
-        message: says why, in words.
+        message: the reason, in words.
         reason: the same as one word, for metrics.
     """
 
@@ -36,5 +36,5 @@ class OverloadError(SpellstreamError):
 
 
 def engine_failed() -> OverloadError:
-    """The answer to a file that was waiting for an engine that has failed."""
+    """The error for a file that was waiting when the engine failed."""
     return OverloadError("the engine has failed: send the file again", "stopping")

@@ -1,8 +1,8 @@
-"""Uploaded files, decoded by the engine that the live streams use.
+"""Decoding of uploaded files by the same engine as the live streams.
 
 One thread reads the files and cuts them into spans of speech, as `transcribe` does. Several spans are decoded together,
-in steps between which the streams go on, and the other files in turn: a short file does not wait for a long one, nor a
-stream for a file. Each file takes the memory of one block and `_AHEAD` spans, whatever its length.
+in steps; between the steps, streams and other files take their turns, so a short file does not wait for a long one, nor
+a stream for a file. Each file takes the memory of one block and `_AHEAD` spans, whatever its length.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
 
-_AHEAD = 32  # spans read ahead at most, which are sorted by length: more of them waste less on padding
+_AHEAD = 32  # largest number of spans read ahead and sorted by length; more of them mean less padding
 _BATCH = 8  # spans decoded together
-_STEPS = 8  # of reading for each span, some seconds each, after which the spans found so far are decoded
+_STEPS = 8  # reading steps per span, some seconds each, after which the spans found so far are decoded
 _BLOCK_SECONDS = 5.0
 _END = Span(math.inf, torch.zeros(0))
 _NAME = "file"  # stands for the file in errors: its real name is private to the client
@@ -47,7 +47,7 @@ class TooLongError(AudioError):
 
 
 class Part(NamedTuple):
-    """The next segment of a file, None at its end; and how far the file has been read."""
+    """The next segment of a file (None at its end), and the position up to which the file has been read."""
 
     segment: Segment | None
     read_seconds: float
@@ -57,7 +57,7 @@ class FileDecoder:
     """Decodes files into segments; one thread reads all of them.
 
     Args:
-        service: decodes the spans; its `max_stream_seconds` bounds the length of a file, too.
+        service: decodes the spans; its `max_stream_seconds` also limits the length of a file.
     """
 
     def __init__(self, service: Service) -> None:
@@ -72,7 +72,7 @@ class FileDecoder:
 
         Args:
             file: a file on disk, open in binary mode.
-            hotwords: what `Service.hotwords` returned; None: those of the server.
+            hotwords: from `Service.hotwords`; None: the server's.
 
         Yields:
             A `Part` for each segment, in order, and one without a segment at the end of the file.
@@ -89,7 +89,7 @@ class FileDecoder:
         writer = service.engine.writer if service.config.stream.style == "written" else None
         context = Context()
         before_deadline = service.stop.before_deadline
-        ahead = 1  # the first segment comes soon, then it grows
+        ahead = 1  # small at first, so that the first segment comes soon
         try:
             while spans := await self._read(reading, ahead):
                 ahead = min(2 * ahead, _AHEAD)
@@ -110,10 +110,10 @@ class FileDecoder:
             self._reader.submit(reading.close)  # after the current read
 
     async def _read(self, reading: _Reading, count: int) -> list[Span]:
-        """The next spans of a file, at most so many; fewer where it holds little speech, none at its end.
+        """The next spans of a file, at most `count`; fewer if it has little speech, none at its end.
 
-        Each step is a call of its own, so that the reader's thread alternates between the files. What comes before an
-        error is returned first.
+        Each step is a separate call, so that the reader's thread alternates between files. Spans before an error are
+        returned first.
         """
         loop, spans = asyncio.get_running_loop(), list[Span]()
         for tried in itertools.count(1):
@@ -167,7 +167,7 @@ class _Reading:
             raise type(error)(_NAME, error.reason) from error
         except SpellstreamError:
             raise
-        except Exception as error:  # of any library: a fault of this file, not of the server
+        except Exception as error:  # from any library: a fault of this file, not of the server
             _LOG.warning("an uploaded file could not be decoded", exc_info=True)
             raise AudioError(_NAME, "cannot be decoded: it is damaged, or its format is not supported") from error
 
@@ -187,6 +187,6 @@ class _Reading:
 
 
 def _batches(spans: list[Span]) -> Iterator[list[Span]]:
-    """Spans that are decoded together, of about the same length."""
+    """Spans to decode together, of similar length."""
     ordered = sorted(spans, key=lambda span: len(span.waveform))
     return (ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH))

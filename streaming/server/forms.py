@@ -1,4 +1,4 @@
-"""Multipart forms as clients send them: bounded in size, with lenient names for the file and for lists."""
+"""Multipart forms: bounded in size, with lenient names for the file and for lists, since clients differ."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from starlette.requests import Request
 
 __all__ = ["FormRequest"]
 
-_MAX_FIELDS, _MAX_FIELD_BYTES = 64, 1 << 16  # besides the file; FastAPI's own are a thousand fields of a megabyte
+_MAX_FIELDS, _MAX_FIELD_BYTES = 64, 1 << 16  # besides the file; FastAPI allows a thousand fields of a megabyte
 _FILE = "file"
 _LIST = re.compile(r"(timestamp_granularities)(\[\d*\])?")
 
 
 class FormRequest(Request):
-    """A request whose form cannot fill the memory, and may be written as different clients do.
+    """A request whose form cannot exhaust memory, and may vary as clients do.
 
     - The part `file` may come without a file name, and a part with a file name may come without a name.
     - `timestamp_granularities` may have brackets, an index in them, or neither, and hold several names with commas.
@@ -64,7 +64,7 @@ class _Parser(MultiPartParser):
 
 
 def _spelt(form: FormData) -> Iterator[tuple[str, str | UploadFile]]:
-    """The fields with the one spelling that the API's documentation has."""
+    """The fields, with the spelling of the API's documentation."""
     for name, value in form.multi_items():
         found = _LIST.fullmatch(name)
         if found and isinstance(value, str):

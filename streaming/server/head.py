@@ -1,4 +1,4 @@
-"""HEAD requests: answered wherever GET is, as HTTP asks for and container health checks do."""
+"""HEAD requests: answered wherever GET is, as HTTP requires and container health checks expect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HeadRequests:
         async def send_head(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        get = {**scope, "method": "GET"}  # a copy: the server above goes by the original
+        get = {**scope, "method": "GET"}  # a copy, since the server uses the original
         try:
             await self._app(get, receive, send_head)
         finally:

@@ -1,4 +1,4 @@
-"""Jobs: work of the model for uploaded files, a slice at a time between two turns of the streams."""
+"""Jobs: the model's work on uploaded files, one slice at a time between two turns of the streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.server.metrics import Metrics
 
 __all__ = ["Jobs"]
 
-_SLICE_SECONDS = 0.05  # after which a job lets the streams go first; a single step may take some times as long
+_SLICE_SECONDS = 0.05  # after this time a job yields to the streams; a single step may take a few times as long
 _UNFINISHED = object()
 _LOG = logging.getLogger(__name__)
 
@@ -24,12 +24,12 @@ _LOG = logging.getLogger(__name__)
 class Jobs:
     """A queue of functions, and of work in steps, for the engine's thread.
 
-    Work in steps goes on in slices. After each it waits behind the other jobs, so a short file need not wait for a long
-    one.
+    Work in steps runs in slices. After each slice the job queues behind the others, so a short file need not wait for a
+    long one.
 
     Args:
         thread: runs them.
-        trial: raises unless the engine works.
+        trial: raises an exception unless the engine works.
         metrics: count jobs and failures.
     """
 
@@ -42,7 +42,7 @@ class Jobs:
         return len(self._queue)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Queue a call; if it returns steps, their result is what is returned.
+        """Queue a call; if it returns steps, the future gets their result.
 
         Cancelling the future before its turn removes it, and ends the steps.
         """
@@ -55,7 +55,7 @@ class Jobs:
         self._metrics.jobs.set(len(self._queue))
 
     async def run_next(self) -> None:
-        """Run the job that has waited longest, or a slice of it, if there is one."""
+        """Run the longest-waiting job, or a slice of it, if there is one."""
         if not self._queue:
             return
         future, function = self._queue.popleft()
@@ -79,7 +79,7 @@ class Jobs:
                 future.set_result(result)
 
     def fail_all(self, error: SpellstreamError) -> None:
-        """Answer all that wait with an error."""
+        """Answer all waiting jobs with an error."""
         for future, _ in self._queue:
             if not future.done():
                 future.set_exception(error)
@@ -89,10 +89,10 @@ class Jobs:
             future.cancel()
 
     async def _try_engine(self) -> None:
-        """Find out whether a job failed because of the engine or because of its file.
+        """Determine whether a job failed because of the engine or because of its file.
 
-        A failed job alone does not count as a failure of the engine, or a client that sends a bad file again and again
-        would end the server. Nor can this be left to the turns of streams: where all clients upload, there are none.
+        A failed job alone does not count as a failure of the engine; otherwise a client could end the server by sending
+        a bad file repeatedly. The turns of streams cannot decide it, since a server with uploads only has none.
         """
         try:
             await self._thread.run(self._trial)
@@ -104,7 +104,7 @@ class Jobs:
 
 
 def _sliced(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    """A function that does the next slice of the work, and returns the result or `_UNFINISHED`."""
+    """A function that runs the next slice of the work, and returns the result or `_UNFINISHED`."""
     steps: Steps[Any] | None = None
 
     def work() -> Any:

@@ -15,12 +15,12 @@ from streaming.engine import Engine
 
 __all__ = ["BURST", "MAX_USE", "WINDOW_SECONDS", "Load", "Turn", "warm_up"]
 
-WINDOW_SECONDS = 10.0  # in shorter windows the load varies by chance, and frequent requests would meet the best of them
-BURST = 4  # unmeasured streams admitted at a time, or as many as have been measured if those are more
-_RATE_SECONDS = 3.0  # the rate of audio is measured over this span at least; before, streams count as real time
-_LATEST_SECONDS = 3.0  # for which a late moment closes the door; in shorter ones the door would swing
-_UNUSUAL = 2.0  # times the cost of the median second: such a second tells nothing of what streams cost
-MAX_USE = 0.8  # share of the engine's time that streams may need: speech comes unevenly
+WINDOW_SECONDS = 10.0  # in shorter windows the load varies by chance, and frequent requests would hit the best ones
+BURST = 4  # unmeasured streams admitted at a time, or as many as are already measured if that is more
+_RATE_SECONDS = 3.0  # shortest span for measuring the rate of audio; before, streams count as real time
+_LATEST_SECONDS = 3.0  # time for which high latency stops admission; with a shorter one, admission would oscillate
+_UNUSUAL = 2.0  # times the cost of the median second: a second above it is not representative
+MAX_USE = 0.8  # share of the engine's time that streams may need, since speech comes unevenly
 
 
 class Turn(NamedTuple):
@@ -35,30 +35,30 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Measures of the last `WINDOW_SECONDS`; a value: a step gives the next one.
+    """Measurements of the last `WINDOW_SECONDS`, as a value: each step returns the next one.
 
-    A moment in which everything was slow must not close the door for longer than it takes to catch up: its latencies
-    count for `_LATEST_SECONDS`, and it is left out where the cost of streams is measured.
+    A slow moment must not stop admission for longer than it takes to catch up: its latencies count for
+    `_LATEST_SECONDS`, and it is excluded from the measured cost of streams.
     """
 
     turns: tuple[Turn, ...] = ()
 
     def heard(self, turn: Turn) -> Load:
-        """The measures with those of a step."""
+        """The measurements with a step added."""
         return Load((*self._recent(turn.at), turn))
 
     def has_room(self, now: float, opened: Collection[float], max_latency_seconds: float, max_use: float) -> bool:
-        """Whether the open streams stay in time with one more.
+        """Whether the open streams still keep up with one more stream.
 
-        Each measure belongs to the number of streams that were open then; it is scaled to one more than are open now.
-        So streams that have ended no longer count, and those that have just begun count in full. A stream that has been
-        open for longer than the window and has sent nothing is idle, and not part of a burst.
+        Each measurement was taken at some number of open streams, and is scaled to one more than are open now. So ended
+        streams no longer count, and new ones count in full. A stream that has been open for longer than the window and
+        has sent nothing is idle, and not part of a burst.
 
         Args:
             now: the time, on the clock of the turns.
             opened: the opening times of the open streams, on the same clock.
-            max_latency_seconds: limit of their latency, which rises whatever the cause.
-            max_use: limit of `use`, which rises first where the latency stays low until it grows without bound.
+            max_latency_seconds: limit on their latency, which catches any cause.
+            max_use: limit on `use`, which gives an earlier warning if latency stays low until it grows without bound.
         """
         if not (streams := len(opened)):
             return True  # no other stream can be delayed, however slow the machine
@@ -71,8 +71,8 @@ class Load:
     def latency_seconds(self, now: float, streams: int) -> float:
         """The 95th percentile of the latencies, scaled to `streams`; 0 without a measure.
 
-        That of the last seconds, or of the second at the lower quartile of the window if it is higher: a slow moment is
-        soon forgotten, and a quick one does not count.
+        It is the higher of that of the last seconds and that of the second at the window's lower quartile, so a slow
+        moment is soon forgotten, and a fast one does not count.
         """
         turns = self._recent(now)
         latest = _late([turn for turn in turns if turn.at >= now - _LATEST_SECONDS], streams)
@@ -80,12 +80,13 @@ class Load:
         return max(latest, seconds[len(seconds) // 4]) if seconds else 0.0
 
     def use(self, now: float, streams: int) -> float:
-        """The share of the engine's time that `streams` need at the rate at which their audio arrives now."""
+        """The share of the engine's time that `streams` need at the current arrival rate of their audio."""
         turns = self._recent(now)
         if not (audio := sum(turn.audio_seconds for turn in turns)):
             return 0.0
         known, span = _mean_streams(turns), now - turns[0].at
-        # Seconds of audio a second: over a short span, too little for streams whose next chunk has not arrived yet.
+        # Seconds of audio per second: too low over a short span, since the next chunk of some streams has not arrived
+        # yet.
         rate = known if span < _RATE_SECONDS else min(known, audio / span)
         return _marginal_cost(_usual(turns, now)) * rate * streams / known
 
@@ -100,7 +101,7 @@ class Load:
 
 
 def _seconds(turns: Sequence[Turn], now: float) -> list[list[Turn]]:
-    """The turns of each second that has any."""
+    """The turns grouped by second, without empty seconds."""
     found: dict[int, list[Turn]] = defaultdict(list)
     for turn in turns:
         found[int(now - turn.at)].append(turn)
@@ -108,7 +109,7 @@ def _seconds(turns: Sequence[Turn], now: float) -> list[list[Turn]]:
 
 
 def _usual(turns: Sequence[Turn], now: float) -> list[Turn]:
-    """The turns of all seconds but those that cost much more than the median one."""
+    """The turns of all seconds except those that cost much more than the median one."""
     seconds = [some for some in _seconds(turns, now) if any(turn.audio_seconds for turn in some)]
     bound = _UNUSUAL * median(map(_mean_cost, seconds))
     return [turn for some in seconds if _mean_cost(some) <= bound for turn in some]
@@ -131,8 +132,8 @@ def _mean_cost(turns: Sequence[Turn]) -> float:
 def _marginal_cost(turns: Sequence[Turn]) -> float:
     """Seconds of computing for another second of audio in a turn: at most the mean cost.
 
-    It is less than the mean where each turn has a fixed cost, as on a GPU: there the engine may be busy all the time
-    and still have room. The slope of a least-squares fit plus twice its standard error.
+    The slope of a least-squares fit plus twice its standard error. It is less than the mean if each turn has a fixed
+    cost, as on a GPU, where the engine may be busy all the time and still have room.
     """
     mean_cost, count = _mean_cost(turns), len(turns)
     audio = sum(turn.audio_seconds for turn in turns) / count
@@ -147,7 +148,7 @@ def _marginal_cost(turns: Sequence[Turn]) -> float:
 
 
 def warm_up(engine: Engine) -> None:
-    """Decode noise, so that the first client does not wait for buffers and kernels to be set up."""
+    """Decode noise, so that the first client does not wait for the setup of buffers and kernels."""
     all_is_speech = replace(engine.config.endpoint, speech_threshold=1e-9, silence_threshold=1e-9)
     trial = Engine(engine.recogniser, replace(engine.config, endpoint=all_is_speech))
     noise = 0.1 * torch.randn(2 * engine.chunk_samples, generator=torch.Generator().manual_seed(0))

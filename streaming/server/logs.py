@@ -68,7 +68,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value on one line, whatever a client sent: it cannot forge a line of the log."""
+    """A value quoted on one line, so that a client cannot forge a line of the log."""
     text = str(value)
     return text if text.isprintable() and not {" ", '"', "="} & set(text) and text else json.dumps(text)
 
@@ -102,7 +102,7 @@ class AccessLog:
             raise
         finally:
             method, client = scope.get("method", "WEBSOCKET"), scope.get("client")
-            # Routes and known methods only: clients could make up any number of label values.
+            # Routes and known methods only, since clients could invent any number of label values.
             route = getattr(scope.get("route"), "path", "") or "unknown"
             self._metrics.requests.labels(method if method in _METHODS else "other", route, status).inc()
             level = logging.DEBUG if route in PROBES and status == 200 else logging.INFO

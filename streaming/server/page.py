@@ -1,4 +1,4 @@
-"""The browser page at `/ui`: a few small files, with a policy that lets them reach nothing but this server."""
+"""The browser page at `/ui`: a few small files, with a policy that restricts them to this server."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Scripts, styles, images and connections from this origin alone ('self' includes its WebSocket); no inline scripts, and
-# no strings as markup (trusted types), whatever a file name or a transcript holds.
+# Scripts, styles, images and connections only from this origin ('self' includes its WebSocket); no inline scripts, and
+# no strings as markup (trusted types), so file names and transcripts cannot inject any.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -45,7 +45,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Cached, but revalidated each time (304 if unchanged): a new server never gets an old page.
+    # Cached, but revalidated each time (304 if unchanged), so that an old page is never used with a new server.
     "Cache-Control": "no-cache",
 }
 

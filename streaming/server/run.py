@@ -77,12 +77,12 @@ class Server(uvicorn.Server):
         _allow_files(limits.max_connections + _SPARE_FILES)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop in order at the first signal and at once at the second; the exit status is 0 either way."""
+        """Stop in an orderly way at the first signal and at once at the second; the exit status is 0 either way."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Check connections regularly; return whether to exit, which a broken engine causes, too."""
+        """Check connections regularly; return whether to exit, also because of a broken engine."""
         if not (self._service.healthy or self.failed):
             self.failed = self.should_exit = True
             note(_LOG, "the engine has failed for good: the server exits", logging.CRITICAL)
@@ -115,8 +115,8 @@ class Server(uvicorn.Server):
     async def _wait_for_goodbyes(self, until: float) -> None:
         """Let WebSocket clients answer the close frame, before uvicorn cuts them off.
 
-        Their messages are read and ignored meanwhile: closing a socket with unread data resets the connection, and a
-        client that was ahead of the engine would never see the reason.
+        Until then their messages are read and ignored: closing a socket with unread data resets the connection, and a
+        client ahead of the engine would never see the reason.
         """
         while time.monotonic() < until and any(getattr(c, "close_sent", False) for c in self.server_state.connections):
             await asyncio.sleep(0.01)

@@ -1,7 +1,7 @@
 """The service behind all protocols: one engine for all clients, their streams, and jobs for their files.
 
-Each part does one thing: `admission` refuses what there is no room for, `worker` steps the streams and runs jobs in the
-engine's thread, `stop` lets open conversations finish, `connections` counts connections, `metrics` measure.
+Each part does one thing: `admission` refuses streams beyond the capacity, `worker` steps the streams and runs jobs in
+the engine's thread, `stop` lets open conversations finish, `connections` counts connections, `metrics` measures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Service", "Stream"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_HOTWORD_CHARACTERS = 20  # of a client's hotwords on average, at most: long ones take long to spell
+_HOTWORD_CHARACTERS = 20  # limit on the mean length of a client's hotwords, since long ones take long to spell
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self.engine, self.config, self.limits = engine, config, config.limits
         self.recogniser = engine.recogniser
-        self._streams: dict[Stream, float] = {}  # the open ones, and when each was opened
+        self._streams: dict[Stream, float] = {}  # open streams with their opening times
 
         self.metrics = Metrics()
         self.connections = Connections(self.limits.max_connections, self.metrics)
@@ -79,7 +79,7 @@ class Service:
         """Refuse a stream, and count it as refused, unless there is room.
 
         Raises:
-            OverloadError: there is none.
+            OverloadError: there is no room.
         """
         if refusal := self.admission.refusal():
             self.metrics.refused.labels(refusal.reason).inc()
@@ -95,14 +95,14 @@ class Service:
         hotwords: Hotwords | None = None,
         style: Style | None = None,
     ) -> AsyncIterator[Stream]:
-        """Open a stream. If it is not finished at the end of the context, it is dropped with its unheard audio.
+        """Open a stream. If it is not finished at the end of the context, it is dropped with its unprocessed audio.
 
         Args:
             sample_rate: of the audio that will be pushed, in Hz.
             kind: of client, for metrics and logs.
             live: drop the oldest audio when the engine falls too far behind; otherwise the client has to wait.
-            hotwords: of this stream: what `hotwords` returned; None: those of the server.
-            style: of the text; None: that of the server.
+            hotwords: hotwords of this stream, from `hotwords`; None: the server's.
+            style: style of the text; None: the server's.
 
         Raises:
             OverloadError: there is no room.
@@ -129,11 +129,11 @@ class Service:
             note(_LOG, "stream closed", kind=kind, **facts)
 
     async def hotwords(self, phrases: Sequence[str], *, lenient: bool = False) -> Hotwords | None:
-        """A client's hotwords with those of the server, checked and spelled, so that its stream can begin at once.
+        """A client's hotwords merged with the server's, checked and spelled, so that its stream can begin at once.
 
         Args:
             phrases: each with an optional `:weight`.
-            lenient: leave out what is wrong, and what is more than `max_hotwords`.
+            lenient: leave out invalid phrases, and those beyond `max_hotwords`.
 
         Raises:
             ConfigError: there are more than `max_hotwords`, or a phrase is wrong or cannot be spelled.
@@ -187,6 +187,6 @@ class Service:
         return result
 
     def update_metrics(self) -> None:
-        """Update the gauges that are not set as things happen."""
+        """Update the gauges that are not updated by events."""
         self.metrics.queue_seconds.set(sum(stream.waiting_seconds for stream in self._streams))
         self.metrics.real_time_factor.set(self.worker.load.real_time_factor(time.monotonic()))

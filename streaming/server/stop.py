@@ -13,7 +13,7 @@ from streaming.server.errors import OverloadError
 __all__ = ["Stop"]
 
 T = TypeVar("T")
-_WORK_SHARE = 0.7  # of the grace period: in the rest, clients are told what was not finished
+_WORK_SHARE = 0.7  # of the grace period; the rest is for telling clients about unfinished work
 
 
 class Stop:
@@ -39,7 +39,7 @@ class Stop:
 
     @contextmanager
     def conversation(self) -> Iterator[None]:
-        """A conversation with a client: `drain` waits until the client has its last message."""
+        """A conversation with a client; `drain` waits until the client has received its last message."""
         self._conversations += 1
         self._idle.clear()
         try:

@@ -22,7 +22,7 @@ from streaming.session import check_chunk
 
 __all__ = ["Order", "Status", "Stream"]
 
-_PIECE_SECONDS = 1.0  # longer messages are handed over in pieces
+_PIECE_SECONDS = 1.0  # longer messages are passed on in pieces
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Order:
 
     stream: Stream
     chunks: tuple[Tensor, ...]
-    arrived: float | None  # arrival of the oldest waiting audio; None if it has waited since the step before
+    arrived: float | None  # arrival of the oldest waiting audio; None if it was already waiting at the previous step
     flush: bool
     finish: bool
 
@@ -49,12 +49,12 @@ class Status:
 
 
 class Stream:
-    """Made by `Service.stream`. One task may push while another one reads.
+    """A client's stream, made by `Service.stream`. One task may push while another reads.
 
     Args:
         sample_rate: of the audio that is pushed, in Hz.
         kind: of client, for metrics and logs.
-        live: drop the oldest audio when there is no room; otherwise the client has to wait.
+        live: drop the oldest audio if there is no room; otherwise the client has to wait.
         limits: the server's limits.
         wake: called when there is work for the engine.
 
@@ -70,7 +70,7 @@ class Stream:
         self.segments = 0
         self.error: SpellstreamError | None = None
         self.done = False
-        self.hotwords: Hotwords | None = None  # set before the first order, as is the style
+        self.hotwords: Hotwords | None = None  # set, like the style, before the first order
         self.style: Style | None = None  # None: that of the server
         self._limits, self._wake = limits, wake
         self._inbox: list[Tensor] = []
@@ -84,12 +84,12 @@ class Stream:
     # --- for clients --------------------------------------------------------------------------------------------------
 
     async def push(self, audio: bytes | Tensor) -> None:
-        """Append mono audio, and wait while too much of it is waiting for the engine.
+        """Append mono audio; wait while too much audio is queued for the engine.
 
         A live stream waits for the current step at most.
 
         Args:
-            audio: s16le bytes, of which an odd one waits for its other half; or float32 `(samples,)`.
+            audio: s16le bytes (an odd last byte is kept for the next call), or float32 `(samples,)`.
 
         Raises:
             AudioError: the tensor has another dtype or shape, or holds NaN or infinity.
@@ -106,7 +106,7 @@ class Stream:
         room = self._limits.max_behind_seconds / 2
         piece_seconds = min(
             _PIECE_SECONDS, room / 2
-        )  # the waiting audio and a piece fit together, so nothing is dropped without need
+        )  # the waiting audio and a piece fit together, so nothing is dropped unnecessarily
         for piece in waveform.split(max(1, round(piece_seconds * self.sample_rate))):
             while self.error is None and self._inbox_seconds + (0 if self.live else self._waiting_seconds) > room:
                 await self._turned.wait()
@@ -114,7 +114,7 @@ class Stream:
             self._put(piece)
 
     async def heard(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until all pushed audio has been decoded and its events are here; False if the time is over before."""
+        """Wait until all pushed audio has been decoded and its events have arrived; False on timeout."""
 
         async def settled() -> None:
             while self.pending and self.error is None:
@@ -127,7 +127,7 @@ class Stream:
         return True
 
     async def flush(self) -> None:
-        """Decode the waiting audio and finish the open segment; the stream goes on with later audio."""
+        """Decode the waiting audio and finish the open segment; the stream continues with later audio."""
         self._flush = True
         self._wake()
         await self.heard()
@@ -150,7 +150,7 @@ class Stream:
         return events
 
     async def events(self) -> AsyncIterator[Event]:
-        """Events in order until the stream is finished; of several unread partials in a row, the last.
+        """Events in order until the stream is finished; of several unread partials in a row, only the last.
 
         Raises:
             SpellstreamError: the stream was dropped.
@@ -186,7 +186,7 @@ class Stream:
         return order
 
     def turned(self, status: Status) -> None:
-        """Take over the status after a step."""
+        """Update from the status after a step."""
         self._waiting_seconds, self.dropped_seconds = status.waiting_seconds, status.dropped_seconds
         self._flushing, self.done = status.flushing, status.done
         for event in status.events:

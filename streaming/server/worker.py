@@ -1,7 +1,7 @@
 """The worker: turns in which all streams are stepped as one batch, and jobs between them.
 
-The engine's thread runs one turn at a time: it takes the audio that the streams have received since the turn before,
-steps them all, and hands their events back. Everything else happens in the event loop, so there are no locks.
+The engine's thread runs one turn at a time: it takes the audio that the streams have received since the last turn,
+steps them all, and returns their events. Everything else happens in the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from streaming.server.stream import Status, Stream
 __all__ = ["Worker"]
 
 _MAX_FAULTS = 3  # failed turns or trials in a row before the engine counts as broken
-_MAX_TURN_SECONDS = 60.0  # a call of the engine's thread that takes longer hangs
+_MAX_TURN_SECONDS = 60.0  # a longer call in the engine's thread counts as hanging
 _LOG = logging.getLogger(__name__)
 
 
@@ -38,8 +38,8 @@ class Worker:
     Args:
         engine: used by nobody else from now on.
         limits: the server's limits.
-        streams: the open streams, kept up to date by the service.
-        metrics: measures of the server.
+        streams: the open streams, maintained by the service.
+        metrics: the server's metrics.
     """
 
     def __init__(self, engine: Engine, limits: ServerLimits, streams: Collection[Stream], metrics: Metrics) -> None:
@@ -66,12 +66,12 @@ class Worker:
         return self._task is not None and not self._task.done() and faults < _MAX_FAULTS and not hanging
 
     async def start(self) -> None:
-        """Warm the engine up, then begin with the turns."""
+        """Warm the engine up, then start the turns."""
         await self.thread.run(self._trial)
         self._task = asyncio.create_task(self._work(), name="spellstream-worker")
 
     async def close(self) -> None:
-        """End the turns; jobs that wait are cancelled."""
+        """End the turns and cancel waiting jobs."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -80,11 +80,11 @@ class Worker:
         await self.thread.close()
 
     def wake(self) -> None:
-        """A stream has something to do for the engine."""
+        """Signal that a stream has work for the engine."""
         self._wake.set()
 
     def drop(self, stream: Stream) -> None:
-        """Forget a stream that is not finished, with the audio that has not been heard."""
+        """Drop an unfinished stream, with its unprocessed audio."""
         self._dropped.append(stream)
         self._wake.set()
 
@@ -105,7 +105,7 @@ class Worker:
                 await self._wake.wait()
                 self._wake.clear()
                 if await self._turn():
-                    self._wake.set()  # there may be more to do: look again, after others have had the event loop
+                    self._wake.set()  # there may be more work: check again, after other tasks had the event loop
                 if self.healthy:
                     await self._jobs.run_next()
                     if self._jobs:
@@ -119,7 +119,7 @@ class Worker:
         self._jobs.fail_all(engine_failed())
 
     async def _turn(self) -> bool:
-        """Step the streams once; whether there was anything to do."""
+        """Step the streams once; return whether there was any work."""
         orders = [order for stream in self._streams if (order := stream.order())]
         dropped, self._dropped = self._dropped, []
         if not (orders or dropped or self._engine_side.busy):
@@ -131,7 +131,7 @@ class Worker:
         except Exception:
             self._start_afresh()
             return True
-        if any(status.heard_seconds for status in statuses.values()):  # otherwise the engine may have had nothing to do
+        if any(status.heard_seconds for status in statuses.values()):  # otherwise the engine may have been idle
             self._failed_turns = 0
 
         self._measure(statuses, {order.stream: order.arrived or before for order in orders}, before)
@@ -142,7 +142,7 @@ class Worker:
         return True
 
     def _measure(self, statuses: Mapping[Stream, Status], arrived: Mapping[Stream, float], before: float) -> None:
-        """Record how late each stream was; audio that was there before the last turn was not due in that turn."""
+        """Record each stream's latency, except for audio that was already waiting in the previous turn."""
         now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
         latencies = tuple(now - arrived.get(stream, before) for stream in heard)
         taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
@@ -164,4 +164,4 @@ class Worker:
         self._failed_turns += 1
         self._engine_side = EngineSide(self._engine, self._limits)
         for stream in self._streams:
-            stream.fail(SpellstreamError("the server failed to go on with this stream"))
+            stream.fail(SpellstreamError("the server failed to continue this stream"))

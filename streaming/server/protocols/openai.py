@@ -1,4 +1,4 @@
-"""OpenAI's HTTP API for transcription, as its official clients use it.
+"""OpenAI's HTTP API for transcription, compatible with its official clients.
 
 https://platform.openai.com/docs/api-reference/audio/createTranscription
 """
@@ -32,7 +32,7 @@ __all__ = ["router"]
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
-# Names that clients have built in: all stand for the model that is served.
+# Names built into clients: all stand for the served model.
 _ALIASES = ("default", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 
 
@@ -130,7 +130,7 @@ def router(service: Service) -> APIRouter:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`; None if the client disconnects before, which cancels the work."""
+    """The result of `work`; None if the client disconnects first, which cancels the work."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -160,7 +160,7 @@ async def _collect(parts: AsyncGenerator[Part, None]) -> Transcript:
 
 
 class _EventStream(StreamingResponse):
-    """A response of server-sent events, whose generator is closed however the response ends."""
+    """A response of server-sent events, whose generator is closed in any case."""
 
     def __init__(self, content: AsyncGenerator[str, None], **arguments: Any) -> None:
         super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, **arguments)

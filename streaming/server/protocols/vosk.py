@@ -1,7 +1,7 @@
 """The WebSocket protocol of vosk-server (https://alphacephei.com/vosk/server), at `/`.
 
-A client sends {"config": {...}}, then PCM. Each message with PCM is answered by one message, {"partial": ...} or a
-result. {"eof": 1} ends the stream and is answered by the last result; {"reset": 1} ends the open segment only.
+A client sends {"config": {...}}, then PCM. Each PCM message gets one answer, {"partial": ...} or a result. {"eof": 1}
+ends the stream and gets the last result; {"reset": 1} only ends the open segment.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class VoskConfig:
     """A client's settings. `phrase_list` holds hotwords, each with an optional `:weight`; other words are found too.
 
     Two are extensions of vosk-server's protocol. `style`: "written" gives capitals, punctuation and digits; clients of
-    vosk-server expect "spoken" words in lower case. `live`: when the engine is late, the client does not wait, but the
-    oldest audio is dropped, and each answer says how much so far.
+    vosk-server expect "spoken" words in lower case. `live`: if the engine is late, the oldest audio is dropped instead
+    of making the client wait, and each answer gives the total dropped so far.
     """
 
     sample_rate: int
@@ -82,7 +82,7 @@ class VoskConfig:
         return replace(self, **changes)
 
     def partial(self, partial: Partial) -> dict[str, Any]:
-        """The segment that is being spoken; for a live client with the number of its words that will not change."""
+        """The segment being spoken; for a live client, with the number of its committed words."""
         said: dict[str, Any] = {"partial": partial.text}
         return {**said, "committed": partial.settled_words} if self.live else said
 
@@ -104,7 +104,7 @@ class VoskConfig:
         if not self.max_alternatives:
             return said
         best = {"confidence": sum(final.segment.score for final in finals), **said}
-        # For several segments, the alternatives would be all combinations of theirs.
+        # For several segments, the alternatives would be all combinations.
         others = finals[0].segment.alternatives[1 : self.max_alternatives] if len(finals) == 1 else ()
         return {"alternatives": [best, *({"confidence": other.score, "text": other.text} for other in others)]}
 
@@ -153,7 +153,7 @@ class _Client:
                 draining.cancel()
 
     async def _talk(self, stack: AsyncExitStack, draining: asyncio.Future[Any]) -> None:
-        self._service.check_room()  # now, rather than after the client has begun to speak
+        self._service.check_room()  # now, before the client begins to speak
         while True:
             message = await self._receive(draining)
             if message is None:
@@ -177,7 +177,7 @@ class _Client:
         receiving = asyncio.ensure_future(self._socket.receive())
         try:
             await asyncio.wait((receiving, draining), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done():  # even if a message has arrived: a client that is ahead of the engine must be told, too
+            if draining.done():  # even if a message has arrived: a client ahead of the engine must learn of it
                 return None
             if receiving.done():
                 return _message(receiving.result())
@@ -205,8 +205,8 @@ class _Client:
     async def _hear(self, pcm: bytes, stack: AsyncExitStack) -> None:
         """Push audio, and answer once it has been decoded.
 
-        When the engine is late, the answer waits for no longer than the audio lasts: a client that waits for each
-        answer must not fall behind. A live client waits for half of that, so that it can catch up.
+        If the engine is late, the answer is delayed by at most the audio's length, so that a client that waits for each
+        answer does not fall behind; for a live client by half of that, so that it can catch up.
         """
         if self._stream is None:
             config = self._config
@@ -217,7 +217,7 @@ class _Client:
         try:
             await self._stream.push(pcm)
         except LimitError:
-            if self._stream.error is None:  # the stream is too long: its words until here are not lost
+            if self._stream.error is None:  # the stream is too long: keep its words so far
                 await self._end()
             raise
         seconds = len(pcm) / (2 * self._stream.sample_rate)
@@ -292,7 +292,7 @@ def _number(name: str, value: object, low: int, high: int) -> int:
 
 
 def _phrases(value: object) -> tuple[str, ...]:
-    """A list of phrases, which some clients send as JSON in a string; [unk], any other word, is always allowed."""
+    """A list of phrases, which some clients send as a JSON string; [unk] (any other word) is always allowed."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

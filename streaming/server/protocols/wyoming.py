@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 _LINE_BYTES = 1 << 16  # of a header line, and of the JSON data behind it
 _MAX_CHANNELS = 32
 _LINGER_SECONDS = 1.0
-_TERM_WEIGHT = 0.5  # the protocol puts terms below names
+_TERM_WEIGHT = 0.5  # in the protocol, terms matter less than names
 
 
 class _ProtocolError(SpellstreamError):
@@ -115,10 +115,10 @@ class _Connection:
             await self._refuse(str(error), "refused")
         except Exception:
             _LOG.exception("a Wyoming client was dropped because of a fault of the server")
-            await self._refuse("the server failed to go on with this stream", "failed")
+            await self._refuse("the server failed to continue this stream", "failed")
         finally:
             self._writer.close()
-        try:  # it counts as a connection until it is closed, which a client that does not read would prevent
+        try:  # the connection counts until it is closed, and a client that does not read would prevent that
             await asyncio.wait_for(self._writer.wait_closed(), self._limits.send_seconds)
         except (OSError, asyncio.TimeoutError):
             self._writer.transport.abort()
@@ -155,7 +155,7 @@ class _Connection:
                     raise end
 
     async def _stop(self, stream: Stream, hearing: asyncio.Task[None]) -> None:
-        """When the server is being stopped, end the audio; the transcript so far is still sent."""
+        """End the audio if the server is being stopped; the transcript so far is still sent."""
         await self._service.stop.requested.wait()
         hearing.cancel()
         stream.finish()
@@ -168,7 +168,7 @@ class _Connection:
 
         while event is not None and not AudioStop.is_type(event.type):
             if AudioStart.is_type(event.type):
-                raise _ProtocolError("an audio-start came before the audio-stop of the stream before")
+                raise _ProtocolError("an audio-start came before the audio-stop of the previous stream")
             if AudioChunk.is_type(event.type):
                 if (found := _format(event)) != audio:
                     raise _ProtocolError(f"the format changed within a stream: {found} after {audio}")
@@ -194,7 +194,7 @@ class _Connection:
                 now = event.text
             elif event.written is None:
                 now = " ".join(word.text for word in event.committed)
-            else:  # capitals and marks may still change, and what was sent cannot
+            else:  # capitals and marks may still change, but sent text cannot
                 now = ""
             text = f"{finished} {now}".strip()
             if isinstance(event, Final):
@@ -206,7 +206,7 @@ class _Connection:
         await self._write(TranscriptStop())
 
     async def _write_empty(self) -> None:
-        """Answer an audio-stop without audio: a client would wait for a transcript for ever."""
+        """Answer an audio-stop without audio: a client would wait forever for a transcript."""
         await self._write(TranscriptStart())
         await self._write(Transcript("", language=self._service.config.language))
         await self._write(TranscriptStop())
@@ -221,7 +221,7 @@ class _Connection:
         await asyncio.wait_for(async_write_event(event.event(), self._writer), self._limits.send_seconds)
 
     async def _refuse(self, message: str, code: str) -> None:
-        """Send an error, then read on for a moment: closing at once could reset the connection first."""
+        """Send an error, then keep reading for a moment: closing at once could reset the connection first."""
         try:
             await self._write(Error(message, code))
             self._writer.write_eof()
@@ -277,7 +277,7 @@ def _length(header: dict[str, Any], name: str, bound: int) -> int:
 
 
 def _phrases(event: Event) -> list[str]:
-    """The names and terms that a transcribe event asks to listen for."""
+    """The names and terms of a transcribe event."""
     names, terms = (event.data.get(field) or [] for field in ("transcript_names", "transcript_terms"))
     for found in (names, terms):
         if not isinstance(found, list) or not all(isinstance(phrase, str) for phrase in found):

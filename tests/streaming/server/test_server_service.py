@@ -251,10 +251,10 @@ def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) 
             stream = await stack.enter_async_context(service.stream())
             engine.fail = True
             await stream.push(SECOND)
-            with pytest.raises(SpellstreamError, match="failed to go on"):
+            with pytest.raises(SpellstreamError, match="failed to continue"):
                 await texts(stream)
             engine.fail = False
-            with pytest.raises(SpellstreamError, match="failed to go on"):
+            with pytest.raises(SpellstreamError, match="failed to continue"):
                 await other.push(SECOND)
             async with service.stream() as new:
                 await new.push(SECOND)
