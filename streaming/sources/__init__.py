@@ -1,7 +1,7 @@
-"""Sources of live audio: a microphone, a file replayed in its own time, raw PCM on standard input.
+"""Sources of live audio: a microphone, a file replayed in real time, raw PCM on standard input.
 
 Each is an iterable of 16 kHz mono float32 tensors `(samples,)`, whatever the source's own rate and channels. Importing
-this package is quick: its names are imported when they are first used.
+this package is quick: its names are imported on first use.
 """
 
 from __future__ import annotations

@@ -26,16 +26,16 @@ class AudioSource(Protocol):
     """A source of live audio. Iterating over it yields 16 kHz mono float32 tensors `(samples,)`, none of them empty.
 
     Any object with these members can be passed to `streaming.listen`; `Microphone`, `FileReplay` and `StandardInput`
-    are the ones that come along.
+    are included.
     """
 
     @property
     def name(self) -> str:
-        """What the user calls it, for messages."""
+        """Name for messages, as users know it."""
 
     @property
     def level(self) -> float:
-        """RMS level of the latest chunk in dBFS: from `SILENCE_DBFS` to about 0."""
+        """RMS level of the latest chunk in dBFS, from `SILENCE_DBFS` to about 0."""
 
     @property
     def dropped_seconds(self) -> float:
@@ -84,7 +84,7 @@ class BaseSource(ABC):
 
     @property
     def lost_seconds(self) -> float:
-        """How long the device was away, in seconds; audio of that time is in no chunk."""
+        """Time without the device, in seconds; its audio is missing from the chunks."""
         return 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Opening a microphone, at the rate and with the channels that it accepts, and capturing from it until it is closed."""
+"""Opening a microphone with a rate and channels that it accepts, and capture from it until it is closed."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from streaming.sources.ring_buffer import RingBuffer
 __all__ = ["Capture", "CaptureFormat", "open_capture"]
 
 _BLOCK_SECONDS = 0.02  # audio in one callback
-_CHUNK_SECONDS = 0.5  # the most that one read returns when the reader is late
-_POLL_SECONDS = 0.25  # how long a read waits before the reader checks whether the device is still there
-_STOP_SECONDS = 2.0  # how long a device may take to stop
-_MAX_CHANNELS = 8  # a device with more is virtual, or has sockets that nothing is plugged into
+_CHUNK_SECONDS = 0.5  # longest audio returned by one read if the reader is late
+_POLL_SECONDS = 0.25  # time that a read waits before the reader checks whether the device still exists
+_STOP_SECONDS = 2.0  # time allowed for a device to stop
+_MAX_CHANNELS = 8  # a device with more is virtual, or has unused sockets
 
-# Tried in this order where a device refuses its own rate or channel count.
+# Tried in this order if a device refuses its own rate or channel count.
 _OTHER_RATES = (48_000, 44_100, 16_000, 32_000, 8_000)
 _OTHER_CHANNELS = (1, 2)
-_DEVICE_UNAVAILABLE = -9985  # PortAudio's code for a device that is in use: no other format would be accepted
+_DEVICE_UNAVAILABLE = -9985  # PortAudio's code for a device in use, which accepts no other format either
 
 
 class CaptureFormat(NamedTuple):
-    """What a device is opened with."""
+    """The format in which a device is opened."""
 
     sample_rate: int  # in Hz
     channels: int
@@ -44,7 +44,7 @@ class CaptureFormat(NamedTuple):
 
 
 class Capture:
-    """One opening of a device: from its audio callback to 16 kHz mono samples.
+    """One capture from a device: from its audio callback to 16 kHz mono samples.
 
     Args:
         device: the microphone.
@@ -58,7 +58,7 @@ class Capture:
         ValueError: sounddevice refuses the settings.
     """
 
-    # Captures whose device is held. One that is forgotten unclosed must not be collected while its callback is called.
+    # Captures with an open device. A capture without other references must not be collected while its callback runs.
     held: ClassVar[set[Capture]] = set()
 
     def __init__(self, device: Device, capture_format: CaptureFormat, buffer_seconds: float) -> None:
@@ -92,19 +92,19 @@ class Capture:
             raise
 
     def _callback(self, block: NDArray[np.float32], frames: int, times: object, status: Any) -> None:
-        """Called in the audio system's own thread: copy and return."""
+        """Copy a block; called in the audio system's own thread."""
         self.buffer.write(block)
         self.heard_at = time.monotonic()
         if status.input_overflow:
             self.overflows += 1
 
     def read(self) -> torch.Tensor:
-        """The next samples at 16 kHz, `(samples,)`; none if nothing has come for a moment."""
+        """The next samples at 16 kHz, `(samples,)`; empty if none have arrived for a moment."""
         frames = self.buffer.read(_POLL_SECONDS, round(self.format.sample_rate * _CHUNK_SECONDS))
         return self.conversion.step(frames)
 
     def close(self) -> None:
-        """Give the device back. A sound system that hangs is not waited for, now or at exit."""
+        """Release the device, without waiting for a sound system that hangs, now or at exit."""
         self.buffer.close()
         with self._closing:
             if self._closer.ident is None:
@@ -127,7 +127,7 @@ def open_capture(
     channels: int | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> Capture:
-    """Open a device with its own rate and channels or, where it refuses these, with others that it accepts.
+    """Open a device with its own rate and channels or, if it refuses these, with others that it accepts.
 
     Args:
         device: the microphone.
@@ -146,7 +146,7 @@ def open_capture(
     problem = ""
     for one in formats:
         try:
-            if problem:  # cheaper than to open it
+            if problem:  # cheaper than opening it
                 sounddevice.check_input_settings(
                     device=device.index, channels=one.channels, dtype="float32", samplerate=one.sample_rate
                 )
@@ -170,7 +170,7 @@ def open_capture(
 
 
 def _formats(device: Device, sample_rate: int | None, channels: int | None) -> list[CaptureFormat]:
-    """The formats to try, best first. A rate of 0, which some drivers report, is none."""
+    """The formats to try, best first. A rate of 0, which some drivers report, is ignored."""
     own_rate = (device.sample_rate,) if device.sample_rate > 0 else ()
     own_channels = device.channels if device.channels <= _MAX_CHANNELS else 2
     rates = [sample_rate] if sample_rate is not None else dict.fromkeys((*own_rate, *_OTHER_RATES))

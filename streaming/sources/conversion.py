@@ -13,11 +13,11 @@ __all__ = ["Conversion"]
 
 
 class Conversion:
-    """One stream brought to 16 kHz mono: the result is the same however the stream is cut into chunks.
+    """Conversion of a stream to 16 kHz mono; the result is the same however the stream is cut into chunks.
 
     Args:
         sample_rate: of the stream, in Hz.
-        channels: of the stream. Their mean is taken or, where they cancel, the loudest of them.
+        channels: of the stream; their mean is used or, where they cancel, the loudest of them.
         source: the name for errors.
 
     Raises:
@@ -30,11 +30,11 @@ class Conversion:
         self._state = DownmixState.start(channels)
 
     def step(self, frames: NDArray[np.float32]) -> torch.Tensor:
-        """Take the next `frames` `(frames, channels)`; return the samples ready at 16 kHz `(samples,)`, maybe none."""
+        """Take the next `frames` `(frames, channels)`; return the samples ready at 16 kHz, `(samples,)`, if any."""
         mono, self._state = self._downmix.step(frames, self._state)
         return self._resampler.step(torch.from_numpy(mono))
 
     def flush(self) -> torch.Tensor:
-        """End the stream: the samples `(samples,)` that were held back until later ones came."""
+        """End the stream; return the samples `(samples,)` that were waiting for later input."""
         mono = self._downmix.flush(self._state)
         return torch.cat((self._resampler.step(torch.from_numpy(mono)), self._resampler.flush()))

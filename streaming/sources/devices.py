@@ -14,7 +14,7 @@ __all__ = ["Device", "devices", "find_device", "load_sounddevice", "refresh"]
 
 @dataclass(frozen=True)
 class Device:
-    """An audio input as the system knows it."""
+    """An audio input as listed by the system."""
 
     index: int
     name: str
@@ -30,7 +30,7 @@ class Device:
 
     @property
     def rate_text(self) -> str:
-        """Its own sample rate, for people."""
+        """Its own sample rate as text for users."""
         return f"{self.sample_rate} Hz" if self.sample_rate > 0 else "unknown"
 
 
@@ -95,7 +95,7 @@ def find_device(wanted: int | str | None = None) -> Device:
 
 
 def refresh() -> None:
-    """List the devices anew, which takes a restart of PortAudio. It ends every open stream of this process.
+    """Update the list of devices by restarting PortAudio, which ends every open stream of this process.
 
     Raises:
         DependencyError: PortAudio is not installed.

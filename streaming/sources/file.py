@@ -21,9 +21,9 @@ _READ_SECONDS = 5.0  # audio decoded at a time
 
 
 class FileReplay(BaseSource):
-    """An audio or video file as live audio: each chunk comes when its last sample would have been heard.
+    """An audio or video file as live audio: each chunk is delivered at the time of its last sample.
 
-    A reader that is late gets the chunks that have become due at once; nothing is dropped.
+    A late reader gets all due chunks at once; nothing is dropped.
 
         for event in streaming.listen(streaming.FileReplay("talk.mp4", speed=None)):
             print(event.text)
@@ -32,11 +32,11 @@ class FileReplay(BaseSource):
         path: any file that `asr.audio.blocks` reads.
         speed: 1 is real time, 2 twice as fast; None: as fast as the file can be read.
         chunk_ms: length of a chunk.
-        track: which audio track of the file, see `asr.audio.blocks`.
+        track: audio track of the file, see `asr.audio.blocks`.
 
     Raises:
         ConfigError: a setting is out of its bounds.
-        AudioError: iterating: the file cannot be read to its end.
+        AudioError: during iteration: the file cannot be read to its end.
     """
 
     def __init__(

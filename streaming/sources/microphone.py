@@ -21,11 +21,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class Microphone(BaseSource):
-    """A microphone, opened at its own rate and with its own channels where it accepts these, else with others.
+    """A microphone, opened with its own rate and channels or, if it refuses these, with others.
 
-    It captures from construction on. Audio that is not read in time is kept for `buffer_seconds`; then the oldest is
-    dropped and counted in `dropped_seconds`. Several channels become their mean or, where they cancel, the loudest of
-    them. When the device goes away, what was captured before is delivered first.
+    Capture starts at construction. Unread audio is kept for `buffer_seconds`; then the oldest is dropped and counted in
+    `dropped_seconds`. Several channels become their mean or, where they cancel, the loudest of them. If the device goes
+    away, the audio captured before is delivered first.
 
         with streaming.Microphone("usb") as microphone:
             for chunk in microphone:  # 16 kHz mono float32 (samples,)
@@ -36,18 +36,18 @@ class Microphone(BaseSource):
         sample_rate: the rate to open the device at, in Hz; None: its own or, if it refuses that, a usual one.
         channels: the number of channels to open it with; None: its own or, if it refuses that, 1 or 2.
         buffer_seconds: capacity of the buffer for audio that is not yet read.
-        reconnect: when the device goes away, try about every `retry_seconds` to open it again rather than raise.
+        reconnect: if the device goes away, try to reopen it about every `retry_seconds` instead of raising an error.
         timeout_seconds: a device that sends nothing for this long counts as gone away.
         retry_seconds: see `reconnect`.
-        notify: receives one line when the device is opened with other settings than its own, goes away, or is back;
-            called in the thread that reads. None: these lines are logged as warnings.
+        notify: receives one line when the device is opened with other settings than its own, goes away, or returns;
+            called in the reading thread. None: these lines are logged as warnings.
 
     Raises:
-        AudioError: `sample_rate` is out of bounds. Iterating: a sample is NaN or infinite.
+        AudioError: `sample_rate` is out of bounds; during iteration: a sample is NaN or infinite.
         ConfigError: another setting is out of its bounds.
         DependencyError: PortAudio is not installed.
         DeviceError: there is no such device, more than one, or it cannot be opened.
-        SourceError: iterating: the device went away.
+        SourceError: during iteration: the device went away.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Microphone(BaseSource):
 
     @property
     def device(self) -> Device:
-        """The device that is open now."""
+        """The device that is currently open."""
         return self._capture.device
 
     @property
     def capture_format(self) -> CaptureFormat:
-        """The rate and channels that it is opened with."""
+        """The rate and number of channels in use."""
         return self._capture.format
 
     @property
@@ -118,7 +118,7 @@ class Microphone(BaseSource):
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         while True:
-            if self._stopping:  # asked to while the device was being opened
+            if self._stopping:  # stopped while the device was being opened
                 self._capture.buffer.close()
             problem = yield from self._listen(self._capture)
             if self._stopping:
@@ -147,13 +147,13 @@ class Microphone(BaseSource):
         return problem
 
     def _reopen(self) -> bool:
-        """Try until the device is open again; False if asked to stop before it is."""
+        """Try until the device is open again; False if stopped first."""
         gone = self._capture
         while True:
             self._wake.wait(self._retry_seconds)
             if self._stopping:
                 return False
-            if gone in Capture.held:  # its closing hangs, and another opening would too
+            if gone in Capture.held:  # closing it hangs, and so would opening it again
                 continue
             with contextlib.suppress(DeviceError):
                 if not Capture.held:  # a refresh ends every open stream

@@ -1,8 +1,8 @@
 """A bounded buffer between the audio callback, which must never wait, and the recogniser, which may be late.
 
-One thread writes and one reads, without a lock. The writer announces the position it is about to write up to, copies,
-and then publishes that position; it ignores the reader. The reader copies first and then looks at the announced
-position: samples that may have been overwritten meanwhile are discarded and counted as dropped.
+One thread writes and one reads, without a lock. The writer announces the end of the block that it is about to write,
+copies, and then publishes that position; it ignores the reader. The reader copies first and then checks the announced
+position: samples that may have been overwritten during the copy are discarded and counted as dropped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["RingBuffer", "Signal"]
 class Signal:
     """Wakes the one thread that waits for it.
 
-    Sending never blocks, which `threading.Event` does not promise, so audio callbacks and signal handlers may send. A
-    signal that is sent while no thread waits is kept for the next wait; several count as one.
+    Unlike `threading.Event`, sending is guaranteed never to block, so audio callbacks and signal handlers may send. A
+    signal sent while no thread waits is kept for the next wait; several count as one.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Signal:
         self._lock.acquire()
 
     def send(self) -> None:
-        with contextlib.suppress(RuntimeError):  # sent before, and no thread has waited since
+        with contextlib.suppress(RuntimeError):  # already sent, and not yet received
             self._lock.release()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Return True as soon as the signal is sent, or False after the timeout; None waits for ever."""
+        """Return True as soon as the signal is sent, or False after the timeout; None waits forever."""
         return self._lock.acquire(timeout=-1 if timeout_seconds is None else max(0.0, timeout_seconds))
 
 
@@ -53,7 +53,7 @@ class RingBuffer:
     A full buffer drops its oldest samples. All counts are samples of one channel.
 
     Args:
-        capacity: samples that it holds.
+        capacity: in samples.
         sample_rate: of the stream, in Hz.
         channels: values per sample.
     """
@@ -66,7 +66,7 @@ class RingBuffer:
         self.channels = channels
         self._ring = np.zeros((capacity, channels), dtype=np.float32)
         self._announced = 0  # samples since the start that have been or are being written
-        self._written = 0  # samples since the start that are all there
+        self._written = 0  # samples since the start that are complete
         self._reader = _Reader()
         self._closed = False
         self._news = Signal()
@@ -97,7 +97,7 @@ class RingBuffer:
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            closed = self._closed  # looked at before the samples: after closing, no more come
+            closed = self._closed  # read before the samples, since none arrive after closing
             chunk = self._copy(max_samples)
             if len(chunk) or closed:
                 return chunk
@@ -112,12 +112,12 @@ class RingBuffer:
 
     @property
     def finished(self) -> bool:
-        """Whether it is closed and every sample was read."""
+        """Whether it is closed and all samples have been read."""
         return self._closed and self._reader.position >= self._written
 
     @property
     def dropped_samples(self) -> int:
-        """Samples overwritten unread so far, including those that the reader has not come to."""
+        """Samples overwritten unread so far, including those that the reader has not reached yet."""
         reader = self._reader
         return reader.dropped + max(0, self._announced - len(self._ring) - reader.position)
 

@@ -22,7 +22,7 @@ _STDIN_BYTES = 1 << 16
 
 
 class StandardInput(BaseSource):
-    """Raw PCM from standard input, delivered as soon as it comes; the stream ends where the input does.
+    """Raw PCM from standard input, delivered as soon as it arrives; the stream ends with the input.
 
         for event in streaming.listen(streaming.StandardInput(44_100, channels=2)):
             print(event.text)
@@ -33,8 +33,8 @@ class StandardInput(BaseSource):
         encoding: one of `asr.audio.pcm.ENCODINGS`: "u8", "s16le", "s24le", "s32le" or "f32le".
 
     Raises:
-        AudioError: the rate is out of bounds or standard input is closed; iterating: it is empty, or a float is not
-            finite.
+        AudioError: the rate is out of bounds or standard input is closed; during iteration: it is empty, or a float is
+            not finite.
         ConfigError: another setting is out of its bounds.
     """
 
@@ -44,17 +44,17 @@ class StandardInput(BaseSource):
         super().__init__("standard input")
         self._conversion = Conversion(sample_rate, channels, self.name)
         self._channels, self._encoding = channels, encoding
-        self._leftover = b""  # the first bytes of a frame
+        self._leftover = b""  # the first bytes of an incomplete frame
         if sys.stdin is None or sys.stdin.closed:
             raise AudioError(self.name, "is closed")
         self._input = sys.stdin.fileno()
-        self._woken, self._waker = os.pipe()  # so that `stop` ends a wait for input
+        self._woken, self._waker = os.pipe()  # lets `stop` end a wait for input
         self._open = True
 
     def _chunks(self) -> Generator[torch.Tensor, None, None]:
         empty, last = True, False
         while not last:
-            last = self._stopping  # the pipe's content at that moment came before the stop: one more read takes it all
+            last = self._stopping  # the pipe's content now came before the stop: one more read takes all of it
             if (data := self._read()) is None:
                 break
             empty = False
@@ -65,7 +65,7 @@ class StandardInput(BaseSource):
         yield self._conversion.flush()
 
     def _read(self) -> bytes | None:
-        """Wait for bytes; None at the end of the input, or if asked to stop and there are none."""
+        """Wait for bytes; None at the end of the input, or after a stop if there are none."""
         try:
             ready, _, _ = select.select([self._input, self._woken], [], [])
             return os.read(self._input, _STDIN_BYTES) or None if self._input in ready else None
