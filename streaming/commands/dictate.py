@@ -34,7 +34,7 @@ _CONTROL = "Control of the dictation that runs"
 
 
 class TyperChoice(str, Enum):
-    """What types."""
+    """Program that types."""
 
     auto = "auto"
     xdotool = "xdotool"
@@ -87,14 +87,14 @@ Notify = Annotated[
 Toggle = Annotated[
     bool,
     typer.Option(
-        "--toggle", help="Pause it or go on; if none runs, start one in the background.", rich_help_panel=_CONTROL
+        "--toggle", help="Pause or resume it; if none runs, start one in the background.", rich_help_panel=_CONTROL
     ),
 ]
 Stop = Annotated[bool, typer.Option("--stop", help="End it, after its last words.", rich_help_panel=_CONTROL)]
 Status = Annotated[
     bool,
     typer.Option(
-        "--status", help="Tell whether one runs, and whether it listens; exit status 1: none.", rich_help_panel=_CONTROL
+        "--status", help="Report whether one runs, and if it listens; exit status 1: none.", rich_help_panel=_CONTROL
     ),
 ]
 LockFd = Annotated[int | None, typer.Option(hidden=True)]
@@ -102,7 +102,7 @@ LockFd = Annotated[int | None, typer.Option(hidden=True)]
 
 @dataclass(frozen=True)
 class DictateOptions:
-    """How to type, and what to do with the dictation that runs."""
+    """How to type, and control of the running dictation."""
 
     typer_name: TyperOption = TyperChoice.auto
     commands: Commands = None
@@ -130,7 +130,7 @@ class DictateOptions:
             raise typer.BadParameter("a dictation in the background has no standard input", param_hint="--stdin")
 
     def tools(self) -> tuple[Typer, Table]:
-        """What types, and the spoken commands.
+        """The typer, and the spoken commands.
 
         Raises:
             ConfigError: a table is wrong.
@@ -170,7 +170,7 @@ def dictate(
       spellstream dictate --file letter.wav --speed 0 --typer stdout
       spellstream dictate --toggle --notify
 
-    A desktop's shortcut that starts, pauses and goes on:
+    A desktop shortcut to start, pause and resume:
       GNOME: Settings, Keyboard, Custom Shortcuts: spellstream dictate --toggle --notify
       KDE:   System Settings, Shortcuts, Add Command: spellstream dictate --toggle --notify
       sway:  bindsym $mod+d exec spellstream dictate --toggle
@@ -216,7 +216,7 @@ def dictate(
     try:
         _start_or_toggle(dictation, source, run)
     except SpellstreamError as error:
-        _show(dictation.notify, str(error))  # standard error of a shortcut is seen by nobody
+        _show(dictation.notify, str(error))  # nobody sees the standard error of a shortcut
         raise
 
 

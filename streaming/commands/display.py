@@ -18,10 +18,10 @@ from streaming.sources.base import AudioSource
 
 __all__ = ["LiveStatistics", "LiveView"]
 
-_KEPT_WORDS = 20_000  # the median latency is that of the latest words, this many
+_KEPT_WORDS = 20_000  # number of latest words in the median latency
 _RECENT_WORDS = 20
-_DRIFT = 1e-4  # assumed bound on how much slower than ours a device's clock runs
-_PACED = 0.9  # audio that takes less than this fraction of real time to come is not live
+_DRIFT = 1e-4  # assumed bound on how much slower a device's clock runs than ours
+_PACED = 0.9  # audio that arrives in less than this fraction of real time is not live
 
 _METER_CELLS = 20
 _QUIETEST_DBFS = -60.0
@@ -29,7 +29,7 @@ _LOUD_DBFS = -3.0
 
 
 class LiveStatistics:
-    """Words and their latency: how long after a word was spoken it was committed.
+    """Words and their latency: the time from the end of a word to its commit.
 
     Args:
         clock: the time in seconds.
@@ -40,13 +40,13 @@ class LiveStatistics:
         self.words = 0
         self._clock = clock
         self._started = self._heard_at = clock()
-        self._origin = float("inf")  # clock time of the stream's start, had no audio been missed
+        self._origin = float("inf")  # clock time of the stream's start if no audio had been missed
         self._missed_seconds = 0.0
         self._committed = 0  # words of the open segment
         self._latencies: deque[float] = deque(maxlen=_KEPT_WORDS)
 
     def heard(self, seconds: float, missed_seconds: float) -> None:
-        """Count `seconds` of audio that have just come, and all the audio missed so far.
+        """Count `seconds` of audio that have just arrived, and update the total of missed audio.
 
         The stream's start on our clock is estimated from the chunk that came with the least delay: other chunks had to
         wait because the recogniser was busy.
@@ -80,7 +80,7 @@ class LiveStatistics:
         return median(self._latencies) if live and self._latencies else None
 
     def summary(self, compute_seconds: float, dropped_seconds: float, overflows: int = 0) -> str:
-        """One line; `overflows` is the number of times that the sound system dropped an unknown amount of audio."""
+        """A summary in one line; `overflows` counts the losses of unknown length in the sound system."""
         parts = [f"{_duration(self.audio_seconds)} heard", "1 word" if self.words == 1 else f"{self.words} words"]
         if (latency := self.latency_seconds) is not None:
             parts.append(f"median latency {latency:.2f} s")
@@ -101,9 +101,9 @@ def _duration(seconds: float) -> str:
 
 
 class LiveView:
-    """Finished segments line by line; below them the words being spoken, tentative ones dimmed, and a meter.
+    """Finished segments line by line; below them the words being spoken, with tentative ones dimmed, and a meter.
 
-    A context manager. Lines written to standard error meanwhile appear above.
+    A context manager. Lines written to standard error while it is open appear above.
 
     Args:
         console: a terminal.

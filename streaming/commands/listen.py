@@ -36,7 +36,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    # Arguments are accepted, to be refused with advice.
+    # Arguments are accepted so that they can be refused with advice.
     app.command(context_settings={"allow_extra_args": True})(listen)
     app.command()(devices)
 
@@ -77,13 +77,13 @@ def listen(
     from streaming.commands.display import LiveStatistics
 
     statistics = LiveStatistics()
-    with source.open() as opened:  # before the model is loaded, so that audio of that time is not lost
+    with source.open() as opened:  # before the model is loaded, so that no audio is lost in that time
         engine = make_engine(model, lm_weight, streams, config, words)
         _run(engine, opened, statistics, outputs, words)
 
 
 def _advice(arguments: list[str]) -> str:
-    """What to type in place of `listen talk.wav`."""
+    """The correct command in place of `listen talk.wav`."""
     names = " ".join(map(shlex.quote, arguments))
     return f"unexpected argument {names}: write listen --file {shlex.quote(arguments[0])}, or transcribe {names}"
 

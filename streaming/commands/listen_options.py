@@ -1,4 +1,4 @@
-"""The options of `spellstream listen` alone: the source, and what to show and keep."""
+"""The options specific to `spellstream listen`: the source, display and recording."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
-        help="CPU threads. More do not make one stream faster, and delay it on a busy machine.",
+        help="CPU threads. More than one do not speed up a single stream, and delay it on a busy machine.",
         rich_help_panel="Model",
     ),
 ]
@@ -30,7 +30,7 @@ Threads = Annotated[
 
 @dataclass(frozen=True)
 class ListenModelOptions(ModelOptions):
-    """The model and where it runs, on one thread unless told otherwise."""
+    """The model and where it runs, by default on one thread."""
 
     threads: Threads = 1
 
@@ -137,7 +137,7 @@ class SourceOptions:
         _require_owner({"--reconnect": self.reconnect or None}, "a microphone", microphone)
 
     def find(self) -> None:
-        """Check that the source is there, which takes a moment, before anything that takes longer.
+        """Check that the source exists; quick, so it comes before slower steps.
 
         Raises:
             AudioError: no such file.
@@ -155,7 +155,7 @@ class SourceOptions:
             find_device(self.input_device)
 
     def open(self) -> BaseSource:
-        """Open the source; a microphone captures from now on.
+        """Open the source; a microphone starts to capture.
 
         Raises:
             AudioError, DeviceError: it cannot be opened.
@@ -190,7 +190,7 @@ def _require_owner(options: Mapping[str, object], owner: str, there: bool) -> No
 
 
 class FormatName(str, Enum):
-    """Formats that can be written while a stream goes on."""
+    """Formats that can be written during a stream."""
 
     txt = "txt"
     jsonl = "jsonl"
@@ -198,7 +198,7 @@ class FormatName(str, Enum):
     vtt = "vtt"
 
 
-# Extensions of formats that only a finished transcript has, each with the nearest one that a stream can have.
+# Extensions of formats that need a finished transcript, each with the nearest format for a stream.
 _OF_FILES = {"json": "jsonl", "tsv": "jsonl", "csv": "jsonl", "parquet": "jsonl"}
 _OUTPUT = "Output"
 
@@ -259,7 +259,7 @@ class OutputOptions:
         return self.output.suffix[1:].lower() if self.output else ""
 
     def check(self, file: str | None) -> None:
-        """Refuse options that contradict each other, and to overwrite the file that is listened to.
+        """Refuse options that contradict each other, and outputs that would overwrite the source file.
 
         Raises:
             typer.BadParameter: names the option.

@@ -1,4 +1,4 @@
-"""Options that `spellstream listen` and `spellstream serve` share, and the engine that they ask for."""
+"""Options shared by `spellstream listen` and `spellstream serve`, and construction of the engine from them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class StreamOptions:
     overlap_ms: OverlapMs = 1200
 
     def config(self, style: Style) -> StreamConfig:
-        """The settings of streams, all but the context, which needs the model.
+        """The settings of streams except for the context, which needs the model.
 
         Raises:
             typer.BadParameter: a setting is out of its bounds.
@@ -147,14 +147,14 @@ def make_engine(
     config: StreamConfig,
     hotwords: Hotwords | None = None,
 ) -> Engine:
-    """Load the model and make an engine of it.
+    """Load the model and create an engine with it.
 
     Args:
         model: the model and where it runs.
         lm_weight: weight of the language model; None: the model's own.
         streams: the options whose chunk and lookahead replace the model's own where given.
         config: their `config()`, perhaps with further settings.
-        hotwords: of streams, which are checked against the model.
+        hotwords: of streams; checked against the model.
 
     Raises:
         CheckpointError, DeviceError: the model cannot be loaded.

@@ -150,7 +150,7 @@ class AccessOptions:
         """The key in the environment variable.
 
         Raises:
-            ConfigError: it is set, but empty: more likely a mistake than a wish for no key.
+            ConfigError: it is set but empty, which is probably a mistake.
         """
         key = os.environ.get(self.api_key_env)
         if key is not None and not key.strip():
@@ -245,8 +245,8 @@ def serve(
         )
 
     def engine() -> Engine:
-        # The threads of a matrix product wait for each other, and so for one whose core is busy with the network: with
-        # a thread on every core, fewer streams fit.
+        # The threads of a matrix product wait for each other, so a core busy with the network delays all of them: with
+        # a thread on every core, the server handles fewer streams.
         threads = model.threads or max(1, usable_cores() - 1)
         return make_engine(replace(model, threads=threads), lm_weight, streams, config.stream, config.hotwords)
 
@@ -271,9 +271,9 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
         server.run([listener])
 
     if app.state.service.worker.thread.busy_seconds:
-        # The engine hangs, and on exit Python would wait for its thread without end.
+        # The engine hangs, and Python would wait for its thread forever at exit.
         with suppress(OSError):
-            say("the engine hangs: the server ends without it")
+            say("the engine hangs: the server exits without it")
         os._exit(1)
     if server.failed:
         raise SpellstreamError("the server ended because its engine failed: see the log")

@@ -1,4 +1,4 @@
-"""Files written while a stream goes on: recording and transcript, both valid whenever the program ends or is killed."""
+"""Files written during a stream: recording and transcript, both valid whenever the program ends or is killed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class WavWriter:
 
 
 class TranscriptWriter:
-    """Writes finals, each as soon as it comes, to a file or to standard output.
+    """Writes each final as soon as it arrives, to a file or to standard output.
 
     Args:
         file: a text file.
@@ -98,7 +98,7 @@ class TranscriptWriter:
         if isinstance(event, Partial):
             if self._partials:
                 self._write(_partial_line(event))
-        elif event.text or self._partials:  # a final without words takes back those of its partials
+        elif event.text or self._partials:  # a final without words retracts those of its partials
             self._write(self._render(event.segment))
 
     def _srt(self, segment: Segment) -> str:

@@ -1,1 +1,1 @@
-"""Dictation: words are typed into the focused window while they are spoken, and spoken commands edit them."""
+"""Dictation: typing of words into the focused window while they are spoken, with spoken commands for editing."""

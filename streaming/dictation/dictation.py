@@ -1,9 +1,9 @@
-"""Spoken words to edits of the focused text field: a pure function of a state, which is a value.
+"""Conversion of spoken words to edits of the focused text field: a pure function of a state, which is a value.
 
     state, edits = step(state, units, table, final=False)
 
-`units` are all that is known of the open utterance, so that what was typed and is now written in another way ("twenty
-three" → "23") is corrected where it differs.
+`units` are the known part of the open utterance. Typed text whose written form has changed ("twenty three" → "23") is
+corrected where it differs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streaming.dictation.table import Table
 
 __all__ = ["CORRECTED_CHARACTERS", "Dictation", "step"]
 
-CORRECTED_CHARACTERS = 400  # what lies further back stays as it was typed; only "scratch that" reaches it
+CORRECTED_CHARACTERS = 400  # text further back is not corrected; only "scratch that" reaches it
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Dictation:
     """The state between two events.
 
     Args:
-        typed: the field as it is.
-        settled: the field after the words of the open utterance that are not corrected any more; None: none is open.
-        words: how many spoken words of the open utterance these are.
+        typed: the current field.
+        settled: the field after the words of the open utterance that are no longer corrected; None: no utterance is
+            open.
+        words: number of spoken words of the open utterance in `settled`.
     """
 
     typed: Field = field(default_factory=Field)
@@ -37,7 +38,7 @@ class Dictation:
     words: int = 0
 
     def resumed(self) -> Dictation:
-        """The state after a pause; an open utterance is over."""
+        """The state after a pause, which ends an open utterance."""
         return Dictation(self.typed.resumed())
 
 
@@ -50,12 +51,12 @@ class _Written(NamedTuple):
 
 
 def step(state: Dictation, units: Sequence[Unit], table: Table, *, final: bool) -> tuple[Dictation, list[Edit]]:
-    """Type the open utterance as far as it is known.
+    """Type the known part of the open utterance.
 
-    Words that may become a command with the next ones ("full", "new") wait for these.
+    Words that may form a command with the next ones ("full", "new") are held back until those arrive.
 
     Args:
-        state: the state that the last event of the stream left.
+        state: the state after the stream's last event.
         units: all committed words of the utterance.
         table: the spoken commands.
         final: whether the utterance is finished.
@@ -76,7 +77,7 @@ def step(state: Dictation, units: Sequence[Unit], table: Table, *, final: bool) 
 
 
 def _write(start: Field, skipped: int, units: Sequence[Unit], table: Table, final: bool) -> Iterator[_Written]:
-    """The field after each word and command behind the first `skipped` spoken words."""
+    """The field after each word and command that follows the first `skipped` spoken words."""
     pieces = list(_split(units, skipped, table))
     before = [word for unit in units for word in unit.split()][:skipped]
     done, now = skipped, start
@@ -84,7 +85,7 @@ def _write(start: Field, skipped: int, units: Sequence[Unit], table: Table, fina
         words = [word for piece in pieces for word in piece.spoken]
         if not final and any(table.may_begin(words[ahead:]) for ahead in range(len(pieces[0].spoken))):
             return
-        taken, returned = 1, False  # of the pieces: those of a command are single words
+        taken, returned = 1, False  # in pieces; the pieces of a command are single words
         if words[0] == table.literal and (count := table.match(words[1:])):
             taken += count
             for piece in pieces[1:taken]:
@@ -103,7 +104,7 @@ def _write(start: Field, skipped: int, units: Sequence[Unit], table: Table, fina
 
 
 def _split(units: Sequence[Unit], skipped: int, table: Table) -> Iterator[Unit]:
-    """Units behind the first `skipped` words; a unit that holds words of a command, or straddles, is split."""
+    """Units after the first `skipped` words; a unit with words of a command, or across the cut, is split."""
     words = [word for unit in units for word in unit.spoken]
     in_command = [False] * len(words)
     for at in range(len(words)):

@@ -1,4 +1,4 @@
-"""Edits of a text field: what turns the text that it holds into the text that it should hold."""
+"""Edits that change the content of a text field to the desired text."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Edit: TypeAlias = Type | Press | Delete
 
 
 def edits_between(old: str, new: str) -> list[Edit]:
-    """What to do, with the cursor at the end of `old`, so that the field holds `new`; the common beginning stays."""
+    """The edits, with the cursor at the end of `old`, that give `new`; the common prefix stays."""
     kept = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     while kept > 0 and any(unicodedata.combining(text[kept]) for text in (old, new) if kept < len(text)):
-        kept -= 1  # an accent goes with its letter
+        kept -= 1  # an accent stays with its letter
     edits: list[Edit] = [Delete(len(old) - kept)] if len(old) > kept else []
     parts = filter(None, re.split(r"([\n\t])", new[kept:]))
     return [*edits, *(Press(_KEYS[part]) if part in _KEYS else Type(part) for part in parts)]

@@ -1,4 +1,4 @@
-"""The text field as dictation left it: each word or command makes a new value of it."""
+"""The state of the text field, as a value: each word or command returns a new one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streaming.dictation.table import Action, Command
 
 __all__ = ["Field", "Unit"]
 
-KEPT_UTTERANCES = 50  # that can be scratched, one after the other
+KEPT_UTTERANCES = 50  # number of utterances that can be scratched one after the other
 KEPT_CHARACTERS = 10_000
 
 _EVERY: dict[Action, Literal["written", "capital", "upper"]] = {
@@ -21,13 +21,13 @@ _EVERY: dict[Action, Literal["written", "capital", "upper"]] = {
 
 @dataclass(frozen=True)
 class Unit:
-    """Spoken words that are written together.
+    """Spoken words that form one written unit.
 
     Args:
-        spoken: the words as they were recognised, in lower case: ("twenty", "three").
-        text: how they are written, without a mark: "23".
+        spoken: the words as recognised, in lower case: ("twenty", "three").
+        text: written form, without a mark: "23".
         mark: the automatic mark after it, one of `asr.writing.parts.MARKS`.
-        begins: whether a capital may be there only because a sentence begins.
+        begins: whether it begins a sentence, so that a capital may be due to that.
         pause: silence between its last word and the next one of the utterance, in seconds.
     """
 
@@ -38,23 +38,23 @@ class Unit:
     pause: float = 0.0
 
     def split(self) -> list[Unit]:
-        """Its words one by one, as they were spoken."""
+        """Its words one by one, as spoken."""
         *words, last = (Unit((word,), word) for word in self.spoken)
         return [*words, replace(last, pause=self.pause)]
 
 
 @dataclass(frozen=True)
 class Field:
-    """The end of the text, and what the next word will look like.
+    """The end of the text, and the form of the next word.
 
     Args:
-        text: what was typed, of which the oldest is forgotten.
+        text: the text typed so far, without the oldest part.
         space: whether a space is due before the next word.
-        automatic: how many characters at the end are an automatic mark.
-        case: how the next word is written; "inside": without a capital that a sentence's beginning gave it.
-        every: how each word is written from now on.
+        automatic: length of the automatic mark at the end, in characters.
+        case: case of the next word; "inside": without a capital for the start of a sentence.
+        every: case of all following words.
         joining: whether words are joined without spaces.
-        before: the field before the utterance that was typed last, to which "scratch that" returns.
+        before: the field before the last typed utterance, to which "scratch that" returns.
     """
 
     text: str = ""
@@ -66,18 +66,18 @@ class Field:
     before: Field | None = None
 
     def begun(self) -> Field:
-        """The field as an utterance begins."""
+        """The field at the start of an utterance."""
         bounded = self._bounded()
         return replace(bounded, before=bounded)
 
     def word(self, unit: Unit) -> Field:
-        """A word and its automatic mark are written."""
+        """The field after a word and its automatic mark."""
         mark = f" {unit.mark}" if unit.mark == "—" else unit.mark
         text = self.text + (" " if self.space and not self.joining else "") + self._cased(unit)
         return replace(self, text=text + mark, automatic=len(mark), space=True, case="written")
 
     def command(self, command: Command) -> Field:
-        """A spoken command is carried out."""
+        """The field after a spoken command."""
         if command.action is not None:
             return self._act(command.action)
         text = self.text[: len(self.text) - self.automatic] if command.mark else self.text
@@ -89,7 +89,7 @@ class Field:
         return replace(self, text=text + command.text, automatic=0, space=space, case=case)
 
     def resumed(self) -> Field:
-        """The field after a pause in which the user may have typed: nothing before it can be deleted."""
+        """The field after a pause, in which the user may have typed, so that earlier text cannot be deleted."""
         return Field(space=self.space, case=self.case, every=self.every, joining=self.joining)
 
     def _act(self, action: Action) -> Field:
@@ -105,7 +105,7 @@ class Field:
 
     def _scratched(self) -> Field:
         earlier = self.before
-        while earlier is not None and earlier.text == self.text:  # that utterance typed nothing, or is scratched
+        while earlier is not None and earlier.text == self.text:  # it typed nothing, or was scratched already
             earlier = earlier.before
         return self if earlier is None else replace(earlier, before=earlier)
 
@@ -122,7 +122,7 @@ class Field:
         return text
 
     def _bounded(self) -> Field:
-        """Without the oldest text and utterances, if there is much of them."""
+        """The field without its oldest text and utterances, if they exceed the limits."""
         depth, earlier = 0, self.before
         while earlier is not None:
             depth, earlier = depth + 1, earlier.before
@@ -131,7 +131,7 @@ class Field:
         return self._cut(max(0, len(self.text) - KEPT_CHARACTERS), KEPT_UTTERANCES)
 
     def _cut(self, characters: int, utterances: int) -> Field:
-        """Without the first `characters`, and with at most so many `utterances` before it."""
+        """The field without its first `characters`, and with at most `utterances` earlier ones."""
         earlier = self.before
         if earlier is not None:
             forgotten = utterances == 0 or len(earlier.text) < characters

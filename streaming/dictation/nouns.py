@@ -1,4 +1,4 @@
-"""Whether the words of a mark are the mark or a noun: "full stop", "came to a full stop"."""
+"""Distinction of a spoken mark from the same words as a noun: "full stop", "came to a full stop"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streaming.dictation.table import Command
 
 __all__ = ["is_noun"]
 
-_APART_SECONDS = 0.3  # a silence this long before or after a mark is one that the speaker made
+_APART_SECONDS = 0.3  # a silence this long before or after a mark is a deliberate pause
 _ARTICLES = frozenset(("a", "an", "the", "my", "your", "his", "her", "our", "their", "its", "every", "each", "another"))
 _BEFORE_NOUN = frozenset(
     (
@@ -36,14 +36,14 @@ _BEFORE_NOUN = frozenset(
 def is_noun(before: Sequence[Unit], said: Sequence[Unit], command: Command, count: int) -> bool:
     """Whether the words of a mark are meant as words.
 
-    They are after an article, unless the speaker paused before them. A mark that is a usual noun ("period") is words
-    before "of", too, and after "this", "long" and the like if speech goes on without a pause.
+    They are after an article, unless the speaker paused before them. A mark that is also a common noun ("period") is
+    meant as words before "of" too, and after "this", "long" and the like if speech continues without a pause.
 
     Args:
-        before: the words of the utterance before it, one by one.
-        said: its words one by one, and what follows.
-        command: what they would do.
-        count: how many they are.
+        before: the preceding words of the utterance, one by one.
+        said: the words of the mark, one by one, and the following words.
+        command: the command that they would be.
+        count: number of words of the mark.
     """
     if not command.mark or (before and before[-1].pause >= _APART_SECONDS):
         return False

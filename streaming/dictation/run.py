@@ -1,4 +1,4 @@
-"""The loop of a dictation: listen, type, pause, go on."""
+"""The loop of a dictation: listen, type, pause, resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["dictate"]
 
 
 class _Hand:
-    """Types what is said; when the typer fails, the open utterance and all after it go to standard output."""
+    """Types the words; if the typer fails, the open utterance and all later ones go to standard output."""
 
     def __init__(self, typer: Typer, table: Table, partials: bool) -> None:
         self._typer, self._table = typer, table
@@ -61,21 +61,21 @@ def dictate(
     notify: Callable[[str], None],
     tell: Callable[[State], None] = lambda state: None,
 ) -> None:
-    """Type what is said until the source ends or the switch is told to end.
+    """Type the spoken words until the source or the switch ends.
 
     Args:
-        recognise: gives what is said to a source.
+        recognise: yields the recognised words of a source.
         open_source: opens the source; called again after each pause, in which it is closed.
         typer: types.
         table: the spoken commands.
         switch: entered by the caller.
         corrections: whether words are typed before their utterance is finished, and corrected.
         notify: called with one line for the user.
-        tell: called when the dictation begins to listen, or pauses.
+        tell: called with the state when the dictation begins to listen or pauses.
 
     Raises:
-        AudioError, DeviceError: the source or the typer failed; what had been said is typed or, with a typer that
-            failed, printed.
+        AudioError, DeviceError: the source or the typer failed; the words so far were typed or, after a failure of the
+            typer, printed.
     """
     hand = _Hand(typer, table, corrections)
     while not switch.ended:
@@ -91,7 +91,7 @@ def dictate(
             for said in recognise(source):
                 hand.write(said)
                 if hand.failure is not None and not switch.ended:
-                    notify("typing fails; what is not typed follows on standard output")
+                    notify("typing fails; the remaining text follows on standard output")
                     switch.stop()
         if switch.toggles == toggles:
             break

@@ -1,7 +1,7 @@
-"""The dictation that runs: at most one for each user's session, found by a locked file.
+"""The running dictation: at most one per user session, found by a locked file.
 
-The lock tells whether it runs, so that a file left by a killed one, or a process number that another program has now,
-is never taken for it.
+Only the lock shows that it runs, so that a file left by a killed process, or a reused process number, is never mistaken
+for it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from asr.errors import ConfigError, DataError
 __all__ = ["Lock", "Running", "State", "deferred", "folder", "running"]
 
 State: TypeAlias = Literal["starting", "listening", "paused"]
-WRITTEN_SECONDS = 2.0  # a lock that was just taken has its process number by then
+WRITTEN_SECONDS = 2.0  # time for a new holder of the lock to write its process number
 
 
 class Running(NamedTuple):
-    """A dictation that runs."""
+    """A running dictation."""
 
     pid: int
     state: str
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal; one that has just ended is no error."""
+        """Send it a signal; it is no error if it has just ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -55,13 +55,13 @@ class Lock:
             if not _locked(fd, fcntl.LOCK_SH):
                 os.close(fd)
                 return None
-            fcntl.flock(fd, fcntl.LOCK_UN)  # another process only looks whether a dictation runs, for a moment
+            fcntl.flock(fd, fcntl.LOCK_UN)  # another process only checks for a dictation, for a moment
             time.sleep(0.01)
         os.ftruncate(fd, 0)
         return cls(fd)
 
     def write(self, pid: int, state: State) -> None:
-        """Tell who runs, and what it does."""
+        """Write the process number and the state."""
         content = f"{pid} {state}\n".encode()
         os.pwrite(self.fd, content.ljust(32), 0)
 
@@ -71,10 +71,10 @@ class Lock:
 
 
 def running() -> Running | None:
-    """The dictation that runs, if there is one.
+    """The running dictation, if there is one.
 
     Raises:
-        DataError: its file does not tell its process number.
+        DataError: its file has no process number.
     """
     deadline = time.monotonic() + WRITTEN_SECONDS
     while True:
@@ -94,7 +94,7 @@ def running() -> Running | None:
 
 @contextlib.contextmanager
 def deferred(number: signal.Signals) -> Iterator[None]:
-    """Hold a signal back, also for a process that is started meanwhile, until that lets it through."""
+    """Block a signal within the block; a process started there inherits this, until it unblocks the signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -103,10 +103,10 @@ def deferred(number: signal.Signals) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where the lock and the log of a dictation in the background are: a folder of the user's own.
+    """The user's own folder for the lock and the log of a dictation in the background.
 
     Raises:
-        ConfigError: there is one of that name that belongs to somebody else.
+        ConfigError: a folder of that name belongs to another user.
     """
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     path = Path(given) / "spellstream" if given else Path(tempfile.gettempdir()) / f"spellstream-{os.getuid()}"

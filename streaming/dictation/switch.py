@@ -1,4 +1,4 @@
-"""What signals ask of a dictation."""
+"""Control of a dictation by signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Switch"]
 
 
 class Switch:
-    """What signals ask for: SIGUSR1 pauses or goes on, SIGTERM and Ctrl-C end; a second one of these interrupts.
+    """The state set by signals: SIGUSR1 pauses or resumes, SIGTERM and Ctrl-C end; a second one of these interrupts.
 
     A context manager for the main thread.
     """
@@ -32,7 +32,7 @@ class Switch:
     def __enter__(self) -> Switch:
         handlers = {signal.SIGUSR1: self._toggle, signal.SIGTERM: self._end, signal.SIGINT: self._end}
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # held back by whoever started this process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # blocked by the process that started this one
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,15 +40,15 @@ class Switch:
             signal.signal(number, handler)
 
     def wait(self) -> None:
-        """Wait until it goes on, or ends."""
+        """Wait until dictation is resumed or ended."""
         while self.paused and not self.ended:
             self._wake.wait()
 
     @contextlib.contextmanager
     def stopping(self, source: AudioSource) -> Iterator[None]:
-        """Stop this source when there is a pause, or the end."""
+        """Stop this source on a pause or at the end."""
         self._source = source
-        if self.paused or self.ended:  # asked for while it was opened
+        if self.paused or self.ended:  # requested while the source was being opened
             source.stop()
         try:
             yield
@@ -56,7 +56,7 @@ class Switch:
             self._source = None
 
     def stop(self) -> None:
-        """End, as a signal would."""
+        """End the dictation, like a signal."""
         self.ended = True
         self._changed()
 

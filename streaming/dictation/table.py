@@ -1,4 +1,4 @@
-"""The table of spoken commands: the shipped one, and the user's own on top of it."""
+"""The table of spoken commands: the shipped one, extended by the user's own."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _KINDS = ("mark", "type", "do")
 
 @dataclass(frozen=True)
 class Command:
-    """What a spoken command does: it writes `text` or, without one, carries out `action`.
+    """Effect of a spoken command: it writes `text` or, without one, carries out `action`.
 
     Args:
         text: punctuation or other text; a newline is a press of Return.
         space: the sides on which a space separates it from words.
         mark: whether it replaces an automatic mark before it.
         sentence: whether the next word begins a sentence.
-        noun: whether its words are a usual noun too, which often follows "this" or "long".
+        noun: whether its words are also a common noun, which often follows "this" or "long".
         action: see `commands.toml`.
     """
 
@@ -54,7 +54,7 @@ class Table:
 
     Args:
         commands: by words in lower case.
-        literal: said before a command, it makes it words.
+        literal: the word that turns a following command into plain words.
     """
 
     commands: Mapping[tuple[str, ...], Command]
@@ -68,23 +68,23 @@ class Table:
         object.__setattr__(self, "_longest", max(map(len, self.commands), default=0))
 
     def match(self, words: Sequence[str]) -> int:
-        """How many of the first words are a command, the longest that there is; 0: none."""
+        """Number of words in the longest command at the start of `words`; 0: none."""
         for count in range(min(self._longest, len(words)), 0, -1):
             if tuple(words[:count]) in self.commands:
                 return count
         return 0
 
     def may_begin(self, words: Sequence[str]) -> bool:
-        """Whether further words could make a command, or a longer one, of all of these."""
+        """Whether all of these words could become a command, or a longer one, with further words."""
         if words and words[0] == self.literal:
             return len(words) == 1 or self.may_begin(words[1:])
         return tuple(words) in self._beginnings
 
 
 def user_file() -> Path:
-    """Where a user's own table lies: `$XDG_CONFIG_HOME/spellstream/dictation.toml`, by default below ~/.config."""
+    """Path of the user's own table: `$XDG_CONFIG_HOME/spellstream/dictation.toml`, by default below ~/.config."""
     given = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(given) if Path(given).is_absolute() else Path("~/.config").expanduser()  # relative: to be ignored
+    folder = Path(given) if Path(given).is_absolute() else Path("~/.config").expanduser()  # a relative path is ignored
     return folder / "spellstream" / "dictation.toml"
 
 
@@ -148,7 +148,7 @@ def _command(value: object) -> Command:
     """An entry of the table.
 
     Raises:
-        ConfigError: the reason alone.
+        ConfigError: the message is only the reason.
     """
     if isinstance(value, str):
         value = {"type": value}

@@ -1,6 +1,6 @@
-"""The programs that type into the focused window, and standard output in place of one.
+"""The programs that type into the focused window, and standard output as an alternative.
 
-They get text on standard input: nothing in it is taken for an option, and other users do not see it in a list of
+They get text on standard input, so that it is never parsed as an option, nor visible to other users in the list of
 processes.
 """
 
@@ -19,9 +19,9 @@ from streaming.dictation.edits import Delete, Edit, Press, Type
 __all__ = ["Typer", "TyperName", "find_typer"]
 
 TyperName = Literal["auto", "xdotool", "wtype", "ydotool", "stdout"]
-Call: TypeAlias = "tuple[list[str], str]"  # a command line, and what it gets on standard input
+Call: TypeAlias = "tuple[list[str], str]"  # a command line, and its standard input
 
-BASE_SECONDS, CHARACTER_SECONDS = 5.0, 0.1  # how long a program may take
+BASE_SECONDS, CHARACTER_SECONDS = 5.0, 0.1  # time limit for a program
 DELETED_AT_ONCE = 200
 _YDOTOOL_KEYS = {"Return": 28, "Tab": 15, "BackSpace": 14}  # linux/input-event-codes.h
 
@@ -66,7 +66,7 @@ class Program:
         size = edit.count if isinstance(edit, Delete) else len(text)
         timeout = BASE_SECONDS + CHARACTER_SECONDS * size
         try:
-            # In a session of its own, so that Ctrl-C in the terminal does not end it within a word.
+            # In its own session, so that Ctrl-C in the terminal does not end it within a word.
             done = subprocess.run(
                 command, input=text.encode(), capture_output=True, timeout=timeout, start_new_session=True
             )
@@ -80,7 +80,7 @@ class Program:
 
 
 class StandardOutput:
-    """Standard output, where nothing is corrected; what "scratch that" deletes is erased with backspaces."""
+    """Standard output, without corrections; text deleted by "scratch that" is erased with backspaces."""
 
     name, corrects = "stdout", False
 
@@ -98,7 +98,7 @@ class StandardOutput:
 
 def _xdotool(edit: Edit) -> Call:
     if isinstance(edit, Type):
-        # A character that the keyboard lacks is put on a spare key, which programs learn of with a delay.
+        # A character missing from the keyboard is mapped to a spare key, which programs notice with a delay.
         delay_ms = 2 if edit.text.isascii() else 20
         return ["xdotool", "type", "--clearmodifiers", "--delay", str(delay_ms), "--file", "-"], edit.text
     keys = ["BackSpace"] * edit.count if isinstance(edit, Delete) else [edit.key]
@@ -132,7 +132,7 @@ def find_typer(name: TyperName = "auto", environment: Mapping[str, str] = os.env
     """The typer of that name or, for "auto", the one that fits the session.
 
     Raises:
-        DependencyError: it is not installed, or there is no graphical session; says what to do.
+        DependencyError: it is not installed, or there is no graphical session; the message gives advice.
     """
     if name == "stdout":
         return StandardOutput()

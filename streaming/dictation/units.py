@@ -1,4 +1,4 @@
-"""Words of events to units: what was spoken, how it is written, and the mark after it."""
+"""Conversion of words in events to units: spoken words, their written form, and the mark after them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ABBREVIATION = re.compile(r"[^\W\d]\.[^\W\d]\.$")  # "p.m." keeps its point
 
 
 class Said(NamedTuple):
-    """All that is certain of the open utterance, and whether it is finished."""
+    """The certain part of the open utterance, and whether the utterance is finished."""
 
     units: list[Unit]
     final: bool
 
 
 def said(events: Iterable[Event], writer: Writer | None = None, names: Names | None = None) -> Iterator[Said]:
-    """What the events of a stream say: the committed words of a partial, all words of a final.
+    """The content of a stream's events: the committed words of a partial, all words of a final.
 
     Args:
         events: the events of one stream.
-        writer: writes the words with capitals, marks and digits; None: they stay as they were recognised.
-        names: words that are written as they were given.
+        writer: adds capitals, marks and digits; None: words stay as recognised.
+        names: words with a given spelling.
     """
     context = Context()
     for event in events:
@@ -47,7 +47,7 @@ def said(events: Iterable[Event], writer: Writer | None = None, names: Names | N
         if final:
             context = after
         elif found:
-            found[-1] = replace(found[-1], mark="")  # of the words after it nothing is known
+            found[-1] = replace(found[-1], mark="")  # the words after it are unknown
         yield Said(found, final)
 
 
@@ -61,7 +61,7 @@ def units(words: Sequence[Word], spoken: Sequence[Word] = ()) -> list[Unit]:
 
     Args:
         words: its words, written or spoken.
-        spoken: where they are written, the words as they were recognised; a written word ends with the last of its own.
+        spoken: for written words, the words as recognised; a written word ends at the same time as its last spoken one.
     """
     found: list[Unit] = []
     begins, at = True, 0
@@ -85,7 +85,7 @@ def unit(written: str, begins: bool = False, spoken: Sequence[str] | None = None
     """A unit of text with its mark: "Paris," → Paris and a comma.
 
     Args:
-        written: the text as it is written.
+        written: text in written form.
         begins: whether it begins a sentence.
         spoken: its words; None: the text itself in lower case, without the mark.
     """
