@@ -3,7 +3,7 @@
     python -m recipes.attention_zoo.run --train train.jsonl --dev dev.jsonl --work WORK
 
 Every variant is trained for the same number of steps on the same batches, above the frozen encoder of a trained model,
-whose output is computed once. A run that was stopped goes on with the variant under way. WORK/report holds RESULTS.md
+whose output is computed once. A stopped run resumes with the current variant. WORK/report holds RESULTS.md
 and a picture of each variant's attention. See README.md beside this file.
 """
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.attention_zoo.run", description=__doc__.split("\n")[0])
     parser.add_argument("--train", type=Path, required=True, help="manifest to train on")
     parser.add_argument("--dev", type=Path, required=True, help="manifest to measure on")
-    parser.add_argument("--work", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all output")
     parser.add_argument("--model", default="default", help="whose encoder to start from: a name or a checkpoint folder")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="of each variant")
     parser.add_argument("--max-seconds", type=float, default=5.0, help="longest utterance to train on")
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> Path:
     """Encode, train and measure every variant without a result, and write the report.
 
     Raises:
-        SpellstreamError: whatever is wrong with what was given, or WORK holds what was made in another way.
+        SpellstreamError: an input is invalid, or WORK holds results of other settings.
     """
     device = resolve_device(options.device)
     settings = Settings(steps=options.steps)

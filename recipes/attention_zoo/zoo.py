@@ -195,7 +195,7 @@ def train(model: Model, spoken: Sequence[Spoken], start: Checkpoint, settings: S
 
 
 def _batches(lengths: Sequence[int], frame_seconds: float, settings: Settings) -> Iterator[list[int]]:
-    """Endless batches of like length: the first pass from short to long, later ones in random order."""
+    """Endless batches of similar length: the first pass from short to long, later ones in random order."""
     generator = torch.Generator().manual_seed(settings.seed)
     limit = settings.batch_seconds / frame_seconds
     sizes = torch.tensor(lengths, dtype=torch.float32)

@@ -1,8 +1,8 @@
-"""Delay of words in live streams, against errors, changed words and cost, for a list of settings.
+"""Delay of words in live streams versus errors, changed words and cost, for a list of settings.
 
     python -m recipes.benchmark.delay_curve --manifest dev.jsonl
 
-It prints a table and saves a plot. See README.md beside this file for what is measured.
+It prints a table and saves a plot. README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["SETTINGS", "Point", "Setting", "figure", "hear_together", "table"]
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings that a point of the curve stands for."""
+    """The settings of a point on the curve."""
 
     chunk_ms: int
     lookahead_ms: int
@@ -76,7 +76,7 @@ SETTINGS = (
 
 @dataclass
 class Point:
-    """What a setting gives; times in seconds of the stream, without the time of computing."""
+    """Results of a setting; times in seconds of the stream, without computing time."""
 
     measured: Measured
     audio_seconds: float = 0.0
@@ -90,7 +90,7 @@ class Point:
 
 @dataclass
 class _Slot:
-    """A recording that is being heard."""
+    """A recording in progress."""
 
     clip: int
     waveform: Tensor
@@ -102,7 +102,7 @@ class _Slot:
 def hear_together(
     engine: Engine, name: str, clips: Sequence[tuple[Utterance, Tensor, list[Word]]], streams: int
 ) -> Point:
-    """Run the recordings as live streams, so many at once; a new one begins where one ends."""
+    """Run the recordings as live streams, a fixed number at a time; when one ends, the next begins."""
     point, size = Point(Measured(name)), round(CHUNK_SECONDS * SAMPLE_RATE)
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
     waiting = sorted(range(len(clips)), key=lambda i: len(clips[i][1]))  # the longest is last, and heard first
@@ -184,10 +184,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.delay_curve", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
-    add("--limit", type=int, help="measure only so many, spread evenly over the manifest")
+    add("--limit", type=int, help="measure only N recordings, spread evenly over the manifest")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--streams", type=int, default=16, help="streams at once, as one batch")
-    add("--settings", type=int, nargs="*", help="only those of these numbers, from 1 on")
+    add("--settings", type=int, nargs="*", help="numbers of the settings to run, from 1 on; default: all")
     add("--json", action="store_true", help="print JSON in place of the table")
     add("--plot", type=Path, default=Path("delay_curve.svg"), help="where to save the plot")
     options = parser.parse_args(arguments)

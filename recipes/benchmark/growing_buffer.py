@@ -1,8 +1,8 @@
-"""Recognisers of whole files heard live, as Whisper's streaming servers do: a growing buffer and local agreement.
+"""Live use of recognisers for whole files, as in Whisper's streaming servers: a growing buffer and local agreement.
 
-After Macháček, Dabre and Bojar 2023 and their whisper_streaming: as soon as a second of new audio is there, the buffer
-is recognised again. Words that two passes in a row agree on are committed. A buffer of more than 15 s is cut at the end
-of a segment that is committed.
+After Macháček, Dabre and Bojar 2023 and their whisper_streaming: after each second of new audio, the buffer is
+recognised again. Words that agree in two passes in a row are committed. A buffer of more than 15 s is cut at the end of
+a committed segment.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from streaming.events import Event, Final, Partial
 
 __all__ = ["Agreement", "Pass", "hear", "whisper"]
 
-STEP_SECONDS = 1.0  # of new audio between two passes, at least
+STEP_SECONDS = 1.0  # least amount of new audio between two passes
 BUFFER_SECONDS = 15.0  # beyond which the buffer is cut
 PROMPT_CHARACTERS = 200  # of committed text before the buffer
-NEAR_SECONDS = 1.0  # within which a pass may begin with committed words
+NEAR_SECONDS = 1.0  # distance within which a pass may repeat committed words at its start
 REPEATED_WORDS = 5  # of them at most
-SLACK_SECONDS = 0.1  # by which a word may begin before the end of the committed ones
+SLACK_SECONDS = 0.1  # tolerance for the start of a word before the end of the committed ones
 
 # Samples `(N,)` and a prompt → the words of each segment, with times from the first sample.
 Pass = Callable[[Tensor, str], list[list[Word]]]
@@ -46,7 +46,7 @@ class Agreement(NamedTuple):
         return self.committed[-1].end_seconds if self.committed else 0.0
 
     def after(self, words: Sequence[Word]) -> Agreement:
-        """With the next pass, whose times are from the start of the stream."""
+        """The state after the next pass, with times from the start of the stream."""
         new = [word for word in words if word.start_seconds > self.end_seconds - SLACK_SECONDS]
         new = new[self._repeated(new) :]
         same = [
@@ -55,7 +55,7 @@ class Agreement(NamedTuple):
         return Agreement((*self.committed, *same), tuple(new[len(same) :]))
 
     def _repeated(self, new: Sequence[Word]) -> int:
-        """How many committed words a pass begins with."""
+        """Number of committed words that a pass repeats at its start."""
         if not new or abs(new[0].start_seconds - self.end_seconds) >= NEAR_SECONDS:
             return 0
         known, found = ([word.text for word in words] for words in (self.committed, new))
@@ -66,15 +66,15 @@ class Agreement(NamedTuple):
 def hear(
     recognise: Pass, waveform: Tensor, timer: Callable[[], float]
 ) -> tuple[list[tuple[Event, float]], list[float]]:
-    """Hear a recording live.
+    """Process a recording as a live stream.
 
-    The stream's clock is at the end of the audio that has come, or later where a pass takes longer; all audio that has
-    come until then is in the next pass.
+    The stream's clock is at the end of the received audio, or later if a pass takes longer; the next pass includes all
+    audio up to the clock.
 
     Args:
         recognise: a pass over the buffer.
         waveform: `(samples,)` at 16 kHz.
-        timer: seconds of computing.
+        timer: clock for computing time, in seconds.
 
     Returns:
         Events with their clock in seconds, and the compute time of each pass.
@@ -106,7 +106,7 @@ def hear(
 
 
 def spoken(words: Sequence[Word]) -> tuple[Word, ...]:
-    """The words as both sides of a word error rate are written; one with a hyphen is several."""
+    """The words in normalised form, as for a word error rate; one with a hyphen becomes several."""
     return tuple(replace(word, text=text) for word in words for text in (normalise(word.text) or "").split())
 
 
@@ -137,6 +137,6 @@ def _later(word: Word, seconds: float) -> Word:
 
 
 def _cut(segments: Sequence[Sequence[Word]], committed_seconds: float, start: float) -> float:
-    """Where the buffer begins from now on: after the last committed segment but the newest, if there is one."""
+    """New start of the buffer: the end of the last committed segment, not counting the newest segment."""
     ends = [words[-1].end_seconds for words in segments if words][:-1]
     return max([start, *(end for end in ends if end <= committed_seconds)])

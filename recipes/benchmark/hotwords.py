@@ -1,4 +1,4 @@
-"""Hotwords: how many rare words a list brings, and what it costs other words, false alarms and CPU time.
+"""Hotwords: recall of rare words with a list, and its cost in errors of other words, false alarms and CPU time.
 
     python -m recipes.benchmark.hotwords --manifest dev.jsonl --text train.txt --limit 60 --kinds files
 
@@ -46,7 +46,7 @@ STEP_SECONDS = 0.6
 
 @dataclass
 class Counts:
-    """Errors of one way to recognise, apart for rare and other words."""
+    """Errors of one setting, separate for rare and other words."""
 
     name: str
     rare: int = 0  # in the references
@@ -56,7 +56,7 @@ class Counts:
     false_alarms: int = 0  # words of the list that were not said
     seconds: float = 0.0  # of audio
     cpu_seconds: float = 0.0
-    list_seconds: float = 0.0  # of CPU time for making its lists, which is not in cpu_seconds: it is done once
+    list_seconds: float = 0.0  # CPU time for making its lists, done once and not included in cpu_seconds
     lists: int = 0
 
     @property
@@ -65,12 +65,12 @@ class Counts:
 
     @property
     def other_rate(self) -> float:
-        """Errors of other words for each other word."""
+        """Errors of other words per other word."""
         return self.errors / max(1, self.others)
 
 
 def frequencies(paths: Sequence[Path]) -> Counter[str]:
-    """How often each word occurs in texts, a sentence or paragraph on each line, or in manifests (.jsonl)."""
+    """Counts of words in texts (a sentence or paragraph per line) or manifests (.jsonl)."""
     counts: Counter[str] = Counter()
     for path in paths:
         if path.suffix == ".jsonl":
@@ -82,7 +82,7 @@ def frequencies(paths: Sequence[Path]) -> Counter[str]:
 
 
 def compare(counts: Counts, reference: str, hypothesis: str, rare: set[str], listed: set[str]) -> None:
-    """Add the words of an utterance: an alignment tells which words of the reference were recognised."""
+    """Count the words of an utterance; an alignment shows which words of the reference were recognised."""
     said, heard = reference.split(), hypothesis.split()
     right, matched = [False] * len(said), [False] * len(heard)
     for block in SequenceMatcher(None, said, heard, autojunk=False).get_matching_blocks():
@@ -99,7 +99,7 @@ def compare(counts: Counts, reference: str, hypothesis: str, rare: set[str], lis
 
 
 def choose(utterances: Sequence[Utterance], common: set[str], limit: int | None) -> list[Utterance]:
-    """All utterances, or `limit` of those with rare words and as many others."""
+    """All utterances, or `limit` of those with rare words and `limit` others."""
     found = pick(utterances, None)
     if limit is None:
         return found
@@ -170,7 +170,7 @@ def measure(
 
 
 def table(measured: Sequence[Counts]) -> Table:
-    """A row for each way to recognise; CPU time also beside that without a list."""
+    """A row per setting; CPU time also relative to that without a list."""
     from rich.table import Table
 
     made = Table(
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
     add("--text", type=Path, nargs="+", required=True, help="training text: text files or manifests")
-    add("--limit", type=int, help="measure so many recordings with rare words and so many without, spread evenly")
+    add("--limit", type=int, help="measure N recordings with rare words and N without, spread evenly")
     add("--common", type=int, default=5000, help="most frequent words of the training text, which are not rare")
     add("--distractors", type=int, nargs="+", default=[100, 1000], help="sizes of the lists")
     add("--kinds", nargs="+", choices=["files", "streams"], default=["files", "streams"], help="what to measure")
@@ -222,7 +222,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Report:
     torch.set_num_threads(options.threads)
     counted = frequencies(options.text)
     common = {word for word, _ in counted.most_common(options.common)}
-    # Those that are said as they are written: "hath" and the like would ask for common words.
+    # Only words spelled as they are normalised: "hath" and the like would stand for common words.
     distractors = sorted(w for w, n in counted.items() if w not in common and n >= 3 and len(w) > 3 and fold(w) == w)
     recogniser = asr.load(options.model, device=options.device)
     clips = [(one, audio.load(one.audio)) for one in choose(read(options.manifest), common, options.limit)]

@@ -1,10 +1,10 @@
-"""A SpeechBrain model in SpeechBrain and imported: the same words, and the CPU time of both, in batches on one thread.
+"""A SpeechBrain model in SpeechBrain and imported: agreement of the texts, and CPU time in batches on one thread.
 
     python -m recipes.benchmark.imported_training train.jsonl --corpus an4 --output crdnn
     python -m recipes.benchmark.imported test.jsonl --corpus an4 --folder crdnn
 
-SpeechBrain runs as its users run it: `transcribe_batch` with the beam and the scorers of the model's own recipe. Ours
-runs with the same search in float32, and with the settings that `spellstream import --half` writes.
+SpeechBrain is used in its standard way: `transcribe_batch` with the beam and scorers of the model's own recipe. Ours
+runs with the same search in float32, and with the settings from `spellstream import --half`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     groups = [clips[start : start + options.batch_size] for start in range(0, len(clips), options.batch_size)]
     seconds = dict.fromkeys(systems, float("inf"))
     texts: dict[str, list[str]] = {}
-    for _ in range(options.rounds):  # in turns, so that whatever else the machine does meets all alike
+    for _ in range(options.rounds):  # in turns, so that other load on the machine affects all equally
         for name, decode in systems.items():
             start = time.process_time()
             texts[name] = [text for group in groups for text in decode([clip.waveform for clip in group])]
@@ -96,7 +96,7 @@ def theirs(folder: Path) -> Decode:
 
 
 def ours(folder: Path, dtype: torch.dtype, margin: float) -> Decode:
-    """The imported model, as a folder of ours is loaded."""
+    """The imported model, loaded from its folder."""
     imported, output = read(folder), folder / f"imported-{str(dtype).removeprefix('torch.')}"
     if imported.lm is not None:
         checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)

@@ -2,8 +2,8 @@
 
     python -m recipes.benchmark.imported_streams test.jsonl --corpus an4 --model crdnn/imported-float16
 
-An encoder that was trained on whole utterances has never heard one that ends with a chunk. The overlap is the audio
-that it hears again with each new chunk, now with more after it.
+An encoder trained on whole utterances has never seen one that ends with a chunk. The overlap is the audio that is
+encoded again with each new chunk, with more audio after it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from streaming.events import Final
 
 __all__ = ["heard", "main", "row"]
 
-PAUSE_SECONDS = 1.5  # silence after each stream, so that its last words come as they do when someone stops to speak
-PUSHED_SAMPLES = 3_200  # that come at once
+PAUSE_SECONDS = 1.5  # silence after each stream, as when a speaker stops
+PUSHED_SAMPLES = 3_200  # pushed at a time
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunks", type=int, nargs="+", default=[320, 640, 1_280], help="in ms")
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 1_200, 3_000, 10_000], help="in ms")
     parser.add_argument("--lookahead", type=int, default=240, help="in ms")
-    parser.add_argument("--silence", type=int, default=700, help="ms that end an utterance")
+    parser.add_argument("--silence", type=int, default=700, help="pause that ends an utterance, in ms")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
 
@@ -80,7 +80,7 @@ def paused(waveform: Tensor) -> Tensor:
 
 
 def heard(engine: Engine, waveform: Tensor) -> str:
-    """The final text of a recording that comes as a stream."""
+    """The final text of a recording processed as a stream."""
     session, texts = engine.start(), []
     pieces = waveform.split(PUSHED_SAMPLES)
     for i, piece in enumerate(pieces):

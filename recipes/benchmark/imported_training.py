@@ -3,7 +3,7 @@
     python -m recipes.benchmark.imported_training train.jsonl --corpus an4 --epochs 25 --output crdnn
 
 `imported.yaml` beside this file is the recipe: a CRDNN encoder with location-aware attention, a CTC head and a
-recurrent language model, which learns from the same texts. The folder is as SpeechBrain's pretrainer reads it.
+recurrent language model, which learns from the same texts. The folder has the form that SpeechBrain's pretrainer reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LM_EPOCHS, LM_BATCH_SIZE = 10, 16
 
 
 class Batch(NamedTuple):
-    """Padded waveforms and tokens; lengths are fractions of the longest, as SpeechBrain has them."""
+    """Padded waveforms and tokens; lengths are fractions of the longest, as in SpeechBrain."""
 
     waveforms: Tensor  # (B, N)
     waveform_lengths: Tensor  # (B,)
@@ -160,7 +160,7 @@ def lm_brain(parts: dict[str, Any], steps: int) -> Any:
 
 
 def _scheduled(brain: Any, rate: float, steps: int) -> Any:
-    """A Brain whose learning rate rises and falls over so many steps."""
+    """A Brain whose learning rate rises and falls over a given number of steps."""
 
     class Scheduled(brain):
         def init_optimizers(self) -> None:

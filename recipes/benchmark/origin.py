@@ -1,4 +1,4 @@
-"""Origin of a benchmark's numbers: command, commit, weights, processor; and how a benchmark prints them."""
+"""Origin of a benchmark's numbers: command, commit, weights, processor; and printing of results."""
 
 from __future__ import annotations
 

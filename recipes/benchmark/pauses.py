@@ -1,9 +1,10 @@
-"""Whether recordings are heard better whole or cut at their pauses.
+"""Word error rates of recordings decoded whole or cut at their pauses.
 
     python recipes/benchmark/pauses.py dev.jsonl [--joined 32] [--beam-size 16] [--search greedy,beam]
 
-Two sets are made of a manifest: clips joined to 12 to 20 s with 0.7 s of silence between, and single clips of 6 to
-20 s. For each set and each rule of cutting, it prints the word error rate and how many recordings were cut.
+Two sets are made from a manifest: clips joined to 12 to 20 s with 0.7 s of silence between them, and single clips of 6
+to 20 s. For each set and segmentation setting, it prints the word error rate and the number of recordings that were
+cut.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RULES = {"whole": WHOLE} | {
 
 
 class Recording(NamedTuple):
-    """A waveform and what is said in it."""
+    """A waveform and its text."""
 
     waveform: Tensor
     text: str
@@ -94,7 +95,7 @@ def joined(clips: Sequence[Recording], count: int) -> Iterator[Recording]:
 def measure(
     recogniser: Recogniser, recordings: Sequence[Recording], search: SearchConfig, segment: SegmentConfig
 ) -> tuple[int, float]:
-    """How many recordings are cut, and the word error rate of all."""
+    """Number of recordings that are cut, and the word error rate over all recordings."""
     spans = [(row, span) for row, one in enumerate(recordings) for span in split([one.waveform], segment)]
     texts: list[list[tuple[float, str]]] = [[] for _ in recordings]
     spans.sort(key=lambda pair: len(pair[1].waveform))

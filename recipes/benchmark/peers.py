@@ -45,7 +45,7 @@ class System:
 
 
 def peer(name: str) -> System:
-    """The peer that a command line names: `pocketsphinx`, or `faster-whisper:DIR` with a CTranslate2 model in DIR.
+    """The peer of a given name: `pocketsphinx`, or `faster-whisper:DIR` with a CTranslate2 model in DIR.
 
     Raises:
         DataError: no such peer, or no model in DIR.
@@ -112,7 +112,7 @@ def load_whisper(folder: Path) -> WhisperModel:
         DataError: the folder holds no CTranslate2 model.
         DependencyError: faster-whisper is not installed.
     """
-    if not (folder / "model.bin").is_file():  # by another name it would be looked for on the network
+    if not (folder / "model.bin").is_file():  # else the name would be looked up on the network
         raise DataError(f"{folder}: no CTranslate2 model: it has no model.bin")
     try:
         from faster_whisper import WhisperModel

@@ -1,8 +1,9 @@
-"""A server of the usual kind: one session per connection, each stepped alone in a thread pool.
+"""A conventional server: one session per connection, each stepped alone in a thread pool.
 
     python -m recipes.benchmark.per_connection
 
-It speaks enough of vosk-server's protocol to be measured beside `spellstream serve`, with the same model and settings.
+It supports enough of vosk-server's protocol for a comparison with `spellstream serve`, with the same model and
+settings.
 """
 
 from __future__ import annotations

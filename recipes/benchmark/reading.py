@@ -2,8 +2,8 @@
 
     python recipes/benchmark/reading.py PREPARED [--batches 40] [--batch-seconds 60]
 
-Each is decoded into the same batches on one core; what counts is the process's own CPU time. A first round, not
-counted, brings the files into the page cache.
+Each is decoded into the same batches on one core; the measure is the process's own CPU time. A first round, not
+counted, loads the files into the page cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from asr.training.sampler import BucketSampler
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prepared", type=Path, help="what spellstream prepare made")
+    parser.add_argument("prepared", type=Path, help="folder made by spellstream prepare")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--batch-seconds", type=float, default=60.0)
     args = parser.parse_args()

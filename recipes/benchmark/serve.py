@@ -2,7 +2,7 @@
 
     python -m recipes.benchmark.serve --manifest dev.jsonl
 
-See README.md beside this file for what is measured.
+README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Held:
     p99_ms: float
     cpu_share: float  # of one core
     memory_mb: float
-    refused: int  # that came meanwhile
+    refused: int  # during the measurement
     failed: int
 
     def keeps_up(self, chunk_ms: float) -> bool:
@@ -117,9 +117,9 @@ class Speech:
 async def speak(url: str, speech: Speech, crowd: Crowd) -> bool:
     """One real-time stream until the group is stopped; returns whether it was admitted.
 
-    Chunks go out when they are due, whatever has been answered, and an answer is as late as it comes after its chunk
-    was due: a server that falls behind cannot make it look better by that. `spellstream serve` answers a chunk at most
-    its own length after it came, heard or not: once it is overloaded, its latency says no more than that.
+    Chunks are sent when due, regardless of earlier answers, and latency is measured from the time when a chunk was due,
+    so a server that falls behind cannot improve its numbers. `spellstream serve` answers a chunk at the latest after
+    the chunk's own length, processed or not, so once it is overloaded its latency shows no more than that.
     """
     stream = len(crowd.streams)
     try:
@@ -222,7 +222,7 @@ def started(name: str, command: Sequence[str], address: str) -> Iterator[Peer]:
                     break
             else:
                 raise SpellstreamError(f"{name} did not start: {shlex.join(command)}")
-            # What it says later is read, and forgotten: it would stop once the pipe is full.
+            # Later output is read and discarded, since the process would block on a full pipe.
             reading = threading.Thread(target=deque, args=(output, 0))
             reading.start()
             yield Peer(name, f"ws://127.0.0.1:{port}", process)
@@ -247,7 +247,7 @@ def table(rows: Sequence[Held], chunk_ms: float) -> Table:
 
 
 async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Held], int, int]:
-    """Fill our server with the streams it admits; then the same load, and the largest bearable one, on the other."""
+    """Fill our server with the streams it admits; then the same load, and the largest sustained one, on the other."""
     ours = ["--model", options.model, "--device", options.device]
     serve = [
         sys.executable,
@@ -295,11 +295,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.serve", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio, as JSON lines")
-    add("--limit", type=int, default=60, help="use only so many, spread evenly over the manifest")
+    add("--limit", type=int, default=60, help="use only N recordings, spread evenly over the manifest")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--device", default="cpu", help="auto, cpu or cuda")
-    add("--threads", type=int, default=1, help="of the CPU; of the other server: steps at a time, on one each")
-    add("--seconds", type=float, default=30.0, help="to measure each load for")
+    add("--threads", type=int, default=1, help="CPU threads; for the other server, parallel steps")
+    add("--seconds", type=float, default=30.0, help="length of each measurement")
     add("--most", type=int, default=1000, help="streams")
     add("--settle", type=float, default=5.0, help="seconds for the server to start")
     add("--json", action="store_true", help="print JSON in place of the table")

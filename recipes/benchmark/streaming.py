@@ -2,8 +2,8 @@
 
     python -m recipes.benchmark.streaming --manifest dev.jsonl
 
-Recordings are heard as a microphone would bring them, but as fast as they can be; the time that it takes is added on
-the stream's clock. See README.md beside this file for what is measured.
+Recordings are fed as from a microphone, but as fast as possible; computing time is added on the stream's clock.
+README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ __all__ = ["Shown", "delays", "flicker", "hear_long", "live"]
 
 TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
 POLICIES = ("ctc", "attention", "agreement")
-PAUSE_SECONDS = 1.5  # silence after each recording, so that its last words come as they do when someone stops to speak
-NEAR_SECONDS = 0.5  # a word that is shown is that of the reference if their ends are no further apart
+PAUSE_SECONDS = 1.5  # silence after each recording, as when a speaker stops
+NEAR_SECONDS = 0.5  # largest distance of ends between a shown word and its match in the reference
 
 
 class Shown(NamedTuple):
@@ -99,7 +99,7 @@ def _same(word: Word, other: Word) -> bool:
 def flicker(events: Sequence[Event]) -> tuple[int, int]:
     """Number of words shown in partials, and how many were later changed or removed.
 
-    A word is what stands at a place in its segment; it counts again when it comes back.
+    A word is identified by its position in its segment; it counts again when it reappears.
     """
     shown = changed = 0
     before: list[str] = []
@@ -143,7 +143,7 @@ def measure_by(
     name: str,
     clips: Sequence[tuple[Utterance, Tensor, list[Word]]],
 ) -> Measured:
-    """Have all recordings heard live, one after the other; `hear` returns what `live` does."""
+    """Run all recordings as live streams, one after the other; `hear` returns the same as `live`."""
     made = Measured(name)
     pause = torch.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
     hear(torch.cat([clips[0][1], pause]))  # to warm up
@@ -228,7 +228,7 @@ def hear_long(engine: Engine, waveforms: Sequence[Tensor], seconds: float) -> Me
 
 
 def _memory_bytes(engine: Engine) -> int:
-    """Memory in use: on the GPU, or by this process (its peak where the system does not tell more)."""
+    """Memory in use on the GPU, or by this process (its peak if the system reports nothing else)."""
     if engine.device.type == "cuda":
         return torch.cuda.memory_allocated(engine.device)
     pages = Path("/proc/self/statm")
@@ -256,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.streaming", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
-    add("--limit", type=int, help="measure only so many, spread evenly over the manifest")
+    add("--limit", type=int, help="measure only N recordings, spread evenly over the manifest")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--device", default="cpu", help="auto, cpu or cuda")
     add("--threads", type=int, default=1, help="of the CPU")
@@ -264,8 +264,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--compare-policies", action="store_true", help="measure all of them")
     add("--margin-ms", type=int, default=PolicyConfig().margin_ms, help="a word's distance from the edge")
     add("--chunk-ms", type=int, help="the encoder's chunk; the model's own if left out")
-    add("--lookahead-ms", type=int, help="how far it looks beyond; the model's own if left out")
-    add("--overlap-ms", type=int, default=StreamConfig().overlap_ms, help="audio before a chunk that is encoded anew")
+    add("--lookahead-ms", type=int, help="the encoder's lookahead; the model's own if left out")
+    add("--overlap-ms", type=int, default=StreamConfig().overlap_ms, help="audio before a chunk that is encoded again")
     add(
         "--peer",
         action="append",
@@ -275,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--clock", choices=[*TIMERS], default="wall", help="cpu: as if nothing else ran on the machine")
     add("--sessions", type=int, nargs="*", help="live streams at once (1 4 16; with CUDA 1 64 512 2048)")
-    add("--session-seconds", type=float, default=40.0, help="how long to step them")
+    add("--session-seconds", type=float, default=40.0, help="seconds of audio in each")
     add("--memory-minutes", type=float, default=60.0, help="length of the stream that memory is measured over; 0: none")
     add("--json", action="store_true", help="print JSON in place of the table")
     add("--plot", type=Path, default=Path("streaming.png"), help="where to save the plot")

@@ -29,7 +29,7 @@ class Measured:
     to_commit: list[float] = field(default_factory=list)  # and until it is committed
     words: int = 0  # whose end is known
     shown: int = 0  # words that partials have shown
-    changed: int = 0  # and that later changed
+    changed: int = 0  # of these, words that later changed
     chunks: list[float] = field(default_factory=list)  # compute time of each, or of each pass over a growing buffer
     scored: list[Scored] = field(default_factory=list)
     audio_seconds: float = 0.0
@@ -52,7 +52,7 @@ class Memory(NamedTuple):
     """Memory of the process or GPU during one long stream."""
 
     audio_seconds: float  # the length of the stream
-    tenth_bytes: int  # after a tenth of it
+    tenth_bytes: int  # memory after a tenth of the stream
     peak_bytes: int
     end_bytes: int
 
@@ -96,7 +96,7 @@ def table(
         made.add_row(name, *(value(one) for one in measured))
     whole, live = wers(files), [wers(one.scored) for one in measured]
     *corpora, _ = whole
-    for corpus in corpora if len(corpora) > 1 else ():  # with a single one, the total says it
+    for corpus in corpora if len(corpora) > 1 else ():  # a single corpus equals the total
         heard = (f"{100 * rates[corpus]:.1f} / {100 * whole[corpus]:.1f}" for rates in live)
         made.add_row(f"WER %, stream / whole file, {corpus}", *heard)
     for step in steps:

@@ -1,4 +1,4 @@
-"""Synthetic speech with the word boundaries that the synthesiser gives: festival, espeak-ng and flite.
+"""Synthetic speech with the word boundaries reported by the synthesisers festival, espeak-ng and flite.
 
 festival runs as a program. The programs of the other two do not print word times, so their C libraries are called.
 """

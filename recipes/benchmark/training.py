@@ -2,9 +2,9 @@
 
     python -m recipes.benchmark.training --size small full
 
-A step is what training repeats: waveforms to log-mel features, forward, CTC and attention loss, backward, clipping, the
-optimiser. Both systems get the same waveforms and tokens in the same run and take turns step by step, so that whatever
-else the machine does meets them alike. See README.md beside this file for what is built of what.
+A step covers log-mel features, forward, CTC and attention loss, backward, clipping and the optimiser. Both systems get
+the same waveforms and tokens in the same run and take turns step by step, so that other load on the machine affects
+both equally. README.md beside this file describes the systems.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 __all__ = ["SIZES", "Tally", "batches", "main", "measure", "table", "to_json"]
 
 OURS, PEER = "Spellstream", "SpeechBrain"
-# What each trainer runs in unless told otherwise: `precision` in `asr.training.config` and in SpeechBrain's options.
+# Default precision of each trainer: `precision` in `asr.training.config` and in SpeechBrain's options.
 DEFAULT_DTYPES = {
     OURS: torch.bfloat16 if TrainConfig.precision == "bf16" else torch.float32,
     PEER: torch.float32,
 }
 SAMPLE_RATE = 16_000
 CTC_WEIGHT, LABEL_SMOOTHING, DROPOUT, CLIP_NORM = 0.3, 0.1, 0.15, 5.0
-TOKENS_PER_SECOND = 3.3  # what a vocabulary of 1,000 makes of LibriSpeech
+TOKENS_PER_SECOND = 3.3  # LibriSpeech with a vocabulary of 1,000
 N_MELS = 80
 
 
@@ -325,7 +325,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.training", description=__doc__.split("\n")[0])
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["small"], help="of the models")
-    parser.add_argument("--steps", type=int, default=10, help="how many each of them does")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each system")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="of audio in a batch, padding included")
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
     parser.add_argument(

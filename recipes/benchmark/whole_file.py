@@ -2,8 +2,8 @@
 
     python -m recipes.benchmark.whole_file --manifest test.jsonl --peer pocketsphinx --peer faster-whisper:models/tiny
 
-All systems get the same 16-bit samples in the same run and take turns file by file, so that whatever else the machine
-does meets them all alike. See README.md beside this file for what is measured.
+All systems get the same 16-bit samples in the same run and take turns file by file, so that other load on the machine
+affects all of them equally. README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["Result", "measure", "pick", "run", "table", "to_json"]
 
 BATCH = 16
-GROUP = 8 * BATCH  # files that a batched system may sort by length, and after which all systems stand level
+GROUP = 8 * BATCH  # files that a batched system sorts by length; all systems do a group before the next
 
 
 @dataclass
 class Result:
-    """Time and errors of a system so far; `normalise` is for both sides of a score."""
+    """Time and errors of a system so far; `normalise` applies to both sides of a score."""
 
     name: str
     normalise: Callable[[str], str] = fold

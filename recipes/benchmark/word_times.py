@@ -3,7 +3,7 @@
     python -m recipes.benchmark.word_times [--manifest dev.jsonl] [--limit 40]
 
 It prints the absolute differences of starts and ends over the words that were recognised. Real speech has no exact word
-boundaries to compare with: both methods err, and the second table shows how far they agree.
+boundaries to compare with: both methods err, and the second table shows their agreement.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def row(name: str, differences: Sequence[Difference]) -> str:
 
 
 def against_voice(recogniser: Recogniser, voice: Voice) -> list[Difference]:
-    """Differences to the boundaries that a synthesiser gives."""
+    """Differences from a synthesiser's word boundaries."""
     found: list[Difference] = []
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "speech.wav"
@@ -91,9 +91,9 @@ def against_voice(recogniser: Recogniser, voice: Voice) -> list[Difference]:
 
 
 def against_pocketsphinx(recogniser: Recogniser, utterances: Iterable[Utterance]) -> tuple[int, list[Difference]]:
-    """Number of utterances compared, and differences to PocketSphinx's forced alignment of their references.
+    """Number of utterances compared, and differences from PocketSphinx's forced alignment of their references.
 
-    Utterances with words that PocketSphinx's dictionary lacks are left out, and those that it cannot align.
+    Utterances that PocketSphinx cannot align, or with words missing from its dictionary, are left out.
     """
     try:
         from pocketsphinx import Decoder

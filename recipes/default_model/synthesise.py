@@ -2,11 +2,11 @@
 
     python -m recipes.default_model.synthesise books.txt synthetic --hours 10
 
-The text has one sentence a line, in the alphabet of the training transcripts. OUTPUT takes `synthetic.jsonl` and a
-folder `synthetic` of 16 kHz Opus files whose compression varies, as a codec does. Rooms, noise and bandwidth are left
-to the trainer's augmentation, which draws them afresh in every pass. Sentence n sounds the same in every run, so a run
-that was stopped goes on where it was. Needs Debian's espeak-ng, flite, festival and festvox-us-slt-hts; the diphone
-voices of festvox-kallpc16k and festvox-kdlpc16k are used where they are installed.
+The text has one sentence a line, in the alphabet of the training transcripts. OUTPUT gets `synthetic.jsonl` and a
+folder `synthetic` of 16 kHz Opus files with varying compression. Rooms, noise and bandwidth are left to the trainer's
+augmentation, which varies them in every pass. Sentence n sounds the same in every run, so a stopped run can resume.
+Needs Debian's espeak-ng, flite, festival and festvox-us-slt-hts; the diphone voices of festvox-kallpc16k and
+festvox-kdlpc16k are used where they are installed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ESPEAK_VARIANTS = (
     *("boris", "caleb", "david", "ed", "grandma", "grandpa", "john", "klatt2", "klatt4", "linda", "max", "michael"),
     *("paul", "quincy", "rob", "robert", "shelby", "steph", "travis", "victor", "zac"),
 )
-FLITE_VOICES = {"kal16": 105, "awb": 120, "rms": 105, "slt": 180}  # and the pitch at which each sounds like itself, Hz
+FLITE_VOICES = {"kal16": 105, "awb": 120, "rms": 105, "slt": 180}  # with each voice's natural pitch in Hz
 FESTIVAL_VOICES = ("cmu_us_slt_arctic_hts", "kal_diphone", "ked_diphone")
 
 
@@ -62,7 +62,7 @@ class Reading:
     text: str
     speaker: str
     command: tuple[str, ...]  # writes a WAV file to standard output
-    stretch: float  # of the WAV's rate: moves pitch and rate together
+    stretch: float  # factor of the WAV's rate: shifts pitch and rate together
     compression: float  # 0 to 1, Opus
 
 
@@ -90,7 +90,7 @@ def festival(draw: random.Random) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def festival_voices() -> tuple[str, ...]:
-    """The installed ones of `FESTIVAL_VOICES`."""
+    """The installed voices of `FESTIVAL_VOICES`."""
     listed = subprocess.run(["festival", "-b", "(print (voice.list))"], capture_output=True, text=True, check=True)
     return tuple(voice for voice in FESTIVAL_VOICES if re.search(rf"\b{voice}\b", listed.stdout))
 

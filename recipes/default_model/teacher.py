@@ -4,18 +4,18 @@
     python -m recipes.default_model.teacher label untold.jsonl --teacher whisper-base --output heard.jsonl
     python -m recipes.default_model.teacher accept untold.jsonl heard.jsonl --holdout dev.jsonl --output told.jsonl
 
-The teacher is Whisper, a CTranslate2 model in a folder. It writes numbers as words, since tokens with digits are kept
-from it. Clips are joined, with silence between them, to windows of its 30 s, and our CTC head gives each word to its
+The teacher is Whisper, a CTranslate2 model in a folder. It writes numbers as words, since tokens with digits are
+suppressed. Clips are joined, with silence between them, to windows of its 30 s, and our CTC head gives each word to its
 clip.
 
-A label is accepted by its *gap*: how much likelier our model finds its own best CTC path than the label's, in nats for
-each token. Where both hear the same, the gap is small; a text that the teacher made up has a large one. To choose the
-largest gap to accept, label recordings whose texts are known, and see how many words are wrong at each:
+A label is accepted by its *gap*: the log-probability of our model's best CTC path minus that of the label's path, in
+nats per token. If both models agree, the gap is small; a hallucinated text has a large one. To choose the largest gap
+to accept, label recordings whose texts are known, and see how many words are wrong at each:
 
     python -m recipes.default_model.teacher label dev.jsonl --all --teacher whisper-base --output heard-dev.jsonl
     python -m recipes.default_model.teacher gaps dev.jsonl heard-dev.jsonl
 
-`label` goes on where it was stopped. Recordings longer than a window are to be cut first, with `cut`.
+`label` resumes where it was stopped. Recordings longer than a window must first be cut, with `cut`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = ["Label", "Limits", "Window", "gap_of", "give_words", "joined", "main"
 
 WINDOW_SECONDS = 28.5  # of Whisper's 30, so that the last word is not at the edge
 SILENCE_SECONDS = 0.9  # between clips; less lets the teacher join sentences
-LOUDNESS = 0.1  # root mean square of the louder quarter of a clip, so that no clip of a window is drowned
+LOUDNESS = 0.1  # root mean square of the louder quarter of each clip, so that no clip in a window is drowned out
 SIGNS = "0123456789%$£€&"
 GAPS = (0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 
@@ -65,7 +65,7 @@ class Label:
     Attributes:
         id: of the utterance.
         text: normalised; empty if the teacher heard nothing.
-        gap: nats for each token by which the best CTC path beats the one that spells `text`.
+        gap: nats per token by which the best CTC path beats the path of `text`.
         log_prob: mean log-probability of the teacher's tokens, of the whole window.
         compression: size of the window's text over its size compressed; a text that repeats itself has a high one.
         language: that the teacher heard in the window.
@@ -91,7 +91,7 @@ class Limits:
 
 
 class Teacher(NamedTuple):
-    """Whisper, and its tokens that write digits or signs that are said as words."""
+    """Whisper, and its tokens for digits and for signs that are spoken as words."""
 
     whisper: Any  # faster_whisper.WhisperModel
     digits: list[int]
@@ -99,7 +99,7 @@ class Teacher(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Clips that the teacher hears together."""
+    """Clips in one window of the teacher."""
 
     utterances: list[Utterance]
     waveforms: list[Tensor]  # (samples,) each
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     cut.add_argument("--output", type=Path, required=True, help="folder for the pieces and their manifest pieces.jsonl")
     cut.set_defaults(run=_cut)
 
-    label = commands.add_parser("label", help="let the teacher transcribe the utterances that have no text")
+    label = commands.add_parser("label", help="let the teacher transcribe the utterances without a text")
     label.add_argument("manifest", type=Path)
     label.add_argument("--teacher", required=True, help="folder of a Whisper model for faster-whisper")
     label.add_argument("--model", default="default", help="our model, which checks; default: the shipped one")
@@ -198,7 +198,7 @@ def give_words(tokenizer: Tokenizer, log_probs: Sequence[Tensor], text: str) -> 
     ends = torch.tensor([len(p) for p in log_probs]).cumsum(0)
     tokens = tokenizer.encode(text)
     spans = align(torch.cat(list(log_probs)), tokens)
-    if spans is None:  # more tokens than frames: the teacher made it up
+    if spans is None:  # more tokens than frames: a hallucination
         return [("", 0.0) for _ in log_probs]
 
     words: list[list[str]] = [[] for _ in log_probs]
@@ -218,7 +218,7 @@ def give_words(tokenizer: Tokenizer, log_probs: Sequence[Tensor], text: str) -> 
 
 
 def refusal(label: Label, seconds: float, limits: Limits, heldout: frozenset[str] = frozenset()) -> str | None:
-    """Why a label of an utterance of this length is not accepted; None if it is."""
+    """The reason to reject the label of an utterance of this length; None if it is accepted."""
     slowest, fastest = limits.letters_per_second
     reasons = {
         "nothing heard": not label.text,

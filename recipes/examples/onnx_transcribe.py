@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime
 import soundfile
 
-LONGEST_PHRASE = 8  # in tokens, of the repetitions that end a text: attention can get stuck
+LONGEST_PHRASE = 8  # longest repeated phrase, in tokens, that ends a text: attention can get stuck
 
 
 class Graphs:
-    """The graphs of a folder, called by name; what goes in and out is described in metadata.json."""
+    """The graphs in a folder, called by name; metadata.json describes their inputs and outputs."""
 
     def __init__(self, folder):
         self.facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ class Graphs:
         return self.sessions[name].run(None, inputs)
 
     def zeros(self, name, port, rows=1):
-        """What a state is at first."""
+        """The initial state."""
         shape = next(each["shape"] for each in self.facts["graphs"][name]["inputs"] if each["name"] == port)
         return np.zeros((rows, *shape[1:]), np.float32)
 
@@ -66,7 +66,7 @@ def greedy(graphs, encoder_out, lengths):
 
 
 def repeats(tokens, times):
-    """Whether a text ends in a phrase that is said again more than so many times."""
+    """Whether a text ends in a phrase repeated too often."""
     return any(
         len(tokens) >= phrase * (times + 1) and tokens[-phrase * times :] == tokens[-phrase * (times + 1) : -phrase]
         for phrase in range(1, LONGEST_PHRASE + 1)
@@ -87,7 +87,7 @@ class Prefix:
 def ctc_prefixes(graphs, encoder_out, beam_size, least=-7.0):
     """CTC prefix beam search (Hannun et al. 2014): the text whose paths have the greatest sum of probabilities.
 
-    At every frame, the `beam_size` best prefixes go on with the tokens whose log-probability is at least `least`.
+    At every frame, the `beam_size` best prefixes are extended by the tokens whose log-probability is at least `least`.
     """
     blank = graphs.facts["tokens"]["blank"]
     (log_probs,) = graphs("ctc", encoder_out=encoder_out)
@@ -98,7 +98,7 @@ def ctc_prefixes(graphs, encoder_out, beam_size, least=-7.0):
         for prefix, known in beam.items():
             same = after[prefix]
             same.blank = np.logaddexp(same.blank, known.either + frame[blank])
-            if prefix:  # the last token goes on for another frame
+            if prefix:  # the last token continues for another frame
                 same.token = np.logaddexp(same.token, known.token + frame[prefix[-1]])
             for token in np.flatnonzero(frame >= least):
                 if token != blank:  # a repeated token is a new one only after a blank
@@ -111,7 +111,7 @@ def ctc_prefixes(graphs, encoder_out, beam_size, least=-7.0):
 
 
 def transcribe(graphs, path, search="attention", beam_size=8):
-    """The text of a recording of up to half a minute, as long as those that models are trained on."""
+    """The text of a recording of up to half a minute, the range of lengths in training."""
     if not Path(path).is_file():
         raise SystemExit(f"{path}: no such file")
     try:
@@ -132,7 +132,7 @@ def transcribe(graphs, path, search="attention", beam_size=8):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graphs", type=Path, help="what spellstream export onnx wrote")
+    parser.add_argument("graphs", type=Path, help="folder made by spellstream export onnx")
     parser.add_argument("recordings", type=Path, nargs="+")
     parser.add_argument("--search", choices=("attention", "ctc"), default="attention")
     parser.add_argument("--beam-size", type=int, default=8, help="of the CTC search")

@@ -1,4 +1,4 @@
-"""SubRip subtitles beside every recording in a folder; recordings that have some are skipped.
+"""SubRip subtitles beside every recording in a folder; recordings that already have them are skipped.
 
 python recipes/examples/subtitles.py recordings --suffixes .mp4 .mp3
 """
@@ -20,7 +20,7 @@ for path in sorted(options.folder.rglob("*")):
         continue
     try:
         recogniser.transcribe(path).save(subtitles)
-    except asr.SpellstreamError as error:  # a broken file does not end the others
+    except asr.SpellstreamError as error:  # a broken file does not stop the others
         print(error)
     else:
         print(subtitles)

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 
 
 async def main(path: str, url: str = "ws://localhost:2700", speed: float = 1.0) -> None:
-    """Send the file in pieces of 100 ms and print what comes back."""
+    """Send the file in pieces of 100 ms and print the answers."""
     with wave.open(path) as sound:
         async with connect(url) as socket:
             await socket.send(json.dumps({"config": {"sample_rate": sound.getframerate(), "words": True}}))

@@ -2,8 +2,8 @@
 
     python -m recipes.librispeech.download FOLDER dev-clean train-clean-100
 
-makes FOLDER/LibriSpeech/dev-clean and so on. A part that is there is left as it is, so FOLDER may be a copy that
-somebody else made. Whatever stops a download, the next run goes on from the byte where it was.
+makes FOLDER/LibriSpeech/dev-clean and so on. An existing part is left unchanged, so FOLDER may be an existing copy.
+After any interruption, the next run resumes at the same byte.
 
 Environment: LIBRISPEECH_MIRROR, one or several addresses separated by spaces, in place of the usual servers.
 """
@@ -48,8 +48,8 @@ MIRRORS = (
     "https://us.openslr.org/resources/12",
     "https://openslr.elda.org/resources/12",
 )
-CORPUS = "LibriSpeech"  # the folder that every archive holds
-TRIES = 5  # in a row that bring not one byte
+CORPUS = "LibriSpeech"  # the folder in every archive
+TRIES = 5  # in a row without any progress
 BLOCK = 1 << 20
 PATIENCE_SECONDS = 0.5  # before the first of them, doubling
 TIMEOUT_SECONDS = 60.0  # without a byte

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _utterance(found: Candidate | Problem) -> Utterance:
-    """Raise a DataError if a recording or text is missing: an error rate over the rest would be that of another set."""
+    """Raise a DataError if a recording or text is missing, since the rest would be another test set."""
     if isinstance(found, Problem):
         raise DataError(f"{found.id}: {found.reason}")
     try:

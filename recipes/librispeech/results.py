@@ -1,4 +1,4 @@
-"""RESULTS.md from the scores that `spellstream evaluate --json` wrote.
+"""RESULTS.md from the scores of `spellstream evaluate --json`.
 
 python -m recipes.librispeech.results MODEL scores/*.json --output RESULTS.md
 """
@@ -25,9 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     """Write the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.librispeech.results", description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
-    parser.add_argument("scores", type=Path, nargs="+", help="what `spellstream evaluate --json` wrote, a set a file")
-    parser.add_argument("--data", type=Path, nargs="+", default=[], help="the prepared corpora that it learned from")
-    parser.add_argument("--command", default="", help="what made it all, to be quoted")
+    parser.add_argument("scores", type=Path, nargs="+", help="output of `spellstream evaluate --json`, one per set")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="the prepared training corpora")
+    parser.add_argument("--command", default="", help="the command to quote as the origin")
     parser.add_argument("--output", type=Path, required=True, help="the table")
     options = parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""F1 of marks and capitals on held-out text, and on what the recogniser makes of recordings with a written text.
+"""F1 of marks and capitals on held-out text, and on recognised recordings with a written reference.
 
     python -m recipes.punctuation.evaluate text MODEL FILE...
     python -m recipes.punctuation.evaluate speech MODEL MANIFEST
@@ -7,8 +7,8 @@ Text: a paragraph a line. Its words are lower-cased, its numbers spelled out and
 finished segment without pauses. Manifest: JSON lines with `audio` (relative to the manifest) and `written`. MODEL is a
 folder with punctuation.safetensors. A Markdown table goes to standard output.
 
-The baseline knows no words: a full stop at the end, capitals at the beginning and for "I". Where the package `truecase`
-is installed, it puts in the capitals instead, a peer for these alone.
+The baseline ignores the words: a full stop at the end, capitals at the beginning and for "I". If the package `truecase`
+is installed, it is measured as a peer for capitals.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _row(name: str, cells: Iterable[float | None]) -> str:
 
 
 def timed(tagger: Tagger) -> str:
-    """CPU time for a word: of segments in a batch, and of 12 words with 40 before them, alone, as in a stream."""
+    """CPU time per word: for segments in a batch, and for 12 words with 40 words of context, as in a stream."""
     words = ["so", "i", "think", "that", "we", "should", "go", "to", "paris", "in", "the", "spring"]
     segment = Utterance(words, [0.1] * len(words), (words * 4)[:40])
 

@@ -3,7 +3,7 @@
     python -m recipes.punctuation.measure MANIFEST...
 
 Manifest: JSON lines with `audio` (relative to the manifest) and `written`. The shipped model recognises the recordings;
-the words that it gets right are aligned to the written ones, and the pause after each is sorted by its mark. TOML goes
+the correct words are aligned to the written ones, and the pause after each is sorted by its mark. TOML goes
 to standard output.
 """
 
@@ -23,7 +23,7 @@ from asr.output.timed import Word
 from asr.text.marks import read_marks
 from asr.text.normalise import plain
 
-_SHORTEST = 0.05  # seconds: there is no pause below
+_SHORTEST = 0.05  # seconds: a shorter silence is no pause
 _KINDS = {"": "plain", ",": "comma", ":": "comma", ".": "end", "?": "end", "!": "end"}
 
 
@@ -41,7 +41,7 @@ class Found:
         wanted = read_marks(written)
         if not wanted or not words:
             return
-        # An upper-case letter for a word that `plain` leaves empty: jiwer would drop it and shift the rest.
+        # A placeholder for words that `plain` makes empty: jiwer would drop them and shift the rest.
         keys = " ".join(plain(word.text).replace(" ", "") or "X" for word in wanted)
         for chunk in jiwer.process_words(keys, " ".join(word.text for word in words)).alignments[0]:
             ours = range(chunk.ref_start_idx, chunk.ref_end_idx)

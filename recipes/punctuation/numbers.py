@@ -2,10 +2,10 @@
 
     python -m recipes.punctuation.numbers FILE... [--sentences N] [--skip N]
 
-FILE: text with marks and capitals, a paragraph a line. N sentences (10,000 unless told) without digits, number words
-and months are taken evenly from the files, a third of the way on from the last one for each --skip, lower-cased, their
-marks removed. Each one that changes is listed, with what was written where; those whose author wrote the same letters
-as capitals ("U.S." for "US") are counted as right, the others are for the reader to judge.
+FILE: text with marks and capitals, a paragraph a line. N sentences (default: 10,000) without digits, number words and
+months are taken evenly from the files, from another third for each --skip, lower-cased and without marks. Changed
+sentences are listed with their changes; forms that the author also wrote as capitals ("U.S." for "US") count as right,
+the others are for the reader to judge.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from asr.writing.numbers import forms
 from asr.writing.numbers.cardinals import MONTHS, ORDINALS, is_number_word
 from asr.writing.parts import Form
 
-_SKIP = 3  # parts that the sentences of a file are dealt into
-_POSSESSIVE = re.compile(r"\.(?=['’]s\b)")  # of "U.S.'s", which is said in one
+_SKIP = 3  # number of parts into which a file's sentences are divided
+_POSSESSIVE = re.compile(r"\.(?=['’]s\b)")  # in "U.S.'s", which is one word
 _SENTENCE_END = re.compile(r"(?<=[.?!])[\"')]*\s+")
 
 
 def sentences(path: Path, skip: int = 0) -> Iterator[tuple[str, list[str]]]:
-    """Every third sentence of a text that has no number: as it is written, and its words as they are spoken."""
+    """Every third sentence of a text without numbers: in written form, and its spoken words."""
     with path.open(encoding="utf-8") as file:
         each = (sentence for line in file for sentence in _SENTENCE_END.split(line.strip()))
         for sentence in islice(each, skip % _SKIP, None, _SKIP):

@@ -4,8 +4,8 @@
     python -m recipes.scaling_curve.curve fit 2=scores/2h.json 4=scores/4h.json 8=scores/8h.json 16=scores/16h.json
 
 `subsets` draws utterances from all of the manifests at once, so that each subset has the same mix of corpora, and holds
-the smaller ones. `fit` prints a table of what `spellstream evaluate --json` counted, and the power law through it
-(Hestness et al. 2017, "Deep learning scaling is predictable, empirically").
+the smaller ones. `fit` prints a table of the error rates from `spellstream evaluate --json`, and the power law fitted
+to them (Hestness et al. 2017, "Deep learning scaling is predictable, empirically").
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write subsets, or print a fit; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m recipes.scaling_curve.curve", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    draw = commands.add_parser("subsets", help="manifests of so many hours")
+    draw = commands.add_parser("subsets", help="manifests of given lengths in hours")
     draw.add_argument("manifests", type=Path, nargs="+")
     draw.add_argument("--hours", type=float, nargs="+", required=True)
     draw.add_argument("--output", type=Path, required=True, help="folder for 2h.jsonl and so on")
@@ -83,7 +83,7 @@ def fit(points: dict[float, float]) -> Law:
 
 
 def table(scores: dict[float, dict[str, float]]) -> str:
-    """A row per number of hours, a column per set, and the law of each column."""
+    """A row per number of hours, a column per test set, and the power law of each column."""
     names = [*next(iter(scores.values()))]
     laws = {name: fit({hours: rates[name] for hours, rates in scores.items()}) for name in names}
     rows = [["hours", *names], ["---"] * (len(names) + 1)]
