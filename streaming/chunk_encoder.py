@@ -96,8 +96,14 @@ class ChunkEncoder:
         """Samples of a segment to encode now; None if it has to wait for more."""
         if segment is None or segment.ended:
             return None if segment is None else len(segment.unencoded)
-        beyond = len(segment.unencoded) - (self.chunk_samples if segment.begun else self.first_samples)
+        beyond = -self.missing(segment)
         return None if beyond < 0 else len(segment.unencoded) - beyond % self.chunk_samples
+
+    def missing(self, segment: OpenSegment | None) -> int:
+        """Samples that an open segment lacks before it is due, negative beyond; those of a first chunk without one."""
+        if segment is None:
+            return self.first_samples
+        return (self.chunk_samples if segment.begun else self.first_samples) - len(segment.unencoded)
 
     def encode(self, segments: Sequence[OpenSegment]) -> tuple[list[OpenSegment], list[bool]]:
         """Encode the segments with a complete chunk, and those that have ended.

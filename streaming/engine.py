@@ -161,16 +161,20 @@ class Engine:
         now = [s.receive(c) for s, c in zip(sessions, chunks, strict=True)]
         events: list[list[Event]] = [[] for _ in now]
 
-        # Each stream is heard window by window until its model has work to do; there it waits for the others, so that
-        # they are encoded and searched together.
+        # Each stream is heard until its model has work to do; there it waits for the others, so that they are encoded
+        # and searched together.
         heard = self._hear(now, ends)
         due: set[int] = set()
         while True:
             ready = [i for i, windows in heard.items() if windows and i not in due]
             if ready:
                 for i in ready:
-                    probability = heard[i].popleft()
-                    now[i] = now[i].hear(probability, self.config.endpoint, self._fresh, self.frame_samples)
+                    missing = self.encoder.missing(now[i].segment)
+                    now[i], count = now[i].hear(
+                        heard[i], self.config.endpoint, self._fresh, self.frame_samples, missing
+                    )
+                    for _ in range(count):
+                        heard[i].popleft()
                 due |= {i for i in ready if self.encoder.due(now[i].segment) is not None}
             elif due:
                 self._advance(now, sorted(due), events)

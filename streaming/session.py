@@ -6,7 +6,9 @@ rules end it. Memory is bounded by the longest segment that they allow.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -71,36 +73,59 @@ class Session:
         """Copy the unread audio, so that what was read, and the caller's buffer, can be freed."""
         return replace(self, unread=self.unread.clone())
 
-    def hear(self, probability: float, config: EndpointConfig, fresh: OpenSegment, frame_samples: float) -> Session:
-        """Take the next window with its speech probability; may begin or end a segment.
+    def hear(
+        self,
+        probabilities: Iterable[float],
+        config: EndpointConfig,
+        fresh: OpenSegment,
+        frame_samples: float,
+        missing_samples: int = WINDOW_SAMPLES,
+    ) -> tuple[Session, int]:
+        """Take windows up to one that begins or ends a segment, or that completes what the encoder waits for.
 
         Args:
-            probability: the probability that the window is speech.
+            probabilities: the probability that each window of the unread audio is speech, at least one.
             config: endpoint rules.
             fresh: an empty segment, in case one begins.
             frame_samples: audio samples per frame of the encoder's output.
+            missing_samples: audio that the encoder waits for, if a segment is open.
+
+        Returns:
+            The session, and the number of windows taken.
         """
-        window = self.unread[:WINDOW_SAMPLES].clone()  # a view would keep the whole chunk in memory
-        endpoint, decision = advance(self.endpoint, probability, config)
-        keep = config.held_windows if decision is Decision.WAIT else max(_TAIL_WINDOWS, config.held_windows + 1)
+        most = None
+        if self.segment is not None:
+            room = math.ceil(config.max_seconds * SAMPLE_RATE) - self.segment.samples
+            most = max(1, -(-min(missing_samples, room) // WINDOW_SAMPLES))
+        endpoint, decision, taken = self.endpoint, Decision.WAIT, list[float]()
+        for probability in itertools.islice(probabilities, most):
+            endpoint, decision = advance(endpoint, probability, config)
+            taken.append(probability)
+            if decision in (Decision.BEGIN, Decision.END):
+                break
+
+        waiting = self.segment is None
+        keep = config.held_windows if waiting else max(_TAIL_WINDOWS, config.held_windows + 1)
+        keep += decision is Decision.BEGIN  # the window that begins a segment is in it, besides those before it
+        samples = self.unread[: len(taken) * WINDOW_SAMPLES]
         heard = replace(
             self,
-            unread=self.unread[WINDOW_SAMPLES:],
-            read_samples=self.read_samples + len(window),
+            unread=self.unread[len(samples) :],
+            read_samples=self.read_samples + len(samples),
             endpoint=endpoint,
-            latest=_last((*self.latest, HeardWindow(window, probability)), keep),
+            latest=_latest(self.latest, samples, taken, keep),
         )
         if decision is Decision.BEGIN:
-            return heard.begin(fresh)
-        if self.segment is None:
-            return heard
+            return heard.begin(fresh), len(taken)
+        return (heard if waiting else heard._spoken(samples, decision, config, frame_samples)), len(taken)
 
+    def _spoken(self, samples: Tensor, decision: Decision, config: EndpointConfig, frame_samples: float) -> Session:
+        """Append samples that were heard to the open segment, which they may end."""
+        before = self.open_segment
         segment = replace(
-            self.segment,
-            samples=self.segment.samples + len(window),
-            unencoded=torch.cat([self.segment.unencoded, window]),
+            before, samples=before.samples + len(samples), unencoded=torch.cat([before.unencoded, samples])
         )
-        heard = replace(heard, segment=segment)
+        heard = replace(self, segment=segment)
         if decision is Decision.END:
             # Half of the silence is left as padding for the next segment, which may begin at once.
             spare = min(config.held_windows, config.silence_windows // 2)
@@ -143,6 +168,17 @@ class Session:
     def skip(self, samples: int) -> Session:
         """Advance the clock by audio that was lost. Only after `end`."""
         return replace(self, read_samples=self.read_samples + samples)
+
+
+def _latest(
+    before: tuple[HeardWindow, ...], samples: Tensor, probabilities: list[float], count: int
+) -> tuple[HeardWindow, ...]:
+    """The last `count` windows, of those before and new ones."""
+    first = max(0, len(probabilities) - count)
+    parts = samples[first * WINDOW_SAMPLES :].split(WINDOW_SAMPLES) if first < len(probabilities) else ()
+    # Cloned: views would keep the whole chunk in memory.
+    new = (HeardWindow(part.clone(), p) for part, p in zip(parts, probabilities[first:], strict=True))
+    return _last((*before, *new), count)
 
 
 def _last(windows: tuple[HeardWindow, ...], count: int) -> tuple[HeardWindow, ...]:

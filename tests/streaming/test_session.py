@@ -55,7 +55,7 @@ def run(
     """Hear windows 0, 1, …; the session, and the spans of windows of the segments that ended."""
     session, spans = started(), []
     for number, probability in enumerate(probabilities):
-        session = session.receive(window(number)).hear(probability, config, FRESH, FRAME_SAMPLES)
+        session, _ = session.receive(window(number)).hear([probability], config, FRESH, FRAME_SAMPLES)
         if session.segment and committed_seconds:
             end = min(int(committed_seconds * 16_000 / FRAME_SAMPLES), int(session.segment.samples / FRAME_SAMPLES))
             committed = replace_end(session.segment.committed, end)
@@ -149,7 +149,7 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
     pushed = torch.zeros(100 * WINDOW_SAMPLES + 7)
     session = started().receive(pushed)
     for _ in range(100):
-        session = session.hear(0.9, RULES, FRESH, FRAME_SAMPLES)
+        session, _ = session.hear([0.9], RULES, FRESH, FRAME_SAMPLES)
         if session.segment and session.segment.ended:
             session = session.close(FRESH)
     session = session.settle()
@@ -157,6 +157,46 @@ def test_nothing_keeps_what_was_pushed_alive() -> None:
     tensors = [session.unread, *(w.samples for w in session.latest)]
     assert all(t.untyped_storage().nbytes() == 4 * len(t) for t in tensors)
     assert all(t.untyped_storage().data_ptr() != pushed.untyped_storage().data_ptr() for t in tensors)
+
+
+def everything(session: Session) -> tuple[object, ...]:
+    """A session as plain values."""
+    latest = [(w.samples.tolist(), w.probability) for w in session.latest]
+    segment = session.segment
+    opened = segment and (segment.start_samples, segment.samples, segment.unencoded.tolist(), segment.ended)
+    return session.unread.tolist(), session.read_samples, session.endpoint, latest, opened
+
+
+@given(
+    st.lists(st.sampled_from([0.1, 0.1, 0.2, 0.4, 0.9, 0.9, 0.9]), min_size=1, max_size=150),
+    st.integers(1, 20_000),
+    st.integers(0, WINDOW_SAMPLES - 1),
+)
+def test_windows_heard_at_once_are_those_heard_one_by_one(probabilities: list[float], missing: int, rest: int) -> None:
+    """Up to the same window, where a segment begins or ends, or the encoder has what it waits for."""
+    audio = torch.cat([window(i) for i in range(len(probabilities))])
+    audio = audio[: len(audio) - rest]  # the last may be shorter
+    at_once = one_by_one = started().receive(audio)
+    waiting, heard = probabilities, 0
+    while waiting:
+        waited = missing - (len(at_once.segment.unencoded) if at_once.segment else 0)
+        at_once, taken = at_once.hear(waiting, RULES, FRESH, FRAME_SAMPLES, waited)
+        assert 1 <= taken <= len(waiting)
+        for place, probability in enumerate(waiting[:taken]):
+            before = one_by_one.segment
+            one_by_one, _ = one_by_one.hear([probability], RULES, FRESH, FRAME_SAMPLES)
+            opened = one_by_one.segment
+            changed = (before is None) != (opened is None) or bool(opened and opened.ended)
+            reached = bool(before and opened and len(before.unencoded) < missing <= len(opened.unencoded))
+            assert place + 1 == taken or not (changed or reached)
+        assert everything(at_once) == everything(one_by_one)
+        if at_once.segment and at_once.segment.ended:
+            at_once, one_by_one = at_once.close(FRESH), one_by_one.close(FRESH)
+        elif at_once.segment and len(at_once.segment.unencoded) >= missing:
+            encoded = replace(at_once.segment, unencoded=NOTHING)
+            at_once, one_by_one = replace(at_once, segment=encoded), replace(one_by_one, segment=encoded)
+        waiting, heard = waiting[taken:], heard + taken
+    assert heard == len(probabilities)
 
 
 def test_a_stream_that_ended_waits_for_another() -> None:
