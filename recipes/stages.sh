@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# For recipes that are run in stages; to be sourced.
+# Functions for recipes in stages; to be sourced.
 
-# What the head of a recipe says, up to its `set` line.
+# Print the comment at the top of a recipe, up to its `set` line.
 show_help() {
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
 }
 
-# The stages to run: those that are asked for, or all of them. One that there is not ends the recipe before it begins.
+# Print the stages to run: the requested ones, or all. An unknown one ends the recipe before it begins.
 #   stages=$(choose_stages "ALL OF THEM" [STAGE ...]) || exit
 choose_stages() {
     local all=$1 stage
@@ -20,7 +20,7 @@ choose_stages() {
     echo "${*:-$all}"
 }
 
-# A recipe on speech that is there: sets $speech, $work and $stages, and $shipped, the folder of the model that comes along.
+# Start a recipe on existing speech: set $speech, $work and $stages, and $shipped, the folder of the shipped model.
 #   begin "ALL STAGES" SPEECH WORK [STAGE ...]
 # shellcheck disable=SC2034 # the recipe reads them
 begin() {

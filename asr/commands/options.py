@@ -83,7 +83,7 @@ Lm = Annotated[
     typer.Option(
         "--lm",
         metavar="LM",
-        help="Language model, in place of the model's own: a folder, the name of an own one, or hub:OWNER/NAME.",
+        help="Language model to use instead of the model's own: a folder, a name, or hub:OWNER/NAME.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -154,7 +154,7 @@ def _run_folder(config: TrainConfig, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
     if last.exists() and not zipfile.is_zipfile(last):
-        raise CheckpointError(f"{last}: damaged, or not a saved run; delete it to start anew")
+        raise CheckpointError(f"{last}: damaged, or not a saved run; delete it to start again")
     write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
     return last
 

@@ -130,7 +130,7 @@ class SavedRun:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             saved, progress = from_dict(type(self.config), described["config"]), dict(described["progress"])
         except (OSError, ValueError, KeyError, TypeError, ConfigError, SafetensorError) as error:
-            raise CheckpointError(f"{self.path}: damaged; delete it to start anew ({error})") from None
+            raise CheckpointError(f"{self.path}: damaged; delete it to start again ({error})") from None
         if not any(name.startswith("model.") for name in tensors):
             raise ConfigError(f"{self.path}: made by an earlier version, and not resumable; use another folder")
         if not self.config.same_model(saved) or saved.seed != self.config.seed:

@@ -30,7 +30,7 @@ class Pause(IntEnum):
 
     UNKNOWN = 0
     END = 1  # of a finished segment
-    UNFINISHED = 2  # the last word so far of a segment that goes on
+    UNFINISHED = 2  # the last word so far of an unfinished segment
     SHORTEST = 3
 
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the variant under way", file=sys.stderr)
+        print("interrupted: the same command resumes with the current variant", file=sys.stderr)
         return 130
     print(report.read_text(encoding="utf-8"))
     return 0

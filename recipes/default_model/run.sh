@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Makes a model like the default one out of your own speech. Each stage can be run alone and again, and goes on where it
-# was stopped:
+# Trains a model like the default one on your own speech. Each stage can be run separately and repeatedly, and resumes
+# where it was stopped:
 #
 #   recipes/default_model/run.sh SPEECH WORK [STAGE ...]      stages: prepare label synthesise train average lm evaluate
 #
 # SPEECH holds manifests (JSON lines, as `spellstream prepare` reads them):
 #   told/*.jsonl     speech with its text
 #   untold/*.jsonl   speech without a text, to be labelled by the teacher; may be missing
-#   dev.jsonl        to choose by, test.jsonl to report; speakers and sentences that are nowhere else
-#   text/*.txt       sentences, one a line, for synthetic speech and the language model
+#   dev.jsonl        for choices, test.jsonl for the report; their speakers and sentences occur nowhere else
+#   text/*.txt       sentences, one per line, for synthetic speech and the language model
 #   noise/           recordings of background noise; may be missing
-# WORK takes everything that is made: about 2 GB for ten hours of speech.
+# WORK gets all output: about 2 GB for ten hours of speech.
 #
 # TEACHER    folder of a Whisper model for faster-whisper; only for `label`
 # CHECK      model that checks the teacher's labels (default)
-# SYNTHETIC  hours of synthetic speech (20); 0 leaves it out
+# SYNTHETIC  hours of synthetic speech (20); 0: none
 # CONFIG     settings of the training (base.toml)
 # DEVICE     auto, cpu or cuda
-# LM_WEIGHT  of the language model in the search (0.5); choose it on dev
-# MINUTES    limit of this run of `train` and of `lm`
+# LM_WEIGHT  weight of the language model in the search (0.5); choose it on dev
+# MINUTES    time limit for this run of `train` and of `lm`
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -36,7 +36,7 @@ for stage in $stages; do
             spellstream prepare "$speech"/told/*.jsonl --output "$work/told"
             ;;
         label)
-            # Each corpus apart, so that a corpus which comes later is labelled alone.
+            # Each corpus separately, so that a corpus added later is labelled on its own.
             mkdir -p "$work/labels" "$work/heard"
             for corpus in "$speech"/untold/*.jsonl; do
                 name=$(basename "$corpus" .jsonl)
@@ -58,7 +58,7 @@ for stage in $stages; do
             fi
             ;;
         train)
-            # Real speech is heard four times as often as synthetic: LOG.md, eleventh and twelfth run.
+            # Real speech has four times the weight of synthetic speech: LOG.md, eleventh and twelfth run.
             data=(--data "$work/told@4")
             [[ -d $work/heard-prepared ]] && data+=(--data "$work/heard-prepared@4")
             [[ -d $work/synthetic ]] && data+=(--data "$work/synthetic")
@@ -72,7 +72,7 @@ for stage in $stages; do
         lm)
             texts=()
             for text in "$speech"/text/*.txt; do texts+=(--text "$text"); done
-            # The few transcripts are heard among the many books.
+            # The few transcripts are repeated, so that they count beside the many books.
             for corpus in "$speech"/told/*.jsonl; do texts+=(--text "$corpus@40"); done
             spellstream train-lm "${texts[@]}" --model "$work/model" --output "$work/lm" --device "$device" \
                 ${MINUTES:+--max-minutes "$MINUTES"}

@@ -64,11 +64,11 @@ class Label:
 
     Attributes:
         id: of the utterance.
-        text: normalised; empty if the teacher heard nothing.
+        text: normalised; empty if the teacher recognised nothing.
         gap: nats per token by which the best CTC path beats the path of `text`.
         log_prob: mean log-probability of the teacher's tokens, of the whole window.
         compression: size of the window's text over its size compressed; a text that repeats itself has a high one.
-        language: that the teacher heard in the window.
+        language: detected by the teacher in the window.
     """
 
     id: str

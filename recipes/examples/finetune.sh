@@ -4,8 +4,8 @@
 #   recipes/examples/finetune.sh FOLDER WORK [SETTING ...]
 #
 # FOLDER holds audio files with a NAME.txt beside each, in lower case without digits; ten minutes are a start, an hour is
-# better. Every tenth file is held out. WORK takes everything that is made; the new model is WORK/run/best. SETTINGs
-# override those of the fine-tuning, such as optimiser.max_steps=400. Needs the extra `train`.
+# better. Every tenth file is held out. WORK gets all output; the new model is WORK/run/best. SETTINGs override those of
+# the fine-tuning, such as optimiser.max_steps=400. Needs the extra `train`.
 set -euo pipefail
 
 folder=$(cd "${1:?usage: finetune.sh FOLDER WORK [SETTING ...]}" && pwd)

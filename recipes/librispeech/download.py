@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"download: {_reason(error, options.folder)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("download: interrupted; what is there is kept, and the same command goes on", file=sys.stderr)
+        print("download: interrupted; downloaded data are kept, and the same command resumes", file=sys.stderr)
         return INTERRUPTED
     return 0
 

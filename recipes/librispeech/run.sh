@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# LibriSpeech from download to table. Each stage can be run alone and again, and goes on where it was stopped:
+# LibriSpeech from download to table. Each stage can be run separately and repeatedly, and resumes where it was stopped:
 #
 #   recipes/librispeech/run.sh [OPTION ...] [STAGE ...]
 #
 # Stages, all of them if none is named: download prepare statistics tokenizer train average lm evaluate results
 #
 #   --config NAME    las_100h (if not given), las_960h, las_960h_streaming or tiny: configs/NAME.toml
-#   --work DIR       takes everything that is made (work)
-#   --corpus DIR     holds LibriSpeech/, or will once it is downloaded (WORK/corpus); what is there already is not loaded again
+#   --work DIR       folder for all output (work)
+#   --corpus DIR     folder of LibriSpeech/, or for its download (WORK/corpus); existing parts are not downloaded again
 #   --noise DIR      recordings of background noise to train with
 #   --lm-text FILE   text to train a language model on; without it the stage lm does nothing
 #   --lm-weight N    its weight in the search (0.3)
 #   --device NAME    auto (if not given), cpu or cuda
-#   --max-time TIME  of this run of the stage train, such as 12h; the next goes on
-#   --jobs N         processes that prepare (all cores)
+#   --max-time TIME  time limit for this run of the stage train, such as 12h; the next run resumes
+#   --jobs N         processes for the stage prepare (all cores)
 #   --average WHAT   models to average: "--best 5" (if not given), "--last 5"
 #
-# Disk: 8 GB as they come and 12 GB prepared for 100 h, 61 and 111 GB for 960 h; unpacking takes a part's size once more.
+# Disk: 8 GB downloaded and 12 GB prepared for 100 h, 61 and 111 GB for 960 h; unpacking takes a part's size again.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -37,7 +37,7 @@ while [[ ${1:-} == --* ]]; do
             exit 0
             ;;
         *)
-            echo "run.sh: no option '$1'; --help tells which there are" >&2
+            echo "run.sh: no option '$1'; see --help" >&2
             exit 2
             ;;
     esac
@@ -45,7 +45,7 @@ done
 stages=$(choose_stages "download prepare statistics tokenizer train average lm evaluate results" "$@") || exit
 corpus=${corpus:-$work/corpus}
 
-# What is learned from, what models are chosen by, and what is reported.
+# Parts for training, for the choice of models, and for the report.
 choose=dev-clean report="dev-clean dev-other test-clean test-other" tokens=bpe
 case $config in
     las_100h) learn="train-clean-100" vocabulary=1000 ;;

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# What more labelled hours buy: the same small model learns from 2, 4, 8 and 16 hours of the default model's corpora.
+# Error rate by hours of labelled speech: the same small model is trained on 2, 4, 8 and 16 hours of the default model's
+# corpora.
 #
 #   recipes/scaling_curve/run.sh SPEECH WORK [STAGE ...]      stages: prepare train evaluate fit
 #
-# SPEECH is that of recipes/default_model/history/run.sh. Fewer hours are learned by heart sooner: a run takes 2,500 steps for each root
-# of an hour, and the measurement with the best error rate on dev is kept. A stage that was killed goes on where it was.
+# SPEECH is the same as for recipes/default_model/history/run.sh. A smaller set is memorised sooner: a run takes 2,500
+# steps times the square root of the hours, and the measurement with the best error rate on dev is kept. A killed stage
+# resumes where it was.
 # DEVICE (auto, cpu, cuda) and HOURS ("2 4 8 16") may be set.
 set -euo pipefail
 

@@ -71,8 +71,8 @@ class Load:
     def latency_seconds(self, now: float, streams: int) -> float:
         """The 95th percentile of the latencies, scaled to `streams`; 0 without a measure.
 
-        It is the higher of that of the last seconds and that of the second at the window's lower quartile, so a slow
-        moment is soon forgotten, and a fast one does not count.
+        The higher of two percentiles: over the last seconds, and over the second at the window's lower quartile. So a
+        slow moment is soon forgotten, and a fast one does not count.
         """
         turns = self._recent(now)
         latest = _late([turn for turn in turns if turn.at >= now - _LATEST_SECONDS], streams)

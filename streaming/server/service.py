@@ -176,7 +176,7 @@ class Service:
         return result
 
     async def run_steps(self, function: Callable[..., Steps[T]], *args: Any) -> T:
-        """Do work in steps in the engine's thread; streams and other files go on between them.
+        """Do work in steps in the engine's thread; streams and other files run between them.
 
         If the caller is cancelled, the steps that have not begun are not done.
 

@@ -40,7 +40,7 @@ def test_every_variant_is_measured_once(
 
     monkeypatch.setattr(zoo, "build", stop_in_the_third)
     assert run.main(arguments) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert run.main(arguments) == 0
     names = [variant.name for variant in VARIANTS]
     assert trained == [*names[:3], *names[2:]]

@@ -285,6 +285,6 @@ def test_an_interrupt_keeps_what_came(
     with monkeypatch.context() as patch:
         patch.setattr(download.time, "sleep", interrupted)
         status, said = get()
-    assert (status, "the same command goes on" in said) == (130, True)
+    assert (status, "the same command resumes" in said) == (130, True)
     assert get().status == 0
     assert server.starts == [0, 120]

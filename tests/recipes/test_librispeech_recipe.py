@@ -63,7 +63,7 @@ def test_every_stage_runs_and_runs_again(repository_root: Path, speech_dir: Path
 def test_wrong_use_is_one_line(repository_root: Path, tmp_path: Path) -> None:
     work = ("--work", str(tmp_path / "work"))
     for arguments, said in (
-        (("--nonsense",), "run.sh: no option '--nonsense'; --help tells which there are"),
+        (("--nonsense",), "run.sh: no option '--nonsense'; see --help"),
         (("--config", "huge", *work), "run.sh: no config 'huge' is known here"),
         ((*work, "download", "dance"), "run.sh: no stage 'dance'"),  # told before anything is downloaded
     ):

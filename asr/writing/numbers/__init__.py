@@ -1,4 +1,4 @@
-"""Numbers as they are written: "twenty three" → "23", "half past three" as it is."""
+"""Written forms of numbers: "twenty three" → "23"; "half past three" is unchanged."""
 
 from asr.writing.numbers.forms import LOOKAHEAD_WORDS, forms
 
