@@ -1,4 +1,4 @@
-"""Where the transcripts of many sources go: standard output, files in a folder, or rows."""
+"""Destinations for the transcripts of many sources: standard output, files in a folder, or rows."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _HEAD = re.compile(r"^[^\w$€£@#+]+")
 
 
 class MarkedWord(NamedTuple):
-    """A word as it is written, without marks, and the mark after it: one of `SCORED_MARKS`, or empty."""
+    """A written word, without marks, and the mark after it: one of `SCORED_MARKS`, or empty."""
 
     text: str
     mark: str

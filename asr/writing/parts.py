@@ -45,7 +45,7 @@ class Utterance(NamedTuple):
 
 
 class Tag(NamedTuple):
-    """A word as it is written, and the mark after it.
+    """A written word, and the mark after it.
 
     Args:
         text: the word with its capitals, except for one at the start of a sentence: "paris" → "Paris".

@@ -17,7 +17,7 @@ PAUSE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)  # seconds
 
 
 class Case(IntEnum):
-    """How a word is written."""
+    """Case of a written word."""
 
     LOWER = 0
     CAPITAL = 1  # Paris

@@ -33,7 +33,7 @@ class Names(Protocol):
 
 
 class Context(NamedTuple):
-    """What precedes a segment in its stream or file.
+    """Context of a segment: the text before it in its stream or file.
 
     Args:
         words: the last spoken words.

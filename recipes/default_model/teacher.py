@@ -81,7 +81,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which labels are accepted. The defaults were measured on dev, see LOG.md."""
+    """Limits for accepted labels. The defaults were measured on dev, see LOG.md."""
 
     gap: float = 2.0
     log_prob: float = -0.8

@@ -67,7 +67,7 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
             seconds += utterance.duration_seconds
             if seconds >= 3600 * hours:
                 return found
-    raise DataError(f"there are {seconds / 3600:.1f} hours with a text, and {hours:g} are asked for")
+    raise DataError(f"there are {seconds / 3600:.1f} hours with a text, but {hours:g} are requested")
 
 
 def fit(points: dict[float, float]) -> Law:

@@ -89,7 +89,7 @@ class BaseSource(ABC):
 
     @property
     def overflows(self) -> int:
-        """How many times the sound system dropped audio before it was captured."""
+        """Number of times that the sound system dropped audio before it was captured."""
         return 0
 
     def __iter__(self) -> Iterator[torch.Tensor]:

@@ -35,7 +35,7 @@ def test_subsets_hold_the_smaller_ones_and_mix_corpora(tmp_path: Path) -> None:
 
 
 def test_more_hours_than_there_are_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there are 0\.1 hours with a text, and 2 are asked for"):
+    with pytest.raises(DataError, match=r"there are 0\.1 hours with a text, but 2 are requested"):
         curve.subset(utterances(tmp_path, "one", 10), 2)
 
 

@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an utterance was left out. `id` is the utterance's, or the position of a bad line: `text:12`."""
+    """The reason why an utterance was left out. `id` is the utterance's, or the position of a bad line: `text:12`."""
 
     id: str
     kind: str

@@ -216,10 +216,10 @@ def _check(form: TranscriptionForm, models: dict[str, Any], language: str) -> No
         message = f"language is {_shown(asked)}: the model knows {language!r} alone"
         raise _RefusedError(400, message, "language", "unsupported_language")
     if form.timestamp_granularities and form.response_format != "verbose_json":
-        message = "response_format must be verbose_json where timestamp_granularities[] are asked for"
+        message = "response_format must be verbose_json if timestamp_granularities[] are given"
         raise _RefusedError(400, message, "response_format", "invalid_value")
     if form.stream and form.response_format in ("srt", "vtt"):
-        message = "response_format must be json, text or verbose_json where stream is true"
+        message = "response_format must be json, text or verbose_json if stream is true"
         raise _RefusedError(400, message, "response_format", "invalid_value")
 
 

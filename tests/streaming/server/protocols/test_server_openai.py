@@ -173,7 +173,7 @@ def test_a_wrong_key_is_refused(server: Running, sample: Path) -> None:
         ({"response_format": "diarized_json"}, "response_format", "'response_format': Input should be 'json'"),
         ({"temperature": 1.5}, "temperature", "less than or equal to 1"),
         ({"timestamp_granularities": ["word"]}, "response_format", "must be verbose_json"),
-        ({"stream": True, "response_format": "srt"}, "response_format", "must be json, text or verbose_json where"),
+        ({"stream": True, "response_format": "srt"}, "response_format", "must be json, text or verbose_json if"),
     ],
 )
 def test_what_cannot_be_had_is_refused(
