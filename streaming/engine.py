@@ -17,9 +17,8 @@ from torch.nn.functional import pad
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechDetector, SpeechState
 from asr.config import Context, SearchConfig, require
-from asr.model.las import Encoded
 from asr.recogniser import Recogniser
-from asr.search import Hypothesis, Spotter
+from asr.search import Hypothesis, Spotter, Trace
 from asr.transcript import Alternative, Segment
 from asr.writing.hotwords import HotwordList, Hotwords
 from asr.writing.parts import Style, check_style
@@ -28,7 +27,7 @@ from streaming.endpoint import EndpointConfig, EndpointState
 from streaming.events import Event, Final, Partial
 from streaming.open_segment import Committed, OpenSegment
 from streaming.policy import PolicyConfig, committable, showable
-from streaming.segment_search import SegmentSearch, batch_frames
+from streaming.segment_search import Heard, Reached, SegmentSearch, batch_frames
 from streaming.session import Session, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
@@ -224,9 +223,10 @@ class Engine:
         encoded = batch_frames([s.encoder_out for s in segments])
         committed, policy = [s.committed for s in segments], self.config.policy
 
-        found = self._find(segments, encoded, [now[i].spotter for i in rows])
+        heard = self.search.hear(encoded)
+        found, reached = self._find(segments, heard, [now[i].spotter for i in rows])
         peaks = self.search.attention_peaks(encoded, committed, found) if policy.kind == "attention" else None
-        words = self.search.time(encoded, segments, found, peaks)
+        words = self.search.time(heard, segments, found, peaks)
 
         frame_ms = self.model.encoder.frame_ms
         rules = [
@@ -234,9 +234,9 @@ class Engine:
             for found_words, segment in zip(words, segments, strict=True)
         ]
         counts, visible = [committable(*rule) for rule in rules], [showable(*rule) for rule in rules]
-        after = self.search.commit(encoded, segments, found, words, counts)
+        after = self.search.commit(encoded, segments, found, words, counts, reached)
         ends = [w[n - 1].last_frame if n else c.end_frame for w, n, c in zip(words, counts, committed, strict=True)]
-        outlines = self.search.outlines(encoded, ends)
+        outlines = self.search.outlines(heard, ends)
 
         said: dict[int, Partial] = {}
         for row, (i, before) in enumerate(zip(rows, segments, strict=True)):
@@ -258,18 +258,23 @@ class Engine:
             events[i].append(partial)
 
     def _find(
-        self, segments: Sequence[OpenSegment], encoded: Encoded, lists: Sequence[Spotter | None]
-    ) -> list[Hypothesis]:
-        """The best continuation of each segment's committed words; the latest one, if CTC still finds the same."""
+        self, segments: Sequence[OpenSegment], heard: Heard, lists: Sequence[Spotter | None]
+    ) -> tuple[list[Hypothesis], list[Reached | None]]:
+        """The best continuation of each segment's committed words, and where the search has come to it.
+
+        It is the latest one, without a search, where CTC still finds the same.
+        """
         committed = [s.committed for s in segments]
-        outlines = self.search.outlines(encoded, [c.end_frame for c in committed])
+        outlines = self.search.outlines(heard, [c.end_frame for c in committed])
         known = [s.latest if s.outline == outline else None for s, outline in zip(segments, outlines, strict=True)]
+        reached: list[Reached | None] = [None] * len(segments)
         if moved := [i for i, latest in enumerate(known) if latest is None]:
-            some = batch_frames([segments[i].encoder_out for i in moved])
-            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, [lists[i] for i in moved])
-            for i, (best, *_) in zip(moved, nbest, strict=True):
-                known[i] = best
-        return [latest for latest in known if latest is not None]
+            some, trace = batch_frames([segments[i].encoder_out for i in moved]), Trace()
+            spotters = [lists[i] for i in moved]
+            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, spotters, trace)
+            for row, (i, (best, *_)) in enumerate(zip(moved, nbest, strict=True)):
+                known[i], reached[i] = best, Reached(trace, row)
+        return [latest for latest in known if latest is not None], reached
 
     def _written(self, now: Sequence[Session], said: dict[int, Partial]) -> dict[int, Partial]:
         """The partials of streams, with written text for those in that style."""
@@ -286,7 +291,7 @@ class Engine:
         encoded = batch_frames([s.encoder_out[:n] for s, n in zip(segments, frames, strict=True)])
 
         found = self.search.find(encoded, committed, self.final, [now[i].spotter for i in rows])
-        words = self.search.time(encoded, segments, [best for best, *_ in found])
+        words = self.search.time(self.search.hear(encoded), segments, [best for best, *_ in found])
 
         said: dict[int, Segment] = {}
         for i, segment, nbest, rest in zip(rows, segments, found, words, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import BLANK, EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
 
-__all__ = ["SegmentSearch", "batch_frames"]
+__all__ = ["Heard", "Reached", "SegmentSearch", "batch_frames"]
 
 # Encoder output kept before the end of the committed words, so that attention can find its place.
 _KEEP_SECONDS = 1.2
@@ -29,6 +30,32 @@ def batch_frames(encoder_out: Sequence[Tensor]) -> Encoded:
     """Encoder outputs `(T, D)` as one padded batch."""
     lengths = torch.tensor([len(x) for x in encoder_out], device=encoder_out[0].device)
     return Encoded(pad_sequence(list(encoder_out), batch_first=True), lengths)
+
+
+class Heard(NamedTuple):
+    """What CTC alone makes of segments; on the CPU."""
+
+    log_probs: Tensor  # (B, T, V)
+    best: Tensor  # (B, T): the most likely token of each frame
+    lengths: list[int]
+
+
+class Reached(NamedTuple):
+    """Where a search has come to the best hypothesis of a segment."""
+
+    trace: Trace
+    row: int  # of the segment in the search
+
+    def state(self, tokens: Sequence[int]) -> tuple[DecoderState, LmState | None] | None:
+        """The states, of one row, before the last of the hypothesis's first `tokens`; None if it did not pass them."""
+        rows = self.trace.path(self.row, tokens).rows
+        if len(rows) <= len(tokens):
+            return None
+        passed, row = self.trace.passed[len(tokens)], slice(rows[-1], rows[-1] + 1)
+        lm = next(
+            (LmState(*(x[row].clone() for x in state)) for state in passed.full if isinstance(state, LmState)), None
+        )
+        return DecoderState(*(x[row].clone() for x in passed.decoder)), lm
 
 
 class SegmentSearch:
@@ -58,38 +85,42 @@ class SegmentSearch:
         committed: Sequence[Committed],
         config: SearchConfig,
         hotwords: Sequence[Spotter | None] = (),
+        trace: Trace | None = None,
     ) -> list[list[Hypothesis]]:
-        """The n-best continuations of the committed words of each segment, best first."""
+        """The n-best continuations of the committed words of each segment, best first; what it passes, to `trace`."""
         prefix = self._prefix(committed, encoded)
-        trace = Trace() if any(hotwords) else None
+        trace = Trace() if trace is None and any(hotwords) else trace
         found = beam_search(self.model, encoded, config, self.lm, prefix, trace)
-        if not trace:
+        if trace is None or not any(hotwords):
             return found
         known = [c.tokens for c in committed]
         return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, known)
 
-    def outlines(self, encoded: Encoded, first_frames: Sequence[int]) -> list[tuple[int, ...]]:
+    def hear(self, encoded: Encoded) -> Heard:
+        """What CTC alone makes of the frames."""
+        log_probs = self.model.ctc_log_probs(encoded.encoder_out).cpu()
+        return Heard(log_probs, log_probs.argmax(-1), encoded.encoder_out_lengths.tolist())
+
+    def outlines(self, heard: Heard, first_frames: Sequence[int]) -> list[tuple[int, ...]]:
         """For each segment, the tokens that CTC finds most likely from a frame on, repetitions and blanks left out."""
-        best, lengths = self.model.ctc_log_probs(encoded.encoder_out).argmax(-1).cpu(), encoded.encoder_out_lengths
-        rows = zip(best, first_frames, lengths.tolist(), strict=True)
+        rows = zip(heard.best, first_frames, heard.lengths, strict=True)
         paths = (row[first:length].unique_consecutive().tolist() for row, first, length in rows)
         return [tuple(token for token in path if token != BLANK) for path in paths]
 
     def time(
         self,
-        encoded: Encoded,
+        heard: Heard,
         segments: Sequence[OpenSegment],
         found: Sequence[Hypothesis],
         peaks: Sequence[Sequence[int]] | None = None,
     ) -> list[list[TimedWord]]:
         """The words found after the committed ones, timed from the first frame of each segment's encoder_out."""
         config = self.model.config
-        log_probs, lengths = self.model.ctc_log_probs(encoded.encoder_out).cpu(), encoded.encoder_out_lengths.tolist()
         words = []
-        for row, (segment, hypothesis, length) in enumerate(zip(segments, found, lengths, strict=True)):
+        for row, (segment, hypothesis, length) in enumerate(zip(segments, found, heard.lengths, strict=True)):
             level = segment.level[segment.released * config.encoder.reduction :]
             seconds = segment.samples / SAMPLE_RATE - segment.released * config.frame_seconds
-            sound = Sound.of(config, log_probs[row, :length], level, seconds)
+            sound = Sound.of(config, heard.log_probs[row, :length], level, seconds)
             start_frame = segment.committed.end_frame
             words.append(time_words(self.tokenizer, hypothesis, sound, start_frame, peaks[row] if peaks else None))
         return words
@@ -110,24 +141,42 @@ class SegmentSearch:
         found: Sequence[Hypothesis],
         words: Sequence[Sequence[TimedWord]],
         counts: Sequence[int],
+        reached: Sequence[Reached | None],
     ) -> list[OpenSegment]:
-        """The segments with the first `counts` of their `words` committed."""
+        """The segments with the first `counts` of their `words` committed.
+
+        The states after them are those that the search has passed, where it has: `reached`.
+        """
         after = list(segments)
         if not (rows := [row for row, count in enumerate(counts) if count]):
             return after
 
-        # The states of the decoder and the language model after the committed tokens.
-        sure = [found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows]
-        some, committed = Encoded(*(x[rows] for x in encoded)), [segments[row].committed for row in rows]
-        traced, lm_states = self._trace(some, committed, sure), self._lm_states(committed, sure)
+        sure = {row: found[row].tokens[: words[row][counts[row] - 1].tokens] for row in rows}
+        states = {row: one.state(sure[row]) for row in rows if (one := reached[row])}
+        known = {row: state for row, state in states.items() if state is not None}
+        unknown = [row for row in rows if row not in known]
+        known |= zip(unknown, self._states(encoded, segments, unknown, [sure[row] for row in unknown]), strict=True)
 
         seconds = self.model.config.frame_seconds
         keep_frames = round(_KEEP_SECONDS / seconds)
-        for place, (row, tokens) in enumerate(zip(rows, sure, strict=True)):
-            decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(tokens) - 1][1]))
-            new = words[row][: counts[row]]
-            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm_states[place])
+        for row in rows:
+            new, (decoder, lm) = words[row][: counts[row]], known[row]
+            after[row] = segments[row].commit(found[row], new, decoder, seconds, keep_frames, lm)
         return after
+
+    def _states(
+        self, encoded: Encoded, segments: Sequence[OpenSegment], rows: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[DecoderState, LmState | None]]:
+        """The states of some segments before the last of the `tokens` after the committed ones, by decoding these."""
+        if not rows:
+            return []
+        some, committed = Encoded(*(x[list(rows)] for x in encoded)), [segments[row].committed for row in rows]
+        traced, lm_states = self._trace(some, committed, tokens), self._lm_states(committed, tokens)
+        found = []
+        for place, (spelled, lm) in enumerate(zip(tokens, lm_states, strict=True)):
+            decoder = DecoderState(*(x[place : place + 1].clone() for x in traced[len(spelled) - 1][1]))
+            found.append((decoder, lm))
+        return found
 
     def _trace(
         self, encoded: Encoded, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]

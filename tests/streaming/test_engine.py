@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from streaming.endpoint import EndpointConfig
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Final, Partial
 from streaming.policy import PolicyConfig
+from streaming.segment_search import Reached
 from streaming.session import Session
 from tests.support.babbler import CONTEXTS, babbler, every_kind
 from tests.support.streams import finals, keeps_its_word, listen, listen_together, no_speech, rounded
@@ -136,7 +137,7 @@ def test_what_ctc_finds_again_is_not_searched_again(recordings: list[Tensor], mo
     assert sum(searched) > 2
 
     searched.clear()
-    monkeypatch.setattr(engine.search, "outlines", lambda encoded, first_frames: [(5,)] * len(first_frames))
+    monkeypatch.setattr(engine.search, "outlines", lambda heard, first_frames: [(5,)] * len(first_frames))
     events = listen(engine, chunks)
     assert sum(searched) == 1
     partials = [event.text for event in events if isinstance(event, Partial)]
@@ -144,15 +145,36 @@ def test_what_ctc_finds_again_is_not_searched_again(recordings: list[Tensor], mo
     assert len(set(partials)) == 1
 
 
+def test_states_of_the_search_are_those_of_decoding_again(
+    recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a commit, the states after the words come from the beam; without it, the words are decoded again."""
+    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(margin_ms=300)))
+    chunks = torch.cat(recordings[:2])[:160_000].split(5_120)
+    taken = []
+    state = Reached.state
+
+    def counted(self: Reached, tokens: Sequence[int]) -> Any:
+        taken.append(found := state(self, tokens))
+        return found
+
+    monkeypatch.setattr(Reached, "state", counted)
+    events = listen(engine, chunks)
+    assert taken
+    assert all(found is not None for found in taken)
+    monkeypatch.setattr(Reached, "state", lambda self, tokens: None)
+    assert rounded(listen(engine, chunks)) == rounded(events)
+
+
 def test_outlines_are_what_ctc_finds_after_a_frame(engine: Engine) -> None:
     frames = torch.randn(2, 40, engine.model.config.encoder.output_size)
-    encoded = Encoded(frames, torch.tensor([40, 25]))
-    whole = engine.search.outlines(encoded, [0, 0])
+    heard = engine.search.hear(Encoded(frames, torch.tensor([40, 25])))
+    whole = engine.search.outlines(heard, [0, 0])
     assert len(whole[0]) > len(whole[1]) > 3
-    assert engine.search.outlines(encoded, [40, 25]) == [(), ()]
-    short = engine.search.outlines(Encoded(frames[1:, :25], torch.tensor([25])), [0])
+    assert engine.search.outlines(heard, [40, 25]) == [(), ()]
+    short = engine.search.outlines(engine.search.hear(Encoded(frames[1:, :25], torch.tensor([25]))), [0])
     assert short == whole[1:]
-    later = engine.search.outlines(encoded, [20, 20])
+    later = engine.search.outlines(heard, [20, 20])
     assert all(part == all_of[-len(part) :] for part, all_of in zip(later, whole, strict=True))
 
 

@@ -87,18 +87,25 @@ class Bidirectional8:
         after = (hs[settled - 1, 0].clone(), cs[settled - 1][0].clone()) if settled else hidden
         return hs[:, 0].transpose(0, 1), hs[turned, 1, rows].transpose(0, 1), after
 
-    def _loop(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Outputs `(T, 2, B, H)` and cells for gates `(T, 2, B, 4 H)`, overwritten, and h and c `(2, B, H)`."""
-        hs, cs, sums = [], [], torch.empty(gates.shape[1:], dtype=torch.int32)
-        each = list(zip(sums.unbind(), self.weights, strict=True))
-        for now in gates.unbind():
-            whole = (h * _LARGEST).round_().to(torch.int8)
-            for (into, weight), row in zip(each, whole.unbind(), strict=True):
+    def _loop(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and cells `(T, 2, B, H)` for gates `(T, 2, B, 4 H)`, overwritten, and h and c `(2, B, H)`."""
+        size, outputs = h.shape[-1], gates.new_empty(2, len(gates), *h.shape)
+        rounded, small = torch.empty_like(h), torch.empty(h.shape, dtype=torch.int8)
+        sums, products = torch.empty(gates.shape[1:], dtype=torch.int32), gates.new_empty(gates.shape[1:])
+        each = list(zip(small.unbind(), self.weights, sums.unbind(), strict=True))
+
+        # Views of each step, made once: indexing in the loop would cost more than the arithmetic.
+        i, f, o, g = (gate.unbind() for gate in gates.unflatten(-1, (4, size)).unbind(-2))
+        i_f_o, whole, (hs, cs) = gates[..., : 3 * size].unbind(), gates.unbind(), (x.unbind() for x in outputs)
+        for t, now in enumerate(whole):
+            small.copy_(torch.mul(h, _LARGEST, out=rounded).round_())
+            for row, weight, into in each:
                 torch._int_mm(row, weight, out=into)
-            h, c = lstm_step(now.addcmul_(sums.float(), self.scale), c)
-            hs.append(h)
-            cs.append(c)
-        return torch.stack(hs), cs
+            now.addcmul_(products.copy_(sums), self.scale)
+            i_f_o[t].sigmoid_()
+            c = torch.mul(f[t], c, out=cs[t]).addcmul_(i[t], g[t].tanh_())
+            h = torch.mul(o[t], c.tanh(), out=hs[t])
+        return outputs[0], outputs[1]
 
 
 def gates_in_order(weight: Tensor) -> Tensor:
