@@ -2,8 +2,8 @@
 
 A search or a stream multiplies few rows with large matrices, and most of the time goes into reading the matrices.
 Float16, in which checkpoints are stored, halves the bytes. Only matrices that float16 holds exactly are packed, so that
-results differ by the rounding of sums alone. Unlike int8 with dynamic scales, a row does not depend on the rest of the
-batch. The kernels are FBGEMM's (Khudia et al. 2021), for x86 with AVX2; on other machines nothing is packed.
+results differ by the rounding of sums alone. The kernels are FBGEMM's (Khudia et al. 2021), for x86 with AVX2; on other
+machines nothing is packed.
 """
 
 from __future__ import annotations
