@@ -75,7 +75,9 @@ ModelName = Annotated[
     ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto: a GPU if there is one.", rich_help_panel=_MODEL)]
-Dtype = Annotated[DtypeName, typer.Option(help="Number format to compute in.", rich_help_panel=_MODEL)]
+Dtype = Annotated[
+    DtypeName, typer.Option(help="Number format to compute in; bfloat16 is meant for GPUs.", rich_help_panel=_MODEL)
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.", rich_help_panel=_MODEL)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Segments decoded together.", rich_help_panel=_MODEL)]
 Lm = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr.commands.options import ModelOptions, SearchOptions, StyleName, load, spell, usage
+from asr.commands.options import DtypeName, ModelOptions, SearchOptions, StyleName, load, spell, usage
 
 if TYPE_CHECKING:
     from asr.writing.hotwords import Hotwords
@@ -146,6 +146,7 @@ def make_engine(
     streams: StreamOptions,
     config: StreamConfig,
     hotwords: Hotwords | None = None,
+    dtype: DtypeName = DtypeName.float32,
 ) -> Engine:
     """Load the model and create an engine with it.
 
@@ -155,6 +156,7 @@ def make_engine(
         streams: the options whose chunk and lookahead replace the model's own where given.
         config: their `config()`, perhaps with further settings.
         hotwords: of streams; checked against the model.
+        dtype: number format to compute in.
 
     Raises:
         CheckpointError, DeviceError: the model cannot be loaded.
@@ -162,7 +164,7 @@ def make_engine(
     """
     from streaming.engine import Engine
 
-    recogniser, search = load(model, SearchOptions(lm_weight=lm_weight))
+    recogniser, search = load(model, SearchOptions(lm_weight=lm_weight), dtype=dtype)
     spell(recogniser, hotwords, search)
     own = recogniser.model.config.streaming
     with usage():

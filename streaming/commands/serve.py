@@ -204,6 +204,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 2700,
     language: Language = "en",
+    dtype: shared.Dtype = shared.DtypeName.float32,
     lm_weight: shared.LmWeight = None,
     hotwords: shared.HotwordsOption = None,
     style: StyleOption = shared.StyleName.written,
@@ -248,7 +249,8 @@ def serve(
         # The threads of a matrix product wait for each other, so a core busy with the network delays all of them: with
         # a thread on every core, the server handles fewer streams.
         threads = model.threads or max(1, usable_cores() - 1)
-        return make_engine(replace(model, threads=threads), lm_weight, streams, config.stream, config.hotwords)
+        placed = replace(model, threads=threads)
+        return make_engine(placed, lm_weight, streams, config.stream, config.hotwords, dtype)
 
     _run(config, engine, log_format.value)
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from asr.config import HybridConfig
+from asr.model import fast
 from asr.model.fast.graphs import Graphs
 from asr.model.states import Slots
 from streaming import chunk_encoder
 from streaming.engine import Engine, StreamConfig
+from streaming.policy import PolicyConfig
 from tests.support.babbler import babbler
 from tests.support.fake_cuda_graph import Capturing
 from tests.support.streams import finals, listen, listen_together, rounded
@@ -25,6 +27,9 @@ KINDS = {
     "hybrid": ({"hybrid": HybridConfig(layers=1, heads=2, past_frames=8)}, StreamConfig()),
     "theirs": ({"theirs": True}, StreamConfig()),
 }
+
+
+UNCOMMITTED = StreamConfig(policy=PolicyConfig(margin_ms=100_000))
 
 
 class Spoilt(Slots):
@@ -82,3 +87,61 @@ def test_a_session_can_be_stepped_again_from_where_it_was(
         heard.append(events + engine.step([after], [torch.zeros(0)], [True])[1][0])
     assert heard[0]
     assert heard[0] == heard[1]
+
+
+def heard(engine: Engine, pushed: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The encoder output of streams that are stepped together, in float32; nothing is committed."""
+    sessions = [engine.start() for _ in pushed]
+    for chunks in zip(*pushed, strict=True):
+        sessions, _ = engine.step(sessions, chunks)
+    return [session.open_segment.encoder_out.float() for session in sessions]
+
+
+def halved(device: str = "cpu") -> Engine:
+    recogniser = babbler(device)
+    recogniser.model.cast(torch.bfloat16)
+    return Engine(recogniser, UNCOMMITTED)
+
+
+def near(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """As close as numbers of 8 bits, through two layers, can be."""
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().mean() < 0.05 * b.abs().mean()
+
+
+def test_bfloat16_hears_nearly_what_float32_hears(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With slots and graphs, too, where the features stay float32."""
+    pushed = [recording[:64_000].split(6_000) for recording in recordings[:3]]
+    expected = heard(Engine(babbler(), UNCOMMITTED), pushed)
+    assert min(map(len, expected)) > 15
+    plain = heard(halved(), pushed)
+    near(plain, expected)
+    monkeypatch.setattr(chunk_encoder, "Vectors", Spoilt)
+    engine = halved()
+    capturing = Capturing()
+    monkeypatch.setattr(engine.encoder, "_fixed", Graphs(engine.encoder._step, capturing))
+    found = heard(engine, pushed)
+    near(found, expected)
+    near(found, plain)
+    assert capturing.replayed > 0
+
+
+@pytest.mark.gpu
+def test_bfloat16_on_a_gpu_hears_nearly_what_float32_hears_on_a_cpu(recordings: list[Tensor]) -> None:
+    pushed = [recording[:64_000].split(6_000) for recording in recordings[:3]]
+    expected = heard(Engine(babbler(), UNCOMMITTED), pushed)
+    near([found.cpu() for found in heard(halved("cuda"), pushed)], expected)
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_the_same_events_with_and_without_slots_and_graphs(recordings: list[Tensor]) -> None:
+    chunks, events = streams(recordings), []
+    for on in (False, True):
+        with fast.fast_paths(on):
+            engine = Engine(babbler("cuda"))
+        assert isinstance(engine.encoder.rows, Slots) == on
+        assert isinstance(engine.encoder._fixed, Graphs) == on
+        events.append([rounded(found) for found in listen_together(engine, chunks)])
+    assert events[0] == events[1]
+    assert engine.encoder._fixed._graphs  # type: ignore[union-attr]

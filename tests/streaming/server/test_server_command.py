@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 import asr
 from asr.commands.main import main
+from streaming.commands import serve
 from streaming.engine import Engine
 from streaming.server import logs
 from streaming.server.config import ServerConfig, ServerLimits
@@ -43,6 +45,15 @@ def taken() -> Iterator[int]:
     """A port that somebody else listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
+
+
+def test_streams_compute_in_the_number_format_that_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Engine] = []
+    monkeypatch.setattr(serve, "_run", lambda config, make_engine, log_format: made.append(make_engine()))
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert main(["serve", "--model", str(model), "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    (engine,) = made
+    assert engine.model.dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("_own_logging")
