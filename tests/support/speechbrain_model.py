@@ -17,7 +17,10 @@ __all__ = ["Sizes", "Theirs", "build", "train_tokenizer"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a model; the defaults are small. `rnnp` projects between the LSTMs, `specials` are blank, bos and eos."""
+    """Of a model; the defaults are small. `rnnp` projects between the LSTMs, `specials` are blank, bos and eos.
+
+    `heard`: whether batch normalisation has statistics of the waveforms, so that the encoder output depends on them.
+    """
 
     n_mels: int = 20
     channels: tuple[int, int] = (4, 6)
@@ -41,6 +44,7 @@ class Sizes:
     threshold: float = 1.5  # that eos has to pass
     beam: int = 6
     temperature: float = 1.25
+    heard: bool = False
 
 
 YAML = """\
@@ -306,6 +310,20 @@ class Theirs:
         for waveform in waveforms:
             self.normalise(self.features(waveform[None]))
         self.normalise.eval()
+        if self.sizes.heard:
+            self._measure_encoder(waveforms)
+
+    def _measure_encoder(self, waveforms: list[Tensor]) -> None:
+        """Means over the waveforms of what batch normalisation sees in each."""
+        norms = [module for module in self.model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for waveform in waveforms:
+            self.heard(waveform)
+        for norm in norms:
+            norm.eval()
 
     @torch.inference_mode()
     def heard(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
