@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _LOG_ZERO = -1e10
-_FRAMES_A_SPOT = 6  # at most one spot for so many frames: bounds the time that they take
+_FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
 _PLACES = 3  # of a phrase in an utterance
 _PHRASE_LETTERS = 8  # a phrase is worth as much as so many letters more, because short ones are as improbable as long
 _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
