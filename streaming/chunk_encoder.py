@@ -26,7 +26,7 @@ __all__ = ["Carried", "ChunkEncoder"]
 
 @dataclass(frozen=True)
 class Carried(State):
-    """What the encoder carries on from chunk to chunk."""
+    """State of a segment's encoder between chunks."""
 
     features: FeatureState
     encoder: EncoderState  # after the settled frames
@@ -42,12 +42,12 @@ class _Heard(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    """What became of them."""
+    """The encoder's output for them."""
 
-    out: Tensor  # (B, t, D), the known frames after the settled ones
+    out: Tensor  # (B, t, D), the frames after those settled before
     levels: Tensor
     carried: Carried
-    settled: int  # how many of the frames are settled now
+    settled: int  # frames of `out` that are settled now
 
 
 class ChunkEncoder:
@@ -67,7 +67,7 @@ class ChunkEncoder:
         self.device = next(model.parameters()).device
         on_gpu = self.device.type != "cpu" and fast.enabled()
         self.rows: Rows = Slots(self.device) if on_gpu else Vectors()
-        # The state of hybrid blocks counts frames, so that its layout does not come again.
+        # The state of hybrid blocks counts frames, so no layout occurs twice.
         graphs = on_gpu and not model.config.encoder.hybrid.layers
         self._fixed = Graphs(self._step) if graphs else None
         encoder, settings = model.encoder, model.config
@@ -87,7 +87,7 @@ class ChunkEncoder:
         self.lookahead_frames = math.ceil(lookahead_ms / encoder.frame_ms)
 
     def start(self) -> Row:
-        """What is carried on to the first chunk of a segment."""
+        """The state before the first chunk of a segment."""
         features, encoder = self.model.features.initial_state(1), self.model.encoder.initial_state(1)
         recent = torch.zeros(1, 0, self.model.config.features.n_mels, device=self.device, dtype=self.model.dtype)
         return self.rows.keep(Carried(features, encoder, recent))[0]
@@ -125,7 +125,7 @@ class ChunkEncoder:
             waveform = self.on_device(torch.stack([segments[row].unencoded[:samples] for row in rows]))
             carried = self.rows.batch([segments[row].carried for row in rows])
             if self._fixed and not ended and samples in (self.first_samples, self.chunk_samples):
-                encoded.append((rows, samples, _Encoded(*self._fixed(waveform, carried, ended))))
+                encoded.append((rows, samples, self._fixed(waveform, carried, ended)))
             else:
                 heard = self._hear(waveform, carried, ended)
                 batches.setdefault(self._kind(heard), []).append((rows, samples, heard))
@@ -140,10 +140,10 @@ class ChunkEncoder:
                 grown[row] = bool(len(frames))
         return after, grown
 
-    def _step(self, waveform: Tensor, carried: Carried, ended: bool) -> tuple[Tensor, Tensor, Carried, int]:
-        """Encode the next samples `(B, n)` of segments that can be one batch; returns an `_Encoded`."""
-        ((out, levels, after, settled),) = self._encode_batch([self._hear(waveform, carried, ended)])
-        return out, levels, after, settled
+    def _step(self, waveform: Tensor, carried: Carried, ended: bool) -> _Encoded:
+        """Encode the next samples `(B, n)` of segments that can be one batch."""
+        (encoded,) = self._encode_batch([self._hear(waveform, carried, ended)])
+        return encoded
 
     def _hear(self, waveform: Tensor, carried: Carried, ended: bool) -> _Heard:
         """The features of the next samples `(B, n)`."""
@@ -152,23 +152,23 @@ class ChunkEncoder:
         return _Heard(ended, self.model.features.level(features), Carried(state, carried.encoder, recent))
 
     def _kind(self, heard: _Heard) -> tuple[Layout, ...]:
-        """What is equal for all that are encoded as one batch."""
+        """A key that is equal for all segments of a batch."""
         frames, layout = heard.carried.recent.shape[1], layout_of(heard.carried.encoder)
         if not self.overlap_frames:
             return heard.ended, frames, layout
         return self._settled(heard), layout, None if self.model.encoder.pads else frames
 
     def _known(self, heard: _Heard) -> int:
-        """Frames of the recent features that have their lookahead; where the segment has ended, all."""
+        """Number of frames of the recent features that have their lookahead; all frames if the segment has ended."""
         frames = self.model.encoder.frames(heard.carried.recent.shape[1])
         return frames if heard.ended else max(0, frames - self.lookahead_frames)
 
     def _settled(self, heard: _Heard) -> int:
-        """How many of these lie before the next state; where the segment has ended, 0, because none is needed."""
+        """Number of these before the next state; 0 if the segment has ended, since it needs none."""
         return 0 if heard.ended else max(0, self._known(heard) - self.overlap_frames)
 
     def _encode_batch(self, batch: Sequence[_Heard]) -> list[_Encoded]:
-        """Encode what was heard, all of one kind."""
+        """Encode features of one kind (`_kind`) as one batch."""
         encoder, recents = self.model.encoder, [heard.carried.recent for heard in batch]
         longest = max(recent.shape[1] for recent in recents)
         features = torch.cat([pad(recent, (0, 0, 0, longest - recent.shape[1])) for recent in recents])

@@ -33,7 +33,7 @@ def batch_frames(encoder_out: Sequence[Tensor]) -> Encoded:
 
 
 class Heard(NamedTuple):
-    """What CTC alone makes of segments; on the CPU."""
+    """Output of the CTC head for segments, on the CPU."""
 
     log_probs: Tensor  # (B, T, V)
     best: Tensor  # (B, T): the most likely token of each frame
@@ -41,7 +41,7 @@ class Heard(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Where a search has come to the best hypothesis of a segment."""
+    """The way of a search to the best hypothesis of a segment."""
 
     trace: Trace
     row: int  # of the segment in the search
@@ -87,7 +87,7 @@ class SegmentSearch:
         hotwords: Sequence[Spotter | None] = (),
         trace: Trace | None = None,
     ) -> list[list[Hypothesis]]:
-        """The n-best continuations of the committed words of each segment, best first; what it passes, to `trace`."""
+        """The n-best continuations of the committed words of each segment, best first; `trace` gets the states."""
         prefix = self._prefix(committed, encoded)
         trace = Trace() if trace is None and any(hotwords) else trace
         found = beam_search(self.model, encoded, config, self.lm, prefix, trace)
@@ -97,7 +97,7 @@ class SegmentSearch:
         return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, known)
 
     def hear(self, encoded: Encoded) -> Heard:
-        """What CTC alone makes of the frames."""
+        """Output of the CTC head for the frames."""
         log_probs = self.model.ctc_log_probs(encoded.encoder_out).cpu()
         return Heard(log_probs, log_probs.argmax(-1), encoded.encoder_out_lengths.tolist())
 
@@ -145,7 +145,7 @@ class SegmentSearch:
     ) -> list[OpenSegment]:
         """The segments with the first `counts` of their `words` committed.
 
-        The states after them are those that the search has passed, where it has: `reached`.
+        The states after them come from the search (`reached`) where it kept them, else from decoding the words again.
         """
         after = list(segments)
         if not (rows := [row for row, count in enumerate(counts) if count]):

@@ -84,7 +84,7 @@ class EncoderStep(nn.Module):
     def _convolved(self, front: Front, features: Tensor, given: State) -> tuple[Tensor, Tensor]:
         """The front's frames of the chunk and of the lowest layer's lookahead, and the next past features.
 
-        What lies beyond would be falsified by the features that are not known yet.
+        Later frames are left out: they depend on features that are not known yet.
         """
         past, reduction = given["past_features"], self.config.front.reduction
         x = torch.cat([past, features], dim=1)

@@ -1,12 +1,12 @@
-"""States of streams, taken out of a batch and put together to another one.
+"""States of streams and hypotheses as rows: taken out of one batch and joined to another.
 
-A state is a tensor `(B, ...)` with a row for each stream, a value that all streams of the batch share, or a tuple or
-frozen dataclass (`State`) of such parts. Its layout is everything but the numbers: rows of the same layout can be one
-batch. What is kept of a stream is a row, all its numbers in a vector, so that a batch costs the same few operations
-whatever the state consists of.
+A state is a tensor `(B, ...)` with a row for each stream, a value shared by all streams of the batch, or a tuple, list
+or frozen dataclass (`State`) of such parts. Its layout is everything but the numbers: only rows of the same layout form
+a batch. A row is one vector with all numbers of a stream, so that batching takes the same few operations for every kind
+of state.
 
-`Vectors` keeps each row in a tensor of its own. `Slots` keeps them in one preallocated tensor on the device, so that no
-operation is needed for a single stream; a CPU gains nothing from that.
+`Vectors` keeps each row in a tensor of its own. `Slots` keeps all rows in one preallocated tensor on the device, so
+that no stream needs an operation of its own; a CPU gains nothing from that.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ S = TypeVar("S")
 
 
 class State:
-    """Base of frozen dataclasses of tensors `(B, ...)`, shared values, and tuples and states of these."""
+    """Base of frozen dataclasses whose fields are parts of a state."""
 
 
 class _Tensor(NamedTuple):
@@ -47,7 +47,7 @@ class _Tensor(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """The place of a tuple or a `State`."""
+    """The place of a tuple, a list or a `State`."""
 
     kind: type
     parts: tuple[Hashable, ...]
@@ -66,8 +66,8 @@ def flatten(state: Any) -> tuple[list[Tensor], Layout]:
             return _Tensor(tuple(part.shape[1:]), part.dtype)
         if isinstance(part, State):
             return _Parts(type(part), tuple(walk(each) for each in vars(part).values()))
-        if isinstance(part, tuple):
-            return _Parts(tuple, tuple(map(walk, part)))
+        if isinstance(part, tuple | list):
+            return _Parts(type(part), tuple(map(walk, part)))
         return cast(Hashable, part)
 
     layout = walk(state)
@@ -83,7 +83,7 @@ def build(layout: Layout, tensors: Iterable[Tensor]) -> Any:
             return next(rest)
         if isinstance(part, _Parts):
             parts = [walk(each) for each in part.parts]
-            return tuple(parts) if part.kind is tuple else part.kind(*parts)
+            return part.kind(parts) if part.kind in (tuple, list) else part.kind(*parts)
         return part
 
     return walk(layout)
@@ -156,7 +156,7 @@ class Rows(Protocol):
     """Where the states of streams are kept."""
 
     def keep(self, state: Any) -> Sequence[Row]:
-        """A row for each stream of a batch, of which it is a copy."""
+        """Copy the state of each stream of a batch to a row."""
 
     def batch(self, rows: Sequence[Any]) -> Any:
         """The state of a batch of streams, from rows of the same layout, in their order."""
@@ -184,7 +184,7 @@ class Vectors:
 
 
 class _Slot:
-    """A row of the table; it is free again when nothing refers to this object any more."""
+    """A row of the table, freed when nothing refers to this object any more."""
 
     __slots__ = ("_free", "layout", "number")
 
@@ -198,8 +198,8 @@ class _Slot:
 class Slots:
     """Keeps rows in one tensor for each dtype, which grows when it is full.
 
-    A row is written once and free again when nobody holds it: what a stream was before a step stays as it was until the
-    stream forgets it. So there are up to twice as many rows as streams.
+    A row is written once, and freed when nothing refers to it: the state of a stream before a step stays valid until
+    the stream drops it. So there are up to twice as many rows as streams.
 
     Args:
         device: of the table.

@@ -1,7 +1,7 @@
-"""What a search would give to hypotheses that differ from one that it has found in one place.
+"""Scores of hypotheses that differ in one place from a hypothesis that a search has found.
 
-Each starts from the state in which it leaves the known one, which the search has kept, and is scored until it has gone
-on with it again for a few tokens. One that falls too far behind is dropped.
+Each starts from the state where it leaves the known hypothesis, which the search has kept, and is scored until it has
+followed the known one again for a few tokens. One that falls too far behind is dropped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
+from asr.model.states import join
 from asr.search.scorers import View, full_scorers
 from asr.search.trace import Passed, Path, Trace
 from asr.steps import Steps
@@ -69,10 +70,10 @@ class _Forced:
         return _State(state.last.index_select(0, rows), state.decoder.select(rows), full)
 
     def step(self, state: _State, owners: Tensor) -> tuple[_State, Tensor, Tensor]:
-        """Go on to the next token, whatever it is.
+        """Score every possible next token.
 
         Returns:
-            The state after it, but for `last`; `(N, V)` weighted scores of each token; their log-probabilities by the
+            The next state, except for `last`; weighted scores `(N, V)` of each token; their log-probabilities by the
             decoder.
         """
         readout, decoder = self.model.decoder.step(state.last, state.decoder, self.memory.of(owners))
@@ -95,7 +96,7 @@ def score_detours(
     known: Mapping[int, Sequence[int]],
     detours: Sequence[Detour],
 ) -> Steps[list[Scored | None]]:
-    """Score detours from known hypotheses by everything that a search scores by but CTC; yields after every token.
+    """Score detours from known hypotheses by all scorers of a search except CTC; yields after every token.
 
     Args:
         model: in evaluation mode.
@@ -125,8 +126,8 @@ def score_detours(
 class _Branched(NamedTuple):
     """Detours after their first tokens."""
 
-    bases: list[list[float]]  # what the known hypotheses gain from the start of each detour to every token after it
-    state: _State  # rows are detours; but for `last`
+    bases: list[list[float]]  # gains of the known hypothesis from the start of each detour to every later token
+    state: _State  # rows are detours; `last` is not set yet
     added: list[float]  # by the first token
     by_decoder: list[float]
 
@@ -138,12 +139,12 @@ def _branch(
     known: Mapping[int, Sequence[int]],
     detours: Sequence[Detour],
 ) -> _Branched:
-    """Where detours leave the known hypotheses, with one step for all first tokens, and for the eos that count."""
+    """The states where detours leave the known hypotheses; one step scores all first tokens and the final eos."""
     ending = {d.row for d in detours if d.end + _AFTER > len(known[d.row])}
     places = sorted({(d.row, d.start) for d in detours} | {(row, len(known[row])) for row in ending})
     states = [forced.passed(trace.passed[count], paths[row].rows[count]) for row, count in places]
     owners = torch.tensor([row for row, _ in places], device=forced.device)
-    state, added, by_decoder = forced.step(_joined(states), owners)
+    state, added, by_decoder = forced.step(join(states), owners)
 
     index = {place: i for i, place in enumerate(places)}
     totals = {row: list(path.totals) for row, path in paths.items()}
@@ -160,7 +161,7 @@ def _branch(
 def _deviate(
     forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour], branched: _Branched
 ) -> Steps[list[Scored | None]]:
-    """Go on after the first tokens of detours; yields after every token."""
+    """Score the remaining tokens of detours; yields after every token."""
     texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + _AFTER]] for d in detours]
     gains: list[float] = [0.0] * len(detours)
     token_scores: list[list[float]] = [[] for _ in detours]
@@ -188,14 +189,3 @@ def _deviate(
         added, by_decoder = (x.gather(1, tokens[:, None])[:, 0].tolist() for x in (every, log_probs))
         yield
     return found
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """States one after the other: tensors, None, or tuples and lists of these."""
-    first = parts[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    values = [_joined(some) for some in zip(*parts, strict=True)]
-    return values if isinstance(first, list) else type(first)(*values)

@@ -1,9 +1,9 @@
 """Hotwords: phrases of a list put into a hypothesis where they were said, after the search.
 
-Where CTC has spotted a phrase (`asr.search.spotting`), it takes the place of the words that the best hypothesis has
-there, if the whole score of the search, with what the phrase is worth, is then higher. What a hypothesis has of the
-list is worth as much, so that no phrase takes the place of another that fits better. Other words stay as they are, and
-a phrase counts once for each place, whatever its weight.
+Where CTC has spotted a phrase (`asr.search.spotting`), the phrase replaces the words of the best hypothesis if the
+whole score of the search, plus the worth of the phrase, is then higher. Phrases that the hypothesis already holds have
+the same worth, so that none is replaced by one that fits worse. Other words stay as they are, and a phrase counts once
+in each place, whatever its weight.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def place_hotwords_steps(
 def _variants(
     tokens: list[int], words: _Words, spots: Sequence[Spot], frames: Tensor, spotter: Spotter, config: SearchConfig
 ) -> list[_Variant]:
-    """The ways to put the spots into a hypothesis that CTC finds likely enough."""
+    """The replacements of words by spots that CTC finds likely enough."""
     weight, some = config.hotword_weight, []
     for spot in spots:
         for start, end in _spans(spot, words):
@@ -204,7 +204,7 @@ def _spelled(spot: Spot, replaced: Sequence[str], tokenizer: Tokenizer) -> list[
 
 
 def _ctc_changes(tokens: list[int], words: _Words, variants: Sequence[_Variant], frames: Tensor) -> list[float]:
-    """What variants change in the log-probability by CTC, given `frames` `(T, V)`: with a few words around them."""
+    """Changes of the CTC log-probability by variants, with a few words around them; `frames` are `(T, V)`."""
     texts: dict[tuple[tuple[int, ...], int, int], int] = {}  # each once, with its frames
     pairs = []
     for v in variants:

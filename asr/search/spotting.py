@@ -1,9 +1,9 @@
-"""Where hotwords of a list can have been said: their best paths through the CTC head's output.
+"""Spotting of hotwords: places where the CTC head's output may hold a phrase of a list.
 
 Most phrases of a list are not in an utterance. So each is first looked for in the CTC head's output: the best path that
-spells it, from any frame to any other, beside the best path of all through the same frames. Only the phrases whose path
-is likely enough are followed up; one that cannot be is given up as early as possible. After Andrusenko et al. 2024,
-"Fast Context-Biasing for CTC and Transducer ASR models with CTC-based Word Spotter".
+spells it, between any two frames, is compared with the best path overall through the same frames. Only phrases with a
+likely path are scored further, and an unlikely one is dropped as early as possible. After Andrusenko et al. 2024, "Fast
+Context-Biasing for CTC and Transducer ASR models with CTC-based Word Spotter".
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Spelling(NamedTuple):
 
     said: str
     tokens: tuple[int, ...]
-    worth: float  # what a hypothesis gains by it, by its length and the weight of its phrase
-    continues: bool = False  # it goes on from the words before the search
+    worth: float  # gain of a hypothesis that holds it, by its length and the weight of its phrase
+    continues: bool = False  # begins in the words before the search
 
 
 class Spot(NamedTuple):
-    """A place where a spelling can have been said."""
+    """A place where a spelling may have been said."""
 
     spelling: Spelling
     first_frame: int
@@ -112,7 +112,7 @@ class Spotter:
         return cls(tokenizer, spellings, rests, Table.of(list(spellings.values())), longest)
 
     def begun(self, known: Sequence[int]) -> list[Spelling]:
-        """What is left of the phrases that begin with the last words of the known tokens."""
+        """The rest of each phrase that begins with the last words of the known tokens."""
         words = self.tokenizer.decode(known[-_KNOWN_TOKENS:]).split() if self.words > 1 else []
         latest = (" ".join(words[-count:]) for count in range(1, min(self.words, len(words) + 1)))
         return [rest for text in latest for rest in self.rests.get(text, ())]
@@ -124,7 +124,7 @@ class Spotter:
             log_probs: `(T, V)` of the CTC head.
             known: tokens before the first frame.
             weight: of what phrases are worth.
-            margin: a place whose log-probability is this many times its phrase's worth below 0 is none.
+            margin: lowest log-probability of a place, as a multiple of its phrase's worth below 0.
         """
         if not len(log_probs):
             return []
@@ -136,7 +136,7 @@ class Spotter:
 
 
 def _spots(frames: Tensor, table: Table, scale: float) -> list[tuple[float, Spot]]:
-    """The places of the likeliest spellings, each with how far it is above the least score."""
+    """The places of the likeliest spellings, each with its distance above the lowest score."""
     which, paths = best_paths(frames, table, scale)
     least = -scale * table.worths[which]
     likeliest = (paths.scores.amax(1) - least).argsort(descending=True, stable=True)[: _most(len(frames))]
@@ -152,7 +152,7 @@ def _most(frames: int) -> int:
 
 
 def relative(log_probs: Tensor) -> Tensor:
-    """Beside the likeliest token of each frame."""
+    """Log-probabilities relative to the likeliest token of each frame."""
     return log_probs - log_probs.amax(-1, keepdim=True)
 
 
@@ -166,7 +166,7 @@ class Paths(NamedTuple):
         return Paths(self.scores[rows], self.starts[rows])
 
     def later(self) -> Paths:
-        """As of the frame before."""
+        """These, shifted to the next frame."""
         scores, starts = (x[:, :-1] for x in self)
         return Paths(pad(scores, (1, 0), value=_LOG_ZERO), pad(starts, (1, 0)))
 

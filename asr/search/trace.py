@@ -1,4 +1,4 @@
-"""States that a beam search has passed, from which its hypotheses can be changed in one place and scored again."""
+"""States kept by a beam search, from which a changed hypothesis can be scored without searching again."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Passed(NamedTuple):
     parents: Tensor  # (N,): rows before the last token
     owners: Tensor  # (N,): the utterance of each
     last: Tensor  # (N,): token
-    added: Tensor  # (N,): what the full scorers have given to the last token
+    added: Tensor  # (N,): score of the last token by the full scorers
     decoder: DecoderState  # (N)
     full: list[Any]  # states of the full scorers
 
 
 class Path(NamedTuple):
-    """How a search has come to a hypothesis: before its first token, and after each."""
+    """The way of a search to a hypothesis: before its first token, and after each."""
 
     rows: list[int]
-    totals: list[float]  # what the full scorers have given so far
+    totals: list[float]  # scores by the full scorers so far
 
 
 class Trace:
-    """What a search passes, one token after the other.
+    """The states of a search, token by token.
 
     It takes about 15 KB of memory for each live hypothesis and token of the default model.
     """
@@ -42,11 +42,11 @@ class Trace:
         self._known: list[list[tuple[int, int, int, float]]] = []  # parent, owner, token and score of each row
 
     def add(self, passed: Passed) -> None:
-        """Add what is passed before the next token."""
+        """Add the live hypotheses before the next token."""
         self.passed.append(passed)
 
     def path(self, utterance: int, tokens: Sequence[int]) -> Path:
-        """The path to a hypothesis; it ends early where the search has gone on without it."""
+        """The path to a hypothesis, up to where the search dropped it."""
         for passed in self.passed[len(self._known) :]:
             columns = (x.tolist() for x in (passed.parents, passed.owners, passed.last, passed.added))
             self._known.append(list(zip(*columns, strict=True)))
@@ -57,7 +57,7 @@ class Trace:
         return Path([], [])
 
     def _back(self, row: int, tokens: Sequence[int]) -> Path | None:
-        """The path to a row after `tokens`; None where it has come by others."""
+        """The path to a row after `tokens`; None if the row has other tokens."""
         rows, gains = [row], []
         for count in range(len(tokens), 0, -1):
             parent, _, token, added = self._known[count][rows[-1]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -28,7 +29,7 @@ _LAST = "last.safetensors"
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ABC):
     """Settings of every run. The defaults suit half an hour to two hours on a CPU core."""
 
     held_out: float = 0.005  # share at the end of each text that is not learned from
@@ -53,9 +54,9 @@ class RunConfig:
         """Factor of the learning rates at a step; `progress` is the completed share of the run, 0 to 1."""
         return min(1.0, (step + 1) / max(1, self.warmup_steps)) * max(0.0, 1.0 - progress)
 
+    @abstractmethod
     def same_model(self, other: Any) -> bool:
-        """Whether a run with these settings can continue with the weights of a run with the others."""
-        raise TypeError(f"{type(self).__name__} does not say what makes a model")
+        """Whether a run with these settings can resume from the weights of a run with the other ones."""
 
 
 C = TypeVar("C", bound=RunConfig)

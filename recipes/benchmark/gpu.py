@@ -1,10 +1,10 @@
-"""What one GPU bears: live streams at once, files in batches, and hours of speech that training gets through.
+"""Capacity of one GPU: simultaneous live streams, files in batches, and hours of speech per hour of training.
 
     python -m recipes.benchmark.gpu --output gpu.json
     python -m recipes.benchmark.gpu --only streams --dtype bfloat16 --output gpu.json
 
-Results are saved in the output file as they come. A further run with the same model on the same GPU adds to them, so
-that the whole can be measured in pieces. See README.md beside this file for what is measured.
+Each result is saved in the output file at once. A further run with the same model on the same GPU adds to the file, so
+that the benchmark can run in parts. README.md beside this file describes the measurements.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WARM_UP = 0.25  # share of the steps that is not counted; while segments begin, 
 
 
 def live(recogniser: Recogniser, recordings: Sequence[Tensor], count: int, seconds: float) -> dict[str, Any]:
-    """Step so many live streams together, a chunk of the encoder at a time, each at another place in the recordings."""
+    """Step `count` live streams together by one chunk at a time, each at another place in the recordings."""
     from streaming.engine import Engine
 
     engine = Engine(recogniser)
@@ -186,7 +186,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Results
 def _work(
     options: argparse.Namespace, recogniser: Recogniser, recordings: Sequence[Tensor], device: torch.device
 ) -> Iterator[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]]:
-    """What is to be measured with a recogniser: the part, its settings, and what measures it."""
+    """The measurements with a recogniser: part, settings, and the function that measures."""
     if "streams" in options.only:
         for count in options.streams:
             yield "streams", {"streams": count}, partial(live, recogniser, recordings, count, options.seconds)

@@ -1,4 +1,4 @@
-"""Results of `gpu.py`: a JSON file that several runs add to, and the table of all that is in it."""
+"""Results of `gpu.py`: a JSON file to which several runs add, and its table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Results:
 
     Args:
         path: the file; None: nothing is saved.
-        facts: origin of the numbers. Runs may differ in the command alone.
+        facts: origin of the numbers. Only the command may differ between runs.
 
     Raises:
         DataError: the file holds something else, or results of another model, GPU or version.
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def largest(rows: list[dict[str, Any]]) -> int:
-    """The largest number of streams up to which every measured number keeps up; 0 if none does."""
+    """The largest measured number of streams such that it and all smaller ones keep up; 0 if none does."""
     count = 0
     for row in sorted(rows, key=lambda row: row["streams"]):
         if not row["keeps_up"]:

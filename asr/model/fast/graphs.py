@@ -1,7 +1,7 @@
 """Steps of fixed shapes as CUDA graphs: one launch in place of some hundred.
 
-A graph reads from and writes to tensors of its own. It is captured for a layout of the arguments and a number of rows,
-a power of two: the rows of a batch are copied to the first ones, and what the others hold is not looked at.
+A graph has input and output tensors of its own. It is captured for one layout of the arguments and one number of rows,
+a power of two: a batch is copied to the first rows, and the results of the others are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_GRAPHS = 64
 _WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and allocate
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
-"""Of a function without arguments: what runs it again, and its result, which each run writes anew."""
+"""Takes a function without arguments; returns a function that replays it, and its result, rewritten by each replay."""
 
 
 class _Graph(NamedTuple):
@@ -69,7 +69,7 @@ class Graphs:
     def _worth(self, key: tuple[Layout, int]) -> bool:
         if not self._usable or key[1] > _MOST_ROWS or len(self._graphs) == _MOST_GRAPHS:
             return False
-        if len(self._seen) > 8 * _MOST_GRAPHS:  # shapes that do not come again
+        if len(self._seen) > 8 * _MOST_GRAPHS:  # mostly shapes seen once
             self._seen.clear()
         self._seen[key] += 1
         return self._seen[key] > 1
@@ -91,7 +91,7 @@ class Graphs:
 
 
 def _capturing() -> Capture:
-    """`capture` into one pool of memory: graphs run one after the other, so they can share what is not their result."""
+    """`capture` into one memory pool: graphs never run at the same time, so they can share all but their results."""
     pool: list[Any] = []
 
     def captured(function: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
@@ -106,7 +106,7 @@ def capture(function: Callable[[], Any], pool: Any = None) -> tuple[Callable[[],
     """Capture a function on the current CUDA device; see `Capture`.
 
     Raises:
-        RuntimeError: it does what a graph cannot hold, or there is too little memory.
+        RuntimeError: the function cannot be captured, or there is too little memory.
     """
     stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(stream)
@@ -115,7 +115,7 @@ def capture(function: Callable[[], Any], pool: Any = None) -> tuple[Callable[[],
             function()
     stream.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may use the GPU meanwhile.
+    # Other threads may use the GPU during the capture.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = function()
     return graph.replay, result

@@ -1,8 +1,8 @@
 """LSTMs in int8 on a CPU, for those that take most of the time of a stream.
 
-Each output of a weight matrix has a scale, as usual. The scale of the inputs is what could make a row hang on the
-others of its batch. Here it is a constant for outputs of an LSTM, which lie between -1 and 1, and a number for each row
-for all else. Sums of integers are exact: a row's result is the same, bit for bit, in every batch.
+Each output of a weight matrix has a scale, as usual. A scale of the inputs that is shared by a batch would make a row
+depend on its neighbours. Here it is a constant for outputs of an LSTM, which lie between -1 and 1, and a number per row
+for all other inputs. Sums of integers are exact, so a row's result is bit for bit the same in every batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def available() -> bool:
 
 
 def fits(x: Tensor) -> bool:
-    """Whether a tensor is of the kind that the kernels are for: float32 on a CPU."""
+    """Whether the kernels take this kind of tensor: float32 on a CPU."""
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
@@ -64,7 +64,7 @@ class Bidirectional8:
     def run(
         self, x: Tensor, lengths: Tensor, hidden: tuple[Tensor, Tensor], settled: int
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Run both over the frames `x` `(B, T, D)`, those beyond `lengths` `(B,)` left out of the backward one.
+        """Run both over the frames `x` `(B, T, D)`; the backward one skips those beyond `lengths` `(B,)`.
 
         Args:
             x: frames.

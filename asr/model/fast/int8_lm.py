@@ -1,7 +1,7 @@
-"""Language models in int8 on a CPU: the steps of those with one LSTM layer.
+"""Steps of language models with one LSTM layer, in int8 on a CPU.
 
-The input of the LSTM is one of a few hundred embeddings, so that its share of the gates is looked up. The recurrence is
-in int8. The layers after it, whose rounding would change the scores most, stay as they are.
+The input of the LSTM is one of a few hundred embeddings, so its share of the gates is looked up in a table. Only the
+recurrence is in int8: rounding in the layers after it would change the scores most.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["Lm8", "quick", "quick_internal"]
 
 
 class Lm8:
-    """A language model without its module. What it says after some tokens is the same, bit for bit, in every batch."""
+    """A language model's step without its module; a row's scores do not depend on the batch."""
 
     def __init__(self, config: LmConfig, lm: LanguageModel | InternalLm, weights: Sequence[Tensor]) -> None:
         """`weights` are those of the LSTM and its biases, in PyTorch's order."""
         self.config, self.lm = config, lm
         w_ih, w_hh, b_ih, b_hh = (int8.gates_in_order(weight) for weight in weights)
-        self._gates = torch.addmm(b_ih + b_hh, lm.embedding.weight.detach(), w_ih.t())  # (V, 4 H): what each token adds
+        self._gates = torch.addmm(b_ih + b_hh, lm.embedding.weight.detach(), w_ih.t())  # (V, 4 H): each token's share
         self._recurrent = int8.Linear8(w_hh)
         self._logits = _logits(lm)
 
