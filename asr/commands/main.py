@@ -121,7 +121,8 @@ def _explained(error: Any) -> str:
     where = f"(see {context.command_path if context else 'spellstream'} --help)"
     option = getattr(error, "option_name", None)
     if option is None or not hasattr(error, "possibilities"):
-        return f"{error.format_message()} {where}"
+        reason = error.format_message().replace(": Value error, ", ": ")  # a prefix of some versions of typer
+        return f"{reason} {where}"
     known = _names(context.command.params) if context else []
     advice = hint(option, known)
     return f"no such option: {option}{': ' if advice else ''}{advice} {where}"

@@ -83,7 +83,7 @@ def test_version(command: Command) -> None:
         (["transcribe", "a.wav", "--beam-size", "0"], "--beam-size"),
         (["transcribe", "a.wav", "--beam-size", "many"], "--beam-size"),
         (["transcribe", "a.wav", "--device", "abacus"], "--device"),
-        (["transcribe", "a.wav", "--dtype", "float1"], "--dtype"),
+        (["transcribe", "a.wav", "--dtype", "float1"], "Invalid value for '--dtype': 'float1' is not one of"),
         (["transcribe", "a.wav", "--format", "doc"], "unknown format 'doc'"),
         (["transcribe", "a.wav", "--format", "txt,srt"], "several formats (txt,srt) need an --output-dir"),
         (["transcribe", "a.wav", "b.wav", "--format", "srt"], "srt of several sources needs an --output-dir"),
