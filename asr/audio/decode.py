@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from asr.audio.chunk import Chunk
-from asr.audio.container import Track, container_chunks, container_seconds
+from asr.audio.container import container_chunks, container_seconds
 from asr.audio.headers import declared_bytes, ogg_is_damaged, wav_data
 from asr.audio.kinds import headerless_hint, not_audio, reads_as_container
 from asr.audio.sndfile import open_sound, sound_chunks, sound_seconds
+from asr.audio.tracks import Track, check_single_track
 from asr.errors import AudioError
 
 __all__ = ["duration_seconds", "file_chunks"]
@@ -57,6 +58,8 @@ def file_chunks(
             yield from _chunks(file, name, block_seconds, keep_damaged, track)
         except AudioError:
             raise
+        except OSError as error:  # a failing disk or network
+            raise AudioError(name, f"cannot be read: {error.strerror or error}") from error
         except Exception as error:  # from any library: one bad file must not stop the others
             reason = " ".join(str(error).split()) or type(error).__name__
             raise AudioError(name, f"cannot be decoded: {reason}") from error
@@ -89,9 +92,11 @@ def _chunks(
 
     container = reads_as_container(head) or (wav is not None and (wav.is_mpeg or wav.reads_on))
     if not container and (sound := open_sound(file)) is not None:
-        if str(track or 1).isdigit() and str(track or 1) != "1":
+        try:
+            check_single_track(track, name)
+        except AudioError:
             sound.close()
-            raise AudioError(name, f"has a single audio track: there is no track {track}")
+            raise
         yield from sound_chunks(file, sound, name, block_seconds, keep_damaged, share)
         return
 
@@ -120,7 +125,7 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[IO
             else:
                 file = sys.stdin.buffer
             if not file.seekable():
-                file = stack.enter_context(_spooled(file))
+                file = stack.enter_context(_spooled(file, name))
             empty = file.seek(0, os.SEEK_END) == 0
             file.seek(0)
         except OSError as error:
@@ -133,8 +138,13 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[IO
 
 
 @contextlib.contextmanager
-def _spooled(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile() as spool:
-        shutil.copyfileobj(file, spool, 1 << 20)
-        spool.flush()
+def _spooled(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """A temporary copy; its folder may be full, which is no fault of the source."""
+    with contextlib.ExitStack() as stack:
+        try:
+            spool = stack.enter_context(tempfile.NamedTemporaryFile())
+            shutil.copyfileobj(file, spool, 1 << 20)
+            spool.flush()
+        except OSError as error:
+            raise AudioError(name, f"cannot be copied to a temporary file: {error.strerror or error}") from error
         yield spool

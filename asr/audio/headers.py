@@ -7,14 +7,16 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-__all__ = ["WavData", "asf_seconds", "declared_bytes", "mp3_seconds", "ogg_is_damaged", "wav_data"]
+__all__ = ["TAGS", "WavData", "asf_seconds", "declared_bytes", "mp3_seconds", "ogg_is_damaged", "wav_data"]
 
 PLACEHOLDER_BYTES = 0x7FFF_0000
 """Headers written before the length was known hold a placeholder near 2 or 4 GiB."""
 
+TAGS = (b"ID3", b"TAG", b"APETAGEX")
+"""Starts of tags, which may follow the audio of any format, and lie between joined MP3 files."""
+
 _MAX_CHUNKS = 10_000
 _SLACK_BYTES = 1024  # padding after the data of a WAV file
-_TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -83,7 +85,7 @@ def _riff_chunks(file: IO[bytes], position: int, size: int) -> Iterator[tuple[by
 
 def _ends_in_chunks(file: IO[bytes], position: int, size: int) -> bool:
     """Whether the rest of the file consists of chunks or a tag."""
-    if _read(file, position, 8).startswith(_TAGS):
+    if _read(file, position, 8).startswith(TAGS):
         return True
     end = position
     for name, start, length in _riff_chunks(file, position, size):
@@ -224,7 +226,7 @@ def ogg_is_damaged(file: IO[bytes], size: int) -> bool:
         header = _read(file, position, 27 + 255)
         if not header.startswith(b"OggS"):
             rest = header + file.read(_OGG_PAGE_BYTES)
-            return b"OggS" in rest or not (is_last or rest.startswith(_TAGS))
+            return b"OggS" in rest or not (is_last or rest.startswith(TAGS))
         segments = header[26] if len(header) > 26 else 0
         is_last = len(header) > 26 and bool(header[5] & 4)
         position += 27 + segments + sum(header[27 : 27 + segments])

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Level"]
+__all__ = ["LevelCorrector"]
 
-_RATE = 16_000
-_WINDOW = 512
-_STRETCH = 938 * _WINDOW  # 30 s: the longest stretch held back, and the span of one gain
-_SURE_WINDOWS = 2 * _RATE // _WINDOW  # from the first loud window on; a stream normal until then is never changed
-_FADE = _RATE // 100  # from one gain to the next
+_SAMPLE_RATE = 16_000
+_WINDOW_SAMPLES = 512
+_STRETCH_SAMPLES = 938 * _WINDOW_SAMPLES  # 30 s: the longest stretch held back, and the span of one gain
+# From the first loud window on; a stream that is normal so far is never changed.
+_TRIAL_WINDOWS = 2 * _SAMPLE_RATE // _WINDOW_SAMPLES
+_FADE_SAMPLES = _SAMPLE_RATE // 100  # from one gain to the next
 
 _LOUD_DB = -55.0  # power of a window re full scale; a sentence 40 dB below the usual stays under it
 _FLOOR_DB = -90.0  # below it, audio has too few bits to amplify
@@ -22,15 +23,15 @@ _TARGET_DB = -18.0
 _ACTIVE_DB = 40.0  # windows further than this below the loudest do not count
 _MODULATION_DB = 6.0  # least difference between loud and soft windows of speech; steady noise has less than 1
 _INTEGER_PEAK = 64.0  # no float recording overshoots this far
-_SCALES = (32_768.0, 8_388_608.0, 2_147_483_648.0)
+_INTEGER_SCALES = (32_768.0, 8_388_608.0, 2_147_483_648.0)  # full scale of 16, 24 and 32 bits
 
 _LOG = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
 
 
-class Level:
-    """One stream's gain, at 16 kHz.
+class LevelCorrector:
+    """Level correction of one stream at 16 kHz.
 
     A stream whose level is normal passes through bit for bit, without delay after its first two seconds of sound. One
     that stays below -55 dBFS is held 30 s at a time, and amplified to -18 dBFS if its level fluctuates like speech.
@@ -43,71 +44,76 @@ class Level:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._scale: float | None = None  # divisor for the whole stream; None: not known yet
+        self._divisor: float | None = None  # of all samples to come; None: not known yet
         self._gain: float | None = None  # of the previous stretch
         self._clear()
 
     def _clear(self) -> None:
-        self._pieces: list[Samples] = []
-        self._held = 0  # samples
-        self._tail = np.zeros(0, np.float32)  # the start of a window
-        self._powers: list[float] = []  # of the windows
+        """Start a stretch."""
+        self._pieces: list[Samples] = []  # held back
+        self._held_samples = 0
+        self._partial_window = np.zeros(0, np.float32)
+        self._powers: list[float] = []  # of the whole windows
         self._peak = 0.0
-        self._loud_at: int | None = None  # the first loud window
+        self._first_loud: int | None = None  # number of the first loud window
 
     def step(self, samples: Samples) -> Iterator[Samples]:
         """Take the next samples; yield those that are ready, in their original pieces."""
-        while self._scale is None and len(samples):
-            piece, samples = np.split(samples, [_STRETCH - self._held])
+        while self._divisor is None and len(samples):
+            piece, samples = np.split(samples, [_STRETCH_SAMPLES - self._held_samples])
             self._take(piece)
             if self._is_normal():
-                self._scale = 1.0
+                self._divisor = 1.0
                 yield from self._release(1.0)
-            elif self._held == _STRETCH:
+            elif self._held_samples == _STRETCH_SAMPLES:
                 yield from self._release(self._judge())
         if len(samples):
-            yield samples if self._scale == 1.0 else samples / np.float32(self._scale)
+            yield samples if self._divisor == 1.0 else samples / np.float32(self._divisor)
 
     def flush(self) -> Iterator[Samples]:
         """Yield the held samples at the end of the stream."""
         yield from self._release(self._judge())
 
     def _take(self, piece: Samples) -> None:
+        """Hold back a piece and measure its windows."""
         self._pieces.append(piece)
-        self._held += len(piece)
-        windows = np.concatenate((self._tail, piece))
-        whole = len(windows) // _WINDOW * _WINDOW
-        self._tail = windows[whole:]
-        for window in windows[:whole].reshape(-1, _WINDOW):
+        self._held_samples += len(piece)
+        windows = np.concatenate((self._partial_window, piece))
+        whole = len(windows) // _WINDOW_SAMPLES * _WINDOW_SAMPLES
+        self._partial_window = windows[whole:]
+        for window in windows[:whole].reshape(-1, _WINDOW_SAMPLES):
             self._measure(window)
 
     def _measure(self, window: Samples) -> None:
         power = float(np.square(window, dtype=np.float64).mean())
-        if self._loud_at is None and _decibels(power) > _LOUD_DB:
-            self._loud_at = len(self._powers)
+        if self._first_loud is None and _decibels(power) > _LOUD_DB:
+            self._first_loud = len(self._powers)
         self._powers.append(power)
-        if self._loud_at is None or len(self._powers) <= self._loud_at + _SURE_WINDOWS:
+        if self._first_loud is None or len(self._powers) <= self._first_loud + _TRIAL_WINDOWS:
             self._peak = max(self._peak, float(np.abs(window).max()))
 
     def _is_normal(self) -> bool:
-        return self._loud_at is not None and self._peak <= 1 and len(self._powers) >= self._loud_at + _SURE_WINDOWS
+        """Whether the stretch is loud enough, in the range of floats, and long enough to be sure of both."""
+        if self._first_loud is None or self._peak > 1:
+            return False
+        return len(self._powers) >= self._first_loud + _TRIAL_WINDOWS
 
     def _judge(self) -> float:
-        """The gain of the held stretch; may also fix the scale of the whole stream."""
-        if len(self._tail) and self._held < _STRETCH:  # the end of the stream
-            self._measure(self._tail)
+        """The gain of the held stretch; a loud one also decides the divisor of all samples to come."""
+        if len(self._partial_window) and self._held_samples < _STRETCH_SAMPLES:  # the end of the stream
+            self._measure(self._partial_window)
         if self._peak > _INTEGER_PEAK:
-            self._scale = next((scale for scale in _SCALES if self._peak <= 1.5 * scale), _SCALES[-1])
+            self._divisor = next((scale for scale in _INTEGER_SCALES if self._peak <= 1.5 * scale), _INTEGER_SCALES[-1])
             message = "%s: float samples reach %.0f, as if scaled as integers: they are divided by %.0f"
-            _LOG.warning(message, self._name, self._peak, self._scale)
-            return 1.0 / self._scale
-        if self._loud_at is not None:
-            self._scale = 1.0
+            _LOG.warning(message, self._name, self._peak, self._divisor)
+            return 1.0 / self._divisor
+        if self._first_loud is not None:
+            self._divisor = 1.0
             return 1.0
         return _speech_gain(np.array(self._powers))
 
     def _release(self, gain: float) -> Iterator[Samples]:
-        """Yield the held samples with their gain, faded in from the previous stretch's."""
+        """Yield the held samples with a gain, faded in from that of the previous stretch."""
         pieces, before = self._pieces, gain if self._gain is None else self._gain
         self._clear()
         self._gain = gain
@@ -117,8 +123,8 @@ class Level:
                 yield piece
                 continue
             gains = np.full(len(piece), gain, np.float32)
-            if position < _FADE and gain != before and self._scale in (None, 1.0):
-                ramp = np.minimum(np.arange(position + 1, position + len(piece) + 1) / _FADE, 1)
+            if position < _FADE_SAMPLES and gain != before and self._divisor in (None, 1.0):
+                ramp = np.minimum(np.arange(position + 1, position + len(piece) + 1) / _FADE_SAMPLES, 1)
                 gains = (before + ramp * (gain - before)).astype(np.float32)
             position += len(piece)
             yield piece * gains

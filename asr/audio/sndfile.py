@@ -26,17 +26,31 @@ _FLAC_BUFFER_BYTES = 1 << 17  # libFLAC may have read this far past the end of a
 
 
 class _View:
-    """A file from an offset on, without its name, since soundfile takes a name in .raw for headerless samples."""
+    """A file from an offset on, without its name, since soundfile takes a name in .raw for headerless samples.
+
+    libsndfile reads through C callbacks, which print an exception instead of raising it. The view keeps that of a read,
+    and the file seems to end there until `raise_failure`.
+    """
 
     def __init__(self, file: IO[bytes], offset: int = 0) -> None:
         self._file, self._offset = file, offset
+        self._failure: BaseException | None = None
         file.seek(offset)
 
     def read(self, count: int = -1) -> bytes:
-        return self._file.read(count)
+        try:
+            return self._file.read(count)
+        except BaseException as failure:  # also Ctrl-C
+            self._failure = failure
+            return b""
+
+    def raise_failure(self) -> None:
+        """Raise the exception of an earlier read, if any."""
+        if self._failure is not None:
+            raise self._failure
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # The C callback would print an exception instead of raising it; `tell` shows libsndfile what happened.
+        # A failed seek leaves the position, which `tell` shows libsndfile.
         with contextlib.suppress(OSError, ValueError, OverflowError):
             self._file.seek(offset + (self._offset if whence == os.SEEK_SET else 0), whence)
         return self.tell()
@@ -46,12 +60,18 @@ class _View:
 
 
 def open_sound(file: IO[bytes], offset: int = 0) -> Any:
-    """A `soundfile.SoundFile`, or None where libsndfile does not know the file."""
+    """A `soundfile.SoundFile`, or None where libsndfile does not know the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     import soundfile
 
+    view = _View(file, offset)
     try:
-        return soundfile.SoundFile(_View(file, offset))
+        return soundfile.SoundFile(view)
     except soundfile.LibsndfileError:
+        view.raise_failure()
         return None
 
 
@@ -75,6 +95,7 @@ def sound_chunks(
 
     Raises:
         AudioError: it is damaged or cut short.
+        OSError: it cannot be read.
     """
     offset: int | None = 0
     while offset is not None:
@@ -104,7 +125,9 @@ def _stream_chunks(
         values = np.empty((frames, sound.channels), np.float32)
         try:
             values = sound.read(out=values)
+            sound.name.raise_failure()  # soundfile calls its file, a `_View`, its name
         except soundfile.LibsndfileError:
+            sound.name.raise_failure()
             if 0 < (good := sound.tell() - frames_read) <= frames:
                 yield Chunk(rate, values[:good])
             frames_read = max(sound.tell(), frames_read)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from asr.errors import AudioError
 
-__all__ = ["Track", "select_track"]
+__all__ = ["Track", "check_single_track", "select_track"]
 
 Track: TypeAlias = "int | str | None"
 """An audio track: its number from 1 on, or its language in a code of ISO 639 (fr, fra, fre); None: chosen."""
@@ -50,8 +50,9 @@ def select_track(container: Any, track: Track, name: str) -> Any:
         raise AudioError(name, f"has no audio track {track}: it has {known}")
 
     default = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
-    own = [stream for stream in streams if _code(_language(stream)) == LANGUAGE]
-    chosen = next((stream for stream in own if stream in default), None) or next(iter(own or default or streams))
+    english = [stream for stream in streams if _code(_language(stream)) == LANGUAGE]
+    both = [stream for stream in english if stream in default]
+    chosen = (both or english or default or streams)[0]
     if len(streams) > 1:
         _LOG.warning(
             "%s: has audio tracks %s: track %d is read (--track chooses another)",
@@ -60,6 +61,17 @@ def select_track(container: Any, track: Track, name: str) -> Any:
             streams.index(chosen) + 1,
         )
     return chosen
+
+
+def check_single_track(track: Track, name: str) -> None:
+    """Check the choice of a track of a file that can only have one, of an undeclared language.
+
+    Raises:
+        AudioError: `track` is another number than 1.
+    """
+    number = str(1 if track is None else track).strip()
+    if number.isdigit() and number != "1":
+        raise AudioError(name, f"has a single audio track: there is no track {number}")
 
 
 def _language(stream: Any) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from asr.audio.chunk import Chunk, chunk_frames
 from asr.audio.decode import file_chunks
-from asr.audio.level import Level
+from asr.audio.level import LevelCorrector
 from asr.audio.pcm import Downmix, DownmixState, to_float
 from asr.audio.tracks import Track
 from asr.config import require
@@ -94,9 +94,9 @@ def blocks(
             the file's default.
 
     Yields:
-        16 kHz mono float32 tensors `(samples,)`, none empty. `asr.audio.level.Level` has amplified very quiet speech
-        and rescaled floats in an integer range; other samples are unchanged, even beyond ±1. If a file has a clock,
-        sample n is at n / 16000 s of it: gaps are filled with silence.
+        16 kHz mono float32 tensors `(samples,)`, none empty. Very quiet speech is amplified and floats in an
+        integer range are rescaled, see `asr.audio.level`; other samples are unchanged, even beyond ±1. If a file has a
+        clock, sample n is at n / 16000 s of it: gaps are filled with silence.
 
     Raises:
         AudioError: the source is missing, not readable, not audio, empty or cut short, holds NaN or infinity, or has a
@@ -145,7 +145,7 @@ def source_name(source: object) -> str:
 
 def _levelled(waveform: Iterable[torch.Tensor], name: str) -> Iterator[NDArray[np.float32]]:
     """Bring the level into the usual range; held samples are yielded before an error."""
-    level = Level(name)
+    level = LevelCorrector(name)
     try:
         for samples in waveform:
             yield from level.step(samples.numpy())
@@ -158,15 +158,15 @@ def _levelled(waveform: Iterable[torch.Tensor], name: str) -> Iterator[NDArray[n
 def _at_16_khz(chunks: Iterable[Chunk], name: str) -> Iterator[torch.Tensor]:
     """Mix the channels and resample; some of the tensors may be empty. Held samples are yielded before an error."""
     stage: _Stage | None = None
-    frames = 0
+    seconds = 0.0
     try:
         for chunk in chunks:
             if stage is not None and not stage.fits(chunk):  # the next of several joined streams
                 yield from stage.flush()
                 stage = None
             stage = stage or _Stage(chunk, name)
-            yield stage.step(_finite(chunk, frames, name))
-            frames += len(chunk.values)
+            yield stage.step(_finite(chunk, seconds, name))
+            seconds += len(chunk.values) / chunk.sample_rate
     except AudioError:
         if stage is not None:
             yield from stage.flush()
@@ -203,17 +203,18 @@ def _check_rate(rate: object, source: object) -> None:
         raise AudioError(source, f"its sample rate is {rate} Hz: it must be {bounds}")
 
 
-def _finite(chunk: Chunk, frames_before: int, name: str) -> NDArray[np.float32]:
-    """The samples of a chunk as floats, `(frames, channels)`."""
+def _finite(chunk: Chunk, start_seconds: float, name: str) -> NDArray[np.float32]:
+    """The samples of a chunk as floats, `(frames, channels)`; an AudioError names the first that is not finite."""
     try:
         values = to_float(chunk.values)
     except TypeError as error:
         raise AudioError(name, str(error)) from None
     if np.isfinite(values).all():
         return values
-    finite = np.asarray(np.isfinite(values).all(axis=1))
-    seconds, bad = (frames_before + int(finite.argmin())) / chunk.sample_rate, int(len(finite) - finite.sum())
-    more = f", and {bad - 1} more soon after" if bad > 1 else ""
+    is_bad = ~np.isfinite(values).all(axis=1)
+    seconds = start_seconds + int(is_bad.argmax()) / chunk.sample_rate
+    others = int(is_bad.sum()) - 1
+    more = f", and {others} more soon after" if others else ""
     raise AudioError(name, f"the sample at {seconds:.3f} s is NaN or infinite{more}")
 
 
@@ -231,7 +232,10 @@ def _array_chunks(
     if source.size == 0:
         return
     source = _narrowed(source, name)
-    values = source[:, None] if source.ndim == 1 else source if source.shape[1] < source.shape[0] else source.T
+    if source.ndim == 1:
+        values = source[:, None]
+    else:
+        values = source if source.shape[1] < source.shape[0] else source.T
     frames = chunk_frames(rate, values.shape[1], block_seconds)
     for start in range(0, len(values), frames):
         yield Chunk(rate, values[start : start + frames])

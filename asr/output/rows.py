@@ -45,8 +45,11 @@ def open_rows(path: Path, *, resume: bool) -> Rows:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    if not resume and path.exists() and (path.is_file() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists already: --resume continues it")
+    try:
+        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} exists already: --resume continues it")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return Rows(_JsonLines(path) if path.suffix.lower() == ".jsonl" else _Parquet(path))
 
 
@@ -58,9 +61,11 @@ class Rows:
         self.notes: Sequence[str] = ()
 
     def obstacle(self, source: str) -> DataError | None:
+        """The reason why the source's row could not be written: there is never one."""
         return None
 
     def holds(self, source: str) -> bool:
+        """Whether the source has a row without an error."""
         return _valid(absolute(source)) in self._held
 
     def write(self, source: str, transcript: TimedText, error: SpellstreamError | None = None) -> None:
@@ -126,8 +131,12 @@ class _JsonLines:
             raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Wait until the rows are on the disk, which may report only then that it is full."""
+        with self._file:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]] | None]:

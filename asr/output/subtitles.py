@@ -23,10 +23,15 @@ MAX_CUE_MS = 7000
 MIN_CUE_MS = 1000
 CHARACTERS_PER_SECOND = 20
 CLOSED_GAP_MS = 500  # a shorter gap between cues would flicker
-_ORPHAN = 0.3  # cost of a line with a single word, in the unit of `cost_of_break`
-_CUE = 0.3  # cost of each cue
 _MOST_WORDS = 200  # per cue, whatever its lines could hold: nobody reads more in seven seconds
-_BRIEF = 0.3  # cost of a cue that ends before it can be read
+
+# Costs of a division into cues and lines, in the unit of `cost_of_break`.
+_CUE_COST = 0.3  # of each cue: fewer are better
+_BRIEF_CUE_COST = 0.3  # of one that is followed by the next before it can be read
+_EMPTY_CUE_COST = 0.5  # times the square of the part of a cue that is empty
+_CUE_BREAK_WEIGHT = 2.0  # of `cost_of_break` between cues; between lines it is 1
+_UNEVEN_LINE_COST = 0.5  # times a line's deviation from the mean length, as a part of the text
+_SINGLE_WORD_LINE_COST = 0.3
 
 
 @dataclass(frozen=True)
@@ -204,14 +209,14 @@ def _share(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[tuple[int
 
 
 def _split(words: list[Timed], shape: SubtitleShape) -> list[_Cue]:
-    """The words in the fewest readable cues with the best breaks; greedy filling would leave single words over."""
-    # best[n]: cost of the cues so far, if they hold the first n words, and where the last of them begins.
+    """The cues of the words with the lowest cost; greedy filling would leave single words over."""
+    # best[n]: cost of the cues so far, if they hold the first n words, and the first word of the last cue.
     best = [(0.0, 0)]
     for end in range(1, len(words) + 1):
-        after = cost_of_break(words[end - 1], words[end]) if end < len(words) else 0.0
-        costs = ((best[s][0] + cost, s) for s, cost in _cue_costs(words, end, shape))
+        break_cost = cost_of_break(words[end - 1], words[end]) if end < len(words) else 0.0
+        costs = ((best[start][0] + cost, start) for start, cost in _cue_costs(words, end, shape))
         cost, start = min(costs, key=lambda found: (found[0], -found[1]))
-        best.append((cost + 2 * after, start))
+        best.append((cost + _CUE_BREAK_WEIGHT * break_cost, start))
     edges = [len(words)]
     while edges[-1] > 0:
         edges.append(best[edges[-1]][1])
@@ -234,8 +239,9 @@ def _cue_costs(words: list[Timed], end: int, shape: SubtitleShape) -> Iterator[t
             return
         size = sum(len(word.text) + 1 for word in words[start:end]) - 1 if shape.max_words is None else count
         next_ms = words[end].start_ms if end < len(words) else words[end - 1].end_ms
-        brief = _BRIEF if next_ms - words[start].start_ms < MIN_CUE_MS and count < len(words) else 0.0
-        yield start, _CUE + (1 - size / room) ** 2 / 2 + brief
+        is_brief = next_ms - words[start].start_ms < MIN_CUE_MS and count < len(words)
+        cost = _CUE_COST + _EMPTY_CUE_COST * (1 - size / room) ** 2
+        yield start, cost + _BRIEF_CUE_COST if is_brief else cost
 
 
 def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], ...]:
@@ -252,10 +258,13 @@ def _wrap(words: list[Timed], shape: SubtitleShape) -> tuple[tuple[Timed, ...], 
                 width += len(words[end - 1].text) + 1
                 if width > shape.max_line_width:
                     break
-                own = abs(width / characters - 1 / count) / 2 + (_ORPHAN if count > 1 and end == start + 1 else 0)
-                own += cost_of_break(words[end - 1], words[end]) if end < len(words) else 0
-                if end not in following or cost + own < following[end][0]:
-                    following[end] = (cost + own, (*starts, start))
+                line_cost = _UNEVEN_LINE_COST * abs(width / characters - 1 / count)
+                if count > 1 and end == start + 1:
+                    line_cost += _SINGLE_WORD_LINE_COST
+                if end < len(words):
+                    line_cost += cost_of_break(words[end - 1], words[end])
+                if end not in following or cost + line_cost < following[end][0]:
+                    following[end] = (cost + line_cost, (*starts, start))
         best = following
     starts = best[len(words)][1]
     return tuple(tuple(words[start:end]) for start, end in pairwise((*starts, len(words))))

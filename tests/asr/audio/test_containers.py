@@ -263,5 +263,6 @@ def test_a_track_that_is_not_there_is_named(tracks: Path, tmp_path: Path) -> Non
             next(blocks(tracks, track=track))
     single = write(tmp_path / "a.wav", tone())
     assert len(next(blocks(single, track="eng"))) > 0  # which language it holds is not told
-    with pytest.raises(AudioError, match="has a single audio track: there is no track 2"):
-        next(blocks(single, track=2))
+    for number in (2, " 2 ", 0, "0"):  # 0 once meant the first one here, and was refused in a container
+        with pytest.raises(AudioError, match=f"has a single audio track: there is no track {str(number).strip()}$"):
+            next(blocks(single, track=number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -19,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.audio import SAMPLE_RATE, blocks, container, load
+from asr.audio import SAMPLE_RATE, blocks, libav, load
 from asr.audio.decode import duration_seconds
 from asr.errors import AudioError
 from tests.support.sounds import WAV, Pipe, reason, tone, write
@@ -179,7 +180,7 @@ def test_containers_that_cannot_be_read(video: Path, tmp_path: Path) -> None:
 @needs_ffmpeg  # to make the video
 def test_a_file_on_which_nothing_is_decoded_is_not_read_for_ever(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server reads uploads one after the other, and one such file once ended that for good."""
-    monkeypatch.setattr(container, "_STALL_SECONDS", -1.0)
+    monkeypatch.setattr(libav, "_STALL_SECONDS", -1.0)
     assert reason(video) == f"{video}: nothing could be decoded in -1 s"
 
 
@@ -216,3 +217,43 @@ def test_any_exception_of_a_library_is_an_audio_error(tmp_path: Path, monkeypatc
     path = write(tmp_path / "a.wav", tone())
     monkeypatch.setattr(soundfile.SoundFile, "read", fail)
     assert reason(path) == f"{path}: cannot be decoded: of a kind that nobody expected"
+
+
+class FailingDisk(io.BytesIO):
+    """A file whose second half cannot be read."""
+
+    def __init__(self, data: bytes, failure: BaseException) -> None:
+        super().__init__(data)
+        self.failure, self.half = failure, len(data) // 2
+
+    def read(self, count: int | None = -1) -> bytes:
+        if self.tell() + (count or 0) > self.half:
+            raise self.failure
+        return super().read(count)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.wav"])
+def test_a_disk_that_fails_is_named(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A callback of libsndfile printed a traceback, and a file of unknown length seemed to end there."""
+    data = write(tmp_path / name, np.random.default_rng(0).uniform(-1, 1, 200_000)).read_bytes()
+    file = FailingDisk(data, OSError(errno.EIO, "Input/output error"))
+    assert reason(file) == "stream: cannot be read: Input/output error"
+    assert capfd.readouterr().err == ""
+
+
+def test_control_c_while_a_file_is_read_ends_the_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It was printed by the same callback, the file called damaged, and the command went on with the next one."""
+    data = write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 200_000)).read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        load(FailingDisk(data, KeyboardInterrupt()))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_temporary_folder_is_no_fault_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read "standard input: No space left on device"."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    assert reason(Pipe(WAV)) == "stream: cannot be copied to a temporary file: No space left on device"

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import SAMPLE_RATE, blocks, load
-from asr.audio.level import Level
+from asr.audio.level import LevelCorrector
 from tests.support.containers import bursts
 from tests.support.sounds import tone, write
 
 
 def levelled(samples: np.ndarray, cuts: list[int]) -> np.ndarray:
-    level, out = Level("a"), []
+    level, out = LevelCorrector("a"), []
     for piece in np.split(samples, cuts):
         out += list(level.step(piece))
     return np.concatenate([np.zeros(0, np.float32), *out, *level.flush()])

@@ -16,7 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.audio import SAMPLE_RATE, Resampler, blocks, load
+from asr.audio import SAMPLE_RATE, Resampler, blocks, load, waveform
+from asr.audio.chunk import Chunk
 from asr.audio.decode import duration_seconds
 from asr.errors import AudioError, ConfigError
 from tests.support.sounds import WAV, reason, tone, write
@@ -158,6 +159,14 @@ def test_a_sample_that_is_no_number_is_named(tmp_path: Path, value: float, rate:
     assert reason(path) == f"{path}: the sample at 1.500 s is NaN or infinite"
     with pytest.raises(AudioError, match=r"at 1\.500 s"):
         list(blocks(path, block_seconds=0.3))
+
+
+def test_a_bad_sample_is_placed_right_after_a_change_of_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of several joined streams were added up and divided by the last one's rate."""
+    bad = np.array([[0.0], [np.nan]], np.float32)
+    chunks = [Chunk(8_000, np.zeros((8_000, 1), np.float32)), Chunk(48_000, bad)]
+    monkeypatch.setattr(waveform, "file_chunks", lambda *_: (chunk for chunk in chunks))
+    assert reason("a.ogg") == "a.ogg: the sample at 1.000 s is NaN or infinite"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])

@@ -160,6 +160,28 @@ def test_a_full_disk_leaves_no_part_of_a_row(tmp_path: Path, monkeypatch: pytest
     assert [row["source"] for row in read(path)] == ["/a.wav", "/c.wav"]
 
 
+def test_a_disk_that_is_full_at_the_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems report a full disk only when the file is closed: that was a traceback behind a long run."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "rows.jsonl"
+    rows = open_rows(path, resume=False)
+    write(rows, "/a.wav")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be written: No space left on device")):
+        rows.close()
+
+
+def test_a_device_by_the_name_of_rows_is_left_alone(tmp_path: Path) -> None:
+    """It is neither a file nor a folder, and its entries were asked for all the same: NotADirectoryError."""
+    path = tmp_path / "rows.jsonl"
+    path.symlink_to("/dev/null")
+    with pytest.raises(ConfigError, match="exists already"):
+        open_rows(path, resume=False)
+
+
 def test_parts_are_written_as_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyarrow")
     monkeypatch.setattr("asr.output.rows._PART_SEGMENTS", 6)  # each of these rows counts for three
