@@ -19,5 +19,5 @@ def tiny_punctuator() -> Punctuator:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(4.0)
-    vocabulary = Vocabulary("the cat sat on a mat i left paris".split(), {"iphone": "iPhone"}, config.buckets)  # noqa: SIM905
+    vocabulary = Vocabulary("the cat sat on a mat i left paris".split(), {"iphone": "iPhone"}, config.buckets)
     return Punctuator(network, vocabulary)

@@ -12,8 +12,10 @@ __all__ = [
     "ORDINALS",
     "TENS",
     "UNDER_TWENTY",
+    "Figures",
     "Number",
     "Rule",
+    "Written",
     "cardinal",
     "follows",
     "is_number_word",
@@ -60,15 +62,29 @@ MONTHS = (
 )
 
 
-Rule = Callable[[Sequence[str], int], tuple[int, str | None] | None]
-"""Words and a start → the end and the written form; form None: words stay as they are; None: rule does not apply."""
-
-
 class Number(NamedTuple):
-    """A number that ends before word `end`."""
+    """The value of a number that ends before word `end`."""
 
     end: int
     value: int
+
+
+class Figures(NamedTuple):
+    """A number in figures, which ends before word `end`."""
+
+    end: int
+    text: str
+
+
+class Written(NamedTuple):
+    """What a rule makes of the words before word `end`: their written form, or None where they stay as they are."""
+
+    end: int
+    text: str | None
+
+
+Rule = Callable[[Sequence[str], int], Written | None]
+"""Words and a start → the written form of the words from there on; None: the rule does not apply."""
 
 
 def follows(words: Sequence[str], at: int, *options: str) -> bool:
@@ -89,25 +105,25 @@ def under_hundred(words: Sequence[str], start: int) -> Number | None:
         return Number(start + 1, UNDER_TWENTY[words[start]])
     if words[start] not in TENS:
         return None
-    ones = UNDER_TWENTY.get(words[start + 1], 0) if start + 1 < len(words) else 0
-    return Number(start + 1 + (0 < ones < 10), TENS[words[start]] + (ones if 0 < ones < 10 else 0))
+    tens, ones = TENS[words[start]], UNDER_TWENTY.get(words[start + 1], 0) if start + 1 < len(words) else 0
+    return Number(start + 2, tens + ones) if 0 < ones < 10 else Number(start + 1, tens)
 
 
 def cardinal(words: Sequence[str], start: int) -> Number | None:
     """The longest cardinal at a word: "two million three hundred thousand and five"; "a hundred and two"."""
-    total, at, least = 0, start, 10**15
-    while (part := _under_thousand(words, at, article=at == start)) is not None:
+    total, at, last_scale = 0, start, 10**15
+    while (part := _with_hundreds(words, at, article=at == start)) is not None:
         end, value = part
         scale = SCALES.get(words[end], 1) if end < len(words) else 1
-        if scale >= least or (value == 0 and at > start):
+        if scale >= last_scale or (value == 0 and at > start):
             break
-        total, least = total + value * scale, scale
+        total, last_scale = total + value * scale, scale
         at = end + (scale > 1)
         if scale == 1:
             break
         # "two thousand and five": the "and" belongs to it only if a smaller part follows.
         after = at + (at < len(words) and words[at] == "and")
-        following = _under_thousand(words, after)
+        following = _with_hundreds(words, after)
         if following is None or following.value == 0:
             break
         if after > at and (following.value >= 100 or (following.end < len(words) and words[following.end] in SCALES)):
@@ -116,8 +132,11 @@ def cardinal(words: Sequence[str], start: int) -> Number | None:
     return Number(at, total) if at > start else None
 
 
-def _under_thousand(words: Sequence[str], start: int, article: bool = False) -> Number | None:
-    """A number from 0 to 9,999: "twenty", "nineteen hundred", "three hundred and five"; "a hundred", "a thousand"."""
+def _with_hundreds(words: Sequence[str], start: int, article: bool = False) -> Number | None:
+    """A number that may have hundreds: "twenty", "nineteen hundred", "three hundred and five".
+
+    With `article` also the start of "a hundred" and "a thousand".
+    """
     if article and start + 1 < len(words) and words[start] == "a" and (words[start + 1] in {"hundred", *SCALES}):
         first: Number | None = Number(start + 1, 1)
     else:

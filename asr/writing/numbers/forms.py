@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asr.writing.numbers.amounts import age, first_of_range, money, ordinal_number, percent, plain
+from asr.writing.numbers.amounts import age_as_noun, count, first_of_range, money, ordinal_number, percentage
 from asr.writing.numbers.cardinals import Rule, is_number_word
-from asr.writing.numbers.codes import digits, labelled, phrase, toll_free
-from asr.writing.numbers.dates import clock, day_first, minutes_past, month_first, year
-from asr.writing.numbers.letters import letters
+from asr.writing.numbers.codes import digit_string, fixed_phrase, labelled_number, toll_free
+from asr.writing.numbers.dates import day_first, minutes_past_hour, month_first, time_of_day, year
+from asr.writing.numbers.letters import spelled_letters
 from asr.writing.parts import Form
 
 __all__ = ["LOOKAHEAD_WORDS", "forms"]
@@ -22,23 +22,24 @@ LOOKAHEAD_WORDS = 4
 """Number of following words after which a word outside all forms can no longer become part of one."""
 
 _RULES: tuple[Rule, ...] = (
-    phrase,
+    fixed_phrase,
     month_first,
     day_first,
-    minutes_past,
-    clock,
+    minutes_past_hour,
+    time_of_day,
     toll_free,
-    labelled,
-    digits,
+    labelled_number,
+    digit_string,
     money,
-    percent,
+    percentage,
     first_of_range,
     year,
-    age,
+    age_as_noun,
     ordinal_number,
-    plain,
-    letters,
+    count,
+    spelled_letters,
 )
+"""From the most specific to the most general; the first that applies decides."""
 
 
 def forms(words: Sequence[str], sure: Sequence[bool] | None = None, breaks: Sequence[bool] | None = None) -> list[Form]:
@@ -57,31 +58,28 @@ def forms(words: Sequence[str], sure: Sequence[bool] | None = None, breaks: Sequ
     start = 0
     for end in range(1, len(words) + 1):
         if end == len(words) or (breaks is not None and breaks[end - 1]):
-            stretch = _stretch(words[start:end])
-            found += (Form(start + form.start, start + form.end, form.text) for form in stretch)
+            unbroken = _unbroken_forms(words[start:end])
+            found += (Form(start + form.start, start + form.end, form.text) for form in unbroken)
             start = end
     return [form for form in found if sure is None or all(sure[form.start : form.end])]
 
 
-def _stretch(words: Sequence[str]) -> list[Form]:
+def _unbroken_forms(words: Sequence[str]) -> list[Form]:
     """The forms of words without a break."""
     found: list[Form] = []
     at = 0
     while at < len(words):
-        for rule in _RULES:
-            hit = rule(words, at)
-            if hit is not None:
-                end, text = hit
-                if text is not None:
-                    found.append(Form(at, end, text))
-                at = end
-                break
-        else:
-            at = _after_numbers(words, at)
+        written = next(filter(None, (rule(words, at) for rule in _RULES)), None)
+        if written is None:
+            at = _after_number_words(words, at)
+            continue
+        if written.text is not None:
+            found.append(Form(at, written.end, written.text))
+        at = written.end
     return found
 
 
-def _after_numbers(words: Sequence[str], at: int) -> int:
+def _after_number_words(words: Sequence[str], at: int) -> int:
     """The next word to examine: a run of number words that matches no rule is skipped as a whole."""
     end = at + 1
     if is_number_word(words[at]):

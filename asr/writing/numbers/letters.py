@@ -7,19 +7,15 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from asr.writing.numbers.cardinals import follows, is_number_word
+from asr.writing.numbers.cardinals import Written, follows, is_number_word
 
-__all__ = ["letters"]
+__all__ = ["spelled_letters"]
 
 _LONGEST = 12  # letters of a spelled word
 # Two letters are more often a stammer than initials, so only these pairs are joined.
 _PAIRS = frozenset(
-    (
-        *("bc", "cd", "cv", "db", "dc", "dj", "dm", "ec", "ep", "er", "eu", "ev", "fm", "gb", "gm", "gp", "hd"),
-        *("hp", "hq", "hr", "jd", "jk", "jp", "js", "la", "lp", "md", "ml", "mp", "ms", "nj", "ny", "nz", "ok"),
-        *("os", "pc", "ph", "pm", "pr", "qa", "qb", "qr", "rv", "sd", "sr", "tb", "tv", "ui", "uk", "un", "us", "uv"),
-        *("ux", "vc", "vm", "vp", "vr", "xl"),
-    )
+    "bc cd cv db dc dj dm ec ep er eu ev fm gb gm gp hd hp hq hr jd jk jp js la lp md ml mp ms nj ny nz ok os pc ph "
+    "pm pr qa qb qr rv sd sr tb tv ui uk un us uv ux vc vm vp vr xl".split()
 )
 # Neither an article nor "I" follows these, so a first letter "a" or "i" after them is spelled.
 _DETERMINERS = frozenset(("an", "the", "our", "your", "their", "its", "my", "his", "her"))
@@ -31,19 +27,14 @@ _STAMMERED = {
 }
 """Initials that may also be a stammer, and the words that must precede them."""
 _BEFORE_UNKNOWN = _DETERMINERS | frozenset(
-    (
-        *("a", "and", "at", "by", "called", "code", "for", "from", "in", "letters", "name", "named", "of", "on", "or"),
-        *("spell", "spelled", "with"),
-    )
+    "a and at by called code for from in letters name named of on or spell spelled with".split()
 )
 """Words that must precede letters that are not in initialisms.txt, unless the letters stand alone."""
 _AFTER_I = frozenset(
-    (
-        *("am", "m", "mean", "don't", "do", "think", "have", "had", "was", "would", "will", "can", "could", "know"),
-        *("guess", "just", "really", "want", "wanted", "said", "see", "should", "feel", "love", "like", "as", "to"),
-    )
+    "am m mean don't do think have had was would will can could know guess just really want wanted said see should "
+    "feel love like as to".split()
 )
-_UNITS = frozenset(("cm", "db", "fps", "ft", "kg", "km", "kph", "lb", "mg", "ml", "mm", "mph", "psi", "rpm"))
+_UNITS = frozenset("cm db fps ft kg km kph lb mg ml mm mph psi rpm".split())
 _PLURALS = frozenset(("apis", "atms", "ceos", "cds", "dvds", "ngos", "pcs", "stds", "tvs", "ufos", "urls"))
 _WRITTEN = {
     "aka": "a.k.a.",
@@ -60,7 +51,7 @@ def _initialisms() -> frozenset[str]:
     return frozenset(Path(__file__).with_name("initialisms.txt").read_text(encoding="utf-8").split())
 
 
-def letters(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
+def spelled_letters(words: Sequence[str], at: int) -> Written | None:
     """Spelled letters: "u s" → "US"; the words "a" and "i" stay words."""
     end = at
     while end < len(words) and len(words[end]) == 1 and words[end].isalpha():
@@ -74,10 +65,10 @@ def letters(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
     if said[0] == "a" and said[1:] in _PAIRS and said != "abc" and before not in _DETERMINERS:
         return None  # "a t v": the article, then "t v" by itself
     if said in _UNITS and is_number_word(before):
-        return end, said
+        return Written(end, said)
     if len(said) == 2 and said[0] in "ai":
         told = before in _DETERMINERS and said in _PAIRS_AFTER_DETERMINERS and follow not in _AFTER_I
-        return (end, said.upper()) if told or (said == "ad" and is_number_word(before)) else None
+        return Written(end, said.upper()) if told or (said == "ad" and is_number_word(before)) else None
     if said not in _initialisms() and said not in _WRITTEN:
         if said[0] in "ai" and before not in _DETERMINERS:
             return None
@@ -86,7 +77,7 @@ def letters(words: Sequence[str], at: int) -> tuple[int, str | None] | None:
         alone = at == 0 and not follow
         if not _are_initials(said, told=alone or before in _BEFORE_UNKNOWN):
             return None
-    return at + len(said), _WRITTEN.get(said) or said.upper()
+    return Written(at + len(said), _WRITTEN.get(said) or said.upper())
 
 
 def _is_list(words: Sequence[str], end: int) -> bool:
