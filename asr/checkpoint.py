@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from asr.config import LmConfig, ModelConfig, PunctuationConfig, from_dict, to_dict
 from asr.errors import CheckpointError, ConfigError, TokenizerError
-from asr.files import write_atomically
+from asr.files import replacing, write_atomically
 from asr.folders import CONFIG, LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS, TOKENIZER, WEIGHTS, find
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
@@ -39,6 +40,7 @@ __all__ = [
     "save",
     "save_lm",
     "save_punctuation",
+    "write_tensors",
 ]
 
 T = TypeVar("T")
@@ -182,7 +184,11 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path, config: str)
 
 
 def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint, floating-point weights as `dtype`; a language model in the folder is kept."""
+    """Write a checkpoint, floating-point weights as `dtype`; a language model in the folder is kept.
+
+    Raises:
+        DataError: a file cannot be written; so for the other parts of a model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / CONFIG, to_dict(model.config))
     write_atomically(folder / TOKENIZER, tokenizer.model)
@@ -215,7 +221,7 @@ def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
             state[name + _SCALES] = scales.half().float()
         else:
             state[name] = weights.half()
-    _write_tensors(folder / MARKS_WEIGHTS, state)
+    write_tensors(folder / MARKS_WEIGHTS, state)
 
 
 def copy_text_models(source: Path, folder: Path) -> None:
@@ -232,13 +238,20 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _save_weights(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
-    _write_tensors(path, {n: w.to(dtype) if w.is_floating_point() else w for n, w in model.state_dict().items()})
+    write_tensors(path, {n: w.to(dtype) if w.is_floating_point() else w for n, w in model.state_dict().items()})
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to a temporary file and rename it, so that no reader sees a partial file."""
-    from safetensors.torch import save_file
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """Write tensors, and texts in the header, to a safetensors file, atomically.
 
-    part = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
-    part.replace(path)
+    Raises:
+        DataError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    # Not safetensors' `save_file`, whose files only their owner can read, and whose errors are no OSErrors.
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -293,6 +293,9 @@ class SearchConfig:
     max_repeats: int = 4  # consecutive repetitions of a phrase; more than this count as a loop
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, f"search.{name}", value, "a finite number")
         require(1 <= self.beam_size <= 256, "search.beam_size", self.beam_size, "in 1..256")
         require(self.beam_margin >= 0, "search.beam_margin", self.beam_margin, "at least 0")
         require(1 <= self.nbest <= self.beam_size, "search.nbest", self.nbest, f"in 1..beam_size ({self.beam_size})")

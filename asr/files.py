@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from asr.errors import DataError
 
-__all__ = ["absolute", "write_atomically"]
+__all__ = ["absolute", "replacing", "write_atomically"]
 
 
 def absolute(path: str | Path) -> str:
@@ -33,6 +35,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             _replace(Path(os.path.realpath(path)), data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, with the same suffix, which replaces it if the block succeeds.
+
+    For large content: the next attempt writes to the same path, so that killed ones leave one file and not many.
+    Otherwise see `write_atomically`.
+
+    Raises:
+        DataError: the block raised an OSError: the file cannot be written. Nothing is left behind.
+    """
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _replace(path: Path, content: bytes) -> None:

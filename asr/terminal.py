@@ -1,4 +1,4 @@
-"""Messages on standard error: lines, and a progress bar on terminals."""
+"""Messages on standard error: lines, and a progress bar on terminals; text on standard output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "byte_progress", "loading", "say", "say_warnings"]
+__all__ = ["STANDARD_OUTPUT", "Progress", "byte_progress", "loading", "say", "say_warnings", "write_output"]
+
+STANDARD_OUTPUT = "standard output"
 
 
 def say(message: object) -> None:
     """Print a message on standard error, as one line even if a file name in it has line breaks."""
     sys.stderr.write("spellstream: " + " ".join(str(message).splitlines()) + "\n")
     sys.stderr.flush()
+
+
+def write_output(text: str = "") -> None:
+    """Write to standard output, and deliver it with all that was printed before.
+
+    Raises:
+        BrokenPipeError: its reader is gone.
+        OSError: it cannot be written, as on a full disk; the error names standard output.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
 
 
 def say_warnings() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from asr.errors import DataError, SpellstreamError
 from asr.files import absolute, write_atomically
 from asr.output.formats import render
 from asr.output.rows import open_rows
+from asr.terminal import write_output
 
 if TYPE_CHECKING:
     from asr.output.subtitles import SubtitleShape
@@ -104,8 +104,7 @@ class StandardOutput(Sink):
         elif self._several:
             name = " ".join(source.splitlines())
             text = "".join(f"{name}: {line}".rstrip() + "\n" for line in text.splitlines() or [""])
-        sys.stdout.write(text)
-        sys.stdout.flush()  # a reader at the other end of a pipe sees each transcript at once
+        write_output(text)  # at once, for a reader at the other end of a pipe
 
 
 class OutputFile(Sink):
@@ -228,7 +227,7 @@ def open_sink(sources: Sequence[str], destination: Destination) -> Sink:
 
     Raises:
         ConfigError: see `asr.output.rows.open_rows`.
-        DataError, OSError: the folder cannot be made.
+        DataError: see there; or the folder cannot be made.
     """
     if destination.rows is not None:
         return open_rows(destination.rows, resume=destination.resume)
@@ -239,6 +238,8 @@ def open_sink(sources: Sequence[str], destination: Destination) -> Sink:
             destination.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise DataError(f"{destination.folder}: is a file, not a folder") from None
+        except OSError as error:
+            raise DataError(f"{destination.folder}: cannot be made: {error.strerror or error}") from error
     if destination.folder is not None or destination.beside:
         return OutputFiles(sources, destination)
     return StandardOutput(destination.formats[0], are_several(sources), destination.shape)

@@ -57,14 +57,16 @@ def content(path: Path) -> bytes:
     """The bytes of a UTF-8 file, without a byte order mark.
 
     Raises:
-        DataError: the file cannot be read, or is in UTF-16.
+        DataError: the file cannot be read, is in UTF-16, or is no text.
     """
     try:
         found = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if found.startswith(_UTF16_MARKS) or b"\0" in found[:4]:
+    if found.startswith(_UTF16_MARKS) or found[:2].count(0) == 1:
         raise DataError(f"{path}: the text is UTF-16; save it as UTF-8")
+    if b"\0" in found:  # one error, where each "line" of a recording would give its own
+        raise DataError(f"{path}: is not a text file")
     return found.removeprefix(b"\xef\xbb\xbf")
 
 

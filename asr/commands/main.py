@@ -31,7 +31,7 @@ from asr.commands.publish import publish
 from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
-from asr.terminal import loading, say, say_warnings
+from asr.terminal import STANDARD_OUTPUT, loading, say, say_warnings, write_output
 
 __all__ = ["PLUGINS", "app", "main"]
 
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     debug = "--debug" in takewhile(lambda argument: argument.startswith("-"), arguments)
+    _replace_closed_streams()
     say_warnings()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
@@ -54,16 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         say(f"interrupted: {stop}" if str(stop) else "interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The pipe's reader is gone. Without this, Python's flush on exit would print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the pipe's reader is gone
+        _discard_output()
         return BROKEN_PIPE
     except (SpellstreamError, OSError) as error:
         if debug:
             raise
         name = getattr(error, "filename", None)
         say(error if name is None else f"{name}: {getattr(error, 'strerror', error)}")
+        if name == STANDARD_OUTPUT:
+            _discard_output()
         return 1
+
+
+def _discard_output() -> None:
+    """Discard what cannot be written. Without this, Python's flush on exit would print an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _replace_closed_streams() -> None:
+    """Give a stream that the caller closed (`>&-`) a substitute: messages are dropped, output is an error."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open to the end
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
 def _run(arguments: list[str]) -> int:
@@ -78,8 +93,9 @@ def _run(arguments: list[str]) -> int:
         # Not `command()`, which reports errors and interrupts in its own way.
         with command.make_context("spellstream", arguments) as context:
             command.invoke(context)
-        sys.stdout.flush()
+        write_output()
     except typer.Exit as stop:
+        write_output()
         return stop.exit_code
     except usage_error as error:
         say(_explained(error))

@@ -19,7 +19,7 @@ _HINTS = {
     "--compute-type": "use --dtype",
     "--condition-on-previous-text": "segments are decoded independently",
     "--fp16": "use --dtype float16",
-    "--initial-prompt": "there are no prompts",
+    "--initial-prompt": "use --hotwords for names and terms",
     "--model-dir": "use --model with a folder",
     "--overwrite-output": "use --overwrite",
     "--patience": "use --beam-size",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,11 +41,15 @@ def measurements(run: Path) -> dict[int, dict[str, float]]:
     path = run / MEASUREMENTS
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {int(row.pop("step")): {name: float(value) for name, value in row.items()} for row in rows}
+        return {int(row.pop("step")): {"wer": float(row.pop("wer")), **_floats(row)} for row in rows}
     except OSError as error:
         raise CheckpointError(f"{run}: not a run with measurements: {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error!r}") from None
+
+
+def _floats(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
 
 
 def choose(run: Path, last: int | None = None, best: int | None = None) -> list[Path]:

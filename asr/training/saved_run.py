@@ -15,9 +15,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from asr.checkpoint import write_tensors
 from asr.config import from_dict, require
 from asr.errors import CheckpointError, ConfigError
 from asr.training.config import read_toml
@@ -106,16 +106,18 @@ class SavedRun:
         return norm
 
     def save(self, progress: Any) -> None:
-        """Save the run; `progress` is a dataclass of plain values."""
+        """Save the run; `progress` is a dataclass of plain values.
+
+        Raises:
+            DataError: the file cannot be written; that of the last time is kept.
+        """
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         for name, state in self._states.items():
             for key, value in state.items():
                 tensors[f"optimiser.{key}.{name}"] = value
         tensors["random"] = torch.get_rng_state()
         described = json.dumps({"progress": dataclasses.asdict(progress), "config": dataclasses.asdict(self.config)})
-        part = self.path.with_name(self.path.name + ".part")
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"run": described})
-        part.replace(self.path)
+        write_tensors(self.path, tensors, {"run": described})
 
     def load(self) -> dict[str, Any]:
         """Resume from the file, and return the fields of the progress; empty if there is no file.

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio, checkpoint
 from asr.archive import manifest
-from asr.checkpoint import Checkpoint
+from asr.checkpoint import Checkpoint, write_tensors
 from asr.config import AttentionConfig, DecoderConfig, HybridConfig
 from asr.errors import AudioError, DataError
 from asr.model.features import mask_beyond
@@ -96,7 +96,7 @@ def encode(start: Checkpoint, path: Path, cache: Path, max_seconds: float | None
     Raises:
         DataError: if the manifest is broken or nothing is left.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     wanted = {
         one.id: one
@@ -112,9 +112,7 @@ def encode(start: Checkpoint, path: Path, cache: Path, max_seconds: float | None
                 found |= _encode_batch(start.model, {name: wanted[name].audio for name in names}, device)
                 for name in names:
                     progress.advance(wanted[name].duration_seconds)
-        part = cache.with_name(cache.name + ".part")
-        save_file(found, part)
-        part.replace(cache)
+        write_tensors(cache, found)
     known = load_file(cache)
     spoken = [
         Spoken(name, one.corpus, normalise(one.text or "") or "", one.duration_seconds, known[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from asr import checkpoint, folders
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureConfig, ModelConfig
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, DataError
 from asr.model.las import Model
 from asr.text.tokenizer import Tokenizer
 
@@ -98,6 +99,24 @@ def test_saving_again_replaces_and_leaves_nothing_behind(model: Model, tokenizer
         model.ctc.bias.fill_(0.5)
     checkpoint.save(folder, model, tokenizer)
     assert torch.equal(checkpoint.load(folder).model.ctc.bias, model.ctc.bias)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([WEIGHTS, CONFIG, TOKENIZER])
+
+
+def test_weights_can_be_read_by_whoever_may_read_the_rest(folder: Path) -> None:
+    """Safetensors' own files have the mode 0600: a server of another user found a config but could not open weights."""
+    assert (folder / WEIGHTS).stat().st_mode == (folder / CONFIG).stat().st_mode
+
+
+def test_a_full_disk_is_named_and_the_old_weights_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was safetensors' own exception, which nothing caught, and half a file was left behind."""
+    model = checkpoint.load(folder)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=re.escape(f"{folder / 'x.safetensors'}: cannot be written: No space left")):
+        checkpoint.write_tensors(folder / "x.safetensors", model.model.state_dict())
     assert sorted(p.name for p in folder.iterdir()) == sorted([WEIGHTS, CONFIG, TOKENIZER])
 
 

@@ -129,6 +129,14 @@ def test_bounds_hold_in_python_too() -> None:
         AttentionConfig(scorer="cosine")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["lm_weight", "length_bonus", "beam_margin", "max_tokens_per_second"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_weights_of_a_search_are_finite_in_python_too(name: str, value: float) -> None:
+    """`--lm-weight inf` passed every bound, and hypotheses had scores of NaN."""
+    with pytest.raises(ConfigError, match=rf"search\.{name} is (inf|nan): it must be a finite number"):
+        SearchConfig(**{name: value})
+
+
 def test_derived_sizes() -> None:
     """What other parts of the program build on."""
     assert UNUSUAL.encoder.reduction == 6

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.files import absolute, write_atomically
+from asr.files import absolute, replacing, write_atomically
 
 
 def test_absolute_paths_keep_the_names_of_links(tmp_path: Path) -> None:
@@ -64,3 +64,20 @@ def test_posix_files(tmp_path: Path) -> None:
 
     write_atomically(Path("/dev/null"), "gone")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_what_a_library_writes_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "text.npz"
+    with replacing(path) as part:
+        assert part.suffix == ".npz"  # a library may add one of its own
+        part.write_text("old")
+
+    def fill() -> None:
+        with replacing(path) as part:
+            part.write_text("half of the new")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"text\.npz: cannot be written: No space left on device"):
+        fill()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

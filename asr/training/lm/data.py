@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr.config import require
 from asr.errors import DataError
+from asr.files import replacing, write_atomically
 from asr.text.normalise import normalise
 from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
 from asr.training.lm.config import LmTrainConfig
@@ -193,7 +194,7 @@ def tokenise(
     else:
         counts = _write(sources, tokenizer, tokens, advance)
         known = {"fingerprint": wanted, "sentences": counts}
-        index.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        write_atomically(index, json.dumps(known, indent=2) + "\n")
     return _pieces(np.memmap(tokens, np.uint16, "r"), sources, known["sentences"], config)
 
 
@@ -212,8 +213,7 @@ def _write(
 ) -> list[dict[str, int]]:
     """Write the flat file; returns the numbers of sentences kept and left out for each source."""
     total, before, counts = sum(s.path.stat().st_size for s in sources), 0, []
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         for source in sources:
             kept = left_out = 0
             sentences = _read(source.path)
@@ -229,7 +229,6 @@ def _write(
                 raise DataError(f"{source.path}: contains no usable sentence")
             counts.append({"kept": kept, "left_out": left_out})
             before += source.path.stat().st_size
-    part.replace(path)
     return counts
 
 
@@ -239,10 +238,10 @@ def _pieces(
     ends = np.flatnonzero(tokens == EOS) + 1
     starts = np.concatenate([[0], ends[:-1]])
     times, held_out, first = np.zeros(len(ends), np.int64), [], 0
-    apart = any(source.times == 0 for source in sources)
+    has_dev_text = any(source.times == 0 for source in sources)
     for source, count in zip(sources, counts, strict=True):
         after = first + count["kept"]
-        dev = after if apart else after - max(1, round(config.held_out * count["kept"]))
+        dev = after if has_dev_text else after - max(1, round(config.held_out * count["kept"]))
         times[first:dev] = source.times
         held_out.append(np.arange(first if source.times == 0 else dev, after))
         first = after

@@ -17,9 +17,12 @@ from asr.writing.vocabulary import PAUSE_EDGES, Pause
 __all__ = ["Batch", "dev_batches", "training_batch"]
 
 _LENGTHS = (16, 32, 64, 112)  # words of a row; a batch has rows of one length
-_WHOLE = 0.5  # share of rows that begin and end with a sentence
-_UNFINISHED = 0.5  # share of the other rows that end anywhere, like an unfinished segment
-_SHORTEST = 0.05  # seconds: a shorter silence is no pause
+_WHOLE_SHARE = 0.5  # of rows: they begin and end with a sentence
+_UNFINISHED_SHARE = 0.5  # of the other rows: they end anywhere, like an unfinished segment
+_BOUNDARY_SHARE = 0.5  # of rows with a long pause: what is before it belongs to the segment before
+_BOUNDARY_WORDS = 40  # such a pause is among the first words, as many as the writer gives as context
+_SHORTEST_PAUSE_SECONDS = 0.05
+_TEMPO_SPREAD = 0.3  # of the pauses of different speakers, in log units
 
 
 class Batch(NamedTuple):
@@ -48,15 +51,13 @@ def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Bat
     chosen = random.choice(len(sizes), size=count, p=sizes / sizes.sum())
     first, after = text.regions[chosen, 0], text.regions[chosen, 1]
     starts = first + (random.random(count) * np.maximum(1, after - first - length)).astype(np.int64)
-    whole = random.random(count) < _WHOLE
+    whole = random.random(count) < _WHOLE_SHARE
     starts[whole] = _sentence_starts(text, config, starts[whole], length)
-    rows, lengths = _take(text, starts, after, length)
-    ends = sentence_ends(rows.marks, config.model)
-    lengths = np.where(
-        whole & (ends & _inside(lengths, length)).any(1), _last(ends & _inside(lengths, length)), lengths
-    )
+    rows, lengths = _cut(text, starts, after, length)
+    ends = sentence_ends(rows.marks, config.model) & _inside(lengths, length)
+    lengths = np.where(whole & ends.any(1), _last(ends), lengths)
     rows, lengths = _with_errors(rows, lengths, text, config, random)
-    return _finish(rows, lengths, whole, text, config, random)
+    return _with_pauses(rows, lengths, whole, text, config, random)
 
 
 def dev_batches(text: Text, config: PunctuationTrainConfig, length: int = 64, most: int = 60_000) -> Iterator[Batch]:
@@ -65,7 +66,7 @@ def dev_batches(text: Text, config: PunctuationTrainConfig, length: int = 64, mo
     each = max(length, most // len(text.regions))
     for _, start, end in text.regions.tolist():
         starts = np.arange(start, min(end, start + each), length)
-        rows, lengths = _take(text, starts, np.full(len(starts), end), length)
+        rows, lengths = _cut(text, starts, np.full(len(starts), end), length)
         seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
         pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
         pauses[::2] = Pause.UNKNOWN
@@ -74,6 +75,7 @@ def dev_batches(text: Text, config: PunctuationTrainConfig, length: int = 64, mo
 
 
 def _inside(lengths: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.bool_]:
+    """Where rows have words rather than padding."""
     return np.asarray(np.arange(width) < lengths[:, None])
 
 
@@ -91,9 +93,10 @@ def _sentence_starts(
     return np.where(ends.any(1), starts + ends.argmax(1) + 1, starts)
 
 
-def _take(
+def _cut(
     text: Text, starts: npt.NDArray[np.int64], after: npt.NDArray[np.int64], length: int
 ) -> tuple[_Rows, npt.NDArray[np.int64]]:
+    """Rows of up to `length` words from each start, none beyond `after`; also their lengths."""
     lengths = np.minimum(length, after - starts).clip(1)
     places = np.minimum(starts[:, None] + np.arange(length), len(text.types) - 1)
     return _Rows(text.types[places], text.marks[places], text.forms[places]), lengths
@@ -121,8 +124,8 @@ def _with_errors(
     forms[substituted] = IGNORED
     deleted = (random.random(shape) < errors.deleted * strength) & inside
     deleted[:, 0] = False
-    moved = deleted[:, 1:] & (marks[:, :-1] == 0)
-    marks[:, :-1][moved] = marks[:, 1:][moved]
+    moves = deleted[:, 1:] & (marks[:, :-1] == 0)
+    marks[:, :-1][moves] = marks[:, 1:][moves]
     inserted = (random.random(shape) < errors.inserted * strength) & inside
 
     # Two slots for each word, the first for one inserted before it; unused slots are sorted to the end.
@@ -145,12 +148,12 @@ def _draw(
     unrelated = random.random(len(marks)) < config.unrelated
     kinds[unrelated] = random.permuted(kinds[unrelated], axis=1)
     median, spread, share = np.array([config.plain, config.comma, config.end]).T
-    tempo = np.exp(random.normal(0, 0.3, (len(marks), 1)))
+    tempo = np.exp(random.normal(0, _TEMPO_SPREAD, (len(marks), 1)))
     seconds = median[kinds] * tempo * np.exp(spread[kinds] * random.standard_normal(marks.shape))
-    return np.where(random.random(marks.shape) < share[kinds], np.maximum(seconds, _SHORTEST), 0.0)
+    return np.where(random.random(marks.shape) < share[kinds], np.maximum(seconds, _SHORTEST_PAUSE_SECONDS), 0.0)
 
 
-def _finish(
+def _with_pauses(
     rows: _Rows,
     lengths: npt.NDArray[np.int64],
     whole: npt.NDArray[np.bool_],
@@ -158,18 +161,18 @@ def _finish(
     config: PunctuationTrainConfig,
     random: np.random.Generator,
 ) -> Batch:
-    """Draw pauses; end rows at a long one, and put the boundary of an earlier segment into some."""
+    """The batch with drawn pauses: rows end at a long one, and some contain the boundary of an earlier segment."""
     count, width = rows.types.shape
     seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
     long = (seconds >= config.pauses.cut_seconds) & _inside(lengths, width)
-    goes_on = ~whole & (random.random(count) < _UNFINISHED)
+    goes_on = ~whole & (random.random(count) < _UNFINISHED_SHARE)
     cut = ~whole & ~goes_on & long.any(1)
     lengths = np.where(cut, _last(long), lengths)
 
     pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
     pauses[random.random(count) < config.pauses.unknown] = Pause.UNKNOWN
-    long &= np.arange(width) < np.minimum(40, lengths - 2)[:, None]
-    for row in np.flatnonzero(long.any(1) & (random.random(count) < 0.5)):
+    long &= np.arange(width) < np.minimum(_BOUNDARY_WORDS, lengths - 2)[:, None]
+    for row in np.flatnonzero(long.any(1) & (random.random(count) < _BOUNDARY_SHARE)):
         boundary = random.choice(np.flatnonzero(long[row]))
         pauses[row, :boundary] = Pause.UNKNOWN
         pauses[row, boundary] = Pause.END

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from asr.config import PunctuationConfig
 from asr.errors import DataError
-from asr.files import write_atomically
+from asr.files import replacing, write_atomically
 from asr.training.punctuation.reading import ENDS, case_of, read_line
 from asr.writing.vocabulary import Case, Vocabulary, Words
 
@@ -81,15 +83,14 @@ def read_texts(
             same, names, written = known["fingerprint"] == wanted, known["types"], known["written"]
             loaded = np.load(arrays, allow_pickle=False)
             flat = {name: loaded[name] for name in ("types", "marks", "cases", "first", "ends")}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(f"{index}: damaged; delete it to read the text again") from None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise DataError(f"{index} or {arrays.name}: damaged; delete both to read the text again") from None
         if not same:
             raise DataError(f"{folder}: holds a run with other text; use another folder")
     else:
         flat, names, written = _read(sources, config, advance)
-        part = arrays.with_name("text.part.npz")
-        np.savez(part, **flat)  # type: ignore[arg-type]
-        part.replace(arrays)
+        with replacing(arrays) as part:
+            np.savez(part, **flat)  # type: ignore[arg-type]
         write_atomically(index, json.dumps({"fingerprint": wanted, "types": names, "written": written}))
     return _text(flat, names, written, [times for _, times in sources], config, held_out)
 

@@ -74,14 +74,14 @@ def best_offsets(scores: Tensor, wanted: Tensor) -> Tensor:
     offsets = scores.new_zeros(scores.shape[1])
     present = [mark for mark in range(1, scores.shape[1]) if bool((wanted == mark).any())]
 
-    def mean(tried: Tensor) -> float:
+    def total_f1(tried: Tensor) -> float:
         found = (scores + tried).argmax(-1)
         return sum(_agreement(wanted, found, mark).f1 for mark in present)
 
     for _ in range(_ROUNDS):
         for mark in present:
             tries = [offsets.index_fill(0, torch.tensor(mark, device=scores.device), value) for value in _OFFSETS]
-            offsets = max([offsets, *tries], key=mean)
+            offsets = max([offsets, *tries], key=total_f1)
     return offsets
 
 

@@ -82,6 +82,15 @@ def test_utf16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
         list(scan(path))
 
 
+@pytest.mark.parametrize("start", [b"RIFF\x24\x00\x00\x00WAVE", b"\x00\x00\x00\x20ftypM4A ", b"ID3\x04\x00"])
+def test_a_recording_is_no_manifest(tmp_path: Path, start: bytes) -> None:
+    """`evaluate talk.wav` printed an error for each newline byte in it, thousands in an hour; MP4 was "UTF-16"."""
+    path = tmp_path / "talk.wav"
+    path.write_bytes(start + b"\n\x00\x01" * 99)
+    with pytest.raises(DataError, match=rf"{path}: is not a text file$"):
+        list(scan(path))
+
+
 def test_each_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_bytes(b"audio,text\na.wav,hi\nb.wav\nc.wav,caf\xe9\n,hi\nd.wav,hi\n")

@@ -210,6 +210,25 @@ def test_a_reader_that_goes_away_ends_it_quietly(repository_root: Path) -> None:
     assert process.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.mark.parametrize(
+    ("redirection", "says"),
+    [
+        (">/dev/full", "No space left on device"),
+        (">&-", "spellstream: standard output: Bad file descriptor"),
+        (">&- 2>&-", ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(redirection: str, says: str, repository_root: Path) -> None:
+    """A closed standard output was a traceback, and so was a message where standard error is closed."""
+    if "full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    call = f"{shlex.quote(sys.executable)} -m asr --version {redirection}"
+    process = subprocess.run(["sh", "-c", call], cwd=repository_root, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.count("\n") == bool(says)
+    assert says in process.stderr
+
+
 # --- further commands -------------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def test_names_are_understood(typed: str, meant: str) -> None:
         ("--ouput-dir", "did you mean --output-dir?"),
         ("--beams", "did you mean --beam-size?"),
         ("--fp16", "use --dtype float16"),
-        ("--initial_prompt", "there are no prompts"),
+        ("--initial_prompt", "use --hotwords for names and terms"),
         ("--zebra", ""),
     ],
 )

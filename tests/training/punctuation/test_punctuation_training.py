@@ -15,6 +15,7 @@ pytest.importorskip("num2words")
 
 from asr import checkpoint
 from asr.commands.main import main
+from asr.errors import DataError
 from asr.training.punctuation import run as training
 from asr.training.punctuation.batches import dev_batches, training_batch
 from asr.training.punctuation.config import ErrorConfig, PauseConfig, PunctuationTrainConfig
@@ -221,3 +222,19 @@ def test_offsets_raise_the_f1_of_a_rare_mark() -> None:
     offsets = best_offsets(scores, wanted)
     assert (scores + offsets).argmax(-1).sum() == 10
     assert offsets[[0, 2]].tolist() == [0, 0]
+
+
+def test_text_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    """A file cut by a full disk was a BadZipFile with a traceback."""
+    source, folder = tmp_path / "text.txt", tmp_path / "run"
+    source.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    folder.mkdir()
+
+    def read() -> Text:
+        return read_texts([(source, 1)], folder, PunctuationTrainConfig().model, 0.1, lambda done, total: None)
+
+    read()
+    arrays = folder / "text.npz"
+    arrays.write_bytes(arrays.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"text\.json or text\.npz: damaged; delete both"):
+        read()
