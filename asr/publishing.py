@@ -53,7 +53,7 @@ def publish(name: str | Path, output: Path, facts: CardFacts) -> list[str]:
     written = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else None
     text = card(written, _body(loaded, facts), facts)
     _write(folder, output, text)
-    return _missing(text, facts)
+    return _missing(text)
 
 
 def _write(folder: Path, output: Path, text: str) -> None:
@@ -142,7 +142,7 @@ def _body(loaded: checkpoint.Checkpoint, facts: CardFacts) -> str:
     return f"{head}\n\n| | |\n|---|---|\n{table}\n\n{usage}\n"
 
 
-def _missing(text: str, facts: CardFacts) -> list[str]:
+def _missing(text: str) -> list[str]:
     """Advice on settings missing at the top of a card."""
     settings = text.split("\n---\n", 1)[0].splitlines()
     advice = {

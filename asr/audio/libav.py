@@ -117,6 +117,8 @@ def reason(error: Exception, messages: Iterable[Message] = ()) -> str:
         return f"nothing could be decoded in {_STALL_SECONDS:g} s"
     if any("not on whitelist" in message.text for message in messages):
         return "is not audio: it looks like a playlist or an unsupported format"
+    if type(error).__name__ == "InvalidDataError":  # ffmpeg's word for what no format recognises
+        return "is not audio, or its beginning is damaged"
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 

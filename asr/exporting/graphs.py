@@ -15,16 +15,16 @@ from asr.model.features import DecibelMel, LogMel
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, LmState
 
-__all__ = ["CtcHead", "DecoderStep", "Features", "LmStep", "MemoryOf", "WholeEncoder"]
+__all__ = ["AttentionMemory", "CtcHead", "DecoderStep", "Features", "LmStep", "WholeEncoder"]
 
 
-class _ByConvolution(LogMel):
+class _MelByConvolution(LogMel):
     """Features whose Fourier transform is a convolution: ONNX has no complex numbers."""
 
     waves: Tensor  # (2 * (n_fft // 2 + 1), 1, n_fft): windowed cosines, then sines
 
-    def wave(self) -> None:
-        """Compute the filters."""
+    def compute_filters(self) -> None:
+        """Compute the windowed cosines and sines."""
         n_fft, before = self.config.n_fft, (self.config.n_fft - self.config.win_length) // 2
         window = torch.zeros(n_fft, dtype=torch.float64)
         window[before : before + self.config.win_length] = self.window.double()
@@ -39,12 +39,12 @@ class _ByConvolution(LogMel):
         return (cosine + sine).transpose(1, 2) @ self.filters
 
 
-class _LogMel(_ByConvolution):
+class _LogMel(_MelByConvolution):
     pass
 
 
-class _DecibelMel(DecibelMel, _ByConvolution):
-    _power = _ByConvolution._power
+class _DecibelMel(DecibelMel, _MelByConvolution):
+    _power = _MelByConvolution._power
 
 
 class Features(nn.Module):
@@ -56,7 +56,7 @@ class Features(nn.Module):
         kind = _DecibelMel if isinstance(own, DecibelMel) else _LogMel
         self.features = kind(own.config)
         self.features.load_state_dict(own.state_dict())
-        self.features.wave()
+        self.features.compute_filters()
 
     def forward(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         features, lengths = self.features(waveform, samples)
@@ -87,7 +87,7 @@ class CtcHead(nn.Module):
         return logits.log_softmax(dim=-1)
 
 
-class MemoryOf(nn.Module):
+class AttentionMemory(nn.Module):
     """Encoder output `(B, T, D)` and lengths `(B,)` to what each step of the decoder attends to.
 
     Returns keys `(B, T, size)`, values `(B, T, value_size)`, inside `(B, T)` and the first alignment `(B, heads, T)`.
@@ -104,7 +104,7 @@ class MemoryOf(nn.Module):
         return memory.keys, memory.values + 0, memory.inside, alignment
 
 
-class _OwnMemory(Memory):
+class _MemoryPerHypothesis(Memory):
     """One row for each hypothesis, so that nothing depends on how many share one."""
 
     def rows(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class DecoderStep(nn.Module):
         Returns:
             log-probabilities `(N, V)`, and the next hidden, context and alignment.
         """
-        memory = _OwnMemory(keys, values, inside)
+        memory = _MemoryPerHypothesis(keys, values, inside)
         readout, state = self.decoder.step(tokens, DecoderState(hidden, context, alignment), memory)
         return self.decoder.logits(readout).log_softmax(dim=-1), *state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asr.exporting.encoder_step import EncoderStep
-from asr.exporting.graphs import CtcHead, DecoderStep, Features, LmStep, MemoryOf, WholeEncoder
+from asr.exporting.graphs import AttentionMemory, CtcHead, DecoderStep, Features, LmStep, WholeEncoder
 from asr.exporting.trace import Graph, Port
 from asr.model.las import Model
 from asr.model.lm import LanguageModel
@@ -58,7 +58,7 @@ def _spelling(model: Model) -> Iterator[Graph]:
 
     yield Graph(
         "memory",
-        MemoryOf(model),
+        AttentionMemory(model),
         (Port("encoder_out", ("B", "U", size)), Port("encoder_out_lengths", ("B",), "int64")),
         (*memory("B"), Port("alignment", ("B", attention.heads, "U"))),
     )

@@ -159,11 +159,6 @@ class Hotwords:
     def __add__(self, other: Hotwords) -> Hotwords:
         return Hotwords(self.phrases + other.phrases)
 
-    @property
-    def lookahead_words(self) -> int:
-        """Number of words in the longest spoken form of any phrase."""
-        return max((key.count(" ") + 1 for key in self._written), default=0)
-
     def forms(self, words: Sequence[str]) -> list[Form]:
         """The written forms of the phrases found among recognised words; of overlapping ones the first or longest.
 

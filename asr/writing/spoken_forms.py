@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from asr.text.normalise import fold
+from asr.writing.numbers.cardinals import TENS, UNDER_TWENTY
 
 __all__ = ["common_words", "spoken_forms"]
 
@@ -33,13 +34,8 @@ _ABBREVIATIONS = {
     "vs": "versus",
 }
 _SIGNS = {"&": " and ", "+": " plus ", "@": " at ", "%": " percent "}
-# fmt: off
-_ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
+_UNDER_TWENTY = tuple(UNDER_TWENTY)  # by their value
+_TENS = ("", "", *TENS)  # by their first digit
 
 
 @cache
@@ -101,12 +97,12 @@ def _halves(word: str) -> list[tuple[str, str]]:
 
 def _digits(digits: str) -> list[str]:
     """The spoken forms of a run of digits."""
-    single = " ".join(_ONES[int(digit)] for digit in digits)
+    single = " ".join(_UNDER_TWENTY[int(digit)] for digit in digits)
     if len(digits) > 4 or (digits[0] == "0" and len(digits) > 1):
         return [single]
     forms = [_cardinal(int(digits)), single]
     if len(digits) == 4 and digits[2:] != "00" and digits[1] != "0":
-        tail = _cardinal(int(digits[2:])) if digits[2] != "0" else f"oh {_ONES[int(digits[3])]}"
+        tail = _cardinal(int(digits[2:])) if digits[2] != "0" else f"oh {_UNDER_TWENTY[int(digits[3])]}"
         forms.insert(0, f"{_cardinal(int(digits[:2]))} {tail}")
     return list(dict.fromkeys(forms))
 
@@ -114,9 +110,9 @@ def _digits(digits: str) -> list[str]:
 def _cardinal(number: int) -> str:
     """A number below 10,000 in words."""
     if number < 20:
-        return _ONES[number]
+        return _UNDER_TWENTY[number]
     if number < 100:
-        return _TENS[number // 10] + (f" {_ONES[number % 10]}" if number % 10 else "")
+        return _TENS[number // 10] + (f" {_UNDER_TWENTY[number % 10]}" if number % 10 else "")
     size, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
     rest = f" {_cardinal(number % size)}" if number % size else ""
     return f"{_cardinal(number // size)} {name}{rest}"

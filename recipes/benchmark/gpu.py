@@ -106,12 +106,12 @@ def train(size: str, dtype: str, device: torch.device, steps: int, batch_seconds
     torch.manual_seed(1)
     settings = training.SIZES[size]
     work = training.batches(steps, batch_seconds, settings.vocab_size, device)
-    (tally,) = training.measure([training.spellstream(settings, device, DTYPES[dtype])], work, device)
+    (measured,) = training.measure([training.spellstream(settings, device, DTYPES[dtype])], work, device)
     return {
-        "parameters": tally.parameters,
-        "audio_seconds": tally.audio_seconds,
-        "hours_per_hour": tally.hours_per_hour(cpu=False),
-        "peak_bytes": tally.memory,
+        "parameters": measured.parameters,
+        "audio_seconds": measured.audio_seconds,
+        "hours_per_hour": measured.hours_per_hour(cpu=False),
+        "peak_bytes": measured.memory_bytes,
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from asr import audio
+from asr.archive.manifest import read
 
 __all__ = ["Clip", "load"]
 
@@ -22,8 +22,6 @@ class Clip(NamedTuple):
 
 def load(manifest: Path, corpus: str | None = None, least_seconds: float = 0.0) -> list[Clip]:
     """The utterances of a manifest, shortest first: all, or those of a corpus with a minimum length."""
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row.get("text") and row["duration"] >= least_seconds]
-    rows = [row for row in rows if corpus in (None, row.get("corpus"))]
-    rows.sort(key=lambda row: row["duration"])
-    return [Clip(audio.load(manifest.parent / row["audio"]), row["text"]) for row in rows]
+    found = [(one.duration_seconds or 0.0, one) for one in read(manifest) if corpus in (None, one.corpus)]
+    chosen = sorted((pair for pair in found if pair[0] >= least_seconds), key=lambda pair: pair[0])
+    return [Clip(audio.load(one.audio), one.text) for _, one in chosen if one.text]

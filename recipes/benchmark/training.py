@@ -35,7 +35,7 @@ from recipes.benchmark.origin import Report, origin, report
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SIZES", "Tally", "batches", "main", "measure", "table", "to_json"]
+__all__ = ["SIZES", "Measurement", "batches", "main", "measure", "table", "to_json"]
 
 OURS, PEER = "Spellstream", "SpeechBrain"
 # Default precision of each trainer: `precision` in `asr.training.config` and in SpeechBrain's options.
@@ -79,12 +79,12 @@ class System:
 
 
 @dataclass
-class Tally:
+class Measurement:
     """Measurements of a system: CPU and wall seconds of each step; memory in bytes."""
 
     name: str
     parameters: int
-    memory: int = 0
+    memory_bytes: int = 0
     audio_seconds: float = 0.0
     cpu_seconds: list[float] = field(default_factory=list)
     wall_seconds: list[float] = field(default_factory=list)
@@ -97,9 +97,9 @@ class Tally:
         return self.audio_seconds / max(sum(self.seconds(cpu)), 1e-9)
 
 
-def speedup(tally: Tally, peer: Tally, cpu: bool) -> float:
+def speedup(measured: Measurement, peer: Measurement, cpu: bool) -> float:
     """Speed-up over the peer: median over steps, which both take in turn."""
-    return median(theirs / ours for theirs, ours in zip(peer.seconds(cpu), tally.seconds(cpu), strict=True))
+    return median(theirs / ours for theirs, ours in zip(peer.seconds(cpu), measured.seconds(cpu), strict=True))
 
 
 def batches(count: int, seconds: float, vocab_size: int, device: torch.device) -> list[Batch]:
@@ -233,29 +233,29 @@ def _system(
     return System(name, step, forward, sum(weight.numel() for weight in model.parameters()))
 
 
-def measure(systems: Sequence[System], work: Sequence[Batch], device: torch.device) -> list[Tally]:
+def measure(systems: Sequence[System], work: Sequence[Batch], device: torch.device) -> list[Measurement]:
     """Train the systems in turn on the batches; the longest comes first, for warm-up and memory."""
-    tallies = [Tally(system.name, system.parameters) for system in systems]
+    measurements = [Measurement(system.name, system.parameters) for system in systems]
     widest = max(work, key=lambda batch: batch.waveform.numel())
-    for system, tally in zip(systems, tallies, strict=True):
+    for system, measured in zip(systems, measurements, strict=True):
         system.step(widest)
-        tally.memory = _memory(system, widest, device)
+        measured.memory_bytes = _memory(system, widest, device)
     for number, batch in enumerate(work):
         turn = number % len(systems)
         for i in (*range(turn, len(systems)), *range(turn)):
-            _measure_step(systems[i], batch, tallies[i], device)
+            _measure_step(systems[i], batch, measurements[i], device)
         print(f"step {number + 1} of {len(work)}", file=sys.stderr)
-    return tallies
+    return measurements
 
 
-def _measure_step(system: System, batch: Batch, tally: Tally, device: torch.device) -> None:
+def _measure_step(system: System, batch: Batch, measured: Measurement, device: torch.device) -> None:
     _wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
     system.step(batch)
     _wait(device)
-    tally.cpu_seconds.append(time.process_time() - cpu)
-    tally.wall_seconds.append(time.perf_counter() - wall)
-    tally.audio_seconds += float(batch.samples.sum()) / SAMPLE_RATE
+    measured.cpu_seconds.append(time.process_time() - cpu)
+    measured.wall_seconds.append(time.perf_counter() - wall)
+    measured.audio_seconds += float(batch.samples.sum()) / SAMPLE_RATE
 
 
 def _wait(device: torch.device) -> None:
@@ -284,7 +284,7 @@ def _memory(system: System, batch: Batch, device: torch.device) -> int:
     return sum(kept.values())
 
 
-def table(results: dict[str, list[Tally]], cpu: bool) -> Table:
+def table(results: dict[str, list[Measurement]], cpu: bool) -> Table:
     """Throughput in hours of audio per hour, memory, and speed-up over the peer."""
     from rich.table import Table
 
@@ -294,29 +294,29 @@ def table(results: dict[str, list[Tally]], cpu: bool) -> Table:
     clock = "an hour of CPU" if cpu else "an hour"
     for heading in ("weights, M", f"hours of audio in {clock}", "memory, MiB", f"times {PEER}"):
         made.add_column(heading, justify="right")
-    for size, tallies in results.items():
-        peer = next(tally for tally in tallies if tally.name == PEER)
-        for tally in tallies:
-            rate, faster = tally.hours_per_hour(cpu), speedup(tally, peer, cpu)
-            weights, memory = f"{tally.parameters / 1e6:.1f}", f"{tally.memory / 2**20:.0f}"
-            made.add_row(size, tally.name, weights, f"{rate:.1f}", memory, f"{faster:.2f}")
+    for size, measurements in results.items():
+        peer = next(measured for measured in measurements if measured.name == PEER)
+        for measured in measurements:
+            rate, faster = measured.hours_per_hour(cpu), speedup(measured, peer, cpu)
+            weights, memory = f"{measured.parameters / 1e6:.1f}", f"{measured.memory_bytes / 2**20:.0f}"
+            made.add_row(size, measured.name, weights, f"{rate:.1f}", memory, f"{faster:.2f}")
     return made
 
 
-def to_json(results: dict[str, list[Tally]], facts: dict[str, str]) -> dict[str, Any]:
+def to_json(results: dict[str, list[Measurement]], facts: dict[str, str]) -> dict[str, Any]:
     """Plain values for `json.dumps`: origin and results."""
     rows = [
         {
             "size": size,
-            "system": tally.name,
-            "parameters": tally.parameters,
-            "memory_bytes": tally.memory,
-            "audio_seconds": tally.audio_seconds,
-            "cpu_seconds": tally.cpu_seconds,
-            "wall_seconds": tally.wall_seconds,
+            "system": measured.name,
+            "parameters": measured.parameters,
+            "memory_bytes": measured.memory_bytes,
+            "audio_seconds": measured.audio_seconds,
+            "cpu_seconds": measured.cpu_seconds,
+            "wall_seconds": measured.wall_seconds,
         }
-        for size, tallies in results.items()
-        for tally in tallies
+        for size, measurements in results.items()
+        for measured in measurements
     ]
     return {"origin": facts, "systems": rows}
 
@@ -345,7 +345,9 @@ def main(arguments: Sequence[str]) -> int:
     return report(benchmark, options.json)
 
 
-def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[dict[str, list[Tally]], dict[str, str]]:
+def _benchmark(
+    options: argparse.Namespace, arguments: Sequence[str]
+) -> tuple[dict[str, list[Measurement]], dict[str, str]]:
     device = resolve_device(options.device)
     dtypes = (
         DEFAULT_DTYPES if options.dtype == "default" else dict.fromkeys(DEFAULT_DTYPES, getattr(torch, options.dtype))

@@ -22,8 +22,8 @@ import asr
 from asr.output.timed import Word
 from asr.text.marks import read_marks
 from asr.text.normalise import plain
+from asr.training.punctuation.config import SHORTEST_PAUSE_SECONDS
 
-_SHORTEST = 0.05  # seconds: a shorter silence is no pause
 _KINDS = {"": "plain", ",": "comma", ":": "comma", ".": "end", "?": "end", "!": "end"}
 
 
@@ -64,7 +64,7 @@ class Found:
         yield "\n[pauses]  # median in seconds, spread in log units, share of words"
         for kind in ("plain", "comma", "end"):
             seconds = np.array(self.pauses[kind])
-            heard = seconds[seconds >= _SHORTEST]
+            heard = seconds[seconds >= SHORTEST_PAUSE_SECONDS]
             if len(heard) > 1:
                 share = len(heard) / len(seconds)
                 spread = np.log(heard).std()

@@ -60,8 +60,8 @@ class LiveStatistics:
     def show(self, event: Event) -> None:
         """Count the words that an event commits."""
         words: tuple[Word, ...] = event.committed if isinstance(event, Partial) else event.segment.as_spoken().words
-        spoken = self._origin - self._clock()
-        self._latencies.extend(-spoken - word.end_seconds for word in words[self._committed :])
+        stream_seconds = self._clock() - self._origin  # since the stream's start
+        self._latencies.extend(stream_seconds - word.end_seconds for word in words[self._committed :])
         self._committed = len(words)
         if isinstance(event, Final):
             self.words += len(words)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr.commands.options import ModelOptions, track_option
+from asr.errors import DataError
 
 if TYPE_CHECKING:
     from streaming.sources.base import BaseSource
@@ -259,9 +260,10 @@ class OutputOptions:
         return self.output.suffix[1:].lower() if self.output else ""
 
     def check(self, file: str | None) -> None:
-        """Refuse options that contradict each other, and outputs that would overwrite the source file.
+        """Refuse options that contradict each other, and outputs that cannot be written or would overwrite the source.
 
         Raises:
+            DataError: a folder does not exist.
             typer.BadParameter: names the option.
         """
         if self.partials and self.output is None and self.format_name not in (None, FormatName.jsonl):
@@ -271,5 +273,9 @@ class OutputOptions:
             reason = f"a stream can be written as {names}, not as {self._extension}: use .{nearest}"
             raise typer.BadParameter(reason, param_hint="--output")
         for name, path in (("--save", self.save), ("--output", self.output)):
-            if path is not None and file is not None and path.exists() and Path(file).exists() and path.samefile(file):
+            if path is None:
+                continue
+            if not path.parent.is_dir():
+                raise DataError(f"{path}: its folder does not exist")  # now, not when the model has been loaded
+            if file is not None and path.exists() and Path(file).exists() and path.samefile(file):
                 raise typer.BadParameter(f"it would overwrite {file}", param_hint=name)

@@ -10,26 +10,11 @@ from streaming.dictation.table import Command
 __all__ = ["is_noun"]
 
 _APART_SECONDS = 0.3  # a silence this long before or after a mark is a deliberate pause
-_ARTICLES = frozenset(("a", "an", "the", "my", "your", "his", "her", "our", "their", "its", "every", "each", "another"))
+_ARTICLES = frozenset("a an the my your his her our their its every each another".split())
 _BEFORE_NOUN = frozenset(
-    (
-        *("this", "that", "these", "those", "any", "some", "no", "one", "which", "first", "second", "third", "last"),
-        *(
-            "next",
-            "same",
-            "whole",
-            "entire",
-            "certain",
-            "given",
-            "long",
-            "longer",
-            "short",
-            "shorter",
-            "brief",
-            "early",
-        ),
-        *("late", "later", "limited", "extended", "time", "trial", "grace", "waiting", "training", "transition"),
-    )
+    "this that these those any some no one which first second third last next same whole entire certain given "
+    "long longer short shorter brief early late later limited extended "
+    "time trial grace waiting training transition".split()
 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asr.training.data import Batch
 from recipes.benchmark import training
-from recipes.benchmark.training import OURS, PEER, SIZES, System, Tally
+from recipes.benchmark.training import OURS, PEER, SIZES, Measurement, System
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]
@@ -79,17 +79,19 @@ def test_systems_take_turns_step_by_step() -> None:
     weight = torch.ones(1, requires_grad=True)
     sides = [system(name, calls, lambda batch: (weight * batch.waveform).exp().sum()) for name in ("a", "b")]
     work = training.batches(3, 4.0, TINY.vocab_size, CPU)
-    tallies = training.measure(sides, work, CPU)
+    measurements = training.measure(sides, work, CPU)
     assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first two to warm up
-    assert len({tally.audio_seconds for tally in tallies}) == 1
+    assert len({measured.audio_seconds for measured in measurements}) == 1
     largest = 4 * max(batch.waveform.numel() for batch in work)
-    assert all(largest <= tally.memory <= 3 * largest for tally in tallies)  # what exp and the product keep
+    assert all(
+        largest <= measured.memory_bytes <= 3 * largest for measured in measurements
+    )  # what exp and the product keep
 
 
 def test_the_table_compares_throughput() -> None:
     """One step in which something else was busy does not make the comparison."""
-    peer = Tally(PEER, 8_400_000, 300 * 2**20, 600, cpu_seconds=[2, 4, 4], wall_seconds=[10, 20, 10])
-    ours = Tally(OURS, 8_400_000, 200 * 2**20, 600, cpu_seconds=[1, 2, 3], wall_seconds=[2, 5, 3])
+    peer = Measurement(PEER, 8_400_000, 300 * 2**20, 600, cpu_seconds=[2, 4, 4], wall_seconds=[10, 20, 10])
+    ours = Measurement(OURS, 8_400_000, 200 * 2**20, 600, cpu_seconds=[1, 2, 3], wall_seconds=[2, 5, 3])
     for cpu, rates in ((True, ("60.0", "100.0", "2.00")), (False, ("15.0", "60.0", "4.00"))):
         console = Console(width=140, record=True, file=sys.stderr)
         console.print(training.table({"small": [peer, ours]}, cpu))

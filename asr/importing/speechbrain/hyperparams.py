@@ -19,6 +19,7 @@ from asr.errors import CheckpointError
 __all__ = ["Call", "Hyperparams", "Ref"]
 
 _MAX_BYTES = 1_000_000
+_MAX_NUMBER = 1e9
 _MAX_REFS = 50  # one behind the other; more are a circle
 _CALLS = ("new", "name", "apply")
 _REF = re.compile(r"<([A-Za-z_]\w*)((?:\[\w+\])*)>")
@@ -111,11 +112,16 @@ class Hyperparams:
             if given[name] != value:
                 raise self.error(f"{key}.{name} is {given[name]!r}: only {value!r} is understood")
 
+    @staticmethod
+    def named(key: str, name: str) -> str:
+        """The name of an argument for messages; `key` is empty for a top-level setting."""
+        return f"{key}.{name}" if key else name
+
     def integer(self, given: Mapping[str, Any], key: str, name: str) -> int:
         """The whole number of an argument."""
         value = self.number(given, key, name)
         if value != int(value):
-            raise self.error(f"{key}.{name} is {value}: it must be a whole number")
+            raise self.error(f"{self.named(key, name)} is {value}: it must be a whole number")
         return int(value)
 
     def number(self, given: Mapping[str, Any], key: str, name: str) -> float:
@@ -126,8 +132,9 @@ class Hyperparams:
                 value = float(value)
             except ValueError:
                 value = None
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > 1e9:
-            raise self.error(f"{key}.{name} is {given[name]!r}: it must be a number")
+        # `not <=` and not `>`, since NaN is neither.
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _MAX_NUMBER:
+            raise self.error(f"{self.named(key, name)} is {given[name]!r}: it must be a number")
         return value
 
     def integers(self, given: Mapping[str, Any], key: str, name: str) -> tuple[int, ...]:

@@ -56,14 +56,15 @@ def read_recipe(params: Hyperparams) -> Recipe:
     Raises:
         CheckpointError: something in it is not understood; the message names it.
     """
-    reader = _Reader(params)
     try:
-        return reader.recipe()
+        return _RecipeReader(params).recipe()
     except ConfigError as error:
         raise params.error(str(error)) from None
 
 
-class _Reader:
+class _RecipeReader:
+    """Reads the parts of a recipe; what has to be left out is noted."""
+
     def __init__(self, params: Hyperparams) -> None:
         self.params = params
         self.notes: list[str] = []
@@ -76,7 +77,7 @@ class _Reader:
         attention, decoder, scaling = self._decoder()
         vocab_size = self._vocab_size()
         frame_seconds = features.hop_ms * encoder.reduction / 1000
-        lm = self._lm(vocab_size, files)
+        lm = self._lm(vocab_size)
         search = self.search.config(frame_seconds, lm is not None)
         model = ModelConfig(vocab_size, features, encoder, attention, decoder, search)
         return Recipe(model, lm, self._specials(), scaling, parts, files, tuple(self.notes))
@@ -219,6 +220,8 @@ class _Reader:
                 raise self.params.error(f"{key}: pooling over time without convolutions is not understood")
             time_pools[-1] *= self.params.integer(given, key, "time_pooling_size")  # a maximum of maxima
         widths = self.params.integers(given, key, "cnn_kernelsize")
+        if len(widths) > 2:
+            raise self.params.error(f"{key}.cnn_kernelsize is {given['cnn_kernelsize']}: it must be one or two numbers")
         frequency_width, time_width = widths * 2 if len(widths) == 1 else widths
         projection = self.params.integer(given, key, "projection_dim")
         return FrontConfig(
@@ -282,7 +285,7 @@ class _Reader:
             return self.params.integer(given, key, "num_embeddings")
         raise self.params.error("no Embedding")
 
-    def _lm(self, vocab_size: int, files: dict[str, str]) -> LmConfig | None:
+    def _lm(self, vocab_size: int) -> LmConfig | None:
         found = self.params.calls("RNNLM", "TransformerLM")
         if not found:
             return None

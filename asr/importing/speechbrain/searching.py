@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from asr.config import SearchConfig
@@ -11,10 +12,12 @@ __all__ = ["Search"]
 
 _SEARCHERS = ("S2SRNNBeamSearcher", "S2SRNNBeamSearchLM", "S2SRNNGreedySearcher")
 _WEIGHTS = {"rnnlm": "lm_weight", "transformerlm": "lm_weight", "ctc": "ctc_weight", "coverage": "coverage_penalty"}
-_MANY = 16  # candidates of the CTC scorer, at least
+_LEAST_CANDIDATES = 16  # of the CTC scorer
 # SpeechBrain has no margin and keeps hypotheses that cannot win any more: 80 in its models for LibriSpeech. With this
 # one the word error rate is the same, in 0.6 of the time (recipes/benchmark/imported.py).
 _MARGIN = 6.0
+
+_COVERAGE_THRESHOLD = 0.5  # SpeechBrain's default
 
 # Arguments of a search that are known otherwise, have no counterpart, or matter in rare cases only.
 _UNUSED = (
@@ -68,7 +71,7 @@ class Search:
             coverage_threshold=threshold,
             coverage_mean=True,
             eos_threshold=self.params.number(given, key, "eos_threshold") if given["using_eos_threshold"] else 0.0,
-            candidates=max(_MANY, scale * beam),
+            candidates=max(_LEAST_CANDIDATES, scale * beam),
             max_tokens_per_second=self.params.number(given, key, "max_decode_ratio") / frame_seconds,
             temperature=temperature or 1.0,  # greedy search has 0 for the most likely token
             lm_temperature=self.params.number(given, key, "temperature_lm"),
@@ -79,22 +82,28 @@ class Search:
         """The arguments of a search with the weights of its scorers; threshold of the coverage, share of candidates."""
         builder = self.params.resolved(self.argument("scorer"), f"{self.key}.scorer")
         if not isinstance(builder, Call):
-            return given, 0.5, 2
+            return given, _COVERAGE_THRESHOLD, 2
         known = {"weights": {}, "full_scorers": [], "partial_scorers": [], "scorer_beam_scale": 2}
         built = self.params.arguments(builder, "scorer", known)
-        given, threshold = dict(given), 0.5
+        if not isinstance(built["weights"], dict):
+            raise self.params.error("scorer.weights: expected a weight for each name")
+        given, threshold = dict(given), _COVERAGE_THRESHOLD
         for name, value in built["weights"].items():
             weight = self.params.resolved(value, f"scorer.weights.{name}")
             if name in _WEIGHTS:
                 given[_WEIGHTS[name]] = weight
             elif weight:
                 raise self.params.error(f"scorer.weights.{name} is not understood")
-        for scorer in (*(built["full_scorers"] or ()), *(built["partial_scorers"] or ())):
+        lists = [built[name] or [] for name in ("full_scorers", "partial_scorers")]
+        if not all(isinstance(scorers, list) for scorers in lists):
+            raise self.params.error("scorer.full_scorers, scorer.partial_scorers: expected lists")
+        for scorer in itertools.chain(*lists):
             call = self.params.resolved(scorer, "scorer")
             if isinstance(call, Call) and call.name == "RNNLMScorer":
                 given["temperature_lm"] = self._argument(call, "temperature", 1.0)
             if isinstance(call, Call) and call.name == "CoverageScorer":
-                threshold = float(self._argument(call, "threshold", 0.5))
+                found = {"threshold": self._argument(call, "threshold", _COVERAGE_THRESHOLD)}
+                threshold = self.params.number(found, call.name, "threshold")
         return given, threshold, self.params.integer(built, "scorer", "scorer_beam_scale")
 
     def _argument(self, call: Call, name: str, default: float) -> Any:

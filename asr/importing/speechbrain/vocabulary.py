@@ -27,9 +27,9 @@ _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # sentencepiece's types of a piece
 class Vocabulary(NamedTuple):
     """For each of our tokens, the number of SpeechBrain's, or None."""
 
-    heard: Sequence[int | None]  # of CTC's outputs
-    said: Sequence[int | None]  # of the decoder's and the language model's outputs
-    read: Sequence[int | None]  # of their inputs
+    ctc_rows: Sequence[int | None]  # of CTC's outputs
+    output_rows: Sequence[int | None]  # of the decoder's and the language model's outputs
+    input_rows: Sequence[int | None]  # of their inputs
     size: int  # of SpeechBrain's
 
     def outputs(self, weight: Tensor, bias: Tensor, rows: Sequence[int | None]) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
 
     def inputs(self, weight: Tensor) -> Tensor:
         """An embedding `(V, D)` of SpeechBrain's tokens, of ours."""
-        found, missing = _gathered(self.read, weight.device)
+        found, missing = _gathered(self.input_rows, weight.device)
         return weight[found].masked_fill(missing[:, None], 0.0)
 
 
@@ -93,9 +93,9 @@ def convert(model: bytes, specials: Specials) -> tuple[Tokenizer, Vocabulary]:
 
     numbers = {BLANK: specials.blank, UNKNOWN: unknown[0], SOS: specials.bos, EOS: specials.eos}
     vocabulary = Vocabulary(
-        heard=[*_once(numbers, (BLANK, EOS, SOS, UNKNOWN)), *plain],
-        said=[*_once(numbers, (EOS, SOS, BLANK, UNKNOWN)), *plain],
-        read=[*(numbers[token] for token in range(EOS + 1)), *plain],
+        ctc_rows=[*_once(numbers, (BLANK, EOS, SOS, UNKNOWN)), *plain],
+        output_rows=[*_once(numbers, (EOS, SOS, BLANK, UNKNOWN)), *plain],
+        input_rows=[*(numbers[token] for token in range(EOS + 1)), *plain],
         size=len(pieces),
     )
     return Tokenizer(fields + rest), vocabulary

@@ -84,7 +84,8 @@ def model_weights(tensors: Tensors, recipe: Recipe, vocabulary: Vocabulary) -> d
         elif part == "embedding":
             found["decoder.embedding.weight"] = vocabulary.inputs(_rows(tensors, f"{i}.Embedding.weight", vocabulary))
         else:
-            name, rows = ("ctc", vocabulary.heard) if part == "ctc" else ("decoder.to_logits", vocabulary.said)
+            is_ctc = part == "ctc"
+            name, rows = ("ctc", vocabulary.ctc_rows) if is_ctc else ("decoder.to_logits", vocabulary.output_rows)
             output = _rows(tensors, f"{i}.w.weight", vocabulary), _rows(tensors, f"{i}.w.bias", vocabulary)
             found[f"{name}.weight"], found[f"{name}.bias"] = vocabulary.outputs(*output, rows)
     tensors.finish()
@@ -180,6 +181,6 @@ def lm_weights(tensors: Tensors, layers: int, vocabulary: Vocabulary) -> dict[st
         found |= dict(tensors.renamed(f"dnn.linear{ending}.w", f"to_logits.{layer}.linear"))
         found |= dict(tensors.renamed(f"dnn.norm{ending}.norm", f"to_logits.{layer}.normalisation.layer"))
     output = _rows(tensors, "out.w.weight", vocabulary), _rows(tensors, "out.w.bias", vocabulary)
-    weight, bias = vocabulary.outputs(*output, vocabulary.said)
+    weight, bias = vocabulary.outputs(*output, vocabulary.output_rows)
     tensors.finish()
     return found | {f"to_logits.{layers}.weight": weight, f"to_logits.{layers}.bias": bias}

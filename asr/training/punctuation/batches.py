@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.training.punctuation.config import PauseConfig, PunctuationTrainConfig
+from asr.training.punctuation.config import SHORTEST_PAUSE_SECONDS, PauseConfig, PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text, sentence_ends
 from asr.writing.vocabulary import PAUSE_EDGES, Pause
 
@@ -21,7 +21,6 @@ _WHOLE_SHARE = 0.5  # of rows: they begin and end with a sentence
 _UNFINISHED_SHARE = 0.5  # of the other rows: they end anywhere, like an unfinished segment
 _BOUNDARY_SHARE = 0.5  # of rows with a long pause: what is before it belongs to the segment before
 _BOUNDARY_WORDS = 40  # such a pause is among the first words, as many as the writer gives as context
-_SHORTEST_PAUSE_SECONDS = 0.05
 _TEMPO_SPREAD = 0.3  # of the pauses of different speakers, in log units
 
 
@@ -150,7 +149,7 @@ def _draw(
     median, spread, share = np.array([config.plain, config.comma, config.end]).T
     tempo = np.exp(random.normal(0, _TEMPO_SPREAD, (len(marks), 1)))
     seconds = median[kinds] * tempo * np.exp(spread[kinds] * random.standard_normal(marks.shape))
-    return np.where(random.random(marks.shape) < share[kinds], np.maximum(seconds, _SHORTEST_PAUSE_SECONDS), 0.0)
+    return np.where(random.random(marks.shape) < share[kinds], np.maximum(seconds, SHORTEST_PAUSE_SECONDS), 0.0)
 
 
 def _with_pauses(

@@ -8,7 +8,9 @@ from typing import ClassVar
 from asr.config import PunctuationConfig, require
 from asr.training.saved_run import RunConfig
 
-__all__ = ["ErrorConfig", "PauseConfig", "PunctuationTrainConfig"]
+__all__ = ["SHORTEST_PAUSE_SECONDS", "ErrorConfig", "PauseConfig", "PunctuationTrainConfig"]
+
+SHORTEST_PAUSE_SECONDS = 0.05  # a shorter silence is no pause
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,9 @@ def read_texts(
         try:
             known = json.loads(index.read_text(encoding="utf-8"))
             same, names, written = known["fingerprint"] == wanted, known["types"], known["written"]
-            loaded = np.load(arrays, allow_pickle=False)
-            flat = {name: loaded[name] for name in ("types", "marks", "cases", "first", "ends")}
+            with arrays.open("rb") as file:  # `np.load` would leave a damaged file open
+                loaded = np.load(file, allow_pickle=False)
+                flat = {name: loaded[name] for name in ("types", "marks", "cases", "first", "ends")}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             raise DataError(f"{index} or {arrays.name}: damaged; delete both to read the text again") from None
         if not same:

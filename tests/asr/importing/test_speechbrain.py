@@ -73,19 +73,19 @@ class Pair:
         encoded = model.encode(waveform[None], samples)
         close(encoded.encoder_out, encoder_out)
         heard = model.ctc_log_probs(encoded.encoder_out)[0]
-        self.same_tokens(heard, self.theirs.ctc(encoder_out)[0].log_softmax(-1), self.vocabulary.heard)
+        self.same_tokens(heard, self.theirs.ctc(encoder_out)[0].log_softmax(-1), self.vocabulary.ctc_rows)
 
         known = [4, 7, 9, 9, 5, 20, 30, 4]  # tokens of ours
-        theirs = [number for number in (self.vocabulary.read[token] for token in known) if number is not None]
+        theirs = [number for number in (self.vocabulary.input_rows[token] for token in known) if number is not None]
         expected, attention = self.theirs.steps(theirs, encoder_out)
         logits, alignments = model.decoder(torch.tensor([[SOS, *known]]), *encoded)
-        self.same_tokens(logits[0].log_softmax(-1), expected, self.vocabulary.said)
+        self.same_tokens(logits[0].log_softmax(-1), expected, self.vocabulary.output_rows)
         close(alignments[0, :, 0], attention)
 
         lm = self.ours.lm
         assert lm is not None
         scores, _ = lm(torch.tensor([[SOS, *known]]), lm.initial_state(1))
-        self.same_tokens(scores[0].log_softmax(-1), self.theirs.lm_steps(theirs), self.vocabulary.said)
+        self.same_tokens(scores[0].log_softmax(-1), self.theirs.lm_steps(theirs), self.vocabulary.output_rows)
         return encoded, encoder_out
 
     def same_tokens(self, ours: Tensor, theirs: Tensor, numbers: list[int | None]) -> None:
@@ -268,6 +268,8 @@ def test_a_recipe_is_data(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("dnn_neurons: 20", "dnn_neurons: !ref <emb_size> * 2", "which is not understood"),
         ("dnn_neurons: 20", "dnn_neurons: !ref <nowhere>", "refers to <nowhere>, which is not there"),
         ("rnn_neurons: 24", "rnn_neurons: many", "rnn_neurons is 'many': it must be a number"),
+        ("rnn_neurons: 24", "rnn_neurons: .nan", "rnn_neurons is nan: it must be a number"),  # int(nan): a traceback
+        ("bos_index: 0", "bos_index: x", "hyperparams.yaml: bos_index is 'x': it must be a number"),
         ("rnn_neurons: 24", "rnn_neurons: 32", "hyperparams.yaml asks for"),
         (
             "rnn_layers: 2\n    rnn_neurons: 24\n    rnn_bi",
@@ -314,8 +316,8 @@ def test_segmentations_stay_and_capitals_go(specials: tuple[int, int, int]) -> N
     theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
     ours, vocabulary = convert(model, Specials(*specials))
     assert [ours.piece(token) for token in (BLANK, UNKNOWN, SOS, EOS)] == ["<pad>", "<unk>", "<s>", "</s>"]
-    assert sorted({*vocabulary.said} - {None}) == sorted({*vocabulary.heard} - {None}) == list(range(40))
+    assert sorted({*vocabulary.output_rows} - {None}) == sorted({*vocabulary.ctc_rows} - {None}) == list(range(40))
     for text in ("THE OLD BIRD IS NEW", "A ZOO", "WE LIKE QUITE RARE PETS"):
         tokens = ours.encode(text.lower())
-        assert [vocabulary.read[token] for token in tokens] == theirs.EncodeAsIds(text)
+        assert [vocabulary.input_rows[token] for token in tokens] == theirs.EncodeAsIds(text)
         assert ours.decode(tokens) == text.lower()

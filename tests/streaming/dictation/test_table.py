@@ -64,6 +64,7 @@ def test_the_longest_match_counts() -> None:
             '"comma": space, sentence and noun are for mark and type',
         ),
         ('[commands]\ncomma = "\\u001b[A"', '"comma": type: U\\+001B cannot be typed'),
+        ("literal = " + 5000 * "1", "not TOML: "),  # a plain ValueError, and a traceback
         (b"\xff", "not UTF-8, at byte 0"),
         (b"#" * 1_000_001, "larger than 1000 kB"),
         (None, "cannot be read: No such file"),
