@@ -10,12 +10,22 @@ from pathlib import Path
 
 from asr.errors import DataError
 
-__all__ = ["absolute", "replacing", "write_atomically"]
+__all__ = ["absolute", "replacing", "require_folder", "write_atomically"]
 
 
 def absolute(path: str | Path) -> str:
     """The absolute path, lexically: links are not resolved, so a linked file keeps its own name."""
     return os.path.normpath(Path(path).absolute())
+
+
+def require_folder(path: Path) -> None:
+    """Check, before long work, that the folder of the file to be written after it exists.
+
+    Raises:
+        DataError: it does not.
+    """
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path}: its folder does not exist")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -156,7 +156,7 @@ def _utterance(fields: Fields, path: Path, place: str, used: set[str]) -> Uttera
     name = _string(fields, "id", place) if _field(fields, "id") is not None else _unused(written, used)
     return Utterance(
         id=name,
-        audio=_audio_path(written, path.absolute() if path.is_dir() else path.absolute().parent, fields),
+        audio=_audio_path(written, path.absolute() if path.is_dir() else path.absolute().parent, fields, place),
         duration_seconds=_duration(_field(fields, "duration"), place),
         text=_optional_string(fields, "text", place),
         corpus=_optional_string(fields, "corpus", place) or path.absolute().stem,
@@ -178,10 +178,13 @@ def _unused(name: str, used: set[str]) -> str:
     return unused
 
 
-def _audio_path(written: str, folder: Path, fields: Fields) -> Path:
+def _audio_path(written: str, folder: Path, fields: Fields, place: str) -> Path:
     """The absolute path, lexically: resolving links would give a linked clip the name of its target."""
     if written.startswith("file://"):
-        written = urllib.parse.unquote(urllib.parse.urlsplit(written).path)
+        try:
+            written = urllib.parse.unquote(urllib.parse.urlsplit(written).path)
+        except ValueError as error:
+            raise DataError(f"{place}: audio is {written!r}: {error}") from None
     elif "sentence" in fields and written == fields.get("path") == Path(written).name:  # Common Voice
         written = str(Path("clips", written if Path(written).suffix else f"{written}.mp3"))
     return Path(os.path.normpath(folder / os.path.expanduser(written)))  # noqa: PTH111 - pathlib's raises

@@ -17,7 +17,7 @@ from asr import __version__
 from asr.commands import options as opt
 from asr.commands.groups import grouped
 from asr.config import to_dict
-from asr.files import write_atomically
+from asr.files import require_folder, write_atomically
 from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ def evaluate(
     from asr.commands import evaluation
     from asr.text.normalise import normaliser
 
+    json_path = None if shown.json_file in (None, "-") else Path(shown.json_file)
+    if json_path is not None:
+        require_folder(json_path)
     selection = evaluation.select(
         manifest, scoring.corpora or (), scoring.limit, plain=scoring.normaliser is NormaliserName.plain
     )
@@ -151,7 +154,7 @@ def evaluate(
     }
     if result.scored and shown.json_file is not None:
         scores = json.dumps(to_json(result, settings), indent=2, ensure_ascii=False) + "\n"
-        sys.stdout.write(scores) if shown.json_file == "-" else write_atomically(Path(shown.json_file), scores)
+        sys.stdout.write(scores) if json_path is None else write_atomically(json_path, scores)
     if result.scored and shown.json_file != "-":
         report(result, settings, manifest.name, shown)
     total = len(result.scored) + result.failed

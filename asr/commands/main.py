@@ -31,6 +31,7 @@ from asr.commands.publish import publish
 from asr.commands.spelling import hint, understood
 from asr.commands.transcribe import transcribe
 from asr.errors import SpellstreamError
+from asr.files import require_folder
 from asr.terminal import STANDARD_OUTPUT, loading, say, say_warnings, write_output
 
 __all__ = ["PLUGINS", "app", "main"]
@@ -145,8 +146,11 @@ def _explained(error: Any) -> str:
 
 
 def _flowing(text: str) -> str:
-    """A help text with its paragraphs joined into lines that fill the terminal; indented lines stay as they are."""
-    text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text))
+    """A help text with its paragraphs joined into lines that fill the terminal; indented lines stay as they are.
+
+    Square brackets are escaped: Rich would take the extra in `pip install 'spellstream[onnx]'` for markup.
+    """
+    text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(text)).replace("[", r"\[")
     return text.replace("\n\n", "\n\n\n", 1)  # else Typer takes the indentation from the second paragraph
 
 
@@ -182,22 +186,24 @@ def root(
     """
 
 
-app.command()(transcribe)
-app.command()(evaluate)
-app.command("import")(import_model)
-app.command("export")(export_model)
+app.command(rich_help_panel=opt.RECOGNITION)(transcribe)
+app.command(rich_help_panel=opt.RECOGNITION)(evaluate)
 models.register(app)
-app.command()(publish)
+app.command("import", rich_help_panel=opt.MODELS)(import_model)
+app.command("export", rich_help_panel=opt.MODELS)(export_model)
+app.command(rich_help_panel=opt.MODELS)(publish)
 
 
 # --- plot and info ----------------------------------------------------------------------------------------------------
 
 PlotSource = Annotated[str, typer.Argument(metavar="FILE", help="Audio or video, or - for standard input.")]
-Picture = Annotated[Path | None, typer.Option("--output", "-o", metavar="PNG", help="FILE.png by default.")]
+Picture = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="PNG", help="Picture to write; FILE.png by default.")
+]
 InfoModel = Annotated[str | None, typer.Option(metavar="NAME", help="Also describe this model.")]
 
 
-@app.command()
+@app.command(rich_help_panel=opt.RECOGNITION)
 @grouped
 def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions, output: Picture = None) -> None:
     """Plot a recording: its spectrogram, the attention over time and the CTC head.
@@ -209,17 +215,18 @@ def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions,
 
     if (error := missing(source)) is not None:
         raise error
+    name = "stdin" if source == "-" else Path(source).name
+    picture = output or Path(f"{name}.png")
+    require_folder(picture)
     loading(f"the model {model.model}")
     from asr.plot import plot as draw
 
     recogniser, config = opt.load(model, search)
-    name = "stdin" if source == "-" else Path(source).name
-    picture = output or Path(f"{name}.png")
     draw(recogniser, source, picture, config)
     print(picture)
 
 
-@app.command()
+@app.command(rich_help_panel=opt.MODELS)
 def info(model: InfoModel = None, as_json: opt.AsJson = False) -> None:
     """Show versions, devices and models.
 

@@ -23,8 +23,8 @@ Name = Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A re
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(models)
-    app.command()(download)
+    app.command(rich_help_panel=opt.MODELS)(models)
+    app.command(rich_help_panel=opt.MODELS)(download)
 
 
 def models(as_json: opt.AsJson = False) -> None:

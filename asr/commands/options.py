@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from asr.writing.parts import Style
 
 __all__ = [
+    "MODELS",
+    "RECOGNITION",
+    "TRAINING",
     "DeviceName",
     "DtypeName",
     "HotwordsOption",
@@ -34,6 +37,10 @@ __all__ = [
     "track_option",
     "usage",
 ]
+
+
+# The groups of commands in `spellstream --help`.
+RECOGNITION, MODELS, TRAINING = "Speech to text", "Models", "Training"
 
 
 class DeviceName(str, Enum):

@@ -95,7 +95,9 @@ Language = Annotated[
 ]
 LineWidth = Annotated[int, typer.Option(min=1, max=1000, help="Characters per line.", rich_help_panel=_SUBTITLES)]
 Lines = Annotated[int, typer.Option(min=1, max=100, help="Lines per cue.", rich_help_panel=_SUBTITLES)]
-Words = Annotated[int | None, typer.Option(min=1, help="Words per cue.", rich_help_panel=_SUBTITLES)]
+Words = Annotated[
+    int | None, typer.Option(min=1, help="Words per cue; as many as fit by default.", rich_help_panel=_SUBTITLES)
+]
 Highlight = Annotated[
     bool, typer.Option("--highlight-words", help="Underline each word as it is spoken.", rich_help_panel=_SUBTITLES)
 ]

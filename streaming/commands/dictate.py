@@ -62,7 +62,7 @@ Commands = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Spoken commands of your own (TOML), beside ~/.config/spellstream/dictation.toml.",
+        help="Your own spoken commands (TOML), on top of those in ~/.config/spellstream/dictation.toml.",
         rich_help_panel=_DICTATION,
     ),
 ]
@@ -145,7 +145,7 @@ class DictateOptions:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(dictate)
+    app.command(rich_help_panel=shared.RECOGNITION)(dictate)
 
 
 @grouped

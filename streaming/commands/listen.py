@@ -37,8 +37,8 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     # Arguments are accepted so that they can be refused with advice.
-    app.command(context_settings={"allow_extra_args": True})(listen)
-    app.command()(devices)
+    app.command(context_settings={"allow_extra_args": True}, rich_help_panel=shared.RECOGNITION)(listen)
+    app.command(rich_help_panel=shared.RECOGNITION)(devices)
 
 
 @grouped

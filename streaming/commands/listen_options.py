@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr.commands.options import ModelOptions, track_option
-from asr.errors import DataError
+from asr.files import require_folder
 
 if TYPE_CHECKING:
     from streaming.sources.base import BaseSource
@@ -23,7 +23,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
-        help="CPU threads. More than one do not speed up a single stream, and delay it on a busy machine.",
+        help="CPU threads. More than one does not speed up a single stream, and delays it on a busy machine.",
         rich_help_panel="Model",
     ),
 ]
@@ -275,7 +275,6 @@ class OutputOptions:
         for name, path in (("--save", self.save), ("--output", self.output)):
             if path is None:
                 continue
-            if not path.parent.is_dir():
-                raise DataError(f"{path}: its folder does not exist")  # now, not when the model has been loaded
+            require_folder(path)
             if file is not None and path.exists() and Path(file).exists() and path.samefile(file):
                 raise typer.BadParameter(f"it would overwrite {file}", param_hint=name)

@@ -55,7 +55,11 @@ Policy = Annotated[
 MarginMs = Annotated[
     int,
     typer.Option(
-        min=0, metavar="MS", help="More: fewer wrong words, but later (see --policy).", rich_help_panel=_SEGMENTS
+        min=0,
+        metavar="MS",
+        help="Distance from the latest audio at which words are committed, see --policy. More: fewer wrong words, but "
+        "later.",
+        rich_help_panel=_SEGMENTS,
     ),
 ]
 ShowMarginMs = Annotated[
@@ -89,7 +93,7 @@ OverlapMs = Annotated[
         min=0,
         max=10_000,
         metavar="MS",
-        help="Audio encoded again with each new chunk. More: fewer wrong words and more computing, but no delay.",
+        help="Audio encoded again with each new chunk. More: fewer wrong words and more computing, at the same delay.",
         rich_help_panel=_SEGMENTS,
     ),
 ]

@@ -114,7 +114,7 @@ Wyoming = Annotated[
         metavar="PORT",
         min=1,
         max=65535,
-        help="Serve the Wyoming protocol (Home Assistant) on this port. It knows no API key.",
+        help="Also serve the Wyoming protocol (Home Assistant) on this port, without an API key.",
         rich_help_panel=_OTHER,
     ),
 ]
@@ -126,7 +126,7 @@ SampleRate = Annotated[
 ]
 Alternatives = Annotated[
     int,
-    typer.Option(min=1, help="Alternatives that WebSocket clients may ask for per result.", rich_help_panel=_OTHER),
+    typer.Option(min=1, help="Alternatives of a result that WebSocket clients may ask for.", rich_help_panel=_OTHER),
 ]
 LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)]
 
@@ -192,7 +192,7 @@ class LimitOptions:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(serve)
+    app.command(rich_help_panel=shared.RECOGNITION)(serve)
 
 
 @grouped

@@ -34,12 +34,14 @@ class Store(str, Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(prepare)
-    app.command()(statistics)
+    for command in (prepare, statistics):
+        app.command(rich_help_panel=shared.TRAINING)(command)
 
 
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Corpora. Of equal ids the first is kept.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Corpora. Of utterances with the same id the first is kept.")
+    ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an earlier one is replaced.")],
     kind: Annotated[Kind, typer.Option(help="Kind of the sources.")] = Kind.auto,
     store: Annotated[

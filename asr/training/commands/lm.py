@@ -48,7 +48,7 @@ MaxMinutes = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="train-lm")(train_lm)
+    app.command(name="train-lm", rich_help_panel=shared.TRAINING)(train_lm)
 
 
 def train_lm(

@@ -17,7 +17,7 @@ __all__ = ["register"]
 Texts = Annotated[
     list[str],
     typer.Argument(
-        metavar="TEXT[@N]...",
+        metavar="TEXT[@N]",
         help="Text with marks and capitals, a sentence or paragraph per line. @N: read N times per pass.",
         show_default=False,
     ),
@@ -32,7 +32,7 @@ MaxMinutes = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="train-punctuation")(train_punctuation)
+    app.command(name="train-punctuation", rich_help_panel=shared.TRAINING)(train_punctuation)
 
 
 def train_punctuation(

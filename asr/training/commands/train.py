@@ -52,10 +52,9 @@ Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes; start torchrun
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(train)
-    app.command()(finetune)
-    app.command()(average)
-    app.command(name="train-tokenizer")(train_tokenizer)
+    for command in (train, finetune, average):
+        app.command(rich_help_panel=shared.TRAINING)(command)
+    app.command(name="train-tokenizer", rich_help_panel=shared.TRAINING)(train_tokenizer)
 
 
 def train(
@@ -172,9 +171,10 @@ def train_tokenizer(
     """
     if not data and not text:
         raise typer.BadParameter("give training text: --data or --text", param_hint="--data")
-    from asr.files import write_atomically
+    from asr.files import require_folder, write_atomically
     from asr.text.tokenizer import Tokenizer
 
+    require_folder(output)
     sentences = [*_texts(data or []), *_lines(text or [])]
     tokenizer = Tokenizer.train(sentences, vocab_size, kind.value)
     write_atomically(output, tokenizer.model)

@@ -98,6 +98,13 @@ def test_a_broken_line_is_named(tmp_path: Path, line: object, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_broken_address_is_named(tmp_path: Path) -> None:
+    """It was a ValueError of urllib, which ended the command with a traceback."""
+    (tmp_path / "m.jsonl").write_text('{"audio": "file://[a.wav"}\n')
+    with pytest.raises(DataError, match=r"m\.jsonl:1: audio is 'file://\[a\.wav': Invalid IPv6 URL"):
+        read(tmp_path / "m.jsonl")
+
+
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "zo\xeb"}\n')

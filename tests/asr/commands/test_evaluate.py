@@ -48,6 +48,15 @@ def test_evaluate(scored: Path, command: Command, stub: StubRecogniser) -> None:
     assert "deletion      more → ***" in out
 
 
+def test_a_missing_folder_is_told_before_the_work(
+    scored: Path, tmp_path: Path, command: Command, stub: StubRecogniser
+) -> None:
+    """It was told after it: hours of recognition went without a number."""
+    path = tmp_path / "nowhere" / "scores.json"
+    expected = (1, "", f"spellstream: {path}: its folder does not exist\n")
+    assert command("evaluate", scored, "--json", path) == expected
+
+
 def test_evaluate_chooses(scored: Path, command: Command, stub: StubRecogniser) -> None:
     status, out, _ = command(
         "evaluate", scored, "--corpus", "noisy", "--limit", 1, "--json", "-", "--beam-size", 2, "--track", "de"

@@ -63,6 +63,18 @@ def test_help_fills_the_terminal(command: Command, monkeypatch: pytest.MonkeyPat
     assert "\n   spellstream devices" in command("devices", "--help")[1]
 
 
+def test_help_names_the_extra_to_install(command: Command) -> None:
+    """Rich took [onnx] for markup, and the help said pip install 'spellstream'."""
+    assert "spellstream[onnx]" in command("export", "--help")[1]
+
+
+def test_help_groups_the_commands(command: Command) -> None:
+    out = command("--help")[1]
+    groups = [out.index(name) for name in ("Speech to text", "Models", "Training")]
+    assert groups == sorted(groups)
+    assert groups[0] < out.index(" listen ") < groups[1] < out.index(" import ") < groups[2] < out.index(" finetune ")
+
+
 def test_help_is_quick(repository_root: Path) -> None:
     """None of what is slow to import is needed to show it."""
     code = (
