@@ -27,7 +27,7 @@ class TagLogits(NamedTuple):
 
 
 class PunctuationNetwork(nn.Module):
-    """See the module's docstring. A row depends neither on its neighbours nor on its own padding."""
+    """The network of this module. A row depends neither on its neighbours nor on its own padding."""
 
     def __init__(self, config: PunctuationConfig) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class PunctuationNetwork(nn.Module):
         # Rows are reversed without their padding, so that the backward LSTM starts at the last word. The index is its
         # own inverse and restores the order.
         places = torch.arange(words.shape[1], device=words.device).expand_as(words)
-        turned = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)[..., None]
+        reversal = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)[..., None]
         for ahead, back in zip(self.ahead, self.back, strict=True):
-            there = ahead(x)[0]
-            back_in = x.gather(1, turned.expand_as(x))
-            again = back(back_in)[0]
-            x = self.dropout(torch.cat([there, again.gather(1, turned.expand_as(again))], dim=-1))
+            forward = ahead(x)[0]
+            backward = back(x.gather(1, reversal.expand_as(x)))[0]
+            backward = backward.gather(1, reversal.expand_as(backward))
+            x = self.dropout(torch.cat([forward, backward], dim=-1))
         return TagLogits(self.marks(x), self.forms(x))

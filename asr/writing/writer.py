@@ -21,7 +21,7 @@ _BREAK_SECONDS = 0.5  # a pause this long ends a number
 # Least confidence of each word in a number. Of 3,124 words of held-out speech (85 % right), 13 % are below it: 43 % of
 # the wrong words and 8 % of the right ones. A limit of 0.5 would exclude 18 % of the right words, and so leave every
 # third number of two words unconverted.
-_SURE = 0.3
+_SURE_CONFIDENCE = 0.3
 _SENTENCE_ENDS = (".", "?", "!")
 
 
@@ -75,8 +75,8 @@ class Writer:
         tags = self._tags([s.utterance(c) for s, c in zip(spoken, contexts, strict=True)])
         written = []
         for row, (segment, own, context) in enumerate(zip(segments, spoken, contexts, strict=True)):
-            said, is_open = _join(own, tags[row], context, names[row] if names else None)
-            written.append((_with(segment, said), context.after(own.texts)._replace(sentence_open=is_open)))
+            words, is_open = _written_words(own, tags[row], context, names[row] if names else None)
+            written.append((_as_written(segment, words), context.after(own.texts)._replace(sentence_open=is_open)))
         return written
 
     def write_all(self, segments: Sequence[Segment], names: Names | None = None) -> list[Segment]:
@@ -89,8 +89,8 @@ class Writer:
 
         written, is_open = [], False
         for segment, own, tag, context in zip(segments, spoken, tags, contexts, strict=False):
-            said, is_open = _join(own, tag, context._replace(sentence_open=is_open), names)
-            written.append(_with(segment, said))
+            words, is_open = _written_words(own, tag, context._replace(sentence_open=is_open), names)
+            written.append(_as_written(segment, words))
         return written
 
     def partial(
@@ -105,7 +105,7 @@ class Writer:
         spoken = [_Spoken.timed(row) for row in words]
         tags = self._tags([s.utterance(c, final=False) for s, c in zip(spoken, contexts, strict=True)])
         rows = zip(spoken, tags, contexts, names or [None] * len(spoken), strict=True)
-        return [" ".join(_texts(_join(*row)[0])) for row in rows]
+        return [" ".join(_texts(_written_words(*row)[0])) for row in rows]
 
     def _tags(self, utterances: list[Utterance]) -> list[list[Tag] | None]:
         """The tags of each utterance; None where there is no tagger or no word."""
@@ -146,28 +146,28 @@ class _Spoken(NamedTuple):
         return Utterance(self.texts, self.pauses, context.words, final)
 
 
-def _with(segment: Segment, said: Sequence[Word]) -> Segment:
-    """The segment in its written form; unchanged if that equals the recognised text."""
+def _as_written(segment: Segment, words: Sequence[Word]) -> Segment:
+    """The segment with its written words; unchanged if they equal the recognised text."""
     segment = segment.as_spoken()
-    text = " ".join(_texts(said))
+    text = " ".join(_texts(words))
     if text == segment.text:
         return segment
-    words = tuple(said) if segment.words else ()
-    return replace(segment, text=text, words=words, spoken_text=segment.text, spoken_words=segment.words)
+    timed = tuple(words) if segment.words else ()
+    return replace(segment, text=text, words=timed, spoken_text=segment.text, spoken_words=segment.words)
 
 
 def _texts(words: Sequence[Word]) -> list[str]:
     return [word.text for word in words]
 
 
-def _join(
+def _written_words(
     spoken: _Spoken, tags: Sequence[Tag] | None, context: Context, names: Names | None
 ) -> tuple[list[Word], bool]:
     """The written words, and whether their last sentence is still open."""
     marks = [tag.mark for tag in tags] if tags else [""] * len(spoken.words)
     texts = [tag.text for tag in tags] if tags else spoken.texts
     is_open, written = context.sentence_open, []
-    for form in _whole(spoken, marks, texts, names):
+    for form in _covering_forms(spoken, marks, texts, names):
         text, mark = form.text, marks[form.end - 1]
         if tags and not is_open:
             text = _capitalised(text)
@@ -182,18 +182,18 @@ def _join(
     return written, is_open
 
 
-def _whole(spoken: _Spoken, marks: Sequence[str], texts: Sequence[str], names: Names | None) -> Iterator[Form]:
+def _covering_forms(spoken: _Spoken, marks: Sequence[str], texts: Sequence[str], names: Names | None) -> Iterator[Form]:
     """Cover all words by forms: names first, then numbers, then single words."""
     forms = names.forms(spoken.texts) if names is not None else []
     taken = {at for form in forms for at in range(form.start, form.end)}
-    sure = [word.confidence >= _SURE and at not in taken for at, word in enumerate(spoken.words)]
+    sure = [word.confidence >= _SURE_CONFIDENCE and at not in taken for at, word in enumerate(spoken.words)]
     breaks = [bool(mark) or (pause or 0) >= _BREAK_SECONDS for mark, pause in zip(marks, spoken.pauses, strict=True)]
-    digits = [
+    number_forms = [
         form for form in numbers.forms(spoken.texts, sure, breaks) if taken.isdisjoint(range(form.start, form.end))
     ]
 
     at = 0
-    for form in sorted([*forms, *digits]):
+    for form in sorted([*forms, *number_forms]):
         yield from (Form(i, i + 1, texts[i]) for i in range(at, form.start))
         yield form
         at = form.end

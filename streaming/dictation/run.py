@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 __all__ = ["dictate"]
 
 
-class _Hand:
+class _Typist:
     """Types the words; if the typer fails, the open utterance and all later ones go to standard output."""
 
     def __init__(self, typer: Typer, table: Table, partials: bool) -> None:
         self._typer, self._table = typer, table
         self._partials = partials and typer.corrects
         self._state = Dictation()
-        self._begun = ""  # the text before the open utterance
+        self._text_before = ""  # the open utterance
         self.failure: DeviceError | None = None
 
     def resume(self) -> None:
         self._state = self._state.resumed()
-        self._begun = ""
+        self._text_before = ""
 
     def write(self, said: Said) -> None:
         if not said.final and not self._partials:
             return
         if self._state.settled is None:
-            self._begun = self._state.typed.begun().text
+            self._text_before = self._state.typed.begun().text
         self._state, edits = step(self._state, said.units, self._table, final=said.final)
         if self.failure is None:
             try:
@@ -47,7 +47,7 @@ class _Hand:
             except DeviceError as error:
                 self.failure = error
         if self.failure is not None and said.final:
-            StandardOutput().type(edits_between(self._begun, self._state.typed.text))
+            StandardOutput().type(edits_between(self._text_before, self._state.typed.text))
 
 
 def dictate(
@@ -77,7 +77,7 @@ def dictate(
         AudioError, DeviceError: the source or the typer failed; the words so far were typed or, after a failure of the
             typer, printed.
     """
-    hand = _Hand(typer, table, corrections)
+    typist = _Typist(typer, table, corrections)
     while not switch.ended:
         if switch.paused:
             tell("paused")
@@ -89,15 +89,15 @@ def dictate(
             tell("listening")
             notify(f"listening to {source.name}; typing with {typer.name}")
             for said in recognise(source):
-                hand.write(said)
-                if hand.failure is not None and not switch.ended:
+                typist.write(said)
+                if typist.failure is not None and not switch.ended:
                     notify("typing fails; the remaining text follows on standard output")
                     switch.stop()
         if switch.toggles == toggles:
             break
-        hand.resume()
-    if hand.failure is not None or isinstance(typer, StandardOutput):
+        typist.resume()
+    if typist.failure is not None or isinstance(typer, StandardOutput):
         sys.stdout.write("\n")
         sys.stdout.flush()
-    if hand.failure is not None:
-        raise hand.failure
+    if typist.failure is not None:
+        raise typist.failure
