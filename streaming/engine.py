@@ -32,6 +32,9 @@ from streaming.session import Session, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
 
+# The latest words still change. Hotwords are not put in their place yet, which would be done again and again.
+_UNSURE_MS = 320
+
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -106,7 +109,8 @@ class Engine:
         self.detector = SpeechDetector(self.device)
         context = self.config.context or settings.streaming
         self.encoder = ChunkEncoder(self.model, context, self.config.overlap_ms)
-        self.search = SegmentSearch(recogniser, recogniser.language_model(self.final))
+        unsure_ms = min(_UNSURE_MS, self.config.policy.earliest_ms)
+        self.search = SegmentSearch(recogniser, recogniser.language_model(self.final), unsure_ms)
         self.writer = recogniser.writer
         self._fresh = self._fresh_segment()
 
@@ -245,6 +249,7 @@ class Engine:
             shown = replace(
                 after[row],
                 outline=outlines[row],
+                looked=way.looked if (way := reached[row]) else before.looked,
                 latest=found[row].after(words[row][count - 1].tokens) if count else found[row],
                 tentative=tuple(w.text for w in words[row][count:]),
                 visible=tuple(w.text for w in rest),
@@ -262,16 +267,19 @@ class Engine:
     ) -> tuple[list[Hypothesis], list[Reached | None]]:
         """The best continuation of each segment's committed words, and where the search has come to it.
 
-        It is the latest one, without a search, where CTC still finds the same.
+        It is the latest one, without a search, where CTC still finds the same and no hotword has waited.
         """
         committed = [s.committed for s in segments]
         outlines = self.search.outlines(heard, [c.end_frame for c in committed])
-        known = [s.latest if s.outline == outline else None for s, outline in zip(segments, outlines, strict=True)]
+        known = [
+            s.latest if s.outline == outline and not s.looked.waiting else None
+            for s, outline in zip(segments, outlines, strict=True)
+        ]
         reached: list[Reached | None] = [None] * len(segments)
         if moved := [i for i, latest in enumerate(known) if latest is None]:
             some, trace = batch_frames([segments[i].encoder_out for i in moved]), Trace()
-            spotters = [lists[i] for i in moved]
-            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, spotters, trace)
+            spotters, looked = [lists[i] for i in moved], [segments[i].looked for i in moved]
+            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, spotters, trace, looked)
             for row, (i, (best, *_)) in enumerate(zip(moved, nbest, strict=True)):
                 known[i], reached[i] = best, Reached(trace, row)
         return [latest for latest in known if latest is not None], reached

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from asr.audio import SAMPLE_RATE
 from asr.model.decoder import DecoderState
 from asr.model.lm import LmState
 from asr.model.states import Row
-from asr.search import Hypothesis
+from asr.search import Hypothesis, Looked
 from asr.search.alignment import TimedWord
 from asr.transcript import Segment, Word
 
@@ -45,6 +45,7 @@ class OpenSegment:
     released: int = 0  # frames from its start that are no longer kept
     latest: Hypothesis | None = None  # what the latest search found after the committed words
     outline: tuple[int, ...] = ()  # what CTC alone found there then
+    looked: Looked = field(default_factory=Looked)  # what looking for hotwords found then
     begun: bool = False  # its first chunk is encoded
     tentative: tuple[str, ...] = ()  # the words that the latest search found after the committed ones
     visible: tuple[str, ...] = ()  # those of them that the latest partial shows

@@ -52,6 +52,11 @@ class PolicyConfig:
         for name in ("margin_ms", "agreement_ms", "show_margin_ms"):
             require(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "at least 0")
 
+    @property
+    def earliest_ms(self) -> int:
+        """A word nearer to the end of the audio so far is not committed."""
+        return max(0, self.margin_ms - self.agreement_ms) if self.kind == "ctc" else 0
+
 
 def committable(
     words: Sequence[TimedWord], before: Sequence[str], heard_frames: int, frame_ms: float, config: PolicyConfig

@@ -15,7 +15,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Hypothesis, Prefix, Spotter, Trace, beam_search, place_hotwords
+from asr.search import Earlier, Hypothesis, Looked, Prefix, Spotter, Trace, beam_search, place_hotwords
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import BLANK, EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -46,6 +46,11 @@ class Reached(NamedTuple):
     trace: Trace
     row: int  # of the segment in the search
 
+    @property
+    def looked(self) -> Looked:
+        """What looking for hotwords has found."""
+        return self.trace.looked.get(self.row, Looked())
+
     def state(self, tokens: Sequence[int]) -> tuple[DecoderState, LmState | None] | None:
         """The states, of one row, before the last of the hypothesis's first `tokens`; None if it did not pass them."""
         rows = self.trace.path(self.row, tokens).rows
@@ -64,9 +69,11 @@ class SegmentSearch:
     Args:
         recogniser: the model and its tokenizer.
         lm: the language model; None: there is none.
+        unsure_ms: the end of an open segment, where no hotwords are placed yet.
     """
 
-    def __init__(self, recogniser: Recogniser, lm: TokenPredictor | None) -> None:
+    def __init__(self, recogniser: Recogniser, lm: TokenPredictor | None, unsure_ms: int) -> None:
+        self.unsure_frames = round(unsure_ms / 1000 / recogniser.model.config.frame_seconds)
         self.model, self.device = recogniser.model, recogniser.device
         self.tokenizer, self.lm = recogniser.tokenizer, lm
         self._word_starts = torch.tensor(recogniser.tokenizer.word_starts, device=self.device)
@@ -86,15 +93,22 @@ class SegmentSearch:
         config: SearchConfig,
         hotwords: Sequence[Spotter | None] = (),
         trace: Trace | None = None,
+        looked: Sequence[Looked] = (),
     ) -> list[list[Hypothesis]]:
-        """The n-best continuations of the committed words of each segment, best first; `trace` gets the states."""
+        """The n-best continuations of the committed words of each segment, best first; `trace` gets the states.
+
+        Given what the search before `looked` at in each, which goes on: hotwords wait until their words hardly change.
+        """
         prefix = self._prefix(committed, encoded)
         trace = Trace() if trace is None and any(hotwords) else trace
         found = beam_search(self.model, encoded, config, self.lm, prefix, trace)
         if trace is None or not any(hotwords):
             return found
-        known = [c.tokens for c in committed]
-        return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, known)
+        earlier = [Earlier(c.tokens) for c in committed]
+        if looked:
+            pairs = zip(committed, looked, strict=True)
+            earlier = [Earlier(c.tokens, self.unsure_frames, one.answers) for c, one in pairs]
+        return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, earlier)
 
     def hear(self, encoded: Encoded) -> Heard:
         """Output of the CTC head for the frames."""

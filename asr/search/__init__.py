@@ -9,14 +9,16 @@ from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search.beam import Prefix, beam_search, beam_search_steps
 from asr.search.greedy import greedy
-from asr.search.hotwords import place_hotwords, place_hotwords_steps
+from asr.search.hotwords import Earlier, place_hotwords, place_hotwords_steps
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spotter
-from asr.search.trace import Trace
+from asr.search.trace import Looked, Trace
 from asr.steps import Steps, finish
 
 __all__ = [
+    "Earlier",
     "Hypothesis",
+    "Looked",
     "Prefix",
     "Spotter",
     "Trace",

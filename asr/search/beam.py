@@ -65,6 +65,8 @@ class _Search:
         self.batch, self.beam = encoder_out.shape[0], config.beam_size
         self.device = encoder_out.device
         self.memory = model.decoder.prepare(encoder_out, lengths)
+        if trace:
+            trace.memory = self.memory
         self.live_only = fast.enabled() and self.device.type == "cpu"
 
         first_frame = prefix.first_frame if prefix else torch.zeros_like(lengths)
@@ -87,6 +89,8 @@ class _Search:
         log_probs = self.model.ctc_log_probs(encoded.encoder_out)
         if self.prefix:  # the known words are not scored again
             log_probs = from_frame(log_probs, first_frame)
+        if self.trace:
+            self.trace.ctc = log_probs
         lengths = (encoded.encoder_out_lengths - first_frame).clamp(min=1)
         return [(self.config.ctc_weight, CtcScorer(CtcPrefixes(log_probs, lengths)))]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.config import SearchConfig
+from asr.model.attention import Memory
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.model.states import join
@@ -21,9 +22,9 @@ from asr.search.trace import Passed, Path, Trace
 from asr.steps import Steps
 from asr.text.tokenizer import EOS
 
-__all__ = ["Detour", "Scored", "score_detours"]
+__all__ = ["AFTER", "Detour", "Scored", "score_detours"]
 
-_AFTER = 3  # tokens after a detour that are scored with it
+AFTER = 3  # tokens after a detour that are scored with it
 _RESERVE = 1.0  # what the rest of a detour can make up for
 
 
@@ -55,10 +56,12 @@ class _State(NamedTuple):
 class _Forced:
     """Scores given tokens by the full scorers of a search."""
 
-    def __init__(self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None) -> None:
+    def __init__(
+        self, model: Model, encoded: Encoded, config: SearchConfig, lm: TokenPredictor | None, memory: Memory | None
+    ) -> None:
         self.model, self.temperature = model, config.temperature
         self.device, frames = encoded.encoder_out.device, encoded.encoder_out.shape[1]
-        self.memory = model.decoder.prepare(*encoded)
+        self.memory = memory or model.decoder.prepare(*encoded)
         self.scorers = full_scorers(config, model.config.vocab_size, frames, self.device, lm, None)
 
     def passed(self, passed: Passed, row: int) -> _State:
@@ -112,10 +115,10 @@ def score_detours(
     """
     # A search may have given up a hypothesis that is too long: then it has no state after the last token.
     paths = {row: trace.path(row, tokens) for row, tokens in known.items()}
-    which = [i for i, d in enumerate(detours) if min(d.end + _AFTER, len(known[d.row])) < len(paths[d.row].rows)]
+    which = [i for i, d in enumerate(detours) if min(d.end + AFTER, len(known[d.row])) < len(paths[d.row].rows)]
     found: list[Scored | None] = [None] * len(detours)
     if which:
-        forced, some = _Forced(model, encoded, config, lm), [detours[i] for i in which]
+        forced, some = _Forced(model, encoded, config, lm, trace.memory), [detours[i] for i in which]
         branched = _branch(forced, trace, paths, known, some)
         yield
         for i, scored in zip(which, (yield from _deviate(forced, known, some, branched)), strict=True):
@@ -140,7 +143,7 @@ def _branch(
     detours: Sequence[Detour],
 ) -> _Branched:
     """The states where detours leave the known hypotheses; one step scores all first tokens and the final eos."""
-    ending = {d.row for d in detours if d.end + _AFTER > len(known[d.row])}
+    ending = {d.row for d in detours if d.end + AFTER > len(known[d.row])}
     places = sorted({(d.row, d.start) for d in detours} | {(row, len(known[row])) for row in ending})
     states = [forced.passed(trace.passed[count], paths[row].rows[count]) for row, count in places]
     owners = torch.tensor([row for row, _ in places], device=forced.device)
@@ -162,7 +165,7 @@ def _deviate(
     forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour], branched: _Branched
 ) -> Steps[list[Scored | None]]:
     """Score the remaining tokens of detours; yields after every token."""
-    texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + _AFTER]] for d in detours]
+    texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + AFTER]] for d in detours]
     gains: list[float] = [0.0] * len(detours)
     token_scores: list[list[float]] = [[] for _ in detours]
     found: list[Scored | None] = [None] * len(detours)

@@ -9,9 +9,9 @@ in each place, whatever its weight.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,17 +23,27 @@ from asr.model.lm import TokenPredictor
 from asr.search.alignment import align
 from asr.search.beams import Prefix
 from asr.search.ctc import from_frame
-from asr.search.forced import Detour, Scored, score_detours
+from asr.search.forced import AFTER, Detour, Scored, score_detours
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spot, Spotter
-from asr.search.trace import Trace
+from asr.search.trace import Looked, Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import BLANK, UNKNOWN, Tokenizer
 
-__all__ = ["place_hotwords", "place_hotwords_steps"]
+__all__ = ["Earlier", "place_hotwords", "place_hotwords_steps"]
 
 _VARIANTS = 2  # of a spot that are scored in full
 _AROUND = 2  # words before and after a variant that CTC scores with it
+
+
+class Earlier(NamedTuple):
+    """What earlier searches have left of an utterance that is still spoken."""
+
+    tokens: Sequence[int] = ()  # of the words before the prefix's first frame
+    unsure_frames: int = 0  # at the end, where words may still change: phrases are looked for before them
+    answers: Mapping[
+        Any, Any
+    ] = {}  # `Looked.answers` of the search before: places whose words are the same keep theirs
 
 
 class _Words(NamedTuple):
@@ -85,7 +95,7 @@ def place_hotwords(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
-    known: Sequence[Sequence[int]] = (),
+    earlier: Sequence[Earlier] = (),
 ) -> list[list[Hypothesis]]:
     """Put the phrases of lists into the best hypotheses of a search.
 
@@ -98,12 +108,13 @@ def place_hotwords(
         config: weights of the search; `hotword_weight` and `hotword_margin`.
         lm: of the search.
         prefix: of the search.
-        known: tokens of the words before the prefix's first frame; empty: there are none.
+        earlier: of each utterance; empty: all begin with the first frame.
 
     Returns:
-        The n-best with the new hypothesis first, where there is one; its score includes what its phrases are worth.
+        The n-best with the new hypothesis first, where there is one; its score includes what its phrases are worth. The
+        trace gets what was looked at.
     """
-    return finish(place_hotwords_steps(model, encoded, found, trace, lists, config, lm, prefix, known))
+    return finish(place_hotwords_steps(model, encoded, found, trace, lists, config, lm, prefix, earlier))
 
 
 @torch.inference_mode()
@@ -116,42 +127,90 @@ def place_hotwords_steps(
     config: SearchConfig,
     lm: TokenPredictor | None = None,
     prefix: Prefix | None = None,
-    known: Sequence[Sequence[int]] = (),
+    earlier: Sequence[Earlier] = (),
 ) -> Steps[list[list[Hypothesis]]]:
     """As `place_hotwords`; yields after the phrases were spotted, and after every token."""
     rows = [row for row, (one, best) in enumerate(zip(lists, found, strict=False)) if one and best[0].tokens]
     if not rows or config.hotword_weight == 0:
         return found
-    log_probs, lengths = model.ctc_log_probs(encoded.encoder_out).float(), encoded.encoder_out_lengths
-    if prefix:
-        lengths = (lengths - prefix.first_frame).clamp(min=0)
-        log_probs = from_frame(log_probs, prefix.first_frame)
-    texts, variants, settings = {}, {}, (config.hotword_weight, config.hotword_margin)
-    log_probs = log_probs.cpu()
-    for row in rows:
-        frames, spotter, tokens = log_probs[row, : int(lengths[row])], lists[row], found[row][0].tokens
-        if spotter is None or not (spots := spotter.spots(frames, known[row] if known else (), *settings)):
-            continue
-        words = _Words.of(tokens, frames, spotter)
-        if words and (some := _variants(tokens, words, spots, frames, spotter, config)):
+    before = dict(enumerate(earlier)) if earlier else dict.fromkeys(rows, Earlier())
+    texts, variants = {}, {}
+    for row, frames in _heard(model, encoded, trace, prefix, rows).items():
+        words, some = _looked_for(found[row][0].tokens, frames, lists[row], before[row], config)
+        unsure = words is not None and words.spans[-1][1] > len(frames) - before[row].unsure_frames
+        trace.looked[row] = Looked(waiting=unsure)
+        if words and some:
             texts[row], variants[row] = words, some
     if not variants:
         return found
 
-    rows = list(variants)
     detours = [
         Detour(row, texts[row].token(one.start), texts[row].token(one.end), one.tokens, one.gain)
-        for row in rows
-        for one in variants[row]
+        for row, some in variants.items()
+        for one in some
     ]
-    best = {row: found[row][0].tokens for row in rows}
+    best = {row: found[row][0].tokens for row in variants}
     yield
-    scored = iter((yield from score_detours(model, encoded, config, lm, trace, best, detours)))
-    after = list(found)
-    for row in rows:
-        pairs = [(one, next(scored)) for one in variants[row]]
+    answers = yield from _answers(model, encoded, config, lm, trace, best, detours, before)
+    scored, after = iter(answers), list(found)
+    for row, some in variants.items():
+        pairs = [(one, next(scored)) for one in some]
         after[row] = _changed(found[row], texts[row], pairs, config.nbest)
     return after
+
+
+def _heard(
+    model: Model, encoded: Encoded, trace: Trace, prefix: Prefix | None, rows: Sequence[int]
+) -> dict[int, Tensor]:
+    """Log-probabilities `(T, V)` of the CTC head for some utterances, on the CPU, from the prefix's first frame on."""
+    log_probs, lengths = trace.ctc, encoded.encoder_out_lengths
+    first = prefix.first_frame if prefix else torch.zeros_like(lengths)
+    if log_probs is None:
+        log_probs = from_frame(model.ctc_log_probs(encoded.encoder_out), first)
+    log_probs, counts = log_probs.float().cpu(), (lengths - first).clamp(min=0).tolist()
+    return {row: log_probs[row, : counts[row]] for row in rows}
+
+
+def _looked_for(
+    tokens: list[int], frames: Tensor, spotter: Spotter | None, before: Earlier, config: SearchConfig
+) -> tuple[_Words | None, list[_Variant]]:
+    """The words of tokens, and the replacements of some of them by phrases spotted in `frames` `(T, V)`."""
+    words = _Words.of(tokens, frames, spotter) if spotter else None
+    sure = frames[: max(0, len(frames) - before.unsure_frames)]
+    if spotter is None or words is None or words.spans[0][1] > len(sure):
+        return words, []
+    spots = spotter.spots(sure, before.tokens, config.hotword_weight, config.hotword_margin)
+    return words, _variants(tokens, words, spots, frames, spotter, config)
+
+
+def _answers(
+    model: Model,
+    encoded: Encoded,
+    config: SearchConfig,
+    lm: TokenPredictor | None,
+    trace: Trace,
+    best: Mapping[int, list[int]],
+    detours: Sequence[Detour],
+    before: Mapping[int, Earlier],
+) -> Steps[list[Scored | None]]:
+    """Scores of detours: those that an earlier search has left, the others computed; all are left in the trace."""
+    keys = []
+    for d in detours:
+        tokens = best[d.row]
+        until = (*before[d.row].tokens, *tokens[: d.start])
+        keys.append((until, tuple(tokens[d.start : d.end]), tuple(tokens[d.end : d.end + AFTER]), tuple(d.tokens)))
+    new = [i for i, (d, key) in enumerate(zip(detours, keys, strict=True)) if key not in before[d.row].answers]
+    some = [detours[i] for i in new]
+    rows = {d.row: best[d.row] for d in some}
+    scored = (yield from score_detours(model, encoded, config, lm, trace, rows, some)) if some else []
+
+    fresh = dict(zip(new, scored, strict=True))
+    answers: dict[int, dict[Any, Scored | None]] = {d.row: {} for d in detours}
+    for i, (d, key) in enumerate(zip(detours, keys, strict=True)):
+        answers[d.row][key] = fresh[i] if i in fresh else before[d.row].answers[key]
+    for row, some_answers in answers.items():
+        trace.looked[row] = trace.looked[row]._replace(answers=some_answers)
+    return [answers[d.row][key] for d, key in zip(detours, keys, strict=True)]
 
 
 def _variants(

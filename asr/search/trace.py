@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
 
-__all__ = ["Passed", "Path", "Trace"]
+__all__ = ["Looked", "Passed", "Path", "Trace"]
 
 
 class Passed(NamedTuple):
@@ -31,14 +32,24 @@ class Path(NamedTuple):
     totals: list[float]  # scores by the full scorers so far
 
 
+class Looked(NamedTuple):
+    """What looking for phrases in an utterance has found."""
+
+    answers: Mapping[Any, Any] = {}  # scores of detours, by the words that they replace and those around
+    waiting: bool = False  # words at the end were left for later
+
+
 class Trace:
-    """The states of a search, token by token.
+    """The states of a search, token by token, and what it has computed before the first.
 
     It takes about 15 KB of memory for each live hypothesis and token of the default model.
     """
 
     def __init__(self) -> None:
         self.passed: list[Passed] = []
+        self.memory: Memory | None = None
+        self.ctc: Tensor | None = None  # (B, T, V): log-probabilities of the CTC head, from the prefix's first frame on
+        self.looked: dict[int, Looked] = {}  # by utterance
         self._known: list[list[tuple[int, int, int, float]]] = []  # parent, owner, token and score of each row
 
     def add(self, passed: Passed) -> None:

@@ -68,7 +68,7 @@ def changed(detour: Detour) -> list[int]:
 @pytest.mark.parametrize("with_prefix", [False, True])
 @torch.inference_mode()
 def test_a_gain_is_the_difference_of_two_whole_scores(with_prefix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forced, "_AFTER", 99)
+    monkeypatch.setattr(forced, "AFTER", 99)
     model, prefix, first = tiny_model(), None, SOS
     if with_prefix:
         decoder, first = model.decoder.initial_state(model.decoder.prepare(*batch())), 8

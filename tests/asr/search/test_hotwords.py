@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.errors import ConfigError
 from asr.model.las import Encoded, Model
-from asr.search import Hypothesis, Spotter, Trace, beam_search, place_hotwords, search
+from asr.search import Earlier, Hypothesis, Spotter, Trace, beam_search, hotwords, place_hotwords, search
 from asr.search.beams import Prefix
 from asr.text.tokenizer import BLANK, Tokenizer
 from asr.writing.hotwords import Hotwords
@@ -93,11 +95,57 @@ def test_a_phrase_goes_on_from_known_words() -> None:
 
     def after(phrases: str, before: list[int]) -> str:
         lists = [spotter(phrases)]
-        ((best, *_),) = place_hotwords(model, encoded, found, trace, lists, BY_CTC, prefix=prefix, known=[before])
+        ((best, *_),) = place_hotwords(
+            model, encoded, found, trace, lists, BY_CTC, prefix=prefix, earlier=[Earlier(before)]
+        )
         return TOKENIZER.decode(best.tokens)
 
     assert after("a sack", known) == "sack abba"
     assert after("a sack", known[:-2]) == "back abba"
+
+
+def test_no_phrase_is_placed_where_words_still_change() -> None:
+    model, encoded = said("abba sack")
+    tokens = TOKENIZER.encode("abba back")
+    trace = trace_of(model, encoded, BY_CTC, None, [tokens])
+
+    def after(unsure_frames: int) -> tuple[str, bool]:
+        found, earlier = [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]], [Earlier((), unsure_frames)]
+        ((best, *_),) = place_hotwords(model, encoded, found, trace, [spotter("sack")], BY_CTC, earlier=earlier)
+        return TOKENIZER.decode(best.tokens), trace.looked[0].waiting
+
+    frames = encoded.encoder_out.shape[1]
+    assert after(0) == ("abba sack", False)
+    assert [after(n) for n in (6, frames - 2, frames + 1)] == [("abba back", True)] * 3
+
+
+def test_places_whose_words_are_the_same_keep_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encoded = said("abba sack cab")
+
+    def after(text: str, answers: Mapping[Any, Any]) -> tuple[list[int], Mapping[Any, Any]]:
+        tokens = TOKENIZER.encode(text)
+        found, trace = (
+            [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]],
+            trace_of(model, encoded, BY_CTC, None, [tokens]),
+        )
+        earlier = [Earlier((), 0, answers)]
+        ((best, *_),) = place_hotwords(model, encoded, found, trace, [spotter("sack, back")], BY_CTC, earlier=earlier)
+        return best.tokens, trace.looked[0].answers
+
+    placed, answers = after("abba bak cab", {})
+    assert TOKENIZER.decode(placed) == "abba sack cab"
+    asked: list[int] = []
+    scoring = hotwords.score_detours
+
+    def counted(*args: Any) -> Any:
+        asked.append(len(args[-1]))
+        return scoring(*args)
+
+    monkeypatch.setattr(hotwords, "score_detours", counted)
+    assert after("abba bak cab", answers) == (placed, answers)
+    assert not asked
+    assert TOKENIZER.decode(after("abba bak scab", answers)[0]) == "abba sack scab"
+    assert asked
 
 
 def test_the_plain_hypothesis_is_still_among_the_n_best() -> None:
@@ -125,10 +173,10 @@ def test_the_size_of_the_batch_never_changes_the_answer_with_lists(with_prefix: 
         part = Encoded(*(x[rows] for x in batch))
         part = Encoded(part.encoder_out[:, : int(part.encoder_out_lengths.max())], part.encoder_out_lengths)
         prefix = prefix_of(model, part, rows) if with_prefix else None
-        known = [TOKENIZER.encode("back")] * len(rows) if with_prefix else []
+        earlier = [Earlier(TOKENIZER.encode("back"))] * len(rows) if with_prefix else []
         trace = Trace()
         found = beam_search(model, part, CONFIG, lm, prefix, trace)
-        found = place_hotwords(model, part, found, trace, [LISTS[r] for r in rows], CONFIG, lm, prefix, known)
+        found = place_hotwords(model, part, found, trace, [LISTS[r] for r in rows], CONFIG, lm, prefix, earlier)
         return [(best.tokens, best.score) for best, *_ in found]
 
     together = run(list(range(len(LISTS))))
