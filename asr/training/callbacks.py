@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
+from asr.errors import TrainingError
 from asr.files import write_atomically
 from asr.folders import find
 from asr.training.average import MEASUREMENTS, folder_of, kept
@@ -141,7 +142,12 @@ class Saver(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         part = self._path.with_name(self._path.name + ".part")
-        trainer.save_checkpoint(part, weights_only=False)  # with the state of the optimiser and the loops
+        try:
+            trainer.save_checkpoint(part, weights_only=False)  # with the state of the optimiser and the loops
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            reason = f"cannot be written: {error.strerror or error}; the run resumes from the last save"
+            raise TrainingError(f"{self._path}: {reason}") from error
         if trainer.is_global_zero:
             part.replace(self._path)
         trainer.strategy.barrier("saved")  # the next growth stage reads the file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from asr.config import LmConfig
 from asr.errors import CheckpointError, TrainingError
 from asr.model.lm import LanguageModel
 from asr.training import average, finetune
-from asr.training.callbacks import Bar
+from asr.training.callbacks import Bar, Saver
 from asr.training.config import TrainConfig
 from asr.training.module import LasModule
 from asr.training.run import Machine, train
@@ -229,3 +230,24 @@ def test_a_model_that_gets_no_better_is_kept_as_it_was(
     before, after = (checkpoint.load(folder).model.state_dict() for folder in (began, tuned))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_full_disk_names_the_file_of_the_run(tmp_path: Path) -> None:
+    """It read "[Errno 28] No space left on device", and the half-written file kept the disk full."""
+
+    def full(path: Path, weights_only: bool) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    saver = Saver(tmp_path / "last.ckpt", RUN, 10, None, threading.Event())
+    trainer: Any = types.SimpleNamespace(save_checkpoint=full)
+    with pytest.raises(TrainingError, match=r"last\.ckpt: cannot be written: No space left on device; the run resumes"):
+        saver._save(trainer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_measurement_without_an_error_rate_is_damage(tmp_path: Path) -> None:
+    """`average` ended in a KeyError."""
+    (tmp_path / "measurements.jsonl").write_text('{"step": 1, "ctc": 2.0}\n')
+    with pytest.raises(CheckpointError, match=r"measurements\.jsonl: damaged: KeyError\('wer'\)"):
+        average.choose(tmp_path)

@@ -59,7 +59,6 @@ def test_plain_lines_in_a_pipe(command: Command, model: Path, talk: Path, expect
     assert out.splitlines() == expected
     assert len(expected) == 2
     assert f"listening to {talk}" in err
-    assert "latency" not in err  # nobody spoke so fast
     assert "s of computing per second of audio, nothing dropped\n" in err
     assert f", {sum(len(text.split()) for text in expected)} words, " in err
     assert signal.getsignal(signal.SIGINT) is before

@@ -147,6 +147,19 @@ def test_latency_is_from_when_a_word_was_spoken() -> None:
     )
 
 
+def test_audio_faster_than_real_time_has_no_latency() -> None:
+    """This was asserted of a real run, which failed where a busy machine took longer than the recording lasts."""
+    now = 100.0
+    statistics = LiveStatistics(lambda: now)
+    now += 1
+    statistics.heard(10.0, 0.0)
+    statistics.show(final("one", "two"))
+    assert statistics.latency_seconds is None
+    assert statistics.summary(1.0, 0.0) == (
+        "10.0 s heard, 2 words, 0.100 s of computing per second of audio, nothing dropped"
+    )
+
+
 def test_the_view_on_a_terminal() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system="standard", legacy_windows=False)
