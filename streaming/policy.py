@@ -8,8 +8,11 @@ the end of the audio so far. Three policies decide:
   searches in a row found the word and all words before it;
 - `agreement`: two searches in a row found the word and all words before it (local agreement, Liu et al. 2020).
 
+The margin grows with doubt, which is 1 - confidence: of all that is known about a word, the decoder's confidence says
+best whether later audio will change it.
+
 A word that ends close to the edge is often only the first part of one. It is shown when it ends further from the edge,
-or when two searches in a row found it.
+at once if there is no doubt, or when two searches in a row found it.
 """
 
 from __future__ import annotations
@@ -29,27 +32,30 @@ __all__ = ["PolicyConfig", "committable", "showable"]
 class PolicyConfig:
     """When a word is committed.
 
-        config = streaming.StreamConfig(policy=streaming.PolicyConfig(margin_ms=400))
+        config = streaming.StreamConfig(policy=streaming.PolicyConfig(margin_ms=600))
 
     Attributes:
         kind: "ctc" or "attention", which use the margin, or "agreement": two searches in a row found the word.
-        margin_ms: distance of a word from the end of the audio so far. More gives fewer wrong words, later.
+        margin_ms: distance from the end of the audio so far of a word of confidence 1. More gives fewer wrong words,
+            later.
         agreement_ms: for "ctc", how much smaller the margin is for a word that two searches in a row found.
-        show_margin_ms: distance from which a word is shown that only the latest search found. More gives fewer
-            words that change, later.
+        show_margin_ms: distance from which a word of confidence 0 is shown that only the latest search found; for
+            others in proportion. More gives fewer words that change, later.
+        doubt_ms: how much larger the margin is for a word of confidence 0; for others in proportion.
 
     Raises:
         ConfigError: a setting is out of its bounds.
     """
 
     kind: Literal["attention", "ctc", "agreement"] = "ctc"
-    margin_ms: int = 800
+    margin_ms: int = 400
     agreement_ms: int = 320
-    show_margin_ms: int = 120
+    show_margin_ms: int = 400
+    doubt_ms: int = 720
 
     def __post_init__(self) -> None:
         choices(self, "kind")
-        for name in ("margin_ms", "agreement_ms", "show_margin_ms"):
+        for name in ("margin_ms", "agreement_ms", "show_margin_ms", "doubt_ms"):
             require(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "at least 0")
 
     @property
@@ -70,17 +76,18 @@ def committable(
         frame_ms: length of a frame.
         config: the policy.
     """
-    edge = heard_frames - config.margin_ms / frame_ms
-    edge_if_agreed = heard_frames - max(0, config.margin_ms - config.agreement_ms) / frame_ms
     agreed, count = _agreed(words, before), 0
     # The last word may still grow ("for" becomes "forty"), so it waits until another has begun.
     for i, word in enumerate(words[:-1]):
         if not word.aligned:
             break
+        margin_ms = config.margin_ms + config.doubt_ms * (1 - word.confidence)
         if config.kind == "attention":
-            sure = word.attention_frame < edge and words[i + 1].attention_frame > word.attention_frame
+            left = words[i + 1].attention_frame > word.attention_frame
+            sure = left and word.attention_frame < heard_frames - margin_ms / frame_ms
         elif config.kind == "ctc":
-            sure = word.last_frame < (edge_if_agreed if i < agreed else edge)
+            margin_ms = max(0.0, margin_ms - config.agreement_ms) if i < agreed else margin_ms
+            sure = word.last_frame < heard_frames - margin_ms / frame_ms
         else:
             sure = i < agreed
         if not sure:
@@ -93,11 +100,12 @@ def showable(
     words: Sequence[TimedWord], before: Sequence[str], heard_frames: int, frame_ms: float, config: PolicyConfig
 ) -> int:
     """The number of words, from the first on, that are shown; arguments as for `committable`."""
-    edge = heard_frames - config.show_margin_ms / frame_ms
-    count = _agreed(words, before)
-    while count < len(words) and words[count].last_frame <= edge:
-        count += 1
-    return count
+    for count in range(_agreed(words, before), len(words)):
+        # Whole frames, since the confidence of a word that has none left to doubt may differ from 1 by rounding.
+        margin = round(config.show_margin_ms * (1 - words[count].confidence) / frame_ms)
+        if words[count].last_frame > heard_frames - margin:
+            return count
+    return len(words)
 
 
 def _agreed(words: Sequence[TimedWord], before: Sequence[str]) -> int:

@@ -49,8 +49,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Chunk + lookahead, overlap, beam, margin - what agreement takes off it, margin for showing."""
-        margin = f"{self.policy.margin_ms}-{self.policy.agreement_ms}"
+        """Chunk + lookahead, overlap, beam, margin + what doubt adds - what agreement takes off, margin for showing."""
+        margin = f"{self.policy.margin_ms}+{self.policy.doubt_ms}-{self.policy.agreement_ms}"
         sizes = f"{self.chunk_ms}+{self.lookahead_ms}, {self.overlap_ms}, {self.beam_size}"
         return f"{sizes}, {margin}, {self.policy.show_margin_ms}"
 
@@ -65,12 +65,12 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(600, 240, 1200, 8, PolicyConfig(margin_ms=640, agreement_ms=0, show_margin_ms=0)),
-    Setting(400, 80, 1200, 8, PolicyConfig(margin_ms=480, agreement_ms=0, show_margin_ms=0)),
-    Setting(400, 80, 1200, 8, PolicyConfig(margin_ms=800, agreement_ms=320, show_margin_ms=120)),
-    Setting(400, 80, 800, 8, PolicyConfig(margin_ms=800, agreement_ms=400, show_margin_ms=120)),
-    Setting(320, 80, 1280, 8, PolicyConfig(margin_ms=800, agreement_ms=360, show_margin_ms=120)),
-    Setting(320, 80, 640, 6, PolicyConfig(margin_ms=800, agreement_ms=400, show_margin_ms=120)),
+    Setting(600, 240, 1200, 8, PolicyConfig(margin_ms=640, doubt_ms=0, agreement_ms=0, show_margin_ms=0)),
+    Setting(400, 80, 1200, 8, PolicyConfig(margin_ms=800, doubt_ms=0)),
+    Setting(400, 80, 1200, 8, PolicyConfig()),
+    Setting(400, 80, 1200, 8, PolicyConfig(margin_ms=720)),
+    Setting(400, 80, 800, 8, PolicyConfig()),
+    Setting(320, 80, 1280, 8, PolicyConfig()),
 )
 
 
@@ -144,7 +144,7 @@ def table(points: Sequence[Point]) -> Table:
     from rich.table import Table
 
     made = Table(title=f"{len(points[0].measured.scored)} recordings")
-    made.add_column("chunk+lookahead, overlap, beam, margin-agreement, show margin")
+    made.add_column("chunk+lookahead, overlap, beam, margin+doubt-agreement, show margin")
     for column in ("shown, median / p95 ms", "commit", "changed %", "WER %", "CPU s/s"):
         made.add_column(column, justify="right")
     for point in points:

@@ -48,7 +48,8 @@ Policy = Annotated[
     PolicyName,
     typer.Option(
         help="When a word is committed: ctc, attention: its CTC or attention span ends --margin-ms before the latest "
-        "audio (ctc: less if two searches in a row found it); agreement: two searches in a row found it.",
+        "audio (more for a doubtful word; ctc: less if two searches in a row found it); agreement: two searches in a "
+        "row found it.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -67,8 +68,8 @@ ShowMarginMs = Annotated[
     typer.Option(
         min=0,
         metavar="MS",
-        help="A word that ends so close to the latest audio is shown once two searches in a row found it. More: fewer "
-        "shown words change, but they come later.",
+        help="A doubtful word that ends so close to the latest audio is shown once two searches in a row found it; for "
+        "surer words, less. More: fewer shown words change, but they come later.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -117,8 +118,8 @@ class StreamOptions:
     speech_threshold: SpeechThreshold = 0.5
     max_seconds: MaxSeconds = 20.0
     policy: Policy = PolicyName.ctc
-    margin_ms: MarginMs = 800
-    show_margin_ms: ShowMarginMs = 120
+    margin_ms: MarginMs = 400
+    show_margin_ms: ShowMarginMs = 400
     chunk_ms: ChunkMs = None
     lookahead_ms: LookaheadMs = None
     overlap_ms: OverlapMs = 1200

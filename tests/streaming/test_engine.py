@@ -45,7 +45,7 @@ def engine() -> Engine:
 
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
 def test_however_the_audio_is_cut_the_events_are_the_same(recordings: list[Tensor], kind: Any) -> None:
-    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(kind, 240)))
+    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(kind, 240, doubt_ms=0)))
     waveform = torch.cat([recordings[0][:30_000], torch.zeros(20_000), recordings[1][:20_123]])
     whole = listen(engine, [waveform])
     assert len(finals(whole)) == 2
@@ -110,7 +110,8 @@ def test_encoder_out_is_that_of_the_whole_segment(recordings: list[Tensor], cont
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
 @pytest.mark.parametrize("overlap_ms", [0, 1200])
 def test_what_is_committed_never_changes(recordings: list[Tensor], kind: Any, margin_ms: int, overlap_ms: int) -> None:
-    endpoint, policy = EndpointConfig(max_seconds=4.0), PolicyConfig(kind, margin_ms)
+    policy = PolicyConfig(kind, margin_ms, doubt_ms=0, show_margin_ms=0)  # a babbler doubts every word
+    endpoint = EndpointConfig(max_seconds=4.0)
     config = StreamConfig(policy=policy, endpoint=endpoint, overlap_ms=overlap_ms)
     events = listen(Engine(babbler(), config), torch.cat(recordings[:2])[:160_000].split(5_120))
     committed = keeps_its_word(events)
@@ -149,7 +150,7 @@ def test_states_of_the_search_are_those_of_decoding_again(
     recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a commit, the states after the words come from the beam; without it, the words are decoded again."""
-    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(margin_ms=300)))
+    engine = Engine(babbler(), StreamConfig(policy=PolicyConfig(margin_ms=300, doubt_ms=0)))
     chunks = torch.cat(recordings[:2])[:160_000].split(5_120)
     taken = []
     state = Reached.state

@@ -23,7 +23,7 @@ LISTS = ["the hill:3, cat sat", None, "jazz:5, vexing hour, mat", "the hill:3, c
 def engine() -> Engine:
     recogniser = babbler()
     search = replace(recogniser.model.config.search, hotword_weight=2.0, hotword_margin=3.0)  # it never says them whole
-    return Engine(recogniser, StreamConfig(policy=PolicyConfig("ctc", 240, 0), final=search))
+    return Engine(recogniser, StreamConfig(policy=PolicyConfig("ctc", 240, 0, doubt_ms=0), final=search))
 
 
 def with_hotwords(

@@ -50,12 +50,38 @@ def test_ctc_commits_earlier_what_was_found_twice() -> None:
     assert found["one", "two"] == [0, 1, 1, 1, 2, 2]
 
 
-def test_a_word_at_the_edge_is_shown_once_it_was_found_twice() -> None:
-    config = PolicyConfig(show_margin_ms=120)  # two frames
-    assert [showable(WORDS, (), frames, FRAME_MS, config) for frames in (9, 10, 19, 20, 30)] == [0, 1, 1, 2, 3]
-    assert showable(WORDS, ("one", "two", "three"), 19, FRAME_MS, config) == 3
-    assert showable(WORDS, ("one", "too", "three"), 19, FRAME_MS, config) == 1
-    assert showable(WORDS, (), 28, FRAME_MS, PolicyConfig(show_margin_ms=0)) == 3
+@pytest.mark.parametrize("kind", ["ctc", "attention"])
+def test_doubtful_words_are_committed_later(kind: str) -> None:
+    config = PolicyConfig(kind, margin_ms=300, doubt_ms=600)  # type: ignore[arg-type]  # 5 frames, and 10 for doubt
+    words = [replace(WORDS[0], confidence=confidence) for confidence in (1.0, 0.5, 0.0)]
+    end = 8 if kind == "ctc" else 4
+    found = [
+        [committable([word, WORDS[1]], (), end + more, FRAME_MS, config) for more in (5, 6, 10, 11, 15, 16)]
+        for word in words
+    ]
+    assert found == [[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
+
+
+def test_doubt_and_agreement_add_up() -> None:
+    config = PolicyConfig(margin_ms=300, doubt_ms=600, agreement_ms=420)  # 5, 10 and 7 frames
+    doubtful = [replace(WORDS[0], confidence=0.0), *WORDS[1:]]
+    assert [committable(doubtful, ("one",), 8 + more, FRAME_MS, config) for more in (8, 9)] == [0, 1]
+    assert [committable(WORDS, ("one",), 8 + more, FRAME_MS, config) for more in (0, 1)] == [0, 1]  # never below 0
+
+
+def test_a_doubtful_word_at_the_edge_is_shown_once_it_was_found_twice() -> None:
+    config = PolicyConfig(show_margin_ms=240)
+    doubtful = [replace(word, confidence=0.5) for word in WORDS]  # two frames
+    assert [showable(doubtful, (), frames, FRAME_MS, config) for frames in (9, 10, 19, 20, 30)] == [0, 1, 1, 2, 3]
+    assert showable(doubtful, ("one", "two", "three"), 19, FRAME_MS, config) == 3
+    assert showable(doubtful, ("one", "too", "three"), 19, FRAME_MS, config) == 1
+    assert showable(doubtful, (), 28, FRAME_MS, PolicyConfig(show_margin_ms=0)) == 3
+
+
+def test_a_sure_word_at_the_edge_is_shown_at_once() -> None:
+    config = PolicyConfig(show_margin_ms=240)
+    for confidence in (1.0, 1 - 1e-7):  # how a probability of 1 is rounded must not matter
+        assert showable([replace(word, confidence=confidence) for word in WORDS], (), 28, FRAME_MS, config) == 3
 
 
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
@@ -76,6 +102,8 @@ def test_settings_are_checked() -> None:
         PolicyConfig("ctx")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="margin_ms"):
         PolicyConfig(margin_ms=-1)
+    with pytest.raises(ConfigError, match="doubt_ms"):
+        PolicyConfig(doubt_ms=-1)
     with pytest.raises(ConfigError, match="agreement_ms"):
         PolicyConfig(agreement_ms=-1)
     with pytest.raises(ConfigError, match="show_margin_ms"):

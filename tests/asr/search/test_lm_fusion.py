@@ -191,7 +191,7 @@ def fused_babbler(weight: float = 0.7, policy: PolicyConfig | None = None, inter
     search = SearchConfig(
         beam_size=3, candidates=8, max_tokens_per_second=5, lm_weight=weight, internal_lm_share=internal
     )
-    return Engine(fused, StreamConfig(policy=policy or PolicyConfig("ctc", 120), final=search))
+    return Engine(fused, StreamConfig(policy=policy or PolicyConfig("ctc", 120, doubt_ms=0), final=search))
 
 
 @INTERNAL
@@ -225,7 +225,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], int
 @torch.inference_mode()
 def test_it_knows_the_committed_words(clips: list[Tensor], internal: float) -> None:
     """After every commit the state is that of all that was committed."""
-    engine = fused_babbler(policy=PolicyConfig("ctc", 0), internal=internal)
+    engine = fused_babbler(policy=PolicyConfig("ctc", 0, doubt_ms=0), internal=internal)
     lm = engine.recogniser.language_model(engine.final)
     assert lm is not None
     sessions, seen = [engine.start() for _ in clips], set()
