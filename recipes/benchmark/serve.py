@@ -32,6 +32,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from asr.archive.manifest import read
 from asr.audio import SAMPLE_RATE
+from asr.config import usable_cores
 from asr.errors import SpellstreamError
 from recipes.benchmark.origin import Report, origin, processor, report
 from recipes.benchmark.whole_file import pick
@@ -267,6 +268,8 @@ async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Hel
     rows = [first]
     print(f"spellstream serve: {first.streams} streams, p95 {first.p95_ms:.0f} ms", file=sys.stderr)
     other = [sys.executable, "-m", "recipes.benchmark.per_connection", "--threads", str(options.threads), *ours]
+    if options.alone:
+        return rows, first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0, 0
     with started("one session a connection", other, "ws://127.0.0.1:") as peer:
         most = await capacity(peer, speech, options.seconds, first.streams, rows)
     return rows, first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0, most
@@ -283,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
             **origin("serve", arguments),
             "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
             "versions": f"torch {torch.__version__}, {platform.python_version()}",
-            "held": f"{ours} streams; one session a connection: {theirs}; ratio {ours / max(1, theirs):.1f}",
+            "held": f"{ours} streams" + ("" if options.alone else f"; one session a connection: {theirs}"),
         }
         data = {"rows": [asdict(row) for row in rows], **facts}
         return Report(data, table(rows, 1000 * speech.chunk_seconds), facts)
@@ -298,10 +301,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=60, help="use only N recordings, spread evenly over the manifest")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--device", default="cpu", help="auto, cpu or cuda")
-    add("--threads", type=int, default=1, help="CPU threads; for the other server, parallel steps")
+    add("--threads", type=int, default=usable_cores(), help="CPU threads; for the other server, parallel steps")
     add("--seconds", type=float, default=30.0, help="length of each measurement")
     add("--most", type=int, default=1000, help="streams")
     add("--settle", type=float, default=5.0, help="seconds for the server to start")
+    add("--alone", action="store_true", help="leave out the other server")
     add("--json", action="store_true", help="print JSON in place of the table")
     return parser
 

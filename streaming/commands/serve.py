@@ -26,6 +26,7 @@ __all__ = ["register"]
 
 KEY_VARIABLE = "SPELLSTREAM_API_KEY"
 
+_MOST_THREADS = 4  # by default: the threads also share Python's lock, and larger batches cost less
 _ACCESS, _LIMITS, _OTHER = "Access", "Limits", "Other clients and logs"
 
 
@@ -46,7 +47,12 @@ Language = Annotated[
     str, typer.Option(metavar="CODE", help="The model's language (ISO 639-1); requests for another are refused.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; all cores but one by default.", rich_help_panel="Model")
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"CPU threads, each of which steps a share of the streams; all cores by default, at most {_MOST_THREADS}.",
+        rich_help_panel="Model",
+    ),
 ]
 
 ApiKeyVariable = Annotated[
@@ -133,7 +139,7 @@ LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="Format o
 
 @dataclass(frozen=True)
 class ServeModelOptions(shared.ModelOptions):
-    """The model and where it runs, on all cores but one by default."""
+    """The model and where it runs; several threads divide the streams."""
 
     threads: Threads = None
 
@@ -234,6 +240,7 @@ def serve(
             model=model.model,
             language=language,
             device=model.device.value,
+            threads=model.threads or min(usable_cores(), _MOST_THREADS),
             api_key=access.api_key(),
             cors=tuple(access.cors or ()),
             allow_hosts=tuple(access.allow_host or ()),
@@ -246,11 +253,10 @@ def serve(
         )
 
     def engine() -> Engine:
-        # The threads of a matrix product wait for each other, so a core busy with the network delays all of them: with
-        # a thread on every core, the server handles fewer streams.
-        threads = model.threads or max(1, usable_cores() - 1)
-        placed = replace(model, threads=threads)
-        return make_engine(placed, lm_weight, streams, config.stream, config.hotwords, dtype)
+        # PyTorch's threads for one operation wait for each other, and a core busy with the network delays all of them.
+        # So each thread of the server computes alone.
+        alone = replace(model, threads=1)
+        return make_engine(alone, lm_weight, streams, config.stream, config.hotwords, dtype)
 
     _run(config, engine, log_format.value)
 
@@ -272,7 +278,7 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
         server = Server(app, config)
         server.run([listener])
 
-    if app.state.service.worker.thread.busy_seconds:
+    if app.state.service.workers.busy_seconds:
         # The engine hangs, and Python would wait for its thread forever at exit.
         with suppress(OSError):
             say("the engine hangs: the server exits without it")

@@ -54,6 +54,7 @@ class ServerConfig:
     model: str = "default"
     language: str = "en"  # of the model, as ISO 639-1; requests for another are refused
     device: str = "auto"
+    threads: int = 1  # on a CPU; each steps a share of the streams
     api_key: str | None = None  # None: no key is needed
     cors: tuple[str, ...] = ()  # origins whose pages may use the server; "*" for all
     allow_hosts: tuple[str, ...] = ()  # host names that requests may use; "*" for all
@@ -65,6 +66,7 @@ class ServerConfig:
     hotwords: Hotwords | None = None  # of all clients, besides their own
 
     def __post_init__(self) -> None:
+        require(self.threads > 0, "threads", self.threads, "positive")
         require(0 <= self.port < 65536, "port", self.port, "in 0..65535")
         require(len(self.language) == 2 and self.language.islower(), "language", self.language, "two letters, as en")
         require(self.api_key is None or bool(self.api_key), "api_key", "", "not empty")

@@ -1,4 +1,4 @@
-"""The one thread that uses the engine."""
+"""A thread that uses the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
+
+import torch
 
 __all__ = ["EngineThread"]
 
@@ -15,10 +18,15 @@ _CLOSE_SECONDS = 3.0  # time that `close` waits for the current call
 
 
 class EngineThread:
-    """Runs one function at a time, and measures how long the current one has been running."""
+    """Runs one function at a time, and measures how long the current one has been running.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, "spellstream-engine")
+    Args:
+        torch_threads: PyTorch's threads within it; None: as PyTorch is set.
+    """
+
+    def __init__(self, torch_threads: int | None = None) -> None:
+        begin = None if torch_threads is None else partial(torch.set_num_threads, torch_threads)
+        self._executor = ThreadPoolExecutor(1, "spellstream-engine", begin)
         self._busy_since: float | None = None  # set by the thread itself
 
     @property

@@ -22,19 +22,18 @@ _LOG = logging.getLogger(__name__)
 
 
 class Jobs:
-    """A queue of functions, and of work in steps, for the engine's thread.
+    """A queue of functions, and of work in steps, for the engine's threads.
 
     Work in steps runs in slices. After each slice the job queues behind the others, so a short file need not wait for a
-    long one.
+    long one, and the next slice runs in whichever thread is free.
 
     Args:
-        thread: runs them.
-        trial: raises an exception unless the engine works.
+        wake: called when there is a job to run.
         metrics: count jobs and failures.
     """
 
-    def __init__(self, thread: EngineThread, trial: Callable[[], None], metrics: Metrics) -> None:
-        self._thread, self._trial, self._metrics = thread, trial, metrics
+    def __init__(self, wake: Callable[[], None], metrics: Metrics) -> None:
+        self._wake, self._metrics = wake, metrics
         self._queue: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
         self.failed_trials = 0  # in a row
 
@@ -53,24 +52,30 @@ class Jobs:
     def _put(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
         self._queue.append((future, work))
         self._metrics.jobs.set(len(self._queue))
+        self._wake()
 
-    async def run_next(self) -> None:
-        """Run the longest-waiting job, or a slice of it, if there is one."""
+    async def run_next(self, thread: EngineThread, trial: Callable[[], None]) -> None:
+        """Run the longest-waiting job, or a slice of it, if there is one.
+
+        Args:
+            thread: runs it.
+            trial: raises an exception unless the engine works.
+        """
         if not self._queue:
             return
         future, function = self._queue.popleft()
         self._metrics.jobs.set(len(self._queue))
-        if future.cancelled():
+        if future.done():
             return
 
         try:
-            result = await self._thread.run(function)
+            result = await thread.run(function)
         except Exception as error:
             if not future.done():
                 future.set_exception(error)
             if not isinstance(error, SpellstreamError):
                 self._metrics.failures.inc()
-                await self._try_engine()
+                await self._try_engine(thread, trial)
         else:
             self.failed_trials = 0
             if result is _UNFINISHED:
@@ -88,14 +93,14 @@ class Jobs:
         for future, _ in self._queue:
             future.cancel()
 
-    async def _try_engine(self) -> None:
+    async def _try_engine(self, thread: EngineThread, trial: Callable[[], None]) -> None:
         """Determine whether a job failed because of the engine or because of its file.
 
         A failed job alone does not count as a failure of the engine; otherwise a client could end the server by sending
         a bad file repeatedly. The turns of streams cannot decide it, since a server with uploads only has none.
         """
         try:
-            await self._thread.run(self._trial)
+            await thread.run(trial)
         except Exception:
             _LOG.exception("a file failed, and so did a trial of the engine after it")
             self.failed_trials += 1

@@ -1,7 +1,7 @@
 """The service behind all protocols: one engine for all clients, their streams, and jobs for their files.
 
-Each part does one thing: `admission` refuses streams beyond the capacity, `worker` steps the streams and runs jobs in
-the engine's thread, `stop` lets open conversations finish, `connections` counts connections, `metrics` measures.
+Each part does one thing: `admission` refuses streams beyond the capacity, `workers` step the streams and run jobs in
+the engine's threads, `stop` lets open conversations finish, `connections` counts connections, `metrics` measures.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from streaming.engine import Engine
 from streaming.server.admission import Admission
 from streaming.server.config import ServerConfig
 from streaming.server.connections import Connections
-from streaming.server.errors import LimitError
+from streaming.server.errors import LimitError, OverloadError
 from streaming.server.logs import note
 from streaming.server.metrics import Metrics
 from streaming.server.stop import Stop
 from streaming.server.stream import Stream
 from streaming.server.worker import Worker
+from streaming.server.workers import Workers
 
 __all__ = ["Service", "Stream"]
 
@@ -48,32 +49,32 @@ class Service:
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self.engine, self.config, self.limits = engine, config, config.limits
         self.recogniser = engine.recogniser
-        self._streams: dict[Stream, float] = {}  # open streams with their opening times
-
         self.metrics = Metrics()
         self.connections = Connections(self.limits.max_connections, self.metrics)
         self.stop = Stop(config.grace_seconds)
-        self.worker = Worker(engine, self.limits, self._streams, self.metrics)
-        self.admission = Admission(engine, self.limits, self._streams, self.worker, self.stop)
+        # A GPU takes one step at a time, and all streams there share one table of states.
+        several = config.threads > 1 and engine.device.type == "cpu"
+        self.workers = Workers(engine, self.limits, self.metrics, config.threads if several else 1)
+        self.admission = Admission(engine, self.limits, self.workers, self.stop)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Step the streams while this is open."""
-        await self.worker.start()
+        await self.workers.start()
         try:
             yield
         finally:
-            await self.worker.close()
+            await self.workers.close()
 
     @property
     def healthy(self) -> bool:
         """Whether the engine works; if not, only a restart of the process helps."""
-        return self.worker.healthy
+        return self.workers.healthy
 
     @property
     def open_streams(self) -> int:
         """The number of open streams."""
-        return len(self._streams)
+        return self.workers.streams
 
     def check_room(self) -> None:
         """Refuse a stream, and count it as refused, unless there is room.
@@ -81,9 +82,15 @@ class Service:
         Raises:
             OverloadError: there is no room.
         """
-        if refusal := self.admission.refusal():
+        self._place()
+
+    def _place(self) -> Worker:
+        """The worker for another stream; a refusal is counted."""
+        try:
+            return self.admission.place()
+        except OverloadError as refusal:
             self.metrics.refused.labels(refusal.reason).inc()
-            raise refusal
+            raise
 
     @asynccontextmanager
     async def stream(
@@ -108,10 +115,10 @@ class Service:
             OverloadError: there is no room.
             AudioError: the sample rate is out of bounds.
         """
-        stream = Stream(sample_rate, kind, live, self.limits, self.worker.wake)
+        worker = self._place()
+        stream = Stream(sample_rate, kind, live, self.limits, worker.wake)
         stream.hotwords, stream.style = hotwords or self.config.hotwords, style
-        self.check_room()
-        self._streams[stream] = opened = time.monotonic()
+        worker.streams[stream] = opened = time.monotonic()
         self.metrics.streams.labels(kind).inc()
         self.metrics.opened.labels(kind).inc()
         try:
@@ -119,9 +126,9 @@ class Service:
                 yield stream
         finally:
             self.metrics.streams.labels(kind).dec()
-            del self._streams[stream]
+            del worker.streams[stream]
             if not stream.done:
-                self.worker.drop(stream)
+                worker.drop(stream)
             if isinstance(stream.error, LimitError):
                 self.metrics.cut.labels(stream.error.limit).inc()
             facts: dict[str, Any] = {"seconds": time.monotonic() - opened, "audio_seconds": stream.audio_seconds}
@@ -164,7 +171,7 @@ class Service:
         return found or self.config.hotwords
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function that uses the model in the engine's thread, between two turns.
+        """Run a function that uses the model in an engine's thread, between two turns.
 
         Streams wait meanwhile, so it must be short. If the caller is cancelled before the function's turn, it is not
         run.
@@ -172,21 +179,23 @@ class Service:
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.worker.run(function, *args)
+        result: T = await self.workers.run(function, *args)
         return result
 
     async def run_steps(self, function: Callable[..., Steps[T]], *args: Any) -> T:
-        """Do work in steps in the engine's thread; streams and other files run between them.
+        """Do work in steps in the engine's threads; streams and other files run between them.
 
         If the caller is cancelled, the steps that have not begun are not done.
 
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.worker.run(function, *args)
+        result: T = await self.workers.run(function, *args)
         return result
 
     def update_metrics(self) -> None:
         """Update the gauges that are not updated by events."""
-        self.metrics.queue_seconds.set(sum(stream.waiting_seconds for stream in self._streams))
-        self.metrics.real_time_factor.set(self.worker.load.real_time_factor(time.monotonic()))
+        self.metrics.queue_seconds.set(
+            sum(stream.waiting_seconds for worker in self.workers for stream in worker.streams)
+        )
+        self.metrics.real_time_factor.set(self.workers.real_time_factor())

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from asr.errors import SpellstreamError
 from streaming.engine import Engine
@@ -33,21 +32,27 @@ _LOG = logging.getLogger(__name__)
 
 
 class Worker:
-    """Steps streams and runs jobs until it is closed or the engine fails for good.
+    """Steps streams and runs jobs until it is stopped or the engine fails for good.
 
     Args:
-        engine: used by nobody else from now on.
+        engine: used by workers only.
         limits: the server's limits.
-        streams: the open streams, maintained by the service.
         metrics: the server's metrics.
+        jobs: shared by all workers.
+        torch_threads: PyTorch's threads; None: as PyTorch is set.
+
+    Attributes:
+        streams: its open streams with their opening times, maintained by the service.
     """
 
-    def __init__(self, engine: Engine, limits: ServerLimits, streams: Collection[Stream], metrics: Metrics) -> None:
-        self.thread = EngineThread()
+    def __init__(
+        self, engine: Engine, limits: ServerLimits, metrics: Metrics, jobs: Jobs, torch_threads: int | None = None
+    ) -> None:
+        self.thread = EngineThread(torch_threads)
         self.load = Load()
-        self._engine, self._limits, self._streams, self._metrics = engine, limits, streams, metrics
+        self.streams: dict[Stream, float] = {}
+        self._engine, self._limits, self._metrics, self._jobs = engine, limits, metrics, jobs
         self._engine_side = EngineSide(engine, limits)
-        self._jobs = Jobs(self.thread, self._trial, metrics)
         self._dropped: list[Stream] = []  # unfinished, but no longer read by anyone
         self._wake = asyncio.Event()
         self._turn_started = 0.0
@@ -59,25 +64,28 @@ class Worker:
         return self._task is not None
 
     @property
+    def running(self) -> bool:
+        """Whether it takes turns and jobs."""
+        return self._task is not None and not self._task.done()
+
+    @property
     def healthy(self) -> bool:
         """Whether streams are being stepped; if not, only a restart of the process helps."""
         faults = max(self._failed_turns, self._jobs.failed_trials)
         hanging = self.thread.busy_seconds > _MAX_TURN_SECONDS
-        return self._task is not None and not self._task.done() and faults < _MAX_FAULTS and not hanging
+        return self.running and faults < _MAX_FAULTS and not hanging
 
     async def start(self) -> None:
         """Warm the engine up, then start the turns."""
         await self.thread.run(self._trial)
         self._task = asyncio.create_task(self._work(), name="spellstream-worker")
 
-    async def close(self) -> None:
-        """End the turns and cancel waiting jobs."""
+    async def stop(self) -> None:
+        """End the turns. The current call in the thread goes on."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        self._jobs.cancel_all()
-        await self.thread.close()
 
     def wake(self) -> None:
         """Signal that a stream has work for the engine."""
@@ -87,14 +95,6 @@ class Worker:
         """Drop an unfinished stream, with its unprocessed audio."""
         self._dropped.append(stream)
         self._wake.set()
-
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a job: see `Service.run` and `Service.run_steps`."""
-        if self._task is None or self._task.done():
-            raise engine_failed()
-        future = self._jobs.submit(function, *args)
-        self._wake.set()
-        return await future
 
     def _trial(self) -> None:
         warm_up(self._engine)
@@ -107,20 +107,20 @@ class Worker:
                 if await self._turn():
                     self._wake.set()  # there may be more work: check again, after other tasks had the event loop
                 if self.healthy:
-                    await self._jobs.run_next()
+                    await self._jobs.run_next(self.thread, self._trial)
                     if self._jobs:
                         self._wake.set()
         except Exception:
-            _LOG.exception("a fault outside of a step: %d streams are dropped", len(self._streams))
+            _LOG.exception("a fault outside of a step: %d streams are dropped", len(self.streams))
             self._metrics.failures.inc()
 
-        for stream in self._streams:
+        for stream in self.streams:
             stream.fail(SpellstreamError("the server has failed"))
         self._jobs.fail_all(engine_failed())
 
     async def _turn(self) -> bool:
         """Step the streams once; return whether there was any work."""
-        orders = [order for stream in self._streams if (order := stream.order())]
+        orders = [order for stream in self.streams if (order := stream.order())]
         dropped, self._dropped = self._dropped, []
         if not (orders or dropped or self._engine_side.busy):
             return False
@@ -146,7 +146,7 @@ class Worker:
         now, heard = time.monotonic(), {stream: s for stream, s in statuses.items() if s.heard_seconds}
         latencies = tuple(now - arrived.get(stream, before) for stream in heard)
         taken, audio = now - self._turn_started, sum(status.heard_seconds for status in heard.values())
-        self.load = self.load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self._streams))))
+        self.load = self.load.heard(Turn(now, taken, audio, latencies, max(1, len(heard), len(self.streams))))
 
         self._metrics.step.observe(taken)
         for latency in latencies:
@@ -159,9 +159,9 @@ class Worker:
 
     def _start_afresh(self) -> None:
         """Drop all streams after a failed turn: none of their states can be trusted."""
-        _LOG.exception("a step failed: %d streams are dropped", len(self._streams))
+        _LOG.exception("a step failed: %d streams are dropped", len(self.streams))
         self._metrics.failures.inc()
         self._failed_turns += 1
         self._engine_side = EngineSide(self._engine, self._limits)
-        for stream in self._streams:
+        for stream in self.streams:
             stream.fail(SpellstreamError("the server failed to continue this stream"))

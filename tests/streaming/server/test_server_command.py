@@ -221,7 +221,8 @@ from streaming.server import worker
 step, trials = Engine.step, iter([True])
 Engine.step = lambda *arguments: step(*arguments) if next(trials, False) else threading.Event().wait()
 worker._MAX_TURN_SECONDS = float(sys.argv[1])
-sys.exit(main(["serve", "--port", "0", "--grace-seconds", "0.5", "--device", "cpu", "--model", sys.argv[2]]))
+options = ["--port", "0", "--grace-seconds", "0.5", "--device", "cpu", "--threads", "1"]
+sys.exit(main(["serve", *options, "--model", sys.argv[2]]))
 """
 
 

@@ -26,11 +26,11 @@ def run(use: Callable[[Jobs], Any], trial: Callable[[], None] = lambda: None) ->
 
     async def whole() -> None:
         thread = EngineThread()
-        jobs = Jobs(thread, trial, Metrics())
+        jobs = Jobs(lambda: None, Metrics())
         using = asyncio.ensure_future(use(jobs))
         await asyncio.sleep(0)
         while jobs:
-            await jobs.run_next()
+            await jobs.run_next(thread, trial)
         await using
         await thread.close()
 

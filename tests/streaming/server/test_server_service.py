@@ -347,8 +347,9 @@ def test_an_idle_service_does_nothing(serve: Any, monkeypatch: pytest.MonkeyPatc
         async with service.stream() as stream:
             await stream.push(SECOND)
             await stream.heard()
-            steps, turns, real = engine.steps, [], service.worker._turn
-            monkeypatch.setattr(service.worker, "_turn", lambda: turns.append(1) or real())
+            (worker,) = service.workers
+            steps, turns, real = engine.steps, [], worker._turn
+            monkeypatch.setattr(worker, "_turn", lambda: turns.append(1) or real())
             await asyncio.sleep(0.2)
             assert (engine.steps - steps, turns) == (0, [])
 
@@ -377,7 +378,8 @@ def test_a_fault_outside_of_a_step_ends_the_service(serve: Any, monkeypatch: pyt
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:
-            monkeypatch.setattr(service.worker, "_measure", lambda *_: 1 / 0)
+            (worker,) = service.workers
+            monkeypatch.setattr(worker, "_measure", lambda *_: 1 / 0)
             await stream.push(SECOND)
             waiting = asyncio.ensure_future(service.run(print))
             with pytest.raises(SpellstreamError, match="the server has failed"):

@@ -1,0 +1,179 @@
+"""Several threads that share one engine: each steps its own streams, and jobs run in whichever is free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+import asr
+from asr.errors import SpellstreamError
+from asr.steps import Steps
+from asr.transcript import Segment
+from streaming.endpoint import EndpointConfig
+from streaming.engine import Engine, StreamConfig
+from streaming.events import Event, Final
+from streaming.server import admission
+from streaming.server import worker as module
+from streaming.server.config import ServerConfig, ServerLimits
+from streaming.server.errors import OverloadError
+from streaming.server.service import Service
+from streaming.server.stream import Stream
+from tests.support.small_model import small_model
+
+LIMITS = ServerLimits(load_share=100)
+FAULT, HANG = 0.5, 1.0  # samples that do so
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A session that counts its samples."""
+
+    samples: int = 0
+
+
+class Trap:
+    """In an engine's place: what it hears may be a fault, or hold it until it is released."""
+
+    def __init__(self) -> None:
+        self.recogniser, self.device = SimpleNamespace(), torch.device("cpu")
+        self.chunk_samples = 6_400
+        self.released, self.held = threading.Event(), threading.Event()
+
+    def start(self, hotwords: object = None, style: object = None) -> Heard:
+        return Heard()
+
+    def step(
+        self, sessions: Sequence[Heard], chunks: Sequence[Tensor], final: Sequence[bool]
+    ) -> tuple[list[Heard], list[list[Event]]]:
+        for chunk in chunks:
+            if FAULT in chunk:
+                raise RuntimeError("a fault")
+            if HANG in chunk:
+                self.held.set()
+                self.released.wait(20)
+        now = [replace(s, samples=s.samples + len(c)) for s, c in zip(sessions, chunks, strict=True)]
+        said = [Final(Segment(str(s.samples), 0.0, 0.0, 0.0), 0.0) for s in now]
+        return now, [[event] if end else [] for event, end in zip(said, final, strict=True)]
+
+
+Use = Callable[[Service, Any], Coroutine[Any, Any, None]]
+
+
+def run(use: Use, engine: Any, threads: int = 2, limits: ServerLimits = LIMITS) -> None:
+    """Run a coroutine with a service whose workers share the engine."""
+
+    async def main() -> None:
+        service = Service(cast(Engine, engine), ServerConfig(limits=limits, threads=threads))
+        async with service.running():
+            await asyncio.wait_for(use(service, engine), 60)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def trap(monkeypatch: pytest.MonkeyPatch) -> Trap:
+    monkeypatch.setattr(module, "warm_up", lambda engine: None)
+    return Trap()
+
+
+async def text(stream: Stream) -> str:
+    stream.finish()
+    return " ".join([event.text async for event in stream.events() if isinstance(event, Final)])
+
+
+def test_streams_are_divided_and_a_fault_ends_only_those_of_its_thread(trap: Trap) -> None:
+    async def use(service: Service, engine: Trap) -> None:
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(service.stream()) for _ in range(6)]
+            one, other = (list(worker.streams) for worker in service.workers)
+            assert (len(one), len(other), service.open_streams) == (3, 3, 6)
+            assert {*one, *other} == set(streams)
+
+            await one[0].push(torch.full((1600,), FAULT))
+            for stream in one:
+                with pytest.raises(SpellstreamError, match="failed to continue"):
+                    await text(stream)
+            for stream in other:
+                await stream.push(torch.zeros(1600))
+            assert [await text(stream) for stream in other] == ["1600"] * 3
+            assert service.healthy
+
+    run(use, trap)
+
+
+def test_a_thread_that_is_held_keeps_neither_new_streams_nor_jobs_waiting(
+    trap: Trap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "WINDOW_SECONDS", 0.01)
+
+    async def use(service: Service, engine: Trap) -> None:
+        async with service.stream() as held:
+            await held.push(torch.full((1600,), HANG))
+            await asyncio.to_thread(engine.held.wait, 20)
+            await asyncio.sleep(0.02)
+            for _ in range(2):  # though the second has a stream for each of the first's
+                async with service.stream() as stream, service.stream() as second:
+                    await stream.push(torch.zeros(800))
+                    assert await text(stream) == "800"
+                    assert await text(second) == "0"
+
+            def names() -> Steps[set[str]]:
+                found = set()
+                for _ in range(3):
+                    found.add(threading.current_thread().name)
+                    yield
+                return found
+
+            found = await asyncio.gather(*(service.run_steps(names) for _ in range(2)))
+            assert len(set[str]().union(*found)) == 1
+            engine.released.set()
+            assert await text(held) == "1600"
+
+    run(use, trap)
+
+
+def test_all_threads_together_take_no_more_streams_than_allowed(trap: Trap) -> None:
+    async def use(service: Service, engine: Trap) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(service.stream())
+            with pytest.raises(OverloadError, match="3 streams are open, which is the limit"):
+                await stack.enter_async_context(service.stream())
+            assert b'spellstream_refused_total{reason="sessions"} 1.0' in service.metrics.text()
+
+    run(use, trap, limits=replace(LIMITS, max_sessions=3))
+
+
+def test_threads_at_work_at_the_same_time_hear_what_one_alone_hears(tmp_path: Path) -> None:
+    """The model is shared, and so is all that is computed once."""
+    always = EndpointConfig(speech_threshold=1e-9, silence_threshold=1e-9)
+    config = StreamConfig(endpoint=always, style="spoken")
+    engine = Engine(asr.load(str(small_model(tmp_path)), "cpu"), config)
+    generator = torch.Generator().manual_seed(0)
+    audio = [0.3 * torch.randn(24_000, generator=generator) for _ in range(6)]
+    alone = []
+    for waveform in audio:
+        _, ((*_, final),) = engine.step([engine.start()], [waveform], [True])
+        alone.append(final.text)
+    assert len(set(alone)) == len(audio)
+
+    async def use(service: Service, engine: Engine) -> None:
+        async def hear(waveform: Tensor) -> str:
+            async with service.stream() as stream:
+                for chunk in waveform.split(4_000):
+                    await stream.push(chunk)
+                return await text(stream)
+
+        assert await asyncio.gather(*map(hear, audio)) == alone
+
+    run(use, engine, threads=3)
