@@ -8,11 +8,12 @@ Context-Biasing for CTC and Transducer ASR models with CTC-based Word Spotter".
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,8 @@ __all__ = [
     "relative",
     "spell",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 _LOG_ZERO = -1e10
 _FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
@@ -101,6 +104,8 @@ class Spotter:
             check_spelling(phrase, tokenizer)
             for said in phrase.spoken:
                 one = _spelling(said, phrase.weight, tokenizer)
+                if len(one.tokens) == 1 < len(said):
+                    _warn_of_common(said)
                 if said not in spellings or spellings[said].worth < one.worth:
                     spellings[said] = one
                 words = said.split()
@@ -265,6 +270,12 @@ def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
     for said in phrase.spoken:
         if unknown := sorted(set(said) - known - {" "}):
             raise ConfigError(f"hotword {phrase.text!r}: the model cannot spell {', '.join(map(repr, unknown))}")
+
+
+@cache  # once for each word: there are no more than tokens
+def _warn_of_common(said: str) -> None:
+    """Words that are one token are the most frequent of the training text, and parts of others."""
+    _LOG.warning("hotword %r: so common a word is recognised without a list, and may now replace others", said)
 
 
 def _spelling(said: str, weight: float, tokenizer: Tokenizer) -> Spelling:

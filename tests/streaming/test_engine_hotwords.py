@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,24 @@ def test_others_with_other_lists_never_change_the_answer(engine: Engine, recordi
         (alone,) = with_hotwords(engine, [hotwords], [stream])
         assert rounded(found) == rounded(alone)
         assert finals(alone)
+
+
+def test_words_that_have_waited_are_searched_again_in_a_pause(
+    engine: Engine, recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CTC finds nothing new in a pause: without a list there is no search then."""
+    searches, find = [0], engine.search.find
+
+    def counted(*args: Any) -> Any:
+        searches[-1] += 1
+        return find(*args)
+
+    monkeypatch.setattr(engine.search, "outlines", lambda heard, first_frames: [()] * len(first_frames))
+    monkeypatch.setattr(engine.search, "find", counted)
+    for hotwords in (None, LISTS[0]):
+        searches.append(0)
+        with_hotwords(engine, [hotwords], [recordings[0][:24_000].split(4_000)])
+    assert 0 < searches[1] < searches[2]
 
 
 def test_wrong_hotwords_are_refused_before_the_stream_begins(engine: Engine) -> None:

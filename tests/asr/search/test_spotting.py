@@ -139,3 +139,14 @@ def test_what_the_model_cannot_spell_is_named() -> None:
 
 def test_special_tokens_are_in_no_path() -> None:
     assert all(min(one.tokens) > EOS for one in spotter("abba, cab").table.spellings)
+
+
+def test_a_common_word_in_a_list_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = Tokenizer.train(["the cat and the hat that the bat sat at"] * 9, 20, "bpe")
+    assert len(tokenizer.encode("the")) == 1
+    spotting._warn_of_common.cache_clear()
+    for _ in range(2):
+        Spotter.build(Hotwords.parse("The, bathe, the hat"), tokenizer)
+    assert [record.getMessage() for record in caplog.records] == [
+        "hotword 'the': so common a word is recognised without a list, and may now replace others"
+    ]
