@@ -109,7 +109,8 @@ class Engine:
         self.detector = SpeechDetector(self.device)
         context = self.config.context or settings.streaming
         self.encoder = ChunkEncoder(self.model, context, self.config.overlap_ms)
-        unsure_ms = min(_UNSURE_MS, self.config.policy.earliest_ms)
+        step_ms = self.encoder.chunk_samples * 1000 // SAMPLE_RATE
+        unsure_ms = min(_UNSURE_MS, self.config.policy.earliest_ms(step_ms))
         self.search = SegmentSearch(recogniser, recogniser.language_model(self.final), unsure_ms)
         self.writer = recogniser.writer
         self._fresh = self._fresh_segment()

@@ -58,10 +58,15 @@ class PolicyConfig:
         for name in ("margin_ms", "agreement_ms", "show_margin_ms", "doubt_ms"):
             require(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "at least 0")
 
-    @property
-    def earliest_ms(self) -> int:
-        """A word nearer to the end of the audio so far is not committed."""
-        return max(0, self.margin_ms - self.agreement_ms) if self.kind == "ctc" else 0
+    def earliest_ms(self, step_ms: int) -> int:
+        """How far words that are committed lie from the end of the audio so far at least, with a search every step.
+
+        A word that two searches found is a step old.
+        """
+        if self.kind == "agreement":
+            return step_ms
+        sooner = self.agreement_ms if self.kind == "ctc" else 0
+        return min(self.margin_ms, max(self.margin_ms - sooner, step_ms))
 
 
 def committable(

@@ -108,3 +108,17 @@ def test_settings_are_checked() -> None:
         PolicyConfig(agreement_ms=-1)
     with pytest.raises(ConfigError, match="show_margin_ms"):
         PolicyConfig(show_margin_ms=-1)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (PolicyConfig("ctc", 800, 320), 480),
+        (PolicyConfig("ctc", 400, 320), 300),
+        (PolicyConfig("ctc", 200, 320), 200),
+        (PolicyConfig("attention", 800, 320), 800),
+        (PolicyConfig("agreement", 800, 320), 300),
+    ],
+)
+def test_words_are_committed_from_a_distance_on(config: PolicyConfig, expected: int) -> None:
+    assert config.earliest_ms(step_ms=300) == expected
