@@ -88,7 +88,8 @@ LoadShare = Annotated[
     typer.Option(
         min=0.01,
         metavar="SHARE",
-        help="Refuse new streams when the latency exceeds this share of a chunk's length.",
+        help="Refuse new streams when the 95th percentile of latency exceeds this share of a chunk's length. A smaller "
+        "share gives fewer streams, with less delay.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -169,7 +170,7 @@ class LimitOptions:
     """Limits for one client and for all."""
 
     max_sessions: MaxSessions = 100
-    load_share: LoadShare = 0.5
+    load_share: LoadShare = 0.9
     max_connections: MaxConnections = 1000
     max_upload_mb: MaxUploadMb = 256
     max_uploads: MaxUploads = 8

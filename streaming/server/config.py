@@ -23,7 +23,7 @@ class ServerLimits:
 
     max_connections: int = 1000  # of all protocols, idle ones included
     max_sessions: int = 100  # streams at the same time
-    load_share: float = 0.5  # new streams are refused when the latency exceeds this share of a chunk's length
+    load_share: float = 0.9  # new streams are refused when the latency exceeds this share of a chunk's length
     max_message_bytes: int = 1 << 20  # bytes of one WebSocket message
     max_upload_bytes: int = 256 << 20  # bytes of one request's body
     max_uploads: int = 8  # requests with a body at the same time

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from asr.audio import SAMPLE_RATE
 from streaming.engine import Engine
 from streaming.events import Event
 from streaming.pool import SessionPool
@@ -18,7 +19,9 @@ class EngineSide:
     """The sessions of the streams. `turn` and `busy` must not run at the same time."""
 
     def __init__(self, engine: Engine, limits: ServerLimits) -> None:
-        self._pool = SessionPool(engine, limits.max_sessions, limits.max_behind_seconds)
+        # A client may send a chunk as one message: in two steps, it would take twice as long.
+        step_seconds = min(limits.max_behind_seconds, max(0.32, engine.chunk_samples / SAMPLE_RATE))
+        self._pool = SessionPool(engine, limits.max_sessions, limits.max_behind_seconds, step_seconds)
         self._streams: dict[int, Stream] = {}
 
     @property

@@ -19,8 +19,10 @@ WINDOW_SECONDS = 10.0  # in shorter windows the load varies by chance, and frequ
 BURST = 4  # unmeasured streams admitted at a time, or as many as are already measured if that is more
 _RATE_SECONDS = 3.0  # shortest span for measuring the rate of audio; before, streams count as real time
 _LATEST_SECONDS = 3.0  # time for which high latency stops admission; with a shorter one, admission would oscillate
+_GATHERED_SHARE = 0.75  # of the latency limit that a wait for other streams may use, together with the step after it
+_FASTER = 1.25  # times real time: above it recordings are sent, whose next audio waits for the step
 _UNUSUAL = 2.0  # times the cost of the median second: a second above it is not representative
-MAX_USE = 0.8  # share of the engine's time that streams may need, since speech comes unevenly
+MAX_USE = 0.92  # share of the engine's time that streams may need: above it, there is no rest in which to gather them
 
 
 class Turn(NamedTuple):
@@ -88,7 +90,33 @@ class Load:
         # Seconds of audio per second: too low over a short span, since the next chunk of some streams has not arrived
         # yet.
         rate = known if span < _RATE_SECONDS else min(known, audio / span)
-        return _marginal_cost(_usual(turns, now)) * rate * streams / known
+        return _mean_cost(_usual(turns, now)) * rate * streams / known
+
+    def beat_seconds(self, now: float, chunk_seconds: float, max_latency_seconds: float) -> float:
+        """The shortest time from the beginning of one step to that of the next; 0: step as soon as there is audio.
+
+        A step has a fixed cost, so streams that wait for each other cost less. Their chunks begin where someone begins
+        to speak, so they cannot begin together. The beat depends on the time that each chunk would take in a step of
+        its own, not on the time that the engine rests, which the beat itself changes: so it does not oscillate. With
+        little load there is no rest beyond the step itself, and with much, steps follow each other without a rest.
+
+        Args:
+            now: the time, on the clock of the turns.
+            chunk_seconds: audio that the encoder takes at a time.
+            max_latency_seconds: limit on the latency of the streams.
+        """
+        turns = [turn for turn in self._recent(now) if turn.at >= now - _LATEST_SECONDS]
+        if not any(turn.compute_seconds for turn in turns):
+            return 0.0
+        rate = sum(turn.audio_seconds for turn in turns) / max(1.0, now - turns[0].at)
+        streams = _mean_streams(turns)
+        if streams < 2 or rate > _FASTER * streams:
+            return 0.0
+        # The duration of a step, weighted by itself: steps that only detect speech are short.
+        step = sum(turn.compute_seconds**2 for turn in turns) / sum(turn.compute_seconds for turn in turns)
+        use_alone = rate * step / chunk_seconds
+        longest = _GATHERED_SHARE * min(chunk_seconds, max_latency_seconds) - step
+        return max(0.0, min(2 * step * min(1.0, 2 * use_alone), longest))
 
     def real_time_factor(self, now: float) -> float:
         """Seconds of computing per second of audio."""
@@ -117,8 +145,19 @@ def _usual(turns: Sequence[Turn], now: float) -> list[Turn]:
 
 def _late(turns: Sequence[Turn], streams: int) -> float:
     """The 95th percentile of the latencies in these turns, scaled to `streams`; 0 if there are none."""
-    latencies = sorted(latency * streams / turn.streams for turn in turns for latency in turn.latencies)
+    latencies = sorted(_scaled(latency, turn, streams) for turn in turns for latency in turn.latencies)
     return latencies[math.ceil(0.95 * len(latencies)) - 1] if latencies else 0.0
+
+
+def _scaled(latency: float, turn: Turn, streams: int) -> float:
+    """A latency in a turn, scaled to `streams`.
+
+    More streams make the step longer, and the step before, for which their audio may have waited. They do not make the
+    rest longer that the engine takes to gather audio.
+    """
+    if streams <= turn.streams:
+        return latency * streams / turn.streams
+    return latency + (streams / turn.streams - 1) * min(latency, 2 * turn.compute_seconds)
 
 
 def _mean_streams(turns: Sequence[Turn]) -> float:
@@ -127,24 +166,6 @@ def _mean_streams(turns: Sequence[Turn]) -> float:
 
 def _mean_cost(turns: Sequence[Turn]) -> float:
     return sum(turn.compute_seconds for turn in turns) / sum(turn.audio_seconds for turn in turns)
-
-
-def _marginal_cost(turns: Sequence[Turn]) -> float:
-    """Seconds of computing for another second of audio in a turn: at most the mean cost.
-
-    The slope of a least-squares fit plus twice its standard error. It is less than the mean if each turn has a fixed
-    cost, as on a GPU, where the engine may be busy all the time and still have room.
-    """
-    mean_cost, count = _mean_cost(turns), len(turns)
-    audio = sum(turn.audio_seconds for turn in turns) / count
-    compute = sum(turn.compute_seconds for turn in turns) / count
-    points = [(turn.audio_seconds - audio, turn.compute_seconds - compute) for turn in turns]
-    spread = sum(x * x for x, _ in points)
-    if count < 3 or not spread:
-        return mean_cost
-    slope = sum(x * y for x, y in points) / spread
-    error = math.sqrt(sum((y - slope * x) ** 2 for x, y in points) / (count - 2) / spread)
-    return min(mean_cost, max(0.0, slope) + 2 * error)
 
 
 def warm_up(engine: Engine) -> None:

@@ -1,7 +1,8 @@
 """The worker: turns in which all streams are stepped as one batch, and jobs between them.
 
 The engine's thread runs one turn at a time: it takes the audio that the streams have received since the last turn,
-steps them all, and returns their events. Everything else happens in the event loop, so there are no locks.
+steps them all, and returns their events. Between two turns it rests for a while if there are several streams, so that
+more of them share a step (`Load.beat_seconds`). Everything else happens in the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
 from streaming.engine import Engine
 from streaming.events import Final
@@ -53,6 +55,7 @@ class Worker:
         self.streams: dict[Stream, float] = {}
         self._engine, self._limits, self._metrics, self._jobs = engine, limits, metrics, jobs
         self._engine_side = EngineSide(engine, limits)
+        self._chunk_seconds = engine.chunk_samples / SAMPLE_RATE
         self._dropped: list[Stream] = []  # unfinished, but no longer read by anyone
         self._wake = asyncio.Event()
         self._turn_started = 0.0
@@ -104,7 +107,10 @@ class Worker:
             while self.healthy:
                 await self._wake.wait()
                 self._wake.clear()
-                if await self._turn():
+                if (rest := self._rest_seconds()) and not self._jobs:
+                    await asyncio.sleep(rest)
+                    rest = 0.0
+                if rest or await self._turn():  # with a rest left, a job uses it
                     self._wake.set()  # there may be more work: check again, after other tasks had the event loop
                 if self.healthy:
                     await self._jobs.run_next(self.thread, self._trial)
@@ -117,6 +123,14 @@ class Worker:
         for stream in self.streams:
             stream.fail(SpellstreamError("the server has failed"))
         self._jobs.fail_all(engine_failed())
+
+    def _rest_seconds(self) -> float:
+        """How long the next turn should wait for audio of more streams; not at all if audio is left from the last."""
+        if self._engine_side.busy:
+            return 0.0
+        now = time.monotonic()
+        beat = self.load.beat_seconds(now, self._chunk_seconds, self._limits.load_share * self._chunk_seconds)
+        return max(0.0, self._turn_started + beat - now)
 
     async def _turn(self) -> bool:
         """Step the streams once; return whether there was any work."""
