@@ -156,7 +156,8 @@ class ChunkEncoder:
         frames, layout = heard.carried.recent.shape[1], layout_of(heard.carried.encoder)
         if not self.overlap_frames:
             return heard.ended, frames, layout
-        return self._settled(heard), layout, None if self.model.encoder.pads else frames
+        encoder = self.model.encoder
+        return None if encoder.mixes else self._settled(heard), layout, None if encoder.pads else frames
 
     def _known(self, heard: _Heard) -> int:
         """Number of frames of the recent features that have their lookahead; all frames if the segment has ended."""
@@ -174,22 +175,29 @@ class ChunkEncoder:
         features = torch.cat([pad(recent, (0, 0, 0, longest - recent.shape[1])) for recent in recents])
         state = join([heard.carried.encoder for heard in batch])
         if self.overlap_frames:
-            settled, read = self._settled(batch[0]), self._settled(batch[0]) * encoder.config.reduction
-            lengths = torch.cat([torch.full((len(x),), x.shape[1], device=self.device) for x in recents])
-            padded = any(recent.shape[1] < longest for recent in recents)
-            out, state = encoder.preview(features, state, settled, lengths if padded else None)
+            counts, frames = [self._settled(heard) for heard in batch], [recent.shape[1] for recent in recents]
+            settled = counts[0] if len(set(counts)) == 1 else self._by_row(counts, recents)
+            lengths = None if len(set(frames)) == 1 else self._by_row(frames, recents)
+            out, state = encoder.preview(features, state, settled, lengths)
+            read = [count * encoder.config.reduction for count in counts]
         else:
             out, state = encoder.step(features, state, self.context, batch[0].ended)
-            settled, read = out.shape[1], longest
+            counts, read = [out.shape[1]] * len(batch), [longest] * len(batch)
 
         encoded, first = [], 0
-        for heard, recent in zip(batch, recents, strict=True):
+        for heard, recent, count, after in zip(batch, recents, counts, read, strict=True):
             rows = slice(first, first := first + len(recent))
-            known = self._known(heard) if self.overlap_frames else settled
-            left = recent[:, :0] if heard.ended else recent[:, read:]
+            known = self._known(heard) if self.overlap_frames else count
+            left = recent[:, :0] if heard.ended else recent[:, after:]
             carried = Carried(heard.carried.features, select(state, rows), left)
-            encoded.append(_Encoded(out[rows, :known], heard.levels, carried, known if heard.ended else settled))
+            encoded.append(_Encoded(out[rows, :known], heard.levels, carried, known if heard.ended else count))
         return encoded
+
+    def _by_row(self, values: Sequence[int], parts: Sequence[Tensor]) -> Tensor:
+        """The value of each part for all its rows."""
+        return torch.tensor(
+            [value for value, part in zip(values, parts, strict=True) for _ in part], device=self.device
+        )
 
     @staticmethod
     def _after(

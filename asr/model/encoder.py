@@ -110,7 +110,9 @@ class PyramidLayer(nn.Module):
         y = self.finished(seen[:, :ready], ahead, self._backward(seen, lengths, ready, Window(chunk, right)), None)
         return y, LayerState(unjoined, pending[:, ready:].clone(), hidden)
 
-    def preview(self, x: Tensor, state: LayerState, settled: int, lengths: Tensor) -> tuple[Tensor, LayerState, Tensor]:
+    def preview(
+        self, x: Tensor, state: LayerState, settled: int | Tensor, lengths: Tensor
+    ) -> tuple[Tensor, LayerState, Tensor]:
         """Output frames of all of `x` `(B, t, D)`, t > 0, with lengths `(B,)`, zero beyond the new lengths.
 
         Returns:
@@ -121,7 +123,7 @@ class PyramidLayer(nn.Module):
         if self.quick is not None:
             ahead, behind, hidden = self.quick.run(x, lengths, state.hidden, settled)
         else:
-            ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, settled)
+            ahead, hidden = run_lstm_from(self.forward_lstm, x, state.hidden, int(settled))
             behind = self._backward(x, lengths, x.shape[1], Window(x.shape[1], 0))
         y = mask_beyond(self.finished(x, ahead, behind, None), lengths)
         return y, LayerState(state.unjoined, state.pending, hidden), lengths
@@ -251,14 +253,15 @@ class Encoder(nn.Module):
         return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
 
     def preview(
-        self, features: Tensor, state: EncoderState, settled: int, lengths: Tensor | None = None
+        self, features: Tensor, state: EncoderState, settled: int | Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, EncoderState]:
         """Encode all features since a state with full context, as if the audio ended there.
 
         Args:
             features: `(B, t, n_mels)`, all features since the state, t >= 0; zero beyond each row's length.
             state: from `initial_state` or an earlier preview.
-            settled: number of output frames that the next state includes, fewer than all.
+            settled: number of output frames that the next state includes, fewer than all; `(B,)`, where `mixes`, or one
+                number for all rows.
             lengths: `(B,)`, where `pads`; None: all are t.
 
         Returns:
@@ -270,8 +273,10 @@ class Encoder(nn.Module):
         x, front, layer_states, hybrid_states = features, state.front, [], []
         if lengths is not None and not self.pads:
             raise ValueError("this kind of encoder previews rows of equal length only")
+        if isinstance(settled, Tensor) and not self.mixes:
+            raise ValueError("this encoder previews rows with equally many settled frames only")
         if self.front is not None and front is not None:
-            x, front = self.front.preview(x, front, settled * math.prod(self.config.joins))
+            x, front = self.front.preview(x, front, int(settled) * math.prod(self.config.joins))
         if lengths is None:
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         for layer, layer_state in zip(self._pyramid(), state.layers, strict=True):
@@ -279,7 +284,7 @@ class Encoder(nn.Module):
             x, layer_state, lengths = layer.preview(x, layer_state, frames, lengths)
             layer_states.append(layer_state)
         for block, block_state in zip(self._blocks(), state.hybrid, strict=True):
-            x, block_state = block.preview(x, block_state, settled)
+            x, block_state = block.preview(x, block_state, int(settled))
             hybrid_states.append(block_state)
         return self._densely(x), EncoderState(tuple(layer_states), tuple(hybrid_states), front)
 
@@ -287,6 +292,11 @@ class Encoder(nn.Module):
     def pads(self) -> bool:
         """Whether rows of several lengths can be one batch of `preview`."""
         return self.front is None and not len(self.hybrid)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows with several numbers of settled frames can be one batch of `preview`."""
+        return self.pads and all(layer.quick is not None for layer in self._pyramid())
 
     def quicken(self) -> None:
         """Let `preview` run in int8, where that is possible: it encodes everything several times."""

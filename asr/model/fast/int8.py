@@ -62,7 +62,7 @@ class Bidirectional8:
         self.scale = torch.stack([each.scale for each in recurrent])[:, None] / _LARGEST  # (2, 1, 4 H)
 
     def run(
-        self, x: Tensor, lengths: Tensor, hidden: tuple[Tensor, Tensor], settled: int
+        self, x: Tensor, lengths: Tensor, hidden: tuple[Tensor, Tensor], settled: int | Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Run both over the frames `x` `(B, T, D)`; the backward one skips those beyond `lengths` `(B,)`.
 
@@ -70,7 +70,7 @@ class Bidirectional8:
             x: frames.
             lengths: of the rows.
             hidden: h and c of the forward LSTM before the first frame, `(B, H)` each. The backward one starts at 0.
-            settled: frames after which the forward LSTM's state is returned, fewer than T.
+            settled: frames after which the forward LSTM's state is returned, fewer than T; `(B,)`, or for all rows.
 
         Returns:
             Outputs `(B, T, H)` of the forward and of the backward LSTM, and that state.
@@ -84,7 +84,9 @@ class Bidirectional8:
         ordered = torch.stack([gates[:, :, 0].transpose(0, 1), gates[rows, turned, 1]], dim=1)
 
         hs, cs = self._loop(ordered, torch.stack([h, torch.zeros_like(h)]), torch.stack([c, torch.zeros_like(c)]))
-        after = (hs[settled - 1, 0].clone(), cs[settled - 1][0].clone()) if settled else hidden
+        count = torch.as_tensor(settled)
+        last, begun = (count - 1).clamp(min=0), (count > 0)[..., None]
+        after = torch.where(begun, hs[last, 0, rows], h), torch.where(begun, cs[last, 0, rows], c)
         return hs[:, 0].transpose(0, 1), hs[turned, 1, rows].transpose(0, 1), after
 
     def _loop(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

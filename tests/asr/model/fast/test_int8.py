@@ -15,6 +15,7 @@ from asr.model.fast import fast_paths, int8
 from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LanguageModel, TokenPredictor
+from asr.model.states import select
 from tests.support.tiny_model import tiny_lm, tiny_model
 
 pytestmark = pytest.mark.skipif(not int8.available(), reason="int8 needs a processor with VNNI")
@@ -104,6 +105,22 @@ def test_an_encoder_says_nearly_the_same_and_the_same_in_every_batch() -> None:
     for row, length in enumerate(lengths.tolist()):
         alone, _ = encoder.preview(features[row : row + 1, :length], encoder.initial_state(1), 0)
         assert torch.equal(together[row, : alone.shape[1]], alone[0])
+
+    # So does one whose rows have several numbers of settled frames, and their states are the same too.
+    settled = torch.tensor([7, 3, 0, 0, 1])
+    together, after = encoder.preview(features * inside[..., None], state, settled, lengths)
+    for row, (length, count) in enumerate(zip(lengths.tolist(), settled.tolist(), strict=True)):
+        rows = slice(row, row + 1)
+        alone, own = encoder.preview(features[rows, :length], select(state, rows), count)
+        assert torch.equal(together[row, : alone.shape[1]], alone[0])
+        for one, other in zip(select(after, rows).layers, own.layers, strict=True):
+            assert all(map(torch.equal, one.hidden, other.hidden))
+
+
+def test_other_kinds_refuse_rows_with_several_numbers_of_settled_frames() -> None:
+    encoder = tiny_model().encoder
+    with pytest.raises(ValueError, match="equally many settled frames"):
+        encoder.preview(torch.randn(2, 43, 16), encoder.initial_state(2), torch.tensor([4, 0]))
 
 
 def test_other_kinds_stay_as_they_are() -> None:
