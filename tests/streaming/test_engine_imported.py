@@ -18,7 +18,8 @@ from tests.support.streams import finals, keeps_its_word, listen, listen_togethe
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(babbler(theirs=True))
+    # A babbler doubts every word.
+    return Engine(babbler(theirs=True), StreamConfig(policy=PolicyConfig(doubt_ms=0)))
 
 
 def test_however_the_audio_is_cut_the_events_are_the_same(engine: Engine, recordings: list[Tensor]) -> None:
