@@ -32,7 +32,7 @@ from streaming.session import Session, check_chunk
 
 __all__ = ["Engine", "StreamConfig"]
 
-# The latest words still change. Hotwords are not put in their place yet, which would be done again and again.
+# The latest words still change: placing hotwords there would be repeated at every step.
 _UNSURE_MS = 320
 
 
@@ -250,7 +250,7 @@ class Engine:
             shown = replace(
                 after[row],
                 outline=outlines[row],
-                looked=way.looked if (way := reached[row]) else before.looked,
+                hotwords=way.hotwords if (way := reached[row]) else before.hotwords,
                 latest=found[row].after(words[row][count - 1].tokens) if count else found[row],
                 tentative=tuple(w.text for w in words[row][count:]),
                 visible=tuple(w.text for w in rest),
@@ -266,21 +266,21 @@ class Engine:
     def _find(
         self, segments: Sequence[OpenSegment], heard: Heard, lists: Sequence[Spotter | None]
     ) -> tuple[list[Hypothesis], list[Reached | None]]:
-        """The best continuation of each segment's committed words, and where the search has come to it.
+        """The best continuation of each segment's committed words, and its place in the search's trace.
 
-        It is the latest one, without a search, where CTC still finds the same and no hotword has waited.
+        It is the latest one, without a search, if CTC still finds the same and no word waits for hotwords.
         """
         committed = [s.committed for s in segments]
         outlines = self.search.outlines(heard, [c.end_frame for c in committed])
         known = [
-            s.latest if s.outline == outline and not s.looked.waiting else None
+            s.latest if s.outline == outline and not s.hotwords.waiting else None
             for s, outline in zip(segments, outlines, strict=True)
         ]
         reached: list[Reached | None] = [None] * len(segments)
         if moved := [i for i, latest in enumerate(known) if latest is None]:
             some, trace = batch_frames([segments[i].encoder_out for i in moved]), Trace()
-            spotters, looked = [lists[i] for i in moved], [segments[i].looked for i in moved]
-            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, spotters, trace, looked)
+            spotters, hotwords = [lists[i] for i in moved], [segments[i].hotwords for i in moved]
+            nbest = self.search.find(some, [committed[i] for i in moved], self.partial, spotters, trace, hotwords)
             for row, (i, (best, *_)) in enumerate(zip(moved, nbest, strict=True)):
                 known[i], reached[i] = best, Reached(trace, row)
         return [latest for latest in known if latest is not None], reached

@@ -12,7 +12,7 @@ from asr.audio import SAMPLE_RATE
 from asr.model.decoder import DecoderState
 from asr.model.lm import LmState
 from asr.model.states import Row
-from asr.search import Hypothesis, Looked
+from asr.search import HotwordState, Hypothesis
 from asr.search.alignment import TimedWord
 from asr.transcript import Segment, Word
 
@@ -45,7 +45,7 @@ class OpenSegment:
     released: int = 0  # frames from its start that are no longer kept
     latest: Hypothesis | None = None  # what the latest search found after the committed words
     outline: tuple[int, ...] = ()  # what CTC alone found there then
-    looked: Looked = field(default_factory=Looked)  # what looking for hotwords found then
+    hotwords: HotwordState = field(default_factory=HotwordState)  # after the search that found `latest`
     begun: bool = False  # its first chunk is encoded
     tentative: tuple[str, ...] = ()  # the words that the latest search found after the committed ones
     visible: tuple[str, ...] = ()  # those of them that the latest partial shows

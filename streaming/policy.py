@@ -8,8 +8,8 @@ the end of the audio so far. Three policies decide:
   searches in a row found the word and all words before it;
 - `agreement`: two searches in a row found the word and all words before it (local agreement, Liu et al. 2020).
 
-The margin grows with doubt, which is 1 - confidence: of all that is known about a word, the decoder's confidence says
-best whether later audio will change it.
+The margin grows with doubt, which is 1 - confidence: the decoder's confidence predicts best whether later audio will
+change a word.
 
 A word that ends close to the edge is often only the first part of one. It is shown when it ends further from the edge,
 at once if there is no doubt, or when two searches in a row found it.
@@ -59,9 +59,9 @@ class PolicyConfig:
             require(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "at least 0")
 
     def earliest_ms(self, step_ms: int) -> int:
-        """How far words that are committed lie from the end of the audio so far at least, with a search every step.
+        """The least distance of a committed word from the end of the audio so far, with a search every `step_ms`.
 
-        A word that two searches found is a step old.
+        A word that two searches found has been there for a step.
         """
         if self.kind == "agreement":
             return step_ms

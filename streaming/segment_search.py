@@ -15,7 +15,7 @@ from asr.model.decoder import DecoderState
 from asr.model.las import Encoded
 from asr.model.lm import LmState, TokenPredictor
 from asr.recogniser import Recogniser
-from asr.search import Earlier, Hypothesis, Looked, Prefix, Spotter, Trace, beam_search, place_hotwords
+from asr.search import Earlier, HotwordState, Hypothesis, Prefix, Spotter, Trace, beam_search, place_hotwords
 from asr.search.alignment import Sound, TimedWord, time_words
 from asr.text.tokenizer import BLANK, EOS, SOS
 from streaming.open_segment import Committed, OpenSegment
@@ -41,15 +41,15 @@ class Heard(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """The way of a search to the best hypothesis of a segment."""
+    """The best hypothesis of a segment in the trace of its search."""
 
     trace: Trace
     row: int  # of the segment in the search
 
     @property
-    def looked(self) -> Looked:
-        """What looking for hotwords has found."""
-        return self.trace.looked.get(self.row, Looked())
+    def hotwords(self) -> HotwordState:
+        """The state of the hotwords after the search."""
+        return self.trace.hotwords.get(self.row, HotwordState())
 
     def state(self, tokens: Sequence[int]) -> tuple[DecoderState, LmState | None] | None:
         """The states, of one row, before the last of the hypothesis's first `tokens`; None if it did not pass them."""
@@ -93,11 +93,12 @@ class SegmentSearch:
         config: SearchConfig,
         hotwords: Sequence[Spotter | None] = (),
         trace: Trace | None = None,
-        looked: Sequence[Looked] = (),
+        open_hotwords: Sequence[HotwordState] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first; `trace` gets the states.
 
-        Given what the search before `looked` at in each, which goes on: hotwords wait until their words hardly change.
+        With `open_hotwords`, their state after the search before, the segments have not ended, and hotwords wait until
+        the words there hardly change.
         """
         prefix = self._prefix(committed, encoded)
         trace = Trace() if trace is None and any(hotwords) else trace
@@ -105,9 +106,9 @@ class SegmentSearch:
         if trace is None or not any(hotwords):
             return found
         earlier = [Earlier(c.tokens) for c in committed]
-        if looked:
-            pairs = zip(committed, looked, strict=True)
-            earlier = [Earlier(c.tokens, self.unsure_frames, one.answers) for c, one in pairs]
+        if open_hotwords:
+            pairs = zip(committed, open_hotwords, strict=True)
+            earlier = [Earlier(c.tokens, self.unsure_frames, one.scores) for c, one in pairs]
         return place_hotwords(self.model, encoded, found, trace, hotwords, config, self.lm, prefix, earlier)
 
     def hear(self, encoded: Encoded) -> Heard:

@@ -12,13 +12,13 @@ from asr.search.greedy import greedy
 from asr.search.hotwords import Earlier, place_hotwords, place_hotwords_steps
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spotter
-from asr.search.trace import Looked, Trace
+from asr.search.trace import HotwordState, Trace
 from asr.steps import Steps, finish
 
 __all__ = [
     "Earlier",
+    "HotwordState",
     "Hypothesis",
-    "Looked",
     "Prefix",
     "Spotter",
     "Trace",

@@ -26,7 +26,7 @@ from asr.search.ctc import from_frame
 from asr.search.forced import AFTER, Detour, Scored, score_detours
 from asr.search.hypothesis import Hypothesis
 from asr.search.spotting import Spot, Spotter
-from asr.search.trace import Looked, Trace
+from asr.search.trace import HotwordState, Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import BLANK, UNKNOWN, Tokenizer
 
@@ -37,13 +37,11 @@ _AROUND = 1  # words before and after a variant that CTC scores with it: with 2 
 
 
 class Earlier(NamedTuple):
-    """What earlier searches have left of an utterance that is still spoken."""
+    """Results of earlier searches in an utterance that has not ended."""
 
     tokens: Sequence[int] = ()  # of the words before the prefix's first frame
-    unsure_frames: int = 0  # at the end, where words may still change: phrases are looked for before them
-    answers: Mapping[
-        Any, Any
-    ] = {}  # `Looked.answers` of the search before: places whose words are the same keep theirs
+    unsure_frames: int = 0  # frames at the end where words may still change; phrases are spotted before them only
+    scores: Mapping[Any, Any] = {}  # of detours, from `HotwordState`; a detour among the same words keeps its score
 
 
 class _Words(NamedTuple):
@@ -108,11 +106,11 @@ def place_hotwords(
         config: weights of the search; `hotword_weight` and `hotword_margin`.
         lm: of the search.
         prefix: of the search.
-        earlier: of each utterance; empty: all begin with the first frame.
+        earlier: results of earlier searches in each utterance; empty: there are none.
 
     Returns:
-        The n-best with the new hypothesis first, where there is one; its score includes what its phrases are worth. The
-        trace gets what was looked at.
+        The n-best with the new hypothesis first, where there is one; its score includes the worth of its phrases. The
+        trace gets the state of the hotwords.
     """
     return finish(place_hotwords_steps(model, encoded, found, trace, lists, config, lm, prefix, earlier))
 
@@ -136,9 +134,9 @@ def place_hotwords_steps(
     before = dict(enumerate(earlier)) if earlier else dict.fromkeys(rows, Earlier())
     texts, variants = {}, {}
     for row, frames in _heard(model, encoded, trace, prefix, rows).items():
-        words, some = _looked_for(found[row][0].tokens, frames, lists[row], before[row], config)
+        words, some = _replacements(found[row][0].tokens, frames, lists[row], before[row], config)
         unsure = words is not None and words.spans[-1][1] > len(frames) - before[row].unsure_frames
-        trace.looked[row] = Looked(waiting=unsure)
+        trace.hotwords[row] = HotwordState(waiting=unsure)
         if words and some:
             texts[row], variants[row] = words, some
     if not variants:
@@ -151,8 +149,8 @@ def place_hotwords_steps(
     ]
     best = {row: found[row][0].tokens for row in variants}
     yield
-    answers = yield from _answers(model, encoded, config, lm, trace, best, detours, before)
-    scored, after = iter(answers), list(found)
+    scores = yield from _scores(model, encoded, config, lm, trace, best, detours, before)
+    scored, after = iter(scores), list(found)
     for row, some in variants.items():
         pairs = [(one, next(scored)) for one in some]
         after[row] = _changed(found[row], texts[row], pairs, config.nbest)
@@ -171,7 +169,7 @@ def _heard(
     return {row: log_probs[row, : counts[row]] for row in rows}
 
 
-def _looked_for(
+def _replacements(
     tokens: list[int], frames: Tensor, spotter: Spotter | None, before: Earlier, config: SearchConfig
 ) -> tuple[_Words | None, list[_Variant]]:
     """The words of tokens, and the replacements of some of them by phrases spotted in `frames` `(T, V)`."""
@@ -183,7 +181,7 @@ def _looked_for(
     return words, _variants(tokens, words, spots, frames, spotter, config)
 
 
-def _answers(
+def _scores(
     model: Model,
     encoded: Encoded,
     config: SearchConfig,
@@ -193,24 +191,24 @@ def _answers(
     detours: Sequence[Detour],
     before: Mapping[int, Earlier],
 ) -> Steps[list[Scored | None]]:
-    """Scores of detours: those that an earlier search has left, the others computed; all are left in the trace."""
+    """Scores of detours, from an earlier search where it has them; all are kept in the trace for the next one."""
     keys = []
     for d in detours:
         tokens = best[d.row]
         until = (*before[d.row].tokens, *tokens[: d.start])
         keys.append((until, tuple(tokens[d.start : d.end]), tuple(tokens[d.end : d.end + AFTER]), tuple(d.tokens)))
-    new = [i for i, (d, key) in enumerate(zip(detours, keys, strict=True)) if key not in before[d.row].answers]
+    new = [i for i, (d, key) in enumerate(zip(detours, keys, strict=True)) if key not in before[d.row].scores]
     some = [detours[i] for i in new]
     rows = {d.row: best[d.row] for d in some}
     scored = (yield from score_detours(model, encoded, config, lm, trace, rows, some)) if some else []
 
     fresh = dict(zip(new, scored, strict=True))
-    answers: dict[int, dict[Any, Scored | None]] = {d.row: {} for d in detours}
+    scores: dict[int, dict[Any, Scored | None]] = {d.row: {} for d in detours}
     for i, (d, key) in enumerate(zip(detours, keys, strict=True)):
-        answers[d.row][key] = fresh[i] if i in fresh else before[d.row].answers[key]
-    for row, some_answers in answers.items():
-        trace.looked[row] = trace.looked[row]._replace(answers=some_answers)
-    return [answers[d.row][key] for d, key in zip(detours, keys, strict=True)]
+        scores[d.row][key] = fresh[i] if i in fresh else before[d.row].scores[key]
+    for row, of_row in scores.items():
+        trace.hotwords[row] = trace.hotwords[row]._replace(scores=of_row)
+    return [scores[d.row][key] for d, key in zip(detours, keys, strict=True)]
 
 
 def _variants(

@@ -11,7 +11,7 @@ from torch import Tensor
 from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
 
-__all__ = ["Looked", "Passed", "Path", "Trace"]
+__all__ = ["HotwordState", "Passed", "Path", "Trace"]
 
 
 class Passed(NamedTuple):
@@ -26,21 +26,21 @@ class Passed(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The way of a search to a hypothesis: before its first token, and after each."""
+    """The rows of a hypothesis in a search: before its first token, and after each."""
 
     rows: list[int]
     totals: list[float]  # scores by the full scorers so far
 
 
-class Looked(NamedTuple):
-    """What looking for phrases in an utterance has found."""
+class HotwordState(NamedTuple):
+    """State of an utterance's hotwords between the search that has found them and the next one."""
 
-    answers: Mapping[Any, Any] = {}  # scores of detours, by the words that they replace and those around
-    waiting: bool = False  # words at the end were left for later
+    scores: Mapping[Any, Any] = {}  # of detours, by their tokens, those they replace and those around
+    waiting: bool = False  # whether the last words were too recent to be replaced
 
 
 class Trace:
-    """The states of a search, token by token, and what it has computed before the first.
+    """The states of a search, token by token, what it computed before the first, and the state of the hotwords.
 
     It takes about 15 KB of memory for each live hypothesis and token of the default model.
     """
@@ -49,7 +49,7 @@ class Trace:
         self.passed: list[Passed] = []
         self.memory: Memory | None = None
         self.ctc: Tensor | None = None  # (B, T, V): log-probabilities of the CTC head, from the prefix's first frame on
-        self.looked: dict[int, Looked] = {}  # by utterance
+        self.hotwords: dict[int, HotwordState] = {}  # by utterance
         self._known: list[list[tuple[int, int, int, float]]] = []  # parent, owner, token and score of each row
 
     def add(self, passed: Passed) -> None:

@@ -32,7 +32,7 @@ class Workers:
     """
 
     def __init__(self, engine: Engine, limits: ServerLimits, metrics: Metrics, threads: int = 1) -> None:
-        self._jobs = Jobs(lambda: self._wake(), metrics)
+        self._jobs = Jobs(self._wake, metrics)
         torch_threads = 1 if threads > 1 else None
         self._each = tuple(Worker(engine, limits, metrics, self._jobs, torch_threads) for _ in range(threads))
 

@@ -112,7 +112,7 @@ def test_no_phrase_is_placed_where_words_still_change() -> None:
     def after(unsure_frames: int) -> tuple[str, bool]:
         found, earlier = [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]], [Earlier((), unsure_frames)]
         ((best, *_),) = place_hotwords(model, encoded, found, trace, [spotter("sack")], BY_CTC, earlier=earlier)
-        return TOKENIZER.decode(best.tokens), trace.looked[0].waiting
+        return TOKENIZER.decode(best.tokens), trace.hotwords[0].waiting
 
     frames = encoded.encoder_out.shape[1]
     assert after(0) == ("abba sack", False)
@@ -130,7 +130,7 @@ def test_places_whose_words_are_the_same_keep_their_answers(monkeypatch: pytest.
         )
         earlier = [Earlier((), 0, answers)]
         ((best, *_),) = place_hotwords(model, encoded, found, trace, [spotter("sack, back")], BY_CTC, earlier=earlier)
-        return best.tokens, trace.looked[0].answers
+        return best.tokens, trace.hotwords[0].scores
 
     placed, answers = after("abba bak cab", {})
     assert TOKENIZER.decode(placed) == "abba sack cab"
