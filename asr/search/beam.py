@@ -23,7 +23,7 @@ from asr.search.beams import Beams, Finished, Listened, Prefix
 from asr.search.ctc import CtcPrefixes, from_frame
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
 from asr.search.scorers import CtcScorer, PartialScorer, View, full_scorers
-from asr.search.trace import Passed, Trace
+from asr.search.trace import NextScores, Passed, Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import EOS, SOS
 
@@ -189,6 +189,8 @@ class _Search:
             scores, state = scorer.score(view, state)
             added = added + weight * scores
             full.append(state)
+        if self.trace:
+            self.trace.add_scores(NextScores(added, log_probs))
         added = self._allow(added, log_probs)
         if step == 0 and self.prefix:
             within_word = (beams.last != SOS)[:, None] & ~self.prefix.word_starts

@@ -1,7 +1,8 @@
 """Scores of hypotheses that differ in one place from a hypothesis that a search has found.
 
-Each starts from the state where it leaves the known hypothesis, which the search has kept, and is scored until it has
-followed the known one again for a few tokens. One that falls too far behind is dropped.
+Each leaves the known hypothesis where the search has kept the scores of every next token and the state after them, so
+that its first token costs nothing. It is scored until it has followed the known one again for a few tokens. One that
+falls too far behind is dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from asr.text.tokenizer import EOS
 __all__ = ["AFTER", "Detour", "Scored", "score_detours"]
 
 AFTER = 3  # tokens after a detour that are scored with it
-_RESERVE = 1.0  # what the rest of a detour can make up for
 
 
 class Detour(NamedTuple):
@@ -35,7 +35,7 @@ class Detour(NamedTuple):
     start: int  # of the tokens that are replaced
     end: int
     tokens: Sequence[int]  # at least one
-    allowance: float  # one that is behind by more is dropped
+    least: float  # one whose gain falls to this is dropped
 
 
 class Scored(NamedTuple):
@@ -90,6 +90,46 @@ class _Forced:
         return _State(state.last, decoder, full), added, log_probs
 
 
+class _Race:
+    """Detours on their way, each behind or before its known hypothesis.
+
+    Args:
+        detours: in ascending order of their rows.
+        known: tokens of the known hypotheses.
+        bases: for each detour, gains of the known hypothesis from the detour's start to every later token.
+    """
+
+    def __init__(
+        self, detours: Sequence[Detour], known: Mapping[int, Sequence[int]], bases: Sequence[Sequence[float]]
+    ) -> None:
+        self.detours, self.bases = detours, bases
+        self.texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + AFTER]] for d in detours]
+        self.found: list[Scored | None] = [None] * len(detours)
+        self.live = list(range(len(detours)))
+        self._gains = [0.0] * len(detours)
+        self._token_scores: list[list[float]] = [[] for _ in detours]
+
+    def column(self, token: int) -> list[int]:
+        """The token of that number of each live detour."""
+        return [self.texts[i][token] for i in self.live]
+
+    def add(self, added: Sequence[float], by_decoder: Sequence[float]) -> list[int]:
+        """Add the scores of the next token of each live detour; returns the places of those that live on."""
+        kept = []
+        for place, (i, value, log_prob) in enumerate(zip(self.live, added, by_decoder, strict=True)):
+            detour, scores = self.detours[i], self._token_scores[i]
+            self._gains[i] += value
+            scores.append(log_prob)
+            after = max(0, len(scores) - len(detour.tokens))
+            gain = self._gains[i] - self.bases[i][detour.end - detour.start + after]
+            if len(scores) == len(self.texts[i]):
+                self.found[i] = Scored(gain, scores[: len(detour.tokens)])
+            elif gain > detour.least:
+                kept.append(place)
+        self.live = [self.live[place] for place in kept]
+        return kept
+
+
 def score_detours(
     model: Model,
     encoded: Encoded,
@@ -113,82 +153,73 @@ def score_detours(
     Returns:
         A score for each; None: it was dropped.
     """
-    # A search may have given up a hypothesis that is too long: then it has no state after the last token.
+    # A search may have given up a hypothesis that is too long: then it has no scores after the last token.
     paths = {row: trace.path(row, tokens) for row, tokens in known.items()}
-    which = [i for i, d in enumerate(detours) if min(d.end + AFTER, len(known[d.row])) < len(paths[d.row].rows)]
+    counts = {row: min(len(path.rows), len(trace.scores)) for row, path in paths.items()}
+    which = [i for i, d in enumerate(detours) if min(d.end + AFTER, len(known[d.row])) < counts[d.row]]
+    some = [detours[i] for i in which]
+    race = _Race(some, known, _bases(trace, paths, known, some))
     found: list[Scored | None] = [None] * len(detours)
-    if which:
-        forced, some = _Forced(model, encoded, config, lm, trace.memory), [detours[i] for i in which]
-        branched = _branch(forced, trace, paths, known, some)
-        yield
-        for i, scored in zip(which, (yield from _deviate(forced, known, some, branched)), strict=True):
-            found[i] = scored
+    race.add(*_firsts(trace, paths, some))
+    if race.live:
+        forced = _Forced(model, encoded, config, lm, trace.memory)
+        yield from _deviate(forced, race, *_branched(forced, trace, paths, [some[i] for i in race.live]))
+    for i, scored in zip(which, race.found, strict=True):
+        found[i] = scored
     return found
 
 
-class _Branched(NamedTuple):
-    """Detours after their first tokens."""
-
-    bases: list[list[float]]  # gains of the known hypothesis from the start of each detour to every later token
-    state: _State  # rows are detours; `last` is not set yet
-    added: list[float]  # by the first token
-    by_decoder: list[float]
-
-
-def _branch(
-    forced: _Forced,
-    trace: Trace,
-    paths: Mapping[int, Path],
-    known: Mapping[int, Sequence[int]],
-    detours: Sequence[Detour],
-) -> _Branched:
-    """The states where detours leave the known hypotheses; one step scores all first tokens and the final eos."""
-    ending = {d.row for d in detours if d.end + AFTER > len(known[d.row])}
-    places = sorted({(d.row, d.start) for d in detours} | {(row, len(known[row])) for row in ending})
-    states = [forced.passed(trace.passed[count], paths[row].rows[count]) for row, count in places]
-    owners = torch.tensor([row for row, _ in places], device=forced.device)
-    state, added, by_decoder = forced.step(join(states), owners)
-
-    index = {place: i for i, place in enumerate(places)}
+def _bases(
+    trace: Trace, paths: Mapping[int, Path], known: Mapping[int, Sequence[int]], detours: Sequence[Detour]
+) -> list[list[float]]:
+    """Gains of the known hypothesis from the start of each detour to every later token, eos included if needed."""
     totals = {row: list(path.totals) for row, path in paths.items()}
-    for row in ending:
-        totals[row].append(totals[row][-1] + float(added[index[row, len(known[row])], EOS]))
-    bases = [[total - totals[d.row][d.start] for total in totals[d.row][d.start :]] for d in detours]
-
-    leaving = torch.tensor([index[d.row, d.start] for d in detours], device=forced.device)
-    tokens = torch.tensor([d.tokens[0] for d in detours], device=forced.device)
-    values = (x[leaving, tokens].tolist() for x in (added, by_decoder))
-    return _Branched(bases, forced.select(state, leaving), *values)
+    for row in {d.row for d in detours if d.end + AFTER > len(known[d.row])}:
+        count = len(known[row])
+        totals[row].append(totals[row][-1] + float(trace.scores[count].added[paths[row].rows[count], EOS]))
+    return [[total - totals[d.row][d.start] for total in totals[d.row][d.start :]] for d in detours]
 
 
-def _deviate(
-    forced: _Forced, known: Mapping[int, Sequence[int]], detours: Sequence[Detour], branched: _Branched
-) -> Steps[list[Scored | None]]:
-    """Score the remaining tokens of detours; yields after every token."""
-    texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + AFTER]] for d in detours]
-    gains: list[float] = [0.0] * len(detours)
-    token_scores: list[list[float]] = [[] for _ in detours]
-    found: list[Scored | None] = [None] * len(detours)
-    live, (bases, state, added, by_decoder) = list(range(len(detours))), branched
-    for u in range(max(map(len, texts))):
-        kept = []
-        for place, (i, value, log_prob) in enumerate(zip(live, added, by_decoder, strict=True)):
-            detour, after = detours[i], max(0, u + 1 - len(detours[i].tokens))
-            gains[i] += value
-            token_scores[i].append(log_prob)
-            gain = gains[i] - bases[i][detour.end - detour.start + after]
-            if u + 1 == len(texts[i]):
-                found[i] = Scored(gain, token_scores[i][: len(detour.tokens)])
-            elif gain + detour.allowance + _RESERVE > 0:
-                kept.append(place)
-        if not kept:
-            break
-        before = torch.tensor([texts[i][u] for i in live], device=forced.device)
-        state = forced.select(state._replace(last=before), torch.tensor(kept, device=forced.device))
-        live = [live[place] for place in kept]
-        owners = torch.tensor([detours[i].row for i in live], device=forced.device)
-        tokens = torch.tensor([texts[i][u + 1] for i in live], device=forced.device)
+def _firsts(trace: Trace, paths: Mapping[int, Path], detours: Sequence[Detour]) -> tuple[list[float], list[float]]:
+    """Scores of the first token of each detour, and their log-probabilities by the decoder."""
+    if not detours:
+        return [], []
+    places = {place: i for i, place in enumerate(dict.fromkeys((d.row, d.start) for d in detours))}
+    which = torch.tensor([(places[d.row, d.start], d.tokens[0]) for d in detours]).T
+    rows = [(trace.scores[start], paths[row].rows[start]) for row, start in places]
+    added, by_decoder = (torch.stack(of) for of in zip(*([x[i] for x in scores] for scores, i in rows), strict=True))
+    return added[tuple(which)].tolist(), by_decoder[tuple(which)].tolist()
+
+
+def _branched(
+    forced: _Forced, trace: Trace, paths: Mapping[int, Path], detours: Sequence[Detour]
+) -> tuple[_State, list[int]]:
+    """The states before first tokens, except for `last`, and the row of each detour among them."""
+    # The known hypothesis was in the same state before its token: it is kept with that token.
+    places = {place: i for i, place in enumerate(dict.fromkeys((d.row, d.start) for d in detours))}
+    states = [forced.passed(trace.passed[start + 1], paths[row].rows[start + 1]) for row, start in places]
+    return join(states), [places[d.row, d.start] for d in detours]
+
+
+def _deviate(forced: _Forced, race: _Race, state: _State, rows: list[int]) -> Steps[None]:
+    """Score the tokens of detours after the first; yields after every token.
+
+    Detours that have been the same so far share a row: `rows` has that of each live one in the state.
+    """
+    count = 1
+    while race.live:
+        read = list(zip(rows, race.column(count - 1), strict=True))
+        owner_of = {key: race.detours[i].row for key, i in zip(read, race.live, strict=True)}
+        parents, last, owners = (
+            torch.tensor(column, device=forced.device)
+            for column in (*zip(*owner_of, strict=True), list(owner_of.values()))
+        )
+        state = forced.select(state, parents)._replace(last=last)
         state, every, log_probs = forced.step(state, owners)
-        added, by_decoder = (x.gather(1, tokens[:, None])[:, 0].tolist() for x in (every, log_probs))
+
+        index = {key: i for i, key in enumerate(owner_of)}
+        rows = [index[key] for key in read]
+        places = torch.tensor([rows, race.column(count)], device=forced.device)
+        kept = race.add(*(x[places[0], places[1]].tolist() for x in (every, log_probs)))
+        rows, count = [rows[i] for i in kept], count + 1
         yield
-    return found

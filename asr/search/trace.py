@@ -11,7 +11,7 @@ from torch import Tensor
 from asr.model.attention import Memory
 from asr.model.decoder import DecoderState
 
-__all__ = ["HotwordState", "Passed", "Path", "Trace"]
+__all__ = ["HotwordState", "NextScores", "Passed", "Path", "Trace"]
 
 
 class Passed(NamedTuple):
@@ -23,6 +23,13 @@ class Passed(NamedTuple):
     added: Tensor  # (N,): score of the last token by the full scorers
     decoder: DecoderState  # (N)
     full: list[Any]  # states of the full scorers
+
+
+class NextScores(NamedTuple):
+    """Scores of every next token of the live hypotheses."""
+
+    added: Tensor  # (N, V): by the full scorers
+    by_decoder: Tensor  # (N, V): log-probabilities
 
 
 class Path(NamedTuple):
@@ -42,11 +49,12 @@ class HotwordState(NamedTuple):
 class Trace:
     """The states of a search, token by token, what it computed before the first, and the state of the hotwords.
 
-    It takes about 15 KB of memory for each live hypothesis and token of the default model.
+    It takes about 18 KB of memory for each live hypothesis and token of the default model.
     """
 
     def __init__(self) -> None:
         self.passed: list[Passed] = []
+        self.scores: list[NextScores] = []  # of the token after each of `passed`; maybe none after the last
         self.memory: Memory | None = None
         self.ctc: Tensor | None = None  # (B, T, V): log-probabilities of the CTC head, from the prefix's first frame on
         self.hotwords: dict[int, HotwordState] = {}  # by utterance
@@ -55,6 +63,10 @@ class Trace:
     def add(self, passed: Passed) -> None:
         """Add the live hypotheses before the next token."""
         self.passed.append(passed)
+
+    def add_scores(self, scores: NextScores) -> None:
+        """Add the scores of the next token."""
+        self.scores.append(scores)
 
     def path(self, utterance: int, tokens: Sequence[int]) -> Path:
         """The path to a hypothesis, up to where the search dropped it."""

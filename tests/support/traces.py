@@ -11,7 +11,7 @@ from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search import Prefix, Trace
 from asr.search.scorers import View, full_scorers
-from asr.search.trace import Passed
+from asr.search.trace import NextScores, Passed
 from asr.text.tokenizer import SOS
 
 __all__ = ["trace_of"]
@@ -38,9 +38,6 @@ def trace_of(
     trace, rows = Trace(), owners
     for u in range(max(map(len, texts)) + 1):
         trace.add(Passed(rows, owners, last, added, decoder, full))
-        rows = torch.tensor([row for row, owner in enumerate(owners.tolist()) if len(texts[owner]) > u]).long()
-        if not len(rows):
-            break
         readout, decoder = model.decoder.step(last, decoder, memory.of(owners))
         log_probs = model.decoder.logits(readout).log_softmax(-1)
         view = View(last, log_probs, decoder.alignment.mean(dim=1))
@@ -48,8 +45,10 @@ def trace_of(
         every = torch.zeros_like(log_probs)
         for (weight, _), (scores, _) in zip(scorers, scored, strict=True):
             every = every + weight * scores
+        trace.add_scores(NextScores(every, log_probs))
+        rows = torch.tensor([row for row, owner in enumerate(owners.tolist()) if len(texts[owner]) > u]).long()
         owners, decoder = owners[rows], decoder.select(rows)
-        last = torch.tensor([texts[owner][u] for owner in owners.tolist()])
+        last = torch.tensor([texts[owner][u] for owner in owners.tolist()]).long()
         added = every[rows, last]
         full = [scorer.select(state, rows) for (_, scorer), (_, state) in zip(scorers, scored, strict=True)]
     return trace

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
@@ -20,10 +22,10 @@ from tests.support.traces import trace_of
 CONFIG = SearchConfig(beam_size=4, lm_weight=0.4, length_bonus=0.3, coverage_penalty=0.2, coverage_threshold=0.5)
 KNOWN = {0: [5, 9, 9, 12, 6, 4], 2: [7, 8], 3: [11, 4, 17, 6, 6]}
 DETOURS = [
-    Detour(0, 1, 3, [6, 15, 4], math.inf),
-    Detour(0, 5, 6, [19], math.inf),
-    Detour(2, 0, 2, [4, 4, 4, 4], math.inf),
-    Detour(3, 2, 2, [13], math.inf),
+    Detour(0, 1, 3, [6, 15, 4], -math.inf),
+    Detour(0, 5, 6, [19], -math.inf),
+    Detour(2, 0, 2, [4, 4, 4, 4], -math.inf),
+    Detour(3, 2, 2, [13], -math.inf),
 ]
 
 
@@ -99,13 +101,32 @@ def test_the_size_of_the_batch_never_changes_a_score() -> None:
 @torch.inference_mode()
 def test_what_falls_behind_is_dropped_and_nothing_else_changes() -> None:
     plain = scored_detours(tiny_model(), batch(), None, KNOWN, DETOURS)
-    some = [DETOURS[0], DETOURS[1], DETOURS[2]._replace(allowance=-1e3), DETOURS[3]]
+    some = [DETOURS[0], DETOURS[1], DETOURS[2]._replace(least=1e3), DETOURS[3]]
     found = scored_detours(tiny_model(), batch(), None, KNOWN, some)
     assert found[2] is None
     for i in (0, 1, 3):
         assert found[i] is not None
         assert found[i].gain == pytest.approx(plain[i].gain, abs=1e-5)  # type: ignore[union-attr]
     assert scored_detours(tiny_model(), batch(), None, {}, []) == []
+
+
+@torch.inference_mode()
+def test_detours_that_begin_alike_are_scored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Detour(0, 1, 3, [6, 15, 4], -math.inf), Detour(0, 1, 2, [6, 15, 4], -math.inf)
+    alone = [scored_detours(tiny_model(), batch(), None, KNOWN, [one])[0] for one in (first, second)]
+    rows, step = [], forced._Forced.step
+
+    def counted(self: Any, state: Any, owners: Tensor) -> Any:
+        rows.append(len(owners))
+        return step(self, state, owners)
+
+    monkeypatch.setattr(forced._Forced, "step", counted)
+    together = scored_detours(tiny_model(), batch(), None, KNOWN, [first, second])
+    assert rows == [1, 1, 1, 2, 2]  # the first tokens come from the trace; after the third, other words follow
+    for one, expected in zip(together, alone, strict=True):
+        assert one is not None
+        assert expected is not None
+        assert one.gain == pytest.approx(expected.gain, abs=1e-4)
 
 
 @torch.inference_mode()
