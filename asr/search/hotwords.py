@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
@@ -288,17 +287,15 @@ def _ctc_changes(tokens: list[int], words: _Words, variants: Sequence[_Variant],
 
 def _ctc_scores(texts: Sequence[tuple[tuple[int, ...], int, int]], frames: Tensor) -> list[float]:
     """Log-probabilities by CTC of tokens, each in a range of `frames` `(T, V)`."""
-    begins, ends = (torch.tensor(column) for column in list(zip(*texts, strict=True))[1:])
+    tokens, *spans = zip(*texts, strict=True)
+    begins, ends = torch.tensor(spans)
     index = torch.arange(int((ends - begins).max()))[:, None] + begins
-    # Of the vocabulary only the tokens of each text, numbered anew.
-    own = [[BLANK, *sorted(set(text))] for text, _, _ in texts]
-    columns = pad_sequence([torch.tensor(some) for some in own], batch_first=True)
+    # Of the vocabulary only the tokens of each text, numbered by their first place in it.
+    longest = max(map(len, tokens))
+    columns = torch.tensor([[BLANK, *text, *[BLANK] * (longest - len(text))] for text in tokens])
     spread = frames[index.clamp(max=len(frames) - 1)[..., None], columns]
-    numbered = [{token: i for i, token in enumerate(some)} for some in own]
-    targets = torch.tensor(
-        [numbers[token] for (text, _, _), numbers in zip(texts, numbered, strict=True) for token in text]
-    )
-    lengths = torch.tensor([len(text) for text, _, _ in texts])
+    targets = torch.tensor([text.index(token) + 1 for text in tokens for token in text])
+    lengths = torch.tensor([len(text) for text in tokens])
     losses = torch.nn.functional.ctc_loss(spread, targets, ends - begins, lengths, blank=0, reduction="none")
     return (-losses).tolist()
 

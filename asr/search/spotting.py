@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import ConfigError
 from asr.text.tokenizer import BLANK, EOS, Tokenizer
@@ -41,11 +40,17 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 _LOG_ZERO = -1e10
+_UNIT = 1 << 16  # of whole numbers for a nat
+_FRAME = 1 << 16  # more than the frames of an utterance
+_LOWEST = -(1 << 61)
 _FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
 _PLACES = 3  # of a phrase in an utterance
 _PHRASE_LETTERS = 8  # a phrase is worth as much as so many letters more, because short ones are as improbable as long
 _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
-_MAX_CELLS = 1 << 18  # paths followed at a time: spellings times frames
+_MAX_CELLS = 1 << 16  # paths followed at a time, spellings times frames, so that they fit into the cache
+
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.int64]
 
 
 class Spelling(NamedTuple):
@@ -66,19 +71,19 @@ class Spot(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Spellings as tensors."""
+    """Spellings as arrays."""
 
     spellings: Sequence[Spelling]
-    tokens: Tensor  # (N, L), padded
-    lengths: Tensor  # (N,)
-    worths: Tensor  # (N,)
+    tokens: _Ints  # (N, L), padded with -1
+    lengths: _Ints  # (N,)
+    worths: _Floats  # (N,)
 
     @classmethod
     def of(cls, spellings: Sequence[Spelling]) -> Table:
         """At least one spelling."""
-        tokens = pad_sequence([torch.tensor(one.tokens) for one in spellings], batch_first=True)
-        lengths, worths = zip(*((len(one.tokens), one.worth) for one in spellings), strict=True)
-        return cls(spellings, tokens, torch.tensor(lengths), torch.tensor(worths, dtype=torch.float64))
+        lengths = [len(one.tokens) for one in spellings]
+        padded = [[*one.tokens, *[-1] * (max(lengths) - len(one.tokens))] for one in spellings]
+        return cls(spellings, np.array(padded), np.array(lengths), np.array([one.worth for one in spellings]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,20 +138,19 @@ class Spotter:
         """
         if not len(log_probs):
             return []
-        frames, rests = relative(log_probs).cpu(), self.begun(known)
+        frames, rests = relative(log_probs), self.begun(known)
         found = _spots(frames, self.table, weight * margin)
         if rests:
             found += _spots(frames, Table.of(rests), weight * margin)
         return [spot for _, spot in sorted(found, key=lambda pair: -pair[0])[: _most(len(log_probs))]]
 
 
-def _spots(frames: Tensor, table: Table, scale: float) -> list[tuple[float, Spot]]:
+def _spots(frames: _Floats, table: Table, scale: float) -> list[tuple[float, Spot]]:
     """The places of the likeliest spellings, each with its distance above the lowest score."""
     which, paths = best_paths(frames, table, scale)
     least = -scale * table.worths[which]
-    likeliest = (paths.scores.amax(1) - least).argsort(descending=True, stable=True)[: _most(len(frames))]
-    which, paths, least = which[likeliest], paths.select(likeliest), least[likeliest]
-    rows = zip(which.tolist(), least.tolist(), places(paths), strict=True)
+    likeliest = np.argsort(least - paths.scores.max(0), kind="stable")[: _most(len(frames))]
+    rows = zip(which[likeliest].tolist(), least[likeliest].tolist(), places(paths.select(likeliest)), strict=True)
     return [
         (score - low, Spot(table.spellings[i], *span)) for i, low, some in rows for score, *span in some if score > low
     ]
@@ -156,36 +160,37 @@ def _most(frames: int) -> int:
     return math.ceil(frames / _FRAMES_A_SPOT)
 
 
-def relative(log_probs: Tensor) -> Tensor:
-    """Log-probabilities relative to the likeliest token of each frame."""
-    return log_probs - log_probs.amax(-1, keepdim=True)
+def relative(log_probs: Tensor) -> _Floats:
+    """Log-probabilities `(T, V)` relative to the likeliest token of each frame, on the CPU."""
+    found: _Floats = (log_probs - log_probs.amax(-1, keepdim=True)).double().cpu().numpy()
+    return found
 
 
 class Paths(NamedTuple):
-    """For N spellings, or beginnings of them, the best path that ends in each of T frames."""
+    """For N spellings, or beginnings of them, the best path that ends in each of T frames.
 
-    scores: Tensor  # (N, T)
-    starts: Tensor  # (N, T): their first frames
+    A path is one whole number: its score in units of 1 / `_UNIT`, times `_FRAME`, plus its first frame. So the best of
+    several is their maximum.
+    """
 
-    def select(self, rows: Tensor) -> Paths:
-        return Paths(self.scores[rows], self.starts[rows])
+    keys: _Ints  # (T, N)
 
-    def later(self) -> Paths:
-        """These, shifted to the next frame."""
-        scores, starts = (x[:, :-1] for x in self)
-        return Paths(pad(scores, (1, 0), value=_LOG_ZERO), pad(starts, (1, 0)))
+    @property
+    def scores(self) -> _Floats:
+        """`(T, N)`."""
+        found: _Floats = (self.keys // _FRAME) / _UNIT
+        return found
 
-    def extended(self, sums: Tensor) -> Paths:
-        """These, which end before a frame, with a token in that frame and any number of frames after it.
+    @property
+    def starts(self) -> _Ints:
+        """`(T, N)`: first frames."""
+        return self.keys % _FRAME
 
-        The recursion over frames is a cumulative maximum. `sums` `(N or 1, T + 1)`: of the token's log-probabilities
-        before each frame.
-        """
-        best, entry = (self.scores - sums[:, :-1]).cummax(-1)
-        return Paths(best + sums[:, 1:], self.starts.expand_as(entry).gather(-1, entry))
+    def select(self, rows: _Ints) -> Paths:
+        return Paths(self.keys[:, rows])
 
 
-def best_paths(frames: Tensor, table: Table, scale: float) -> tuple[Tensor, Paths]:
+def best_paths(frames: _Floats, table: Table, scale: float) -> tuple[_Ints, Paths]:
     """The best paths of the spellings that can be followed up.
 
     Args:
@@ -197,66 +202,75 @@ def best_paths(frames: Tensor, table: Table, scale: float) -> tuple[Tensor, Path
         Ascending rows `(N',)` of the table, and their paths.
     """
     # No path is better than the best frames of its tokens.
-    inside = torch.arange(table.tokens.shape[1]) < table.lengths[:, None]
-    best = frames.amax(0)[table.tokens] * inside
-    hope = pad(best.flip(1).cumsum(1).flip(1), (0, 1)) + scale * table.worths[:, None]  # from each token on
-    hopeful = (hope[:, 0] > 0).nonzero()[:, 0]
+    best = np.append(frames.max(0), 0.0)[table.tokens]  # nothing for padding
+    hope = best[:, ::-1].cumsum(1)[:, ::-1] + scale * table.worths[:, None]  # from each token on
+    hope = np.append(hope, scale * table.worths[:, None], axis=1)
+    hopeful = np.flatnonzero(hope[:, 0] > 0)
 
-    # Only the tokens of the spellings that are left, numbered anew, the blank first.
-    used, numbers = pad(table.tokens[hopeful], (1, 0), value=BLANK).unique(return_inverse=True)
-    sums, found = pad(frames[:, used].T.double().cumsum(1), (1, 0)), []
+    sums = np.zeros((len(frames) + 1, frames.shape[1]), np.int64)
+    np.cumsum(np.rint(frames * _UNIT).astype(np.int64) * _FRAME, axis=0, out=sums[1:])
+    blank = sums[:, BLANK].copy()
+    beside = sums - blank[:, None]
+    found = [(hopeful[:0], np.zeros((len(frames), 0), np.int64))]
     size = max(1, _MAX_CELLS // len(frames))
-    for rows, tokens in zip(hopeful.split(size), numbers[:, 1:].split(size), strict=True):
-        found += _followed(sums, rows, tokens, table.lengths[rows], hope[rows])
-    if not found:
-        return hopeful[:0], Paths(sums[:0, 1:], sums[:0, 1:].long())
-    rows = torch.cat([some for some, _ in found])
-    scores, starts = (torch.cat(parts) for parts in zip(*(paths for _, paths in found), strict=True))
+    for first in range(0, len(hopeful), size):
+        rows = hopeful[first : first + size]
+        found += _followed(beside, blank, rows, table.tokens[rows], table.lengths[rows], hope[rows])
+    rows, keys = np.concatenate([some for some, _ in found]), np.concatenate([paths for _, paths in found], axis=1)
     order = rows.argsort()
-    return rows[order], Paths(scores, starts).select(order)
+    return rows[order], Paths(keys[:, order])
 
 
-def _followed(sums: Tensor, rows: Tensor, tokens: Tensor, lengths: Tensor, hope: Tensor) -> list[tuple[Tensor, Paths]]:
-    """Paths of spellings, those with as many tokens together.
+def _followed(
+    beside: _Ints, blank: _Ints, rows: _Ints, tokens: _Ints, lengths: _Ints, hope: _Floats
+) -> list[tuple[_Ints, _Ints]]:
+    """The rows and paths of spellings, those with as many tokens together.
 
     A spelling is given up where its path so far, with the `hope` `(N, L + 1)` for the tokens that follow, is too low.
-    `sums` `(U, T + 1)`: of the log-probabilities before each frame, of the blank and the tokens used.
+
+    Args:
+        beside: `(T + 1, V)`: sums over the frames before each of what a token scores beside the blank.
+        blank: `(T + 1,)`: those of the blank.
     """
-    found = []
-    fresh = torch.zeros(1, sums.shape[1] - 1, dtype=sums.dtype)  # a path begins anywhere
-    firsts, which = tokens[:, 0].unique(return_inverse=True)
-    ended = Paths(fresh.expand(len(firsts), -1), torch.arange(fresh.shape[1])[None]).extended(sums[firsts])
+    # Scores are kept beside those of a path of blanks through all frames: then blanks after a token add nothing, and
+    # the recursion over frames is a cumulative maximum.
+    found, frames = [], len(blank) - 1
+    entry = (np.arange(frames) - blank[:-1])[:, None]  # a path begins anywhere
+    read, which = np.unique(tokens[:, 0], return_inverse=True)
     for u in range(1, tokens.shape[1] + 1):
-        if len(done := (lengths == u).nonzero()[:, 0]):
-            found.append((rows[done], ended.select(which[done])))
-        going = (lengths > u).nonzero()[:, 0]
-        if not len(going):
+        ended = entry - beside[:-1, read]
+        np.maximum.accumulate(ended, axis=0, out=ended)
+        ended += beside[1:, read]
+
+        paths = ended + blank[1:, None]
+        hopeful = (paths.max(0) // _FRAME / _UNIT)[which] + hope[:, u] > 0
+        done, going = hopeful & (lengths == u), hopeful & (lengths > u)
+        found.append((rows[done], paths[:, which[done]]))
+        if not going.any():
             break
         rows, tokens, lengths, hope, which = (x[going] for x in (rows, tokens, lengths, hope, which))
 
-        # The next token follows the one before it, or a blank; a repeated one is a new one only after a blank.
-        blank, ended = ended.later().extended(sums[:1]).later(), ended.later()
-        direct = (ended.scores >= blank.scores)[which] & (tokens[:, u] != tokens[:, u - 1])[:, None]
-        entries = (torch.where(direct, x[which], y[which]) for x, y in zip(ended, blank, strict=True))
-        ended = Paths(*entries).extended(sums[tokens[:, u]])
-        kept = (ended.scores.amax(1) + hope[:, u + 1] > 0).nonzero()[:, 0]
-        ended, which = ended.select(kept), torch.arange(len(kept))
-        rows, tokens, lengths, hope = (x[kept] for x in (rows, tokens, lengths, hope))
+        # The next token follows any earlier frame; a repeated one is a new one only after a blank.
+        np.maximum.accumulate(ended, axis=0, out=ended)
+        entry = np.full((frames, len(rows)), _LOWEST)
+        entry[1:] = ended[:-1, which]
+        again = np.flatnonzero(tokens[:, u] == tokens[:, u - 1])
+        entry[2:, again], entry[1:2, again] = ended[:-2, which[again]], _LOWEST
+        read, which = tokens[:, u], np.arange(len(rows))
     return found
 
 
 def places(paths: Paths) -> list[list[tuple[float, int, int]]]:
     """The best places of spellings that do not overlap: log-probability, first frame, frame after the last."""
-    left, at = paths.scores, torch.arange(paths.scores.shape[1])
-    found: list[list[tuple[float, int, int]]] = [[] for _ in left]
+    left, starts = paths.scores, paths.starts
+    at, every = np.arange(len(left))[:, None], np.arange(left.shape[1])
+    found: list[list[tuple[float, int, int]]] = [[] for _ in every]
     for _ in range(_PLACES):
-        score, end = left.max(1, keepdim=True)
-        start = paths.starts.gather(1, end)
-        for some, *place in zip(
-            found, score[:, 0].tolist(), start[:, 0].tolist(), (end[:, 0] + 1).tolist(), strict=True
-        ):
+        end = left.argmax(0)
+        start = starts[end, every]
+        for some, *place in zip(found, left[end, every].tolist(), start.tolist(), (end + 1).tolist(), strict=True):
             some.append((place[0], int(place[1]), int(place[2])))
-        left = left.masked_fill((paths.starts <= end) & (at >= start), _LOG_ZERO)
+        left = np.where((starts <= end) & (at >= start), _LOG_ZERO, left)
     return found
 
 
