@@ -64,9 +64,9 @@ def find(name: str | Path) -> Path:
             return folder
     if Path(name).is_dir():
         raise CheckpointError(f"{name}: this folder has no {CONFIG}, so it is not a checkpoint")
-    shipped = ", ".join(pretrained()) or "none"
+    known = ", ".join([*pretrained(), *(own.parent.name for own in sorted(home().glob(f"*/{CONFIG}")))]) or "none"
     raise CheckpointError(
-        f"{name}: neither a checkpoint folder nor a shipped model (shipped: {shipped}); on the hub: hub:OWNER/NAME"
+        f"{name}: neither a checkpoint folder nor the name of a model (known: {known}); on the hub: hub:OWNER/NAME"
     )
 
 

@@ -33,7 +33,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["MAX_SECONDS", "Examined", "Peak", "Stretch", "attention_figure", "examine", "figure", "peaks", "plot"]
+__all__ = [
+    "MAX_SECONDS",
+    "Examined",
+    "Peak",
+    "Stretch",
+    "attention_figure",
+    "examine",
+    "figure",
+    "peaks",
+    "plot",
+    "require_matplotlib",
+]
 
 MAX_SECONDS = 20.0  # longer sources are truncated: more would be illegible
 
@@ -99,7 +110,7 @@ def plot(recogniser: Recogniser, source: audio.Source, output: Path, search: Sea
         AudioError: the source cannot be read, or is shorter than one frame.
         DataError: the PNG cannot be written.
     """
-    _require_matplotlib()
+    require_matplotlib()
     examined = examine(recogniser, source, search)
     image = io.BytesIO()
     figure(examined).savefig(image, format="png", dpi=_DPI)
@@ -219,7 +230,8 @@ def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -
     )
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
+    """Raise DependencyError where matplotlib is not installed, before anything slow is done for a plot."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -228,7 +240,7 @@ def _require_matplotlib() -> None:
 
 def _new_figure(width: float, height: float) -> Figure:
     """An empty figure, sizes in inches, on the Agg canvas, which needs no display and no global state."""
-    _require_matplotlib()
+    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -220,7 +220,9 @@ def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions,
     require_folder(picture)
     loading(f"the model {model.model}")
     from asr.plot import plot as draw
+    from asr.plot import require_matplotlib
 
+    require_matplotlib()
     recogniser, config = opt.load(model, search)
     draw(recogniser, source, picture, config)
     print(picture)

@@ -57,6 +57,10 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, kind: type[io.BytesIO])
     assert reason("-") == "standard input: is empty (0 bytes)"
     monkeypatch.setattr(sys, "stdin", None)
     assert reason("-") == "standard input: is closed"
+    terminal = kind(WAV)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=terminal))
+    assert reason("-") == "standard input: is a terminal: pipe audio to it"
 
 
 def test_a_named_pipe(tmp_path: Path) -> None:

@@ -30,7 +30,11 @@ def test_a_missing_extra_says_what_to_install(
 
 def test_plot(command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setitem(sys.modules, "asr.plot", types.SimpleNamespace(plot=lambda *given: drawn.append(given)))
+    monkeypatch.setitem(
+        sys.modules,
+        "asr.plot",
+        types.SimpleNamespace(plot=lambda *given: drawn.append(given), require_matplotlib=lambda: None),
+    )
     files(Path("in"), "talk.wav")
     assert command("plot", "in/talk.wav", "--beam-size", 1) == (0, "talk.wav.png\n", "")
     recogniser, source, output, search = drawn[0]

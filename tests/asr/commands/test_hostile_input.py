@@ -220,10 +220,15 @@ def test_info_knows_the_model(model: Path, command: Command) -> None:
     assert facts["lookahead_ms"] >= 120
 
 
-def test_unknown_model(good: Path, command: Command) -> None:
+def test_unknown_model(good: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPELLSTREAM_HOME", str(tmp_path))
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").touch()
     status, out, err = command("transcribe", good, model="no-such-model")
     assert (status, out) == (1, "")
-    assert err.startswith("spellstream: no-such-model: neither a checkpoint folder nor a shipped model")
+    assert err.startswith(
+        "spellstream: no-such-model: neither a checkpoint folder nor the name of a model (known: default, mine)"
+    )
     assert err.count("\n") == 1
 
 
