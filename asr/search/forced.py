@@ -1,12 +1,13 @@
 """Scores of hypotheses that differ in one place from a hypothesis that a search has found.
 
 Each leaves the known hypothesis where the search has kept the scores of every next token and the state after them, so
-that its first token costs nothing. It is scored until it has followed the known one again for a few tokens. One that
-falls too far behind is dropped.
+that its first token costs nothing. It is scored until it has followed the known one again for a few tokens, or is
+clearly ahead. One that falls too far behind is dropped.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from asr.text.tokenizer import EOS
 
 __all__ = ["AFTER", "Detour", "Scored", "score_detours"]
 
-AFTER = 3  # tokens after a detour that are scored with it
+AFTER = 3  # tokens after a detour that are scored with it at most
 
 
 class Detour(NamedTuple):
@@ -36,6 +37,7 @@ class Detour(NamedTuple):
     end: int
     tokens: Sequence[int]  # at least one
     least: float  # one whose gain falls to this is dropped
+    enough: float = math.inf  # one with more gain after it has followed the known hypothesis for a token has won
 
 
 class Scored(NamedTuple):
@@ -122,7 +124,7 @@ class _Race:
             scores.append(log_prob)
             after = max(0, len(scores) - len(detour.tokens))
             gain = self._gains[i] - self.bases[i][detour.end - detour.start + after]
-            if len(scores) == len(self.texts[i]):
+            if len(scores) == len(self.texts[i]) or (after and gain > detour.enough):
                 self.found[i] = Scored(gain, scores[: len(detour.tokens)])
             elif gain > detour.least:
                 kept.append(place)

@@ -36,6 +36,7 @@ _VARIANTS = 2  # of a spot that are scored in full
 # before they score it: what CTC finds less likely must not fall far behind. Of 310 rare words, 242 are then found in
 # place of 245.
 _STAKE_SHARE, _GAIN_SHARE = 0.4, 1.6
+_CLEAR = 1.0  # a detour that is ahead by more is not followed further
 _AROUND = 1  # words before and after a variant that CTC scores with it: with 2 it finds the same
 
 
@@ -91,6 +92,11 @@ class _Variant(NamedTuple):
     def least(self) -> float:
         """The gain by the other scorers below which it is dropped."""
         return _STAKE_SHARE * max(0.0, self.stake) - _GAIN_SHARE * self.gain
+
+    @property
+    def enough(self) -> float:
+        """The gain by the other scorers with which it has won."""
+        return _CLEAR - self.gain
 
 
 def place_hotwords(
@@ -152,7 +158,7 @@ def place_hotwords_steps(
         return found
 
     detours = [
-        Detour(row, texts[row].token(one.start), texts[row].token(one.end), one.tokens, one.least)
+        Detour(row, texts[row].token(one.start), texts[row].token(one.end), one.tokens, one.least, one.enough)
         for row, some in variants.items()
         for one in some
     ]

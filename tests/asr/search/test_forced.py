@@ -130,6 +130,18 @@ def test_detours_that_begin_alike_are_scored_together(monkeypatch: pytest.Monkey
 
 
 @torch.inference_mode()
+def test_a_detour_that_is_clearly_ahead_is_not_followed_further() -> None:
+    plain = scored_detours(tiny_model(), batch(), None, KNOWN, DETOURS[:1])
+    sooner = scored_detours(tiny_model(), batch(), None, KNOWN, [DETOURS[0]._replace(enough=-1e3)])
+    expected = scored_detours(tiny_model(), batch(), None, KNOWN, [DETOURS[0]._replace(enough=1e3)])
+    assert expected == plain
+    assert sooner[0] is not None
+    assert plain[0] is not None
+    assert sooner[0].gain != pytest.approx(plain[0].gain, abs=1e-4)
+    assert sooner[0].token_scores == pytest.approx(plain[0].token_scores, abs=1e-5)
+
+
+@torch.inference_mode()
 def test_a_detour_whose_end_a_search_has_given_up_is_not_scored() -> None:
     trace = trace_of(tiny_model(), batch(), CONFIG, tiny_lm(), [KNOWN.get(row, []) for row in range(4)])
     del trace.passed[6:]  # before the eos of row 0
