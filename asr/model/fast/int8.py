@@ -17,6 +17,9 @@ __all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "
 
 _LARGEST = 127
 
+# With more numbers than this, a matrix is stored as the kernel reads it, which would else reorder it at every call.
+_PACKED = 2**20
+
 
 def available() -> bool:
     """Whether fast paths are on and the processor multiplies bytes and adds up in 32 bits (VNNI)."""
@@ -35,6 +38,7 @@ class Linear8:
         weight = weight.detach().float()
         self.scale = weight.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST
         self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).t()
+        self._packed = _Packed(self.weight) if self.weight.numel() > _PACKED else None
 
     def of_units(self, x: Tensor) -> Tensor:
         """For inputs between -1 and 1."""
@@ -46,8 +50,28 @@ class Linear8:
         return self._product((x / step).round_()).mul_(step).mul_(self.scale)
 
     def _product(self, whole: Tensor) -> Tensor:
-        sums: Tensor = torch._int_mm(whole.to(torch.int8).flatten(0, -2), self.weight)
-        return sums.float().view(*whole.shape[:-1], -1)
+        rows = whole.flatten(0, -2)
+        sums = self._packed(rows) if self._packed else torch._int_mm(rows.to(torch.int8), self.weight).float()
+        return sums.view(*whole.shape[:-1], -1)
+
+
+class _Packed:
+    """A matrix of whole numbers, stored as oneDNN's kernel reads it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """`weight` `(D, N)`, int8."""
+        self._weight = torch.ops.onednn.qlinear_prepack(weight.t().contiguous(), None)
+        self._scale = torch.ones(weight.shape[1])
+        self._zeros = torch.zeros(weight.shape[1], dtype=torch.int64)
+
+    def __call__(self, whole: Tensor) -> Tensor:
+        """Products `(B, N)`, float32, of `(B, D)`: whole numbers between -128 and 127."""
+        # The quick kernel takes bytes without a sign: the second argument and the third are their scale and their zero.
+        inputs = (whole + 128).to(torch.uint8), 1.0, 128
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *inputs, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product
 
 
 class Bidirectional8:
