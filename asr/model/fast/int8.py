@@ -17,9 +17,6 @@ __all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "
 
 _LARGEST = 127
 
-# With more numbers than this, a matrix is stored as the kernel reads it, which would else reorder it at every call.
-_PACKED = 2**20
-
 
 def available() -> bool:
     """Whether fast paths are on and the processor multiplies bytes and adds up in 32 bits (VNNI)."""
@@ -32,46 +29,45 @@ def fits(x: Tensor) -> bool:
 
 
 class Linear8:
-    """A linear layer without bias; inputs `(..., D)` and outputs `(..., N)` are float32."""
+    """A linear layer without bias; inputs `(..., D)` and outputs `(..., N)` are float32.
 
-    def __init__(self, weight: Tensor) -> None:
+    Args:
+        weight: `(N, D)`.
+        packed: store it as oneDNN's kernel reads it. For large matrices, which else would be reordered at every call.
+    """
+
+    def __init__(self, weight: Tensor, packed: bool = False) -> None:
         weight = weight.detach().float()
         self.scale = weight.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST
         self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).t()
-        self._packed = _Packed(self.weight) if self.weight.numel() > _PACKED else None
+        self._packed = torch.ops.onednn.qlinear_prepack(self.weight.t().contiguous(), None) if packed else None
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
 
     def of_units(self, x: Tensor) -> Tensor:
         """For inputs between -1 and 1."""
-        return self._product((x * _LARGEST).round_()).mul_(self.scale / _LARGEST)
+        return self.of_whole((x * _LARGEST).round_()).mul_(1 / _LARGEST)
 
     def of_rows(self, x: Tensor) -> Tensor:
         """For any inputs."""
-        step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / _LARGEST
-        return self._product((x / step).round_()).mul_(step).mul_(self.scale)
+        whole, step = rounded_rows(x)
+        return self.of_whole(whole).mul_(step)
 
-    def _product(self, whole: Tensor) -> Tensor:
+    def of_whole(self, whole: Tensor) -> Tensor:
+        """For inputs that are whole numbers between -127 and 127."""
         rows = whole.flatten(0, -2)
-        sums = self._packed(rows) if self._packed else torch._int_mm(rows.to(torch.int8), self.weight).float()
-        return sums.view(*whole.shape[:-1], -1)
+        if self._packed is None:
+            found = torch._int_mm(rows.to(torch.int8), self.weight).float().mul_(self.scale)
+        else:
+            # The quick kernel takes bytes without a sign, followed by their scale and their zero.
+            inputs, weights = ((rows + 128).to(torch.uint8), 1.0, 128), (self._packed, self.scale, self._zeros)
+            found = torch.ops.onednn.qlinear_pointwise(*inputs, *weights, None, 1.0, 0, torch.float32, "none", [], "")
+        return found.view(*whole.shape[:-1], -1)
 
 
-class _Packed:
-    """A matrix of whole numbers, stored as oneDNN's kernel reads it."""
-
-    def __init__(self, weight: Tensor) -> None:
-        """`weight` `(D, N)`, int8."""
-        self._weight = torch.ops.onednn.qlinear_prepack(weight.t().contiguous(), None)
-        self._scale = torch.ones(weight.shape[1])
-        self._zeros = torch.zeros(weight.shape[1], dtype=torch.int64)
-
-    def __call__(self, whole: Tensor) -> Tensor:
-        """Products `(B, N)`, float32, of `(B, D)`: whole numbers between -128 and 127."""
-        # The quick kernel takes bytes without a sign: the second argument and the third are their scale and their zero.
-        inputs = (whole + 128).to(torch.uint8), 1.0, 128
-        product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *inputs, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return product
+def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs `(..., D)` as whole numbers, and what these are multiples of in each row, `(..., 1)`."""
+    step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / _LARGEST
+    return (x / step).round_(), step
 
 
 class Bidirectional8:
@@ -79,8 +75,8 @@ class Bidirectional8:
 
     def __init__(self, forward: nn.LSTM, backward: nn.LSTM) -> None:
         parts = [[gates_in_order(part) for part in lstm.all_weights[0]] for lstm in (forward, backward)]
-        self.inputs = Linear8(torch.cat([input_weight for input_weight, *_ in parts]))
-        self.bias = torch.cat([b_ih + b_hh for *_, b_ih, b_hh in parts])
+        self.inputs = [Linear8(input_weight, packed=True) for input_weight, *_ in parts]
+        self.biases = [b_ih + b_hh for *_, b_ih, b_hh in parts]
         recurrent = [Linear8(recurrent_weight) for _, recurrent_weight, *_ in parts]
         self.weights = [each.weight for each in recurrent]
         self.scale = torch.stack([each.scale for each in recurrent])[:, None] / _LARGEST  # (2, 1, 4 H)
@@ -100,14 +96,17 @@ class Bidirectional8:
             Outputs `(B, T, H)` of the forward and of the backward LSTM, and that state.
         """
         (batch, frames, _), (h, c) = x.shape, hidden
-        gates = self.inputs.of_rows(x).add_(self.bias).view(batch, frames, 2, -1)
 
         # Time first, and the backward frames of each row in reverse. That order is its own inverse.
         at, rows = torch.arange(frames)[:, None], torch.arange(batch)
         turned = torch.where(at < lengths, lengths - 1 - at, at)  # (T, B)
-        ordered = torch.stack([gates[:, :, 0].transpose(0, 1), gates[rows, turned, 1]], dim=1)
+        whole, step = rounded_rows(x)
+        gates = x.new_empty(2, frames, batch, 4 * h.shape[-1])
+        for order, linear, bias, out in zip((at, turned), self.inputs, self.biases, gates, strict=True):
+            torch.addcmul(bias, linear.of_whole(whole[rows, order]), step[rows, order], out=out)
 
-        hs, cs = self._loop(ordered, torch.stack([h, torch.zeros_like(h)]), torch.stack([c, torch.zeros_like(c)]))
+        begin = torch.stack([h, torch.zeros_like(h)]), torch.stack([c, torch.zeros_like(c)])
+        hs, cs = self._loop(gates.transpose(0, 1), *begin)
         count = torch.as_tensor(settled)
         last, begun = (count - 1).clamp(min=0), (count > 0)[..., None]
         after = torch.where(begun, hs[last, 0, rows], h), torch.where(begun, cs[last, 0, rows], c)

@@ -18,6 +18,8 @@ from asr.model.lm import LanguageModel, LmState, TokenPredictor
 
 __all__ = ["Lm8", "quick", "quick_internal"]
 
+_LARGE = 2**20  # numbers of a matrix, from which on it is read faster if it is packed
+
 
 class Lm8:
     """A language model's step without its module; a row's scores do not depend on the batch."""
@@ -27,7 +29,7 @@ class Lm8:
         self.config, self.lm = config, lm
         w_ih, w_hh, b_ih, b_hh = (int8.gates_in_order(weight) for weight in weights)
         self._gates = torch.addmm(b_ih + b_hh, lm.embedding.weight.detach(), w_ih.t())  # (V, 4 H): each token's share
-        self._recurrent = int8.Linear8(w_hh)
+        self._recurrent = int8.Linear8(w_hh, packed=w_hh.numel() > _LARGE)
         self._logits = _logits(lm)
 
     def initial_state(self, rows: int) -> LmState:

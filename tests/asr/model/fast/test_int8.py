@@ -28,24 +28,33 @@ def _inference() -> object:
         yield
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 40])
-def test_a_product_is_that_of_the_rounded_numbers(rows: int) -> None:
+def test_a_product_is_that_of_the_rounded_numbers(rows: int, packed: bool) -> None:
     weight, x = torch.randn(24, 16), torch.rand(rows, 16) * 2 - 1
     scale = weight.abs().amax(1) / 127
     rounded = (weight / scale[:, None]).round() * scale[:, None]
-    linear = int8.Linear8(weight)
+    linear = int8.Linear8(weight, packed)
     units = (x * 127).round() / 127
     torch.testing.assert_close(linear.of_units(x), units @ rounded.t(), atol=1e-5, rtol=0)
     step = x.abs().amax(1, keepdim=True) / 127
     torch.testing.assert_close(linear.of_rows(x), (x / step).round() * step @ rounded.t(), atol=1e-5, rtol=0)
 
 
-def test_a_row_does_not_depend_on_a_loud_neighbour() -> None:
-    linear, x = int8.Linear8(torch.randn(24, 16)), torch.randn(3, 2, 16)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_row_does_not_depend_on_a_loud_neighbour(packed: bool) -> None:
+    linear, x = int8.Linear8(torch.randn(24, 16), packed), torch.randn(3, 2, 16)
     loud = x.clone()
     loud[1] *= 1000
     assert torch.equal(linear.of_rows(x)[0], linear.of_rows(loud)[0])
     assert torch.equal(linear.of_rows(x[:1]), linear.of_rows(x)[:1])
+
+
+def test_packed_weights_give_the_same_bit_for_bit() -> None:
+    weight, x = torch.randn(40, 70), torch.rand(9, 70) * 2 - 1
+    plain, packed = int8.Linear8(weight), int8.Linear8(weight, packed=True)
+    assert torch.equal(plain.of_units(x), packed.of_units(x))
+    assert torch.equal(plain.of_rows(9 * x), packed.of_rows(9 * x))
 
 
 def test_silence_stays_silence() -> None:
