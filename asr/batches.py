@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asr.audio import SAMPLE_RATE
 from asr.audio.segment import Span, split
 from asr.errors import SpellstreamError
 from asr.jobs import Decoding, Job, Outcome, unexpected
+from asr.packing import pack
 from asr.steps import Steps
 from asr.transcript import Segment
 from asr.workers import Workers
@@ -49,8 +51,9 @@ class Batches:
                         job.pending += 1
                         waiting.append((job, span))
                         if len(waiting) >= self._decoding.batch_size * _AHEAD:
-                            yield from under_way
-                            under_way, waiting = self._begin(waiting, workers), []
+                            before, under_way = under_way, self._begin(waiting, workers)
+                            waiting = []
+                            yield from before  # after the next ones are begun, so that no worker waits
                 except SpellstreamError as error:
                     job.error = error
                 except Exception as error:
@@ -62,19 +65,30 @@ class Batches:
                 if job.error is not None or job.pending == 0:
                     waiting = [(j, s) for j, s in waiting if j is not job]
                     yield job.outcome(self._decoding)
+            last = self._begin(waiting, workers)
             yield from under_way
-            yield from self._begin(waiting, workers)
+            yield from last
 
     def decode(self, waveforms: Sequence[Tensor]) -> list[Segment | Exception]:
         """Decode one batch, split among the workers."""
         with Workers(self._device) as workers:
-            parts = _parts(waveforms, self._decoding.batch_size, workers)
-            return [one for decoded in workers.map(self._each, parts) for one in decoded]
+            batches = self._packed(waveforms, workers)
+            found = workers.map(self._each, [[waveforms[i] for i in batch] for batch in batches])
+            rows = zip(itertools.chain(*batches), itertools.chain.from_iterable(found), strict=True)
+            return [segment for _, segment in sorted(rows, key=lambda row: row[0])]
+
+    def _packed(self, waveforms: Sequence[Tensor], workers: Workers) -> list[list[int]]:
+        """The indices of each batch's waveforms."""
+        most, seconds = self._decoding.batch_size, [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+        if self._device.type == "cpu":
+            return pack(seconds, most, workers.count)
+        order = sorted(range(len(seconds)), key=lambda i: -seconds[i])  # a GPU is the faster the larger the batch
+        return [order[start : start + most] for start in range(0, len(order), most)]
 
     def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers) -> Iterator[Outcome]:
-        """Begin to decode all waiting spans, shortest first; yield the sources that this finishes."""
-        ordered = sorted(waiting, key=lambda pair: len(pair[1].waveform))
-        batches = _parts(ordered, self._decoding.batch_size, workers)
+        """Begin to decode all waiting spans; yield the sources that this finishes."""
+        packed = self._packed([span.waveform for _, span in waiting], workers)
+        batches = [[waiting[i] for i in batch] for batch in packed]
         found = workers.map(self._each, [[span.waveform for _, span in batch] for batch in batches])
         return self._finished(batches, found)
 
@@ -104,9 +118,3 @@ class Batches:
         for waveform in waveforms:
             each += yield from self._each([waveform])
         return each
-
-
-def _parts(items: Sequence[Any], most: int, workers: Workers) -> list[Sequence[Any]]:
-    """Split into parts of at most `most` items, with at least one part for each worker."""
-    size = max(1, min(most, math.ceil(len(items) / workers.count)))
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -19,7 +19,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # The rooms of asr, from errors up to the command. A file may import from rooms of earlier layers and from its own room;
 # no files may import each other in a circle. `__init__` is `asr` itself, the public face.
 LAYERS = (
-    ("errors", "lazy", "steps", "terminal"),
+    ("errors", "lazy", "packing", "steps", "terminal"),
     ("settings",),
     ("config", "files"),
     ("hub",),
