@@ -2,7 +2,8 @@
 
 One thread reads the files and cuts them into spans of speech, as `transcribe` does. Several spans are decoded together,
 in steps; between the steps, streams and other files take their turns, so a short file does not wait for a long one, nor
-a stream for a file. Each file takes the memory of one block and `_AHEAD` spans, whatever its length.
+a stream for a file. A file has a batch under way for each thread of the engine, and is read on meanwhile. It takes the
+memory of one block and twice `_AHEAD` spans, whatever its length.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +28,7 @@ from asr.audio import SAMPLE_RATE, blocks
 from asr.audio.decode import duration_seconds
 from asr.audio.segment import Span, steps
 from asr.errors import AudioError, SpellstreamError
+from asr.packing import pack
 from asr.transcript import Segment
 from asr.writing.hotwords import Hotwords
 from asr.writing.writer import Context
@@ -83,31 +86,62 @@ class FileDecoder:
             OverloadError: the server was stopped before the end of the file, or has failed.
         """
         reading = _Reading(file, self._service.config.limits.max_stream_seconds)
-        service, recogniser = self._service, self._service.recogniser
-        search = replace(service.engine.final, nbest=1)
+        service = self._service
         hotwords = hotwords or service.config.hotwords
         writer = service.engine.writer if service.config.stream.style == "written" else None
         context = Context()
         before_deadline = service.stop.before_deadline
-        ahead = 1  # small at first, so that the first segment comes soon
+        free = asyncio.Semaphore(len(service.workers))
+        under_way: deque[asyncio.Task[list[Segment]]] = deque()
+        ahead, damage = 1, None  # small at first, so that the first segment comes soon
         try:
-            while spans := await self._read(reading, ahead):
-                ahead = min(2 * ahead, _AHEAD)
-                decoded = []
-                for batch in _batches(spans):
-                    waveforms = [span.waveform for span in batch]
-                    decoding = service.run_steps(recogniser.decode_steps, waveforms, search, True, hotwords)
-                    rows = zip(batch, await before_deadline(decoding), strict=True)
-                    decoded += [segment.shifted(span.start_seconds) for span, segment in rows if segment.text]
-                for segment in sorted(decoded, key=lambda segment: segment.start_seconds):
+            while True:
+                try:
+                    spans = await self._read(reading, ahead)
+                except SpellstreamError as error:  # raised after the segments before it
+                    spans, damage = [], error
+                if spans:
+                    ahead = min(2 * ahead, _AHEAD)
+                    under_way.append(asyncio.create_task(self._decode(spans, hotwords, free)))
+                if spans and len(under_way) == 1:  # read on while these are decoded
+                    continue
+                if not under_way:
+                    break
+                for segment in await before_deadline(under_way[0]):
                     if writer is not None:
                         writing = service.run(writer.write, [segment], [context], [hotwords])
                         ((segment, context),) = await before_deadline(writing)
                     yield Part(segment, reading.seconds)
+                under_way.popleft()
+            if damage is not None:
+                raise damage
             yield Part(None, reading.seconds)
         finally:
+            for task in under_way:
+                task.cancel()
             reading.stop()
             self._reader.submit(reading.close)  # after the current read
+
+    async def _decode(self, spans: list[Span], hotwords: Hotwords | None, free: asyncio.Semaphore) -> list[Segment]:
+        """The segments of spans, in order; a batch begins when `free` lets it."""
+        service = self._service
+        decode, search = service.recogniser.decode_steps, replace(service.engine.final, nbest=1)
+
+        async def one(batch: list[Span]) -> list[Segment]:
+            async with free:
+                segments = await service.run_steps(decode, [s.waveform for s in batch], search, True, hotwords)
+            rows = zip(batch, segments, strict=True)
+            return [segment.shifted(span.start_seconds) for span, segment in rows if segment.text]
+
+        seconds = [len(span.waveform) / SAMPLE_RATE for span in spans]
+        batches = [[spans[i] for i in batch] for batch in pack(seconds, _BATCH, len(service.workers))]
+        tasks = [asyncio.create_task(one(batch)) for batch in batches]
+        try:
+            decoded = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # those that are left after one has failed
+                task.cancel()
+        return sorted(itertools.chain(*decoded), key=lambda segment: segment.start_seconds)
 
     async def _read(self, reading: _Reading, count: int) -> list[Span]:
         """The next spans of a file, at most `count`; fewer if it has little speech, none at its end.
@@ -184,9 +218,3 @@ class _Reading:
     def _check(self, seconds: float) -> None:
         if seconds > self._max_seconds:
             raise TooLongError(_NAME, f"is longer than {self._max_seconds:g} s, which is the limit")
-
-
-def _batches(spans: list[Span]) -> Iterator[list[Span]]:
-    """Spans to decode together, of similar length."""
-    ordered = sorted(spans, key=lambda span: len(span.waveform))
-    return (ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH))

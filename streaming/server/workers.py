@@ -36,6 +36,9 @@ class Workers:
         torch_threads = 1 if threads > 1 else None
         self._each = tuple(Worker(engine, limits, metrics, self._jobs, torch_threads) for _ in range(threads))
 
+    def __len__(self) -> int:
+        return len(self._each)
+
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._each)
 

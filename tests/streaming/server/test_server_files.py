@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 import soundfile as sf
 import torch
 
+from asr.errors import AudioError, SpellstreamError
 from asr.steps import Steps
 from asr.transcript import Segment
 from streaming.engine import Engine
-from streaming.server import jobs
+from streaming.server import files, jobs
 from streaming.server.config import ServerConfig
-from streaming.server.files import FileDecoder
+from streaming.server.files import FileDecoder, Part
 from streaming.server.service import Service
 
 
@@ -43,6 +46,18 @@ def decoded(service: Service, path: Path) -> Iterator[Segment]:
     yield from asyncio.run(all_parts())
 
 
+async def until_error(service: Service, path: Path) -> tuple[list[Part], SpellstreamError | None]:
+    """The parts of a file, and the error that ends them."""
+    parts: list[Part] = []
+    try:
+        with path.open("rb") as file:
+            async for part in FileDecoder(service).parts(file):
+                parts.append(part)  # noqa: PERF401 - a comprehension would lose the parts before the error
+    except SpellstreamError as error:
+        return parts, error
+    return parts, None
+
+
 def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
     shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,12 +72,84 @@ def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
 
     monkeypatch.setattr(recogniser, "decode_steps", counted)
     found = list(decoded(Service(shipped_engine, ServerConfig()), conversation))
-    assert [len(batch) for batch in batches] == [1, 2, 4]  # the first segment comes soon
-    assert all(batch == sorted(batch) for batch in batches)
+    assert len(batches[0]) == 1  # the first segment comes soon
+    assert max(map(len, batches)) > 1
+    assert sum(map(len, batches)) == 7
 
     monkeypatch.undo()
     whole = recogniser.transcribe(conversation)
     assert [(s.text, s.start_seconds) for s in found] == [(s.text, s.start_seconds) for s in whole.segments]
+
+
+def test_all_threads_decode_batches_of_one_upload_at_the_same_time(
+    shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took turns: one was idle, and an upload took twice as long as by `transcribe`."""
+    steps, met = shipped_engine.recogniser.decode_steps, threading.Barrier(2)
+    begun = 0
+
+    def paired(waveforms: Any, *arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun <= 2:
+            met.wait(30)  # breaks unless another thread comes
+        return (yield from steps(waveforms, *arguments))
+
+    monkeypatch.setattr(shipped_engine.recogniser, "decode_steps", paired)
+    found = list(decoded(Service(shipped_engine, ServerConfig(threads=2)), conversation))
+    monkeypatch.undo()
+    whole = shipped_engine.recogniser.transcribe(conversation)
+    assert [s.text for s in found] == [s.text for s in whole.segments]
+
+
+def test_a_failure_of_a_batch_ends_the_others_of_its_file(
+    shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, ended = shipped_engine.recogniser.decode_steps, list[int]()
+
+    def failing(waveforms: Any, *arguments: Any) -> Steps[list[Segment]]:
+        if len(ended) == 1:
+            raise SpellstreamError("no room")
+        found = yield from steps(waveforms, *arguments)
+        ended.append(len(waveforms))
+        return found
+
+    monkeypatch.setattr(shipped_engine.recogniser, "decode_steps", failing)
+
+    async def use(service: Service) -> int:
+        async with service.running():
+            parts, error = await until_error(service, conversation)
+            assert str(error) == "no room"
+            for _ in range(10):  # the cancelled ones end
+                await asyncio.sleep(0)
+            assert len(asyncio.all_tasks()) == 2  # this one, and the worker's
+            assert await service.run(lambda: "works") == "works"
+            return len(parts)
+
+    assert asyncio.run(use(Service(shipped_engine, ServerConfig()))) == 1
+    assert ended == [1]
+
+
+def test_segments_before_damage_come_first(
+    shipped_engine: Engine, conversation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = files.blocks
+
+    def cut(*arguments: Any, **settings: Any) -> Iterator[torch.Tensor]:
+        yield from itertools.islice(read(*arguments, **settings), 5)
+        raise AudioError("a name", "is cut")
+
+    monkeypatch.setattr(files, "blocks", cut)
+
+    async def use(service: Service) -> list[Part]:
+        async with service.running():
+            parts, error = await until_error(service, conversation)
+            assert str(error) == "file: is cut"
+            return parts
+
+    parts = asyncio.run(use(Service(shipped_engine, ServerConfig())))
+    assert len(parts) >= 3
+    assert all(part.segment for part in parts)
 
 
 def test_streams_are_stepped_between_two_tokens_of_a_file(
