@@ -50,7 +50,8 @@ class StreamConfig:
         overlap_ms: audio before a new chunk that is encoded again with it, rounded up to whole chunks. All but the
             latest words are thereby recognised with the audio after them, without a delay.
         partial_beam_size: beam of the search while a segment is open.
-        final: search at the end of a segment; None: the model's own.
+        final: search at the end of a segment; None: the model's own, but if CTC still finds what it found at the latest
+            search, the words of that one are final, without another search. With `alternatives` there always is one.
         alternatives: hypotheses of a finished segment, the best included. They differ after the words that had been
             committed.
         style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
@@ -101,6 +102,7 @@ class Engine:
 
         final = self.config.final or settings.search
         self.final = replace(final, nbest=min(self.config.alternatives, final.beam_size))
+        self.reuse = self.config.final is None and self.final.nbest == 1  # the latest search's words at the end
         # The audio so far is no whole sentence. That it is unlikely to end there must not make the decoder go on, and
         # CTC, which does not model ends, gets more weight.
         unfinished = replace(final, nbest=1, eos_threshold=0.0, ctc_weight=max(0.5, final.ctc_weight))
@@ -270,12 +272,7 @@ class Engine:
 
         It is the latest one, without a search, if CTC still finds the same and no word waits for hotwords.
         """
-        committed = [s.committed for s in segments]
-        outlines = self.search.outlines(heard, [c.end_frame for c in committed])
-        known = [
-            s.latest if s.outline == outline and not s.hotwords.waiting else None
-            for s, outline in zip(segments, outlines, strict=True)
-        ]
+        committed, known = [s.committed for s in segments], self._known(segments, heard)
         reached: list[Reached | None] = [None] * len(segments)
         if moved := [i for i, latest in enumerate(known) if latest is None]:
             some, trace = batch_frames([segments[i].encoder_out for i in moved]), Trace()
@@ -285,6 +282,12 @@ class Engine:
                 known[i], reached[i] = best, Reached(trace, row)
         return [latest for latest in known if latest is not None], reached
 
+    def _known(self, segments: Sequence[OpenSegment], heard: Heard) -> list[Hypothesis | None]:
+        """What the latest search has found, where CTC still finds the same and no word waits for hotwords."""
+        outlines = self.search.outlines(heard, [s.committed.end_frame for s in segments])
+        pairs = zip(segments, outlines, strict=True)
+        return [s.latest if s.outline == outline and not s.hotwords.waiting else None for s, outline in pairs]
+
     def _written(self, now: Sequence[Session], said: dict[int, Partial]) -> dict[int, Partial]:
         """The partials of streams, with written text for those in that style."""
         rows = [i for i in said if now[i].style == "written"]
@@ -293,14 +296,22 @@ class Engine:
         return said | {i: replace(said[i], written=text) for i, text in zip(rows, texts, strict=True)}
 
     def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
-        """Search to the end of ended segments, from the committed words on, with the search settings of files."""
+        """Search to the end of ended segments, from the committed words on, where the latest search did not yet."""
         segments = [now[i].open_segment for i in rows]
         committed = [s.committed for s in segments]
         frames = [max(round(s.samples / self.frame_samples), s.committed_frames) - s.released for s in segments]
-        encoded = batch_frames([s.encoder_out[:n] for s, n in zip(segments, frames, strict=True)])
+        parts = [s.encoder_out[:n] for s, n in zip(segments, frames, strict=True)]
+        heard = self.search.hear(batch_frames(parts))
 
-        found = self.search.find(encoded, committed, self.final, [now[i].spotter for i in rows])
-        words = self.search.time(self.search.hear(encoded), segments, [best for best, *_ in found])
+        # In the silence at its end, a segment has often been searched already.
+        known = self._known(segments, heard) if self.reuse else [None] * len(rows)
+        found = [[latest] if latest else [] for latest in known]
+        if left := [row for row, latest in enumerate(known) if latest is None]:
+            encoded, spotters = batch_frames([parts[row] for row in left]), [now[rows[row]].spotter for row in left]
+            new = self.search.find(encoded, [committed[row] for row in left], self.final, spotters)
+            for row, nbest in zip(left, new, strict=True):
+                found[row] = nbest
+        words = self.search.time(heard, segments, [best for best, *_ in found])
 
         said: dict[int, Segment] = {}
         for i, segment, nbest, rest in zip(rows, segments, found, words, strict=True):

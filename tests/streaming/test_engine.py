@@ -17,7 +17,7 @@ from torch import Tensor
 
 import asr
 from asr import audio
-from asr.config import Context
+from asr.config import Context, SearchConfig
 from asr.errors import AudioError, ConfigError
 from asr.model.las import Encoded
 from streaming.endpoint import EndpointConfig
@@ -140,10 +140,28 @@ def test_what_ctc_finds_again_is_not_searched_again(recordings: list[Tensor], mo
     searched.clear()
     monkeypatch.setattr(engine.search, "outlines", lambda heard, first_frames: [(5,)] * len(first_frames))
     events = listen(engine, chunks)
-    assert sum(searched) == 1
+    assert searched == [True]
     partials = [event.text for event in events if isinstance(event, Partial)]
     assert all(partials)
     assert len(set(partials)) == 1
+
+
+@pytest.mark.parametrize("config", [StreamConfig(alternatives=2), StreamConfig(final=SearchConfig(beam_size=4))])
+def test_a_search_of_its_own_at_the_end_is_never_left_out(
+    recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch, config: StreamConfig
+) -> None:
+    engine = Engine(babbler(), config)
+    searched: list[SearchConfig] = []
+    find = engine.search.find
+
+    def noted(*arguments: Any) -> Any:
+        searched.append(arguments[2])
+        return find(*arguments)
+
+    monkeypatch.setattr(engine.search, "find", noted)
+    monkeypatch.setattr(engine.search, "outlines", lambda heard, first_frames: [(5,)] * len(first_frames))
+    listen(engine, recordings[0][:48_000].split(5_120))
+    assert searched == [engine.partial, engine.final]
 
 
 def test_states_of_the_search_are_those_of_decoding_again(
