@@ -280,7 +280,7 @@ class SearchConfig:
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
     hotword_weight: float = 0.5  # bonus of a hotword per letter, with eight letters added to its length
-    hotword_margin: float = 2.7  # per unit of this bonus: how far a hotword's CTC path may score below the best path
+    hotword_margin: float = 2.0  # per unit of this bonus: how far a hotword's CTC path may score below the best path
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     coverage_mean: bool = False  # count the penalty at every token, averaged over the tokens so far

@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 
 _LOG_ZERO = -1e10
 _UNIT = 1 << 16  # of whole numbers for a nat
-_FRAME = 1 << 16  # more than the frames of an utterance
+_FRAME_BITS = 16  # for numbers of frames
 _LOWEST = -(1 << 61)
 _FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
 _PLACES = 3  # of a phrase in an utterance
@@ -149,7 +149,7 @@ def _spots(frames: _Floats, table: Table, scale: float) -> list[tuple[float, Spo
     """The places of the likeliest spellings, each with its distance above the lowest score."""
     which, paths = best_paths(frames, table, scale)
     least = -scale * table.worths[which]
-    likeliest = np.argsort(least - paths.scores.max(0), kind="stable")[: _most(len(frames))]
+    likeliest = np.argsort(least - paths.best, kind="stable")[: _most(len(frames))]
     rows = zip(which[likeliest].tolist(), least[likeliest].tolist(), places(paths.select(likeliest)), strict=True)
     return [
         (score - low, Spot(table.spellings[i], *span)) for i, low, some in rows for score, *span in some if score > low
@@ -169,8 +169,8 @@ def relative(log_probs: Tensor) -> _Floats:
 class Paths(NamedTuple):
     """For N spellings, or beginnings of them, the best path that ends in each of T frames.
 
-    A path is one whole number: its score in units of 1 / `_UNIT`, times `_FRAME`, plus its first frame. So the best of
-    several is their maximum.
+    A path is one whole number: its first frame in the lowest `_FRAME_BITS`, above them its score in units of
+    1 / `_UNIT`. So the best of several is their maximum.
     """
 
     keys: _Ints  # (T, N)
@@ -178,16 +178,25 @@ class Paths(NamedTuple):
     @property
     def scores(self) -> _Floats:
         """`(T, N)`."""
-        found: _Floats = (self.keys // _FRAME) / _UNIT
-        return found
+        return _scores(self.keys)
+
+    @property
+    def best(self) -> _Floats:
+        """`(N,)`: highest scores."""
+        return _scores(self.keys.max(0))
 
     @property
     def starts(self) -> _Ints:
         """`(T, N)`: first frames."""
-        return self.keys % _FRAME
+        return self.keys & ((1 << _FRAME_BITS) - 1)
 
     def select(self, rows: _Ints) -> Paths:
         return Paths(self.keys[:, rows])
+
+
+def _scores(keys: _Ints) -> _Floats:
+    found: _Floats = (keys >> _FRAME_BITS) / _UNIT
+    return found
 
 
 def best_paths(frames: _Floats, table: Table, scale: float) -> tuple[_Ints, Paths]:
@@ -202,20 +211,23 @@ def best_paths(frames: _Floats, table: Table, scale: float) -> tuple[_Ints, Path
         Ascending rows `(N',)` of the table, and their paths.
     """
     # No path is better than the best frames of its tokens.
-    best = np.append(frames.max(0), 0.0)[table.tokens]  # nothing for padding
-    hope = best[:, ::-1].cumsum(1)[:, ::-1] + scale * table.worths[:, None]  # from each token on
-    hope = np.append(hope, scale * table.worths[:, None], axis=1)
-    hopeful = np.flatnonzero(hope[:, 0] > 0)
+    best, least = np.append(frames.max(0), 0.0)[table.tokens], -scale * table.worths  # nothing for padding
+    hopeful = np.flatnonzero(best.sum(1) > least)
+    hope = np.zeros((len(hopeful), best.shape[1] + 1))  # from each token on
+    np.cumsum(best[hopeful, ::-1], axis=1, out=hope[:, -2::-1])
+    hope -= least[hopeful, None]
 
     sums = np.zeros((len(frames) + 1, frames.shape[1]), np.int64)
-    np.cumsum(np.rint(frames * _UNIT).astype(np.int64) * _FRAME, axis=0, out=sums[1:])
+    whole = np.rint(frames * _UNIT).astype(np.int64)
+    np.cumsum(whole << _FRAME_BITS, axis=0, out=sums[1:])
     blank = sums[:, BLANK].copy()
-    beside = sums - blank[:, None]
+    beside = np.subtract(sums, blank[:, None], out=sums)
     found = [(hopeful[:0], np.zeros((len(frames), 0), np.int64))]
     size = max(1, _MAX_CELLS // len(frames))
     for first in range(0, len(hopeful), size):
-        rows = hopeful[first : first + size]
-        found += _followed(beside, blank, rows, table.tokens[rows], table.lengths[rows], hope[rows])
+        part = slice(first, first + size)
+        rows = hopeful[part]
+        found += _followed(beside, blank, rows, table.tokens[rows], table.lengths[rows], hope[part])
     rows, keys = np.concatenate([some for some, _ in found]), np.concatenate([paths for _, paths in found], axis=1)
     order = rows.argsort()
     return rows[order], Paths(keys[:, order])
@@ -243,12 +255,13 @@ def _followed(
         ended += beside[1:, read]
 
         paths = ended + blank[1:, None]
-        hopeful = (paths.max(0) // _FRAME / _UNIT)[which] + hope[:, u] > 0
+        hopeful = _scores(paths.max(0))[which] + hope[:, u] > 0
         done, going = hopeful & (lengths == u), hopeful & (lengths > u)
         found.append((rows[done], paths[:, which[done]]))
         if not going.any():
             break
-        rows, tokens, lengths, hope, which = (x[going] for x in (rows, tokens, lengths, hope, which))
+        rows, tokens, lengths, which = (x[going] for x in (rows, tokens, lengths, which))
+        hope = hope[going]
 
         # The next token follows any earlier frame; a repeated one is a new one only after a blank.
         np.maximum.accumulate(ended, axis=0, out=ended)

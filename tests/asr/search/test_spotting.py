@@ -55,7 +55,7 @@ def scores(some: Spotter, log_probs: Tensor, scale: float = 100.0) -> dict[str, 
     """Of the spellings that are not given up."""
     rows, paths = best_paths(relative(log_probs), some.table, scale)
     said = [some.table.spellings[row].said for row in rows.tolist()]
-    return dict(zip(said, paths.scores.max(0).tolist(), strict=True))
+    return dict(zip(said, paths.best.tolist(), strict=True))
 
 
 def test_a_score_is_that_of_the_best_path_through_any_frames() -> None:
