@@ -85,19 +85,24 @@ def table(data: Mapping[str, Any]) -> Table:
     for row in data.get("streams", []):
         median, p95 = (1000 * row["step_seconds"][name] for name in ("median", "p95"))
         result = f"{median:.0f} / {p95:.0f} ms for {1000 * row['chunk_seconds']:.0f} ms"
-        rate = row["streams"] / row["real_time_factor"]
-        made.add_row(f"{row['streams']} streams, p50 / p95", row["dtype"], result, f"{rate:,.0f}", _mib(row))
+        name = "1 stream" if row["streams"] == 1 else f"{row['streams']} streams"
+        rate = _rate(row["streams"] / row["real_time_factor"])
+        made.add_row(f"{name}, p50 / p95", row["dtype"], result, rate, _mib(row))
     for dtype in dict.fromkeys(row["dtype"] for row in data.get("streams", [])):
         count = largest([row for row in data["streams"] if row["dtype"] == dtype])
         made.add_row("largest number that keeps up", dtype, f"{count} streams", "", "")
     for row in data.get("files", []):
         result = f"{row['audio_seconds']:.0f} s in {row['seconds']:.2f} s"
         name = f"files, batch {row['batch']}, {row['search']}"
-        made.add_row(name, row["dtype"], result, f"{row['rtfx']:,.0f}", _mib(row))
+        made.add_row(name, row["dtype"], result, _rate(row["rtfx"]), _mib(row))
     for row in data.get("training", []):
         name = f"training, {row['size']}, {row['parameters'] / 1e6:.1f} M weights"
-        made.add_row(name, row["dtype"], "", f"{row['hours_per_hour']:,.0f}", _mib(row))
+        made.add_row(name, row["dtype"], "", _rate(row["hours_per_hour"]), _mib(row))
     return made
+
+
+def _rate(times: float) -> str:
+    return f"{times:,.0f}" if times >= 10 else f"{times:.2f}"
 
 
 def _mib(row: Mapping[str, Any]) -> str:
