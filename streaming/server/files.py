@@ -101,7 +101,7 @@ class FileDecoder:
                 except SpellstreamError as error:  # raised after the segments before it
                     spans, damage = [], error
                 if spans:
-                    ahead = min(2 * ahead, _AHEAD)
+                    ahead = min(4 * ahead, _AHEAD)
                     under_way.append(asyncio.create_task(self._decode(spans, hotwords, free)))
                 if spans and len(under_way) == 1:  # read on while these are decoded
                     continue
