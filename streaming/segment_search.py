@@ -23,7 +23,7 @@ from streaming.open_segment import Committed, OpenSegment
 __all__ = ["Heard", "Reached", "SegmentSearch", "batch_frames"]
 
 # Encoder output kept before the end of the committed words, so that attention can find its place.
-_KEEP_SECONDS = 1.2
+_KEEP_SECONDS = 0.6
 
 
 def batch_frames(encoder_out: Sequence[Tensor]) -> Encoded:
