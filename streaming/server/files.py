@@ -36,8 +36,8 @@ from streaming.server.service import Service
 
 __all__ = ["FileDecoder", "Part", "TooLongError"]
 
-_AHEAD = 32  # largest number of spans read ahead and sorted by length; more of them mean less padding
-_BATCH = 8  # spans decoded together
+_AHEAD = 64  # largest number of spans read ahead and sorted by length; more of them mean less padding
+_BATCH = 16  # spans decoded together
 _STEPS = 8  # reading steps per span, some seconds each, after which the spans found so far are decoded
 _BLOCK_SECONDS = 5.0
 _END = Span(math.inf, torch.zeros(0))
