@@ -168,7 +168,8 @@ def test_a_folder_without_a_config(folder: Path) -> None:
 
 def test_an_unknown_name_says_what_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "_PRETRAINED", folder.parent)
-    with pytest.raises(CheckpointError, match=r"huge: neither a checkpoint folder nor .* \(shipped: tiny\)"):
+    monkeypatch.setenv("SPELLSTREAM_HOME", str(folder))
+    with pytest.raises(CheckpointError, match=r"huge: neither a checkpoint folder nor .* \(known: tiny\)"):
         checkpoint.load("huge")
 
 
