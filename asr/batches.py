@@ -80,10 +80,7 @@ class Batches:
     def _packed(self, waveforms: Sequence[Tensor], workers: Workers) -> list[list[int]]:
         """The indices of each batch's waveforms."""
         most, seconds = self._decoding.batch_size, [len(waveform) / SAMPLE_RATE for waveform in waveforms]
-        if self._device.type == "cpu":
-            return pack(seconds, most, workers.count)
-        order = sorted(range(len(seconds)), key=lambda i: -seconds[i])  # a GPU is the faster the larger the batch
-        return [order[start : start + most] for start in range(0, len(order), most)]
+        return pack(seconds, most, workers.count, self._device.type == "cpu")
 
     def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers) -> Iterator[Outcome]:
         """Begin to decode all waiting spans; yield the sources that this finishes."""

@@ -1,4 +1,4 @@
-"""Division of waveforms into batches that a CPU decodes in the shortest time."""
+"""Division of waveforms into batches that are decoded in the shortest time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ _STEPS, _ROWS, _ATTENTION = 0.028, 0.0081, 0.00105
 _SHARES = (0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # of the work of one thread, to try as the largest batch
 
 
-def pack(seconds: Sequence[float], most: int, threads: int = 1) -> list[list[int]]:
+def pack(seconds: Sequence[float], most: int, threads: int = 1, on_cpu: bool = True) -> list[list[int]]:
     """Divide waveforms into batches of similar lengths, so that all are decoded soonest.
 
-    With one thread these are the batches with the least work: larger ones share the steps of the search, smaller ones
-    have less padding. With several, batches are also small enough that the threads end at about the same time.
+    On a GPU the largest batches are the fastest. On a CPU, with one thread, these are the batches with the least work:
+    larger ones share the steps of the search, smaller ones have less padding. With several threads, batches are also
+    small enough that the threads end at about the same time.
 
     Args:
         seconds: the length of each waveform.
         most: the largest number of waveforms in a batch.
         threads: the number of batches decoded at a time, each begun as soon as a thread is free.
+        on_cpu: whether a CPU decodes them.
 
     Returns:
         The indices of each batch's waveforms, longest first. Costly batches come first, so that the last one is short.
     """
     order = sorted(range(len(seconds)), key=lambda i: -seconds[i])
+    if not on_cpu:
+        return [order[start : start + most] for start in range(0, len(order), most)]
     lengths = [seconds[i] for i in order]
     divisions = [_cheapest(lengths, most)]
     if threads > 1:

@@ -231,7 +231,7 @@ def _stretch(recogniser: Recogniser, waveform: torch.Tensor, segment: Segment) -
 
 
 def require_matplotlib() -> None:
-    """Raise DependencyError where matplotlib is not installed, before anything slow is done for a plot."""
+    """Raise DependencyError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

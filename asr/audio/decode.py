@@ -122,7 +122,7 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[IO
                 file = stack.enter_context(Path(source).open("rb"))
             elif sys.stdin is None:
                 raise AudioError(name, "is closed")
-            elif sys.stdin.buffer.isatty():  # would wait in silence for audio that nobody can type
+            elif sys.stdin.buffer.isatty():  # reading would wait for input that nobody types
                 raise AudioError(name, "is a terminal: pipe audio to it")
             else:
                 file = sys.stdin.buffer

@@ -222,7 +222,7 @@ def plot(source: PlotSource, model: opt.ModelOptions, search: opt.SearchOptions,
     from asr.plot import plot as draw
     from asr.plot import require_matplotlib
 
-    require_matplotlib()
+    require_matplotlib()  # before the model is loaded
     recogniser, config = opt.load(model, search)
     draw(recogniser, source, picture, config)
     print(picture)

@@ -89,7 +89,7 @@ class _Search:
         log_probs = self.model.ctc_log_probs(encoded.encoder_out)
         if self.prefix:  # the known words are not scored again
             log_probs = from_frame(log_probs, first_frame)
-            if self.live_only:  # nor are the frames after the last; on a GPU, counting them would wait for it
+            if self.live_only:  # nor are padding frames; on a GPU, counting them would synchronise
                 log_probs = log_probs[:, : max(1, int((encoded.encoder_out_lengths - first_frame).max()))]
         if self.trace:
             self.trace.ctc = log_probs

@@ -93,7 +93,7 @@ class _Forced:
 
 
 class _Race:
-    """Detours on their way, each behind or before its known hypothesis.
+    """Detours during scoring, each compared with its known hypothesis.
 
     Args:
         detours: in ascending order of their rows.

@@ -32,11 +32,10 @@ from asr.text.tokenizer import BLANK, UNKNOWN, Tokenizer
 __all__ = ["Earlier", "place_hotwords", "place_hotwords_steps"]
 
 _VARIANTS = 2  # of a spot that are scored in full
-# A detour is dropped where its gain by the other scorers falls below so much of its stake, less so much of its gain
-# before they score it: what CTC finds less likely must not fall far behind. Of 310 rare words, 242 are then found in
-# place of 245.
+# A detour is dropped when its gain by the other scorers falls below `_STAKE_SHARE` times its stake minus `_GAIN_SHARE`
+# times its gain before they score it: the less likely CTC finds it, the less it may fall behind.
 _STAKE_SHARE, _GAIN_SHARE = 0.4, 1.6
-_CLEAR = 1.0  # a detour that is ahead by more is not followed further
+_CLEAR = 1.0  # a detour that is further ahead is accepted without scoring the rest
 _AROUND = 1  # words before and after a variant that CTC scores with it: with 2 it finds the same
 
 

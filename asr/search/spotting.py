@@ -40,8 +40,8 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 _LOG_ZERO = -1e10
-_UNIT = 1 << 16  # of whole numbers for a nat
-_FRAME_BITS = 16  # for numbers of frames
+_UNIT = 1 << 16  # integer score units per nat
+_FRAME_BITS = 16  # for frame numbers
 _LOWEST = -(1 << 61)
 _FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
 _PLACES = 3  # of a phrase in an utterance
@@ -169,7 +169,7 @@ def relative(log_probs: Tensor) -> _Floats:
 class Paths(NamedTuple):
     """For N spellings, or beginnings of them, the best path that ends in each of T frames.
 
-    A path is one whole number: its first frame in the lowest `_FRAME_BITS`, above them its score in units of
+    A path is one integer: its first frame in the lowest `_FRAME_BITS`, above them its score in units of
     1 / `_UNIT`. So the best of several is their maximum.
     """
 
@@ -241,11 +241,11 @@ def _followed(
     A spelling is given up where its path so far, with the `hope` `(N, L + 1)` for the tokens that follow, is too low.
 
     Args:
-        beside: `(T + 1, V)`: sums over the frames before each of what a token scores beside the blank.
-        blank: `(T + 1,)`: those of the blank.
+        beside: `(T + 1, V)`: score of each token minus that of the blank, summed over all earlier frames.
+        blank: `(T + 1,)`: score of the blank, summed in the same way.
     """
-    # Scores are kept beside those of a path of blanks through all frames: then blanks after a token add nothing, and
-    # the recursion over frames is a cumulative maximum.
+    # Scores are relative to a path of blanks through all frames. Blanks after a token then add nothing, and the
+    # recursion over frames is a cumulative maximum.
     found, frames = [], len(blank) - 1
     entry = (np.arange(frames) - blank[:-1])[:, None]  # a path begins anywhere
     read, which = np.unique(tokens[:, 0], return_inverse=True)

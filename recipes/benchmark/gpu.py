@@ -166,7 +166,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Results
 
     device = resolve_device(options.device)
     if device.type == "cpu":
-        torch.set_num_threads(1)  # several wait for each other, on a busy machine for seconds at each step
+        torch.set_num_threads(1)  # on a busy machine, several wait seconds for each other at each step
     recordings = _recordings(options.manifest)
     results: Results | None = None
     for dtype in options.dtype:

@@ -134,7 +134,8 @@ class FileDecoder:
             return [segment.shifted(span.start_seconds) for span, segment in rows if segment.text]
 
         seconds = [len(span.waveform) / SAMPLE_RATE for span in spans]
-        batches = [[spans[i] for i in batch] for batch in pack(seconds, _BATCH, len(service.workers))]
+        packed = pack(seconds, _BATCH, len(service.workers), service.recogniser.device.type == "cpu")
+        batches = [[spans[i] for i in batch] for batch in packed]
         tasks = [asyncio.create_task(one(batch)) for batch in batches]
         try:
             decoded = await asyncio.gather(*tasks)

@@ -46,3 +46,7 @@ def test_costly_batches_come_first() -> None:
     totals = [sum(seconds[i] for i in batch) for batch in batches]
     assert totals[-1] == min(totals)
     assert len(batches) > 100 / 16
+
+
+def test_a_gpu_gets_batches_as_large_as_possible() -> None:
+    assert pack([2.0, 20.0, 2.0, 19.0, 2.0], 2, threads=3, on_cpu=False) == [[1, 3], [0, 2], [4]]

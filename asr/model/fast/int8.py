@@ -33,7 +33,8 @@ class Linear8:
 
     Args:
         weight: `(N, D)`.
-        packed: store it as oneDNN's kernel reads it. For large matrices, which else would be reordered at every call.
+        packed: store it in the layout of oneDNN's kernel, into which a large matrix would otherwise be copied at every
+            call.
     """
 
     def __init__(self, weight: Tensor, packed: bool = False) -> None:
@@ -53,19 +54,19 @@ class Linear8:
         return self.of_whole(whole).mul_(step)
 
     def of_whole(self, whole: Tensor) -> Tensor:
-        """For inputs that are whole numbers between -127 and 127."""
+        """For inputs that are integers from -127 to 127."""
         rows = whole.flatten(0, -2)
         if self._packed is None:
             found = torch._int_mm(rows.to(torch.int8), self.weight).float().mul_(self.scale)
         else:
-            # The quick kernel takes bytes without a sign, followed by their scale and their zero.
+            # The fast kernel takes unsigned bytes, their scale and their zero point.
             inputs, weights = ((rows + 128).to(torch.uint8), 1.0, 128), (self._packed, self.scale, self._zeros)
             found = torch.ops.onednn.qlinear_pointwise(*inputs, *weights, None, 1.0, 0, torch.float32, "none", [], "")
         return found.view(*whole.shape[:-1], -1)
 
 
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs `(..., D)` as whole numbers, and what these are multiples of in each row, `(..., 1)`."""
+    """Inputs `(..., D)` as integers from -127 to 127, and the scale of each row, `(..., 1)`."""
     step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / _LARGEST
     return (x / step).round_(), step
 

@@ -18,7 +18,7 @@ from asr.model.lm import LanguageModel, LmState, TokenPredictor
 
 __all__ = ["Lm8", "quick", "quick_internal"]
 
-_LARGE = 2**20  # numbers of a matrix, from which on it is read faster if it is packed
+_LARGE = 2**20  # elements; a matrix with more is read faster when packed
 
 
 class Lm8:
