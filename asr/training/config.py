@@ -177,7 +177,7 @@ class TrainConfig:
     keep_last: int = 5  # models of the last measurements that are kept for averaging
     keep_best: int = 5  # and of the best measurements
     save_every: int = 200  # steps
-    precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed precision; weights are float32 in both
+    precision: Literal["bf16", "float32"] = "bf16"  # bf16: mixed; weights are float32 in both; see precision.py
     seed: int = 1
     init: str | None = None  # checkpoint to start from; its architecture and tokenizer replace those above
     dropout: float | None = None  # replaces the dropout of `init`'s encoder and decoder

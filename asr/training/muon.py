@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from asr.training.precision import has_bfloat16
+
 __all__ = ["GateMuon"]
 
 _GATES = 4  # of an LSTM, stacked in its matrices
@@ -48,8 +50,8 @@ class GateMuon(torch.optim.Optimizer):
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices `(N, rows, columns)` with nearly the same singular vectors, and all singular values 0.7 to 1.2."""
-    x = matrices.bfloat16()
-    x = x / (torch.linalg.matrix_norm(x.float(), keepdim=True).bfloat16() + 1e-7)
+    x = matrices.bfloat16() if has_bfloat16(matrices.device.type) else matrices
+    x = x / (torch.linalg.matrix_norm(x.float(), keepdim=True).to(x.dtype) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     a, b, c = _QUINTIC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from asr.text.tokenizer import EOS, Tokenizer
 from asr.training.config import TrainConfig
 from asr.training.data import Batch, Item, collate
 from asr.training.module import LasModule
+from asr.training.precision import autocast
 
 __all__ = ["Probe", "probe"]
 
@@ -87,7 +89,7 @@ def _made_up(utterances: int, samples: int, vocab_size: int, device: str) -> Bat
 
 def _step(module: LasModule, optimiser: torch.optim.Optimizer, batch: Batch, step: int) -> float:
     config = module.config
-    with torch.autocast(batch.waveform.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(batch.waveform.device) if config.precision == "bf16" else nullcontext():
         losses = module.losses(batch, step)
         weight = config.ctc_weight_at(step)
         loss: Tensor = (1 - weight) * losses.attention + weight * losses.ctc

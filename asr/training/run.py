@@ -17,11 +17,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.config import to_dict
 from asr.errors import CheckpointError, DeviceError
 from asr.files import write_atomically
+from asr.terminal import say
 from asr.training.build import (
     build_model,
     load_noise,
@@ -35,6 +37,7 @@ from asr.training.config import Stage, TrainConfig
 from asr.training.data import Corpus, LasData
 from asr.training.interrupts import heeding_interrupts
 from asr.training.module import LasModule
+from asr.training.precision import has_bfloat16
 
 __all__ = ["Machine", "build_trainer", "train"]
 
@@ -105,6 +108,8 @@ def train(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(config.seed)
+    if config.precision == "bf16" and not has_bfloat16(machine.device):
+        rank_zero_only(say)("this processor has no bfloat16: training in float32")
 
     # Inputs are opened first, so that an error leaves no half-made folder behind.
     corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), load_noise(noise)
@@ -192,7 +197,7 @@ def build_trainer(
         num_nodes=machine.nodes,
         strategy="ddp" if several else "auto",
         use_distributed_sampler=False,  # our sampler shares out the batches
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if config.precision == "bf16" and has_bfloat16(machine.device) else "32-true",
         max_steps=until_step,
         val_check_interval=config.validate_every,
         check_val_every_n_epoch=None,

@@ -27,6 +27,7 @@ from asr.audio import SAMPLE_RATE
 from asr.errors import DataError
 from asr.model import fast
 from asr.recogniser import DTYPES, resolve_device
+from asr.training.precision import has_bfloat16
 from recipes.benchmark import training
 from recipes.benchmark.gpu_report import Results, table
 from recipes.benchmark.origin import Report, origin, report, weights
@@ -196,7 +197,8 @@ def _work(
         for batch, search in itertools.product(options.batch, ("default", "greedy")):
             work = partial(files, recogniser, recordings, batch, search == "greedy")
             yield "files", {"batch": batch, "search": search}, work
-    if "training" in options.only and recogniser.dtype in ("float32", "bfloat16"):  # those that the trainer has
+    trained = ("float32", "bfloat16") if has_bfloat16(device.type) else ("float32",)
+    if "training" in options.only and recogniser.dtype in trained:
         for size in options.size:
             work = partial(train, size, recogniser.dtype, device, options.steps, options.batch_seconds)
             yield "training", {"size": size}, work

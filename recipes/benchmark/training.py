@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, ModelConfig
-from asr.errors import DependencyError
+from asr.errors import DependencyError, DeviceError
 from asr.model.las import Encoded, Model
 from asr.recogniser import resolve_device
 from asr.text.tokenizer import EOS, SOS
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import joint_loss
+from asr.training.precision import has_bfloat16
 from recipes.benchmark.origin import Report, origin, report
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["SIZES", "Measurement", "batches", "main", "measure", "table", "to_json"]
 
 OURS, PEER = "Spellstream", "SpeechBrain"
-# Default precision of each trainer: `precision` in `asr.training.config` and in SpeechBrain's options.
-DEFAULT_DTYPES = {
-    OURS: torch.bfloat16 if TrainConfig.precision == "bf16" else torch.float32,
-    PEER: torch.float32,
-}
 SAMPLE_RATE = 16_000
 CTC_WEIGHT, LABEL_SMOOTHING, DROPOUT, CLIP_NORM = 0.3, 0.1, 0.15, 5.0
 TOKENS_PER_SECOND = 3.3  # LibriSpeech with a vocabulary of 1,000
@@ -345,13 +341,22 @@ def main(arguments: Sequence[str]) -> int:
     return report(benchmark, options.json)
 
 
+def _dtypes(name: str, device: torch.device) -> dict[str, torch.dtype]:
+    """The number format of each system: the same, or with "default" that of its own trainer."""
+    bfloat16 = has_bfloat16(device.type)
+    if name == "default":
+        ours = torch.bfloat16 if TrainConfig.precision == "bf16" and bfloat16 else torch.float32
+        return {OURS: ours, PEER: torch.float32}
+    if name == "bfloat16" and not bfloat16:
+        raise DeviceError("bfloat16: this processor has no kernels for training in it; use --dtype float32")
+    return dict.fromkeys((OURS, PEER), getattr(torch, name))
+
+
 def _benchmark(
     options: argparse.Namespace, arguments: Sequence[str]
 ) -> tuple[dict[str, list[Measurement]], dict[str, str]]:
     device = resolve_device(options.device)
-    dtypes = (
-        DEFAULT_DTYPES if options.dtype == "default" else dict.fromkeys(DEFAULT_DTYPES, getattr(torch, options.dtype))
-    )
+    dtypes = _dtypes(options.dtype, device)
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.size:

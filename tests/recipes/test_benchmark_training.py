@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from asr.training.data import Batch
+from asr.training.precision import has_bfloat16
 from recipes.benchmark import training
 from recipes.benchmark.training import OURS, PEER, SIZES, Measurement, System
 
@@ -34,7 +35,7 @@ def test_batches_are_of_the_length_asked_for_and_padded_with_nothing() -> None:
         assert batch.tokens.max() < TINY.vocab_size
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, *([torch.bfloat16] if has_bfloat16("cpu") else [])])
 def test_ours_learns_what_it_is_shown(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     system = training.spellstream(TINY, CPU, dtype)
@@ -105,3 +106,12 @@ def test_a_missing_peer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setitem(sys.modules, "speechbrain.lobes.features", None)
     assert training.main(["--size", "tiny", "--steps", "1"]) == 1
     assert capsys.readouterr().err == "error: SpeechBrain is not installed: pip install 'spellstream[benchmark]'\n"
+
+
+def test_a_processor_without_bfloat16_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
+    assert training.main(["--size", "tiny", "--steps", "1", "--dtype", "bfloat16"]) == 1
+    error = "error: bfloat16: this processor has no kernels for training in it; use --dtype float32\n"
+    assert capsys.readouterr().err == error

@@ -21,6 +21,7 @@ from asr.training.interrupts import heeding_interrupts
 from asr.training.lm.config import LmTrainConfig
 from asr.training.lm.data import Batch, Position, Sentences
 from asr.training.lm.growth import widened
+from asr.training.precision import autocast
 from asr.training.saved_run import SavedRun
 
 __all__ = ["Perplexity", "Progress", "measure", "train"]
@@ -62,7 +63,7 @@ class Progress:
 def _loss(lm: LanguageModel, batch: Batch, device: torch.device) -> Tensor:
     """Cross-entropy summed over tokens, in nats."""
     inputs, targets = (x.to(device, non_blocking=True) for x in batch)
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         logits, _ = lm(inputs, lm.initial_state(len(inputs)))
     return torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=BLANK, reduction="sum"

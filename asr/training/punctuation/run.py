@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asr import checkpoint
 from asr.training.interrupts import heeding_interrupts
+from asr.training.precision import autocast
 from asr.training.punctuation.batches import Batch, training_batch
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
@@ -45,7 +46,7 @@ class Progress:
 def _loss(network: PunctuationNetwork, batch: Batch, config: PunctuationTrainConfig, device: torch.device) -> Tensor:
     """Cross-entropy of marks and forms per word."""
     moved = Batch(*(x.to(device, non_blocking=True) for x in batch))
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         logits = network(*moved[:4])
     of_marks, of_forms = (
         torch.nn.functional.cross_entropy(

@@ -95,7 +95,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_others(pair: tuple[Model, 
     features = torch.randn(5, 40, pair[1].config.features.n_mels) * torch.tensor([1.0, 100, 1, 1, 1])[:, None, None]
     together, _ = pair[1].encoder(features, torch.full((5,), 40))
     alone, _ = pair[1].encoder(features[:1], torch.tensor([40]))
-    torch.testing.assert_close(together[:1], alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=0)
 
 
 def test_only_what_float16_holds_exactly_is_packed(pair: tuple[Model, Model]) -> None:

@@ -16,6 +16,7 @@ from asr.model.decoder import Decoder
 from asr.model.fast import decoder_loop, enabled, fast_paths
 from asr.model.fast.fp16 import available, pack
 from asr.model.recurrent import run_lstm
+from asr.training.precision import has_bfloat16
 
 
 def test_the_switch_holds_for_a_block() -> None:
@@ -39,6 +40,7 @@ def test_the_environment_sets_the_switch(repository_root: Path, value: str | Non
     assert done.stdout.strip() == expected
 
 
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="on this processor PyTorch has no LSTM in bfloat16")
 def test_off_runs_the_lstm_of_pytorch() -> None:
     lstm, x = nn.LSTM(2048, 512, batch_first=True), torch.randn(1, 2, 2048)
     with torch.autocast("cpu", torch.bfloat16), fast_paths(False):
