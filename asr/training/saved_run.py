@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,9 +22,10 @@ from asr.checkpoint import write_tensors
 from asr.config import from_dict, require
 from asr.errors import CheckpointError, ConfigError
 from asr.training.config import read_toml
+from asr.training.interrupts import heeding_interrupts
 from asr.training.muon import GateMuon
 
-__all__ = ["RunConfig", "SavedRun", "read_run_config"]
+__all__ = ["RunConfig", "RunProgress", "SavedRun", "read_run_config"]
 
 _LAST = "last.safetensors"
 
@@ -59,7 +61,17 @@ class RunConfig(ABC):
         """Whether a run with these settings can resume from the weights of a run with the other ones."""
 
 
+@dataclass(frozen=True)
+class RunProgress:
+    """Progress of every run."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all starts of the run
+
+
 C = TypeVar("C", bound=RunConfig)
+P = TypeVar("P", bound=RunProgress)
+M = TypeVar("M")  # a measurement
 
 
 def read_run_config(path: Path, kind: type[C]) -> C:
@@ -105,8 +117,45 @@ class SavedRun:
         self._muon.step()
         return norm
 
-    def save(self, progress: Any) -> None:
-        """Save the run; `progress` is a dataclass of plain values.
+    def go_on(
+        self,
+        progress: P,
+        share: Callable[[P], float],
+        learn: Callable[[P, float], P],
+        measure: Callable[[P], tuple[P, M]],
+    ) -> M:
+        """Take steps until the run is done; measure and save it as often as the settings say.
+
+        Args:
+            progress: of the run so far.
+            share: of the run that is done, 0 to 1.
+            learn: takes a step, given the progress and that share; returns the new progress.
+            measure: measures the model and saves it if it is the best; returns the new progress and what it found.
+
+        Returns:
+            The last measurement, made at the end.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, with the run saved.
+        """
+        with heeding_interrupts() as interrupted:
+            while True:
+                if (done := share(progress)) < 1:
+                    progress = learn(progress, done)
+                if interrupted.is_set():
+                    self.save(progress)
+                    raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
+                ended = share(progress) >= 1
+                if ended or progress.step % self.config.validate_every == 0:
+                    progress, found = measure(progress)
+                    self.save(progress)
+                    if ended:
+                        return found
+                elif progress.step % self.config.save_every == 0:
+                    self.save(progress)
+
+    def save(self, progress: RunProgress) -> None:
+        """Save the run; all values of `progress` are plain.
 
         Raises:
             DataError: the file cannot be written; that of the last time is kept.

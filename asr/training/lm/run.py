@@ -17,12 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 from asr import checkpoint
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import BLANK, Tokenizer
-from asr.training.interrupts import heeding_interrupts
 from asr.training.lm.config import LmTrainConfig
 from asr.training.lm.data import Batch, Position, Sentences
 from asr.training.lm.growth import widened
 from asr.training.precision import autocast
-from asr.training.saved_run import SavedRun
+from asr.training.saved_run import RunProgress, SavedRun
 
 __all__ = ["Perplexity", "Progress", "measure", "train"]
 
@@ -40,13 +39,11 @@ class Perplexity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(RunProgress):
     """Progress of a run."""
 
-    step: int = 0
     position: Position = field(default_factory=Position)
     passes: float = 0.0
-    seconds: float = 0.0  # of training, over all starts of the run
     best: float = math.inf  # perplexity per word
 
     @classmethod
@@ -126,34 +123,28 @@ def train(
     batches = sentences.batches(progress.position, config)
     began = time.monotonic() - progress.seconds
     max_seconds = 60 * max_minutes if max_minutes else None
-    found, measured_step = Perplexity(math.inf, math.inf), -1
-    with _Curves(output / "tensorboard", progress) as curves, heeding_interrupts() as interrupted:
-        while (share := progress.share(config, max_seconds)) < 1 or measured_step != progress.step:
-            if share < 1:
-                batch, position, passes = next(batches)
-                rate_share = config.rate_share(progress.step, share)
-                loss = _loss(lm, batch, device) / (batch.targets != BLANK).sum()
-                norm = run.step(loss, rate_share)
-                seconds = time.monotonic() - began
-                progress = dataclasses.replace(
-                    progress, step=progress.step + 1, position=position, passes=passes, seconds=seconds
-                )
-                advance(progress, share)
-                curves.step(progress, batch, loss.detach(), norm, config.learning_rate * rate_share)
-            if interrupted.is_set():
-                run.save(progress)
-                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
-            if progress.step % config.validate_every == 0 or progress.share(config, max_seconds) >= 1:
-                found, measured_step = measure(lm, sentences, tokenizer, config.batch_tokens), progress.step
-                report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {progress.passes:.3f} passes  {found}")
-                curves.measured(progress, found)
-                if found.word < progress.best:
-                    checkpoint.save_lm(output, lm, tokenizer, torch.float16)
-                    progress = dataclasses.replace(progress, best=found.word)
-                run.save(progress)
-            elif progress.step % config.save_every == 0:
-                run.save(progress)
-    return found
+
+    def learn(progress: Progress, share: float) -> Progress:
+        batch, position, passes = next(batches)
+        rate_share = config.rate_share(progress.step, share)
+        loss = _loss(lm, batch, device) / (batch.targets != BLANK).sum()
+        norm = run.step(loss, rate_share)
+        after = Progress(progress.step + 1, time.monotonic() - began, position, passes, progress.best)
+        advance(after, share)
+        curves.step(after, batch, loss.detach(), norm, config.learning_rate * rate_share)
+        return after
+
+    def measured(progress: Progress) -> tuple[Progress, Perplexity]:
+        found = measure(lm, sentences, tokenizer, config.batch_tokens)
+        report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {progress.passes:.3f} passes  {found}")
+        curves.measured(progress, found)
+        if found.word < progress.best:
+            checkpoint.save_lm(output, lm, tokenizer, torch.float16)
+            progress = dataclasses.replace(progress, best=found.word)
+        return progress, found
+
+    with _Curves(output / "tensorboard", progress) as curves:
+        return run.go_on(progress, lambda progress: progress.share(config, max_seconds), learn, measured)
 
 
 class _Curves:

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from asr import checkpoint
-from asr.training.interrupts import heeding_interrupts
 from asr.training.precision import autocast
 from asr.training.punctuation.batches import Batch, training_batch
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
 from asr.training.punctuation.measuring import Measured, measure
-from asr.training.saved_run import SavedRun
+from asr.training.saved_run import RunProgress, SavedRun
 from asr.writing.network import PunctuationNetwork
 from asr.writing.punctuation import Punctuator
 from asr.writing.vocabulary import Vocabulary
@@ -31,11 +30,9 @@ __all__ = ["Progress", "train"]
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(RunProgress):
     """Progress of a run."""
 
-    step: int = 0
-    seconds: float = 0.0  # of training, over all starts of the run
     best: float = -1.0  # mean F1
 
     def share(self, steps: int, max_seconds: float | None) -> float:
@@ -101,24 +98,20 @@ def train(
     began = time.monotonic() - progress.seconds
     max_seconds = 60 * max_minutes if max_minutes else None
     steps = max(1, int(config.passes * text.learned_words / config.batch_words))
-    found, measured_step = measure(network, text, config), progress.step
-    with heeding_interrupts() as interrupted:
-        while (share := progress.share(steps, max_seconds)) < 1 or measured_step != progress.step:
-            if share < 1:
-                loss = _loss(network, training_batch(text, config, progress.step), config, device)
-                run.step(loss, config.rate_share(progress.step, share))
-                progress = dataclasses.replace(progress, step=progress.step + 1, seconds=time.monotonic() - began)
-                advance(progress, share)
-            if interrupted.is_set():
-                run.save(progress)
-                raise KeyboardInterrupt(f"saved after step {progress.step}; the same command resumes the run")
-            if progress.step % config.validate_every == 0 or progress.share(steps, max_seconds) >= 1:
-                found, measured_step = measure(network, text, config), progress.step
-                report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {found}")
-                if found.mean > progress.best:
-                    checkpoint.save_punctuation(output, _tagger(network, text.vocabulary, found.offsets))
-                    progress = dataclasses.replace(progress, best=found.mean)
-                run.save(progress)
-            elif progress.step % config.save_every == 0:
-                run.save(progress)
-    return found
+
+    def learn(progress: Progress, share: float) -> Progress:
+        loss = _loss(network, training_batch(text, config, progress.step), config, device)
+        run.step(loss, config.rate_share(progress.step, share))
+        after = Progress(progress.step + 1, time.monotonic() - began, progress.best)
+        advance(after, share)
+        return after
+
+    def measured(progress: Progress) -> tuple[Progress, Measured]:
+        found = measure(network, text, config)
+        report(f"step {progress.step}  {progress.seconds / 60:.1f} min  {found}")
+        if found.mean > progress.best:
+            checkpoint.save_punctuation(output, _tagger(network, text.vocabulary, found.offsets))
+            progress = dataclasses.replace(progress, best=found.mean)
+        return progress, found
+
+    return run.go_on(progress, lambda progress: progress.share(steps, max_seconds), learn, measured)
