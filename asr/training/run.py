@@ -17,13 +17,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.config import to_dict
 from asr.errors import CheckpointError, DeviceError
 from asr.files import write_atomically
-from asr.terminal import say
 from asr.training.build import (
     build_model,
     load_noise,
@@ -108,8 +106,6 @@ def train(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(config.seed)
-    if config.precision == "bf16" and not has_bfloat16(machine.device):
-        rank_zero_only(say)("this processor has no bfloat16: training in float32")
 
     # Inputs are opened first, so that an error leaves no half-made folder behind.
     corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), load_noise(noise)

@@ -11,12 +11,17 @@ import pytest
 
 from asr.errors import ConfigError
 from asr.text.tokenizer import Tokenizer
-from asr.training import average
+from asr.training import average, precision
 from tests.support.commands import Command
 from tests.support.small_model import small_model
 from tests.support.tiny_run import prepared
 
 TRAIN = ("train", "--dev", "dev", "--output", "run", "--config")
+
+
+@pytest.fixture(autouse=True)
+def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
 
 
 @pytest.fixture
@@ -48,6 +53,15 @@ def test_train(config: Path, tmp_path: Path, command: Command, asked: dict[str, 
     assert (asked["config"].seed, asked["data"], asked["dev"]) == (7, [Path("one")], Path("dev"))
     assert (asked["weights"], asked["noise"], asked["max_seconds"]) == ([1.0], tmp_path, 150.0)
     assert (asked["machine"], asked["measure_first"]) == (("cpu", 1, 1), False)
+
+
+def test_a_processor_without_bfloat16_is_one_line(
+    config: Path, command: Command, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    line = "spellstream: this processor has no bfloat16: training in float32\n"
+    assert command(*TRAIN, config, "--data", "one") == (0, "run/best\n", line)
+    assert command(*TRAIN, config, "--data", "one", "--set", "precision=float32") == (0, "run/best\n", "")
 
 
 def test_train_on_several_corpora_and_machines(config: Path, tmp_path: Path, command: Command, asked: Any) -> None:

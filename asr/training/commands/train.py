@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import options as shared
-from asr.terminal import loading
+from asr.terminal import loading, say
 
 __all__ = ["register"]
 
@@ -191,9 +191,14 @@ def _run(
     machine: tuple[str, int, int],
     measure_first: bool = False,
 ) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from asr.training.precision import has_bfloat16
     from asr.training.run import Machine
     from asr.training.run import train as train_model
 
+    if config.precision == "bf16" and not has_bfloat16(machine[0]):
+        rank_zero_only(say)("this processor has no bfloat16: training in float32")
     corpora = [_weighted(name) for name in data]
     best = train_model(
         config,
