@@ -302,7 +302,7 @@ class Encoder(nn.Module):
         """Let `preview` run in int8, where that is possible: it encodes everything several times."""
         for layer in self._pyramid():
             forward, backward = layer.forward_lstm, layer.backward_lstm
-            if backward is not None and int8.available() and int8.fits(next(forward.parameters())):
+            if backward is not None and int8.available() and int8.vnni() and int8.fits(next(forward.parameters())):
                 layer.quick = Bidirectional8(forward, backward)
 
     def initial_state(self, batch_size: int) -> EncoderState:

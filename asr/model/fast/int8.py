@@ -1,11 +1,17 @@
-"""LSTMs in int8 on a CPU, for those that take most of the time of a stream.
+"""LSTMs in int8 on a CPU, for those that take most of the time of a search or a stream.
 
 Each output of a weight matrix has a scale, as usual. A scale of the inputs that is shared by a batch would make a row
 depend on its neighbours. Here it is a constant for outputs of an LSTM, which lie between -1 and 1, and a number per row
 for all other inputs. Sums of integers are exact, so a row's result is bit for bit the same in every batch.
+
+Processors with VNNI add up products of bytes in 32 bits. On others FBGEMM adds up two products in 16 bits first, which
+do not overflow if the inputs have 7 bits.
 """
 
 from __future__ import annotations
+
+import functools
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +19,25 @@ from torch import Tensor, nn
 from asr.model import fast
 from asr.model.fast import fp16
 
-__all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "lstm_step"]
+__all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "largest", "lstm_step", "vnni"]
 
-_LARGEST = 127
+_LARGEST = 127  # of the weights, and of the inputs with VNNI
 
 
 def available() -> bool:
-    """Whether fast paths are on and the processor multiplies bytes and adds up in 32 bits (VNNI)."""
-    return fast.enabled() and fp16.available() and bool(torch.cpu._is_vnni_supported())
+    """Whether fast paths are on and this machine has the kernels."""
+    return fast.enabled() and fp16.available()
+
+
+@functools.cache
+def vnni() -> bool:
+    """Whether the processor multiplies bytes and adds up in 32 bits."""
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def largest() -> int:
+    """The largest integer that inputs are rounded to."""
+    return _LARGEST if vnni() else 63
 
 
 def fits(x: Tensor) -> bool:
@@ -34,19 +51,22 @@ class Linear8:
     Args:
         weight: `(N, D)`.
         packed: store it in the layout of oneDNN's kernel, into which a large matrix would otherwise be copied at every
-            call.
+            call. Without VNNI all are packed, for FBGEMM.
     """
 
     def __init__(self, weight: Tensor, packed: bool = False) -> None:
         weight = weight.detach().float()
         self.scale = weight.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST
         self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).t()
-        self._packed = torch.ops.onednn.qlinear_prepack(self.weight.t().contiguous(), None) if packed else None
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        if vnni():
+            self._packed = torch.ops.onednn.qlinear_prepack(self.weight.t().contiguous(), None) if packed else None
+        else:
+            self._packed = _pack_for_fbgemm(self.weight.t().contiguous(), self.scale, self._zeros)
 
     def of_units(self, x: Tensor) -> Tensor:
         """For inputs between -1 and 1."""
-        return self.of_whole((x * _LARGEST).round_()).mul_(1 / _LARGEST)
+        return self.of_whole((x * largest()).round_()).mul_(1 / largest())
 
     def of_rows(self, x: Tensor) -> Tensor:
         """For any inputs."""
@@ -54,9 +74,12 @@ class Linear8:
         return self.of_whole(whole).mul_(step)
 
     def of_whole(self, whole: Tensor) -> Tensor:
-        """For inputs that are integers from -127 to 127."""
+        """For inputs that are integers, none above `largest()` in magnitude."""
         rows = whole.flatten(0, -2)
-        if self._packed is None:
+        found: Tensor
+        if not vnni():  # the kernel rounds to unsigned bytes, of this scale and zero point
+            found = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1.0, 64, self._packed)
+        elif self._packed is None:
             found = torch._int_mm(rows.to(torch.int8), self.weight).float().mul_(self.scale)
         else:
             # The fast kernel takes unsigned bytes, their scale and their zero point.
@@ -65,14 +88,24 @@ class Linear8:
         return found.view(*whole.shape[:-1], -1)
 
 
+def _pack_for_fbgemm(weight: Tensor, scale: Tensor, zeros: Tensor) -> object:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*quantized tensor creation functions")  # no other way to pack is offered
+        quantized = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
+    return torch.ops.quantized.linear_prepack(quantized, None)
+
+
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs `(..., D)` as integers from -127 to 127, and the scale of each row, `(..., 1)`."""
-    step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / _LARGEST
+    """Inputs `(..., D)` as integers, none above `largest()` in magnitude, and the scale of each row, `(..., 1)`."""
+    step = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / largest()
     return (x / step).round_(), step
 
 
 class Bidirectional8:
-    """A forward and a backward LSTM of one layer each, run in one loop over time."""
+    """A forward and a backward LSTM of one layer each, run in one loop over time; for processors with VNNI.
+
+    With the kernels for others, it takes as long as PyTorch's LSTMs for 16 rows, and twice as long for one.
+    """
 
     def __init__(self, forward: nn.LSTM, backward: nn.LSTM) -> None:
         parts = [[gates_in_order(part) for part in lstm.all_weights[0]] for lstm in (forward, backward)]
