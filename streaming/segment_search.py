@@ -56,11 +56,10 @@ class Reached(NamedTuple):
         rows = self.trace.path(self.row, tokens).rows
         if len(rows) <= len(tokens):
             return None
-        passed, row = self.trace.passed[len(tokens)], slice(rows[-1], rows[-1] + 1)
-        lm = next(
-            (LmState(*(x[row].clone() for x in state)) for state in passed.full if isinstance(state, LmState)), None
-        )
-        return DecoderState(*(x[row].clone() for x in passed.decoder)), lm
+        passed, row = self.trace.passed[len(tokens)], rows[-1]
+        states = (state for state in passed.full if isinstance(state, LmState))
+        lm = next((state.row(row).map(Tensor.clone) for state in states), None)
+        return DecoderState(*(x[row : row + 1].clone() for x in passed.decoder)), lm
 
 
 class SegmentSearch:

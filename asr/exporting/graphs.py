@@ -165,4 +165,4 @@ class LmStep(nn.Module):
 
     def forward(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_probs, state = self.lm.step(tokens, LmState(hidden, cell))
-        return log_probs, *state
+        return log_probs, state.hidden, state.cell

@@ -84,25 +84,17 @@ class DensityRatio:
 
     def __init__(self, lm: TokenPredictor, internal: Stepped, share: float) -> None:
         self.lm, self.internal, self.share = lm, internal, share
-        self._own_layers = internal.initial_state(1).hidden.shape[1]
 
     @property
     def config(self) -> LmConfig:
         return self.lm.config
 
     def initial_state(self, rows: int) -> LmState:
-        """The states of both models, concatenated to a state of one layer."""
-        return _joined(self.lm.initial_state(rows), self.internal.initial_state(rows))
+        """The states of both models."""
+        return self.lm.initial_state(rows)._replace(internal=self.internal.initial_state(rows))
 
     def step(self, tokens: Tensor, state: LmState) -> tuple[Tensor, LmState]:
-        size = self.config.layers * self.config.hidden_size
-        known = LmState(*(x[:, 0, :size].reshape(len(x), self.config.layers, -1) for x in state))
-        own = LmState(*(x[:, 0, size:].reshape(len(x), self._own_layers, -1) for x in state))
-        scores, known = self.lm.step(tokens, known)
-        internal, own = self.internal.step(tokens, own)
+        scores, after = self.lm.step(tokens, state)
+        internal, own = self.internal.step(tokens, cast(LmState, state.internal))
         internal[:, EOS] = 0.0
-        return scores - self.share * internal, _joined(known, own)
-
-
-def _joined(first: LmState, second: LmState) -> LmState:
-    return LmState(*(torch.cat([x.flatten(1), y.flatten(1)], 1)[:, None] for x, y in zip(first, second, strict=True)))
+        return scores - self.share * internal, after._replace(internal=own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -22,27 +22,42 @@ class LmState(NamedTuple):
 
     hidden: Tensor  # (N, layers, H)
     cell: Tensor  # (N, layers, H)
+    internal: LmState | None = None  # of the internal language model that is subtracted, if there is one
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> LmState:
+        """The state with every tensor changed."""
+        internal = None if self.internal is None else self.internal.map(change)
+        return LmState(change(self.hidden), change(self.cell), internal)
 
     def select(self, rows: Tensor) -> LmState:
-        return LmState(self.hidden.index_select(0, rows), self.cell.index_select(0, rows))
+        return self.map(lambda x: x.index_select(0, rows))
 
     def where(self, rows: Tensor, other: LmState) -> LmState:
         """This state where `rows` `(N,)` is true, `other` elsewhere."""
-        chosen = rows[:, None, None]
-        return LmState(torch.where(chosen, self.hidden, other.hidden), torch.where(chosen, self.cell, other.cell))
+        chosen, internal = rows[:, None, None], None
+        if self.internal is not None and other.internal is not None:
+            internal = self.internal.where(rows, other.internal)
+        hidden, cell = torch.where(chosen, self.hidden, other.hidden), torch.where(chosen, self.cell, other.cell)
+        return LmState(hidden, cell, internal)
 
     @classmethod
     def stack(cls, states: Sequence[LmState]) -> LmState:
         """Rows of several states as one state."""
-        return cls(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+        hidden, cell = torch.cat([state.hidden for state in states]), torch.cat([state.cell for state in states])
+        internal = [state.internal for state in states if state.internal is not None]
+        return cls(hidden, cell, cls.stack(internal) if internal else None)
 
     def split(self) -> list[LmState]:
         """One state for each row."""
-        return [LmState(*parts) for parts in zip(self.hidden.split(1), self.cell.split(1), strict=True)]
+        return [self.row(i) for i in range(len(self.hidden))]
+
+    def row(self, number: int) -> LmState:
+        """The state of one row, which shares memory with this one."""
+        return self.map(lambda x: x[number : number + 1])
 
     def repeat(self, times: int) -> LmState:
         """Each row repeated `times` times, copies consecutive."""
-        return LmState(self.hidden.repeat_interleave(times, 0), self.cell.repeat_interleave(times, 0))
+        return self.map(lambda x: x.repeat_interleave(times, 0))
 
 
 class TokenPredictor(Protocol):
