@@ -116,9 +116,12 @@ def _portaudio() -> str:
 def _devices() -> dict[str, Any]:
     import torch
 
+    from asr.model.fast import int8
+
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
         "cpu": _cpu(),
+        "cpu_kernels": [torch.backends.cpu.get_cpu_capability(), *(["VNNI"] if int8.vnni() else [])],
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": [

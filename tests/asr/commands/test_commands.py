@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import asr
 from tests.support.archive import files
@@ -50,6 +51,7 @@ def test_info(command: Command) -> None:
     assert known["versions"]["spellstream"] == asr.__version__
     assert known["versions"].keys() >= {"python", "torch", "torchaudio", "libsndfile", "portaudio", "av"}
     assert known["devices"]["cpu"]
+    assert known["devices"]["cpu_kernels"][0] == torch.backends.cpu.get_cpu_capability()
     status, out, err = command("info")
     assert (status, err) == (0, "")
     assert f"  spellstream  {asr.__version__}\n" in out
