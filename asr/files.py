@@ -1,4 +1,4 @@
-"""Atomic writes, and absolute paths without resolved links."""
+"""Atomic writes, absolute paths without resolved links, and the user's home folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from pathlib import Path
 
 from asr.errors import DataError
 
-__all__ = ["absolute", "replacing", "require_folder", "write_atomically"]
+__all__ = ["absolute", "replacing", "require_folder", "user_home", "write_atomically"]
 
 
 def absolute(path: str | Path) -> str:
     """The absolute path, lexically: links are not resolved, so a linked file keeps its own name."""
     return os.path.normpath(Path(path).absolute())
+
+
+def user_home() -> Path:
+    """The user's home folder; without one, `/nonexistent`, the name that Debian gives to a missing one.
+
+    A container may run under a user id that no account has, without `HOME`.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def require_folder(path: Path) -> None:

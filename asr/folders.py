@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from asr.errors import CheckpointError
+from asr.files import user_home
 from asr.hub import CHECKSUMS, fetch, is_reference
 
 __all__ = [
@@ -43,7 +44,7 @@ def pretrained() -> list[str]:
 
 def home() -> Path:
     """The folder of the user's own models, named by their folders: `$SPELLSTREAM_HOME/models`."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data = os.environ.get("XDG_DATA_HOME") or user_home() / ".local" / "share"
     return Path(os.environ.get("SPELLSTREAM_HOME") or Path(data) / "spellstream") / "models"
 
 

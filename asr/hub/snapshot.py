@@ -7,6 +7,7 @@ contains files that the caller refuses.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -209,7 +210,8 @@ def _storage(wanted: Reference) -> Path:
     """The folder of a repository in huggingface_hub's cache."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{wanted.repository.replace('/', '--')}"
+    cache = os.path.expanduser(constants.HF_HUB_CACHE)  # noqa: PTH111 - pathlib's raises for a user without a home
+    return Path(cache, f"models--{wanted.repository.replace('/', '--')}")
 
 
 def _refusal(error: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from asr.errors import ConfigError
+from asr.files import user_home
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,7 +85,7 @@ class Table:
 def user_file() -> Path:
     """Path of the user's own table: `$XDG_CONFIG_HOME/spellstream/dictation.toml`, by default below ~/.config."""
     given = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(given) if Path(given).is_absolute() else Path("~/.config").expanduser()  # a relative path is ignored
+    folder = Path(given) if Path(given).is_absolute() else user_home() / ".config"  # a relative path is ignored
     return folder / "spellstream" / "dictation.toml"
 
 

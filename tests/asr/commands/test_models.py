@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import asr
-from asr import checkpoint
+from asr import checkpoint, folders
 from asr.config import LmConfig, SearchConfig
-from asr.errors import HubError
+from asr.errors import CheckpointError, HubError
 from asr.model.lm import LanguageModel
 from tests.support.commands import Command
 from tests.support.hub_server import HubServer, serving_hub
@@ -141,3 +141,24 @@ def test_ctrl_c_loses_nothing(hub: HubServer, tmp_path: Path) -> None:
     begun = [int(each.rpartition("bytes=")[2][:-1]) for each in hub.downloads() if "bytes=" in each]
     assert begun
     assert begun[-1] > 100_000
+
+
+def test_a_user_without_a_home_folder_gets_models_all_the_same(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Containers run under a user id of their own, which no account has: every command ended in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "SPELLSTREAM_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+
+    assert folders.find("default").is_dir()
+    status, out, _ = command("models")
+    assert status == 0
+    assert "default" in out
+    status, _, err = command("transcribe", "talk.wav", "--model", "nosuch")
+    assert status == 1
+    assert "no such file" in err
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match="nosuch: neither a checkpoint folder nor the name of a model"):
+        folders.find("nosuch")

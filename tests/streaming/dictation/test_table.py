@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "config" / "spellstream").mkdir(parents=True)
     return tmp_path / "config" / "spellstream"
+
+
+def test_a_user_without_a_home_folder_has_no_entries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a user id which no account has: the command ended in a traceback."""
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    assert load().commands["comma",] == Command(",", "after", mark=True)
 
 
 def test_the_users_own_entries_come_on_top(home: Path, tmp_path: Path) -> None:
