@@ -154,10 +154,19 @@ def _run_folder(config: TrainConfig, output: Path) -> Path:
     """Make the run's folder and write its settings; the path of the file to resume from, which may not exist yet."""
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
-    if last.exists() and not zipfile.is_zipfile(last):
+    if last.exists() and not _is_whole(last):
         raise CheckpointError(f"{last}: damaged, or not a saved run; delete it to start again")
     write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
     return last
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether all parts of a file that torch saved, which is a zip archive, match their checksums."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError):  # the last two for damaged flags and names
+        return False
 
 
 def _frame_seconds(config: TrainConfig) -> float:

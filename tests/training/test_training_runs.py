@@ -309,6 +309,23 @@ def test_what_does_not_fit_is_one_line(
             train(RUN, [packed], packed, tmp_path / "y", machine=Machine("cuda"))
 
 
+def test_a_save_damaged_inside_is_named(run: Callable[..., Path], tmp_path: Path, witness: Witness) -> None:
+    """A bad disk or an interrupted copy damages bytes between an intact start and end: torch ended in a traceback."""
+    witness.kill_at(4)
+    with pytest.raises(KilledError):
+        run()
+    witness.kill_at(None)
+    last = tmp_path / "run" / "last.ckpt"
+    whole = last.read_bytes()
+    for share in (0.01, 0.3, 0.6):
+        start = int(share * len(whole))
+        last.write_bytes(whole[:start] + bytes(byte ^ 255 for byte in whole[start:][:2000]) + whole[start + 2000 :])
+        with pytest.raises(CheckpointError, match=r"last\.ckpt: damaged, or not a saved run; delete it to start again"):
+            run()
+    last.write_bytes(whole)
+    run()
+
+
 def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
     """It keeps the model's weights, tokenizer and statistics, and takes search and streaming from its own config."""
     witness.dev_wer = {4: 0.5, 8: 0.4, 10: 0.3, 1: 0.2}.__getitem__
