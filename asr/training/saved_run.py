@@ -117,7 +117,7 @@ class SavedRun:
         self._muon.step()
         return norm
 
-    def go_on(
+    def train(
         self,
         progress: P,
         share: Callable[[P], float],

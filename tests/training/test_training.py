@@ -253,7 +253,7 @@ def test_scheduled_sampling_shows_the_decoder_its_own_words() -> None:
     assert not true & drawn
 
 
-def test_in_bf16_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
+def test_in_mixed_precision_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
     """Sampling uses weights first where no gradient is wanted; autocast must not keep those casts for the loss."""
     model, batch = Model(TINY), random_batch([16_000] * 4, [8] * 4)
     with autocast(torch.device("cpu")):

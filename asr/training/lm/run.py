@@ -129,7 +129,8 @@ def train(
         rate_share = config.rate_share(progress.step, share)
         loss = _loss(lm, batch, device) / (batch.targets != BLANK).sum()
         norm = run.step(loss, rate_share)
-        after = Progress(progress.step + 1, time.monotonic() - began, position, passes, progress.best)
+        seconds = time.monotonic() - began
+        after = dataclasses.replace(progress, step=progress.step + 1, seconds=seconds, position=position, passes=passes)
         advance(after, share)
         curves.step(after, batch, loss.detach(), norm, config.learning_rate * rate_share)
         return after
@@ -144,7 +145,7 @@ def train(
         return progress, found
 
     with _Curves(output / "tensorboard", progress) as curves:
-        return run.go_on(progress, lambda progress: progress.share(config, max_seconds), learn, measured)
+        return run.train(progress, lambda progress: progress.share(config, max_seconds), learn, measured)
 
 
 class _Curves:

@@ -102,7 +102,7 @@ def train(
     def learn(progress: Progress, share: float) -> Progress:
         loss = _loss(network, training_batch(text, config, progress.step), config, device)
         run.step(loss, config.rate_share(progress.step, share))
-        after = Progress(progress.step + 1, time.monotonic() - began, progress.best)
+        after = dataclasses.replace(progress, step=progress.step + 1, seconds=time.monotonic() - began)
         advance(after, share)
         return after
 
@@ -114,4 +114,4 @@ def train(
             progress = dataclasses.replace(progress, best=found.mean)
         return progress, found
 
-    return run.go_on(progress, lambda progress: progress.share(steps, max_seconds), learn, measured)
+    return run.train(progress, lambda progress: progress.share(steps, max_seconds), learn, measured)

@@ -60,7 +60,7 @@ def test_packed_weights_give_the_same_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_largest_sums_do_not_overflow(packed: bool) -> None:
-    """With 8 bits for the inputs, FBGEMM's sums of two products overflow without VNNI: this was off by 99 %."""
+    """With 8 bits for the inputs, FBGEMM's sums of two products overflow without VNNI: these would be off by 99 %."""
     weight = torch.ones(4, 512) * torch.tensor([1.0, -1.0, 0.5, 2.0])[:, None]
     linear = int8.Linear8(weight, packed)
     for sign in (1.0, -1.0):
