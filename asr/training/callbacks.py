@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from asr import checkpoint
@@ -22,6 +21,7 @@ from asr.errors import TrainingError
 from asr.files import write_atomically
 from asr.folders import find
 from asr.training.average import MEASUREMENTS, folder_of, kept
+from asr.training.board import Board
 from asr.training.config import TrainConfig
 from asr.training.data import Batch
 from asr.training.module import LasModule, Pair
@@ -202,12 +202,15 @@ class Samples(Callback):
         if not trainer.is_global_zero or batch_idx != int(sum(trainer.num_val_batches)) // 2:
             return
         module, step = cast(LasModule, pl_module), trainer.global_step
-        board = cast(TensorBoardLogger, trainer.logger).experiment
+        board = cast(Board, trainer.logger)
         pairs: list[Pair] = outputs["pairs"][: self._texts]
         rows = [f"| {reference} | {hypothesis} |" for reference, hypothesis in pairs]
-        board.add_text("dev/samples", "\n".join(["| reference | hypothesis |", "|---|---|", *rows]), step)
-        for row in range(min(self._pictures, len(batch.samples))):
-            board.add_figure(f"dev/attention_{row}", _picture(module, batch, row), step)
+        table = "\n".join(["| reference | hypothesis |", "|---|---|", *rows])
+        pictures = [_picture(module, batch, row) for row in range(min(self._pictures, len(batch.samples)))]
+        with board.writing():
+            board.experiment.add_text("dev/samples", table, step)
+            for row, picture in enumerate(pictures):
+                board.experiment.add_figure(f"dev/attention_{row}", picture, step)
 
 
 def _picture(module: LasModule, batch: Batch, row: int) -> Any:

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from asr.config import to_dict
 from asr.errors import CheckpointError, DeviceError
 from asr.files import write_atomically
+from asr.training.board import Board
 from asr.training.build import (
     build_model,
     load_noise,
@@ -32,6 +32,7 @@ from asr.training.build import (
 )
 from asr.training.callbacks import Bar, Measurements, Samples, Saver, Throughput
 from asr.training.config import Stage, TrainConfig
+from asr.training.curves import quiet_writer
 from asr.training.data import Corpus, LasData
 from asr.training.interrupts import heeding_interrupts
 from asr.training.module import LasModule
@@ -98,7 +99,7 @@ def train(
         CheckpointError: if the run in `output` is damaged, or belongs to another model.
         ConfigError, DataError, AudioError, TokenizerError: if an input cannot be used.
         DeviceError: if a device is missing.
-        TrainingError: if no step succeeds any more.
+        TrainingError: if no step succeeds any more, or the run cannot be saved.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     machine.check()
@@ -121,7 +122,7 @@ def train(
         config.seed,
     )
 
-    with warnings.catch_warnings(), heeding_interrupts() as interrupted:
+    with warnings.catch_warnings(), quiet_writer(), heeding_interrupts() as interrupted:
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
         for number, stage in _stages_left(config, last):
@@ -208,7 +209,7 @@ def build_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=20,
-        logger=TensorBoardLogger(output, name="tensorboard", version=""),
+        logger=Board(output),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

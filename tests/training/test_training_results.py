@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import types
 from collections.abc import Callable
@@ -244,6 +245,42 @@ def test_a_full_disk_names_the_file_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"last\.ckpt: cannot be written: No space left on device; the run resumes"):
         saver._save(trainer)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["write", "flush", "close"])
+def test_a_full_disk_names_the_curves_of_the_run(
+    method: str,
+    run: Callable[..., Path],
+    witness: Witness,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The thread of TensorBoard's writer printed a traceback, and the run ended in "you tried to log -1 which is …"."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    witness.dev_wer = WERS.__getitem__
+    monkeypatch.setattr(f"tensorboard.summary.writer.record_writer.RecordWriter.{method}", full)
+    reason = f"{tmp_path}/run/tensorboard: cannot be written: No space left on device; the run resumes from"
+    with pytest.raises(TrainingError, match=re.escape(reason)):
+        run()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_does_not_hide_the_first_error(
+    run: Callable[..., Path], witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails closes its curves, which then fail too: the first error is the one to report."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    witness.kill_at(3)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.close", full)
+    with pytest.raises(KilledError):
+        run()
 
 
 def test_a_measurement_without_an_error_rate_is_damage(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from asr import checkpoint
+from asr.errors import TrainingError
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import BLANK, Tokenizer
+from asr.training.curves import naming, quiet_writer
 from asr.training.lm.config import LmTrainConfig
 from asr.training.lm.data import Batch, Position, Sentences
 from asr.training.lm.growth import widened
@@ -112,6 +115,7 @@ def train(
 
     Raises:
         CheckpointError, ConfigError: if the run in `output` is damaged or has other settings.
+        DataError, TrainingError: if the run cannot be saved.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     torch.manual_seed(config.seed)
@@ -144,7 +148,7 @@ def train(
             progress = dataclasses.replace(progress, best=found.word)
         return progress, found
 
-    with _Curves(output / "tensorboard", progress) as curves:
+    with quiet_writer(), _Curves(output / "tensorboard", progress) as curves:
         return run.train(progress, lambda progress: progress.share(config, max_seconds), learn, measured)
 
 
@@ -152,14 +156,18 @@ class _Curves:
     """TensorBoard curves, as a context manager."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=progress.step + 1)
+        self._folder = folder
+        with naming(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=progress.step + 1)
         self._tokens, self._since = 0, time.monotonic()
 
     def __enter__(self) -> _Curves:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        # After another error, that one is to be reported.
+        with contextlib.suppress(TrainingError) if failed else contextlib.nullcontext(), naming(self._folder):
+            self._writer.close()
 
     def step(self, progress: Progress, batch: Batch, loss: Tensor, norm: Tensor, rate: float) -> None:
         self._tokens += int((batch.targets != BLANK).sum())
@@ -167,10 +175,13 @@ class _Curves:
             now = time.monotonic()
             speed = self._tokens / (now - self._since)
             values = {"loss": float(loss), "gradient_norm": float(norm), "rate": rate, "tokens_per_second": speed}
-            for name, value in values.items():
-                self._writer.add_scalar(f"train/{name}", value, progress.step)
+            self._add("train", values, progress.step)
             self._tokens, self._since = 0, now
 
     def measured(self, progress: Progress, found: Perplexity) -> None:
-        for name, value in found._asdict().items():
-            self._writer.add_scalar(f"dev/{name}_perplexity", value, progress.step)
+        self._add("dev", {f"{name}_perplexity": value for name, value in found._asdict().items()}, progress.step)
+
+    def _add(self, group: str, values: Mapping[str, float], step: int) -> None:
+        with naming(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)

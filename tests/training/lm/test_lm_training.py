@@ -277,3 +277,17 @@ def test_a_folder_keeps_to_its_run(command: Command, folder: Path) -> None:
     (folder / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     (folder / "lm" / "last.safetensors").write_bytes(b"damaged")
     assert "last.safetensors: damaged" in command()[2]
+
+
+@pytest.mark.parametrize("method", ["write", "close"])
+def test_a_full_disk_names_the_curves(method: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of TensorBoard's writer printed a traceback, and the last line named no file."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"tensorboard.summary.writer.record_writer.RecordWriter.{method}", full)
+    status, _, err = command("--max-minutes", "0.01")
+    assert status == 1
+    assert "Traceback" not in err
+    assert "lm/tensorboard: cannot be written: No space left on device; the run resumes" in err.splitlines()[-1]
