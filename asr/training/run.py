@@ -111,7 +111,7 @@ def train(
     # Inputs are opened first, so that an error leaves no half-made folder behind.
     corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), load_noise(noise)
     start = starting_checkpoint(config)
-    last = _run_folder(config, output)
+    last = _run_folder(output)
 
     tokenizer = start.tokenizer if start else run_tokenizer(config, output, corpus)
     frame_seconds = start.model.config.frame_seconds if start else _frame_seconds(config)
@@ -131,6 +131,9 @@ def train(
                 set_statistics(model.features, data, corpus)
             grown_from = config.stages()[number - 1].encoder.joins if number else None
             module = LasModule(model, tokenizer, config, noises, grown_from)
+            if last.exists():
+                _check_saved(module, last)
+            write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
 
             is_last = stage.until_step == config.optimiser.max_steps
             measuring = Measurements(output, config, config.patience if is_last else 0, stage.first_step)
@@ -151,14 +154,26 @@ def train(
     return output / "best"
 
 
-def _run_folder(config: TrainConfig, output: Path) -> Path:
-    """Make the run's folder and write its settings; the path of the file to resume from, which may not exist yet."""
+def _run_folder(output: Path) -> Path:
+    """Make the run's folder; the path of the file to resume from, which may not exist yet."""
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
     if last.exists() and not _is_whole(last):
         raise CheckpointError(f"{last}: damaged, or not a saved run; delete it to start again")
-    write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
     return last
+
+
+def _check_saved(module: LasModule, last: Path) -> None:
+    """Check that a saved run is of this model, before anything is written to its folder.
+
+    Raises:
+        CheckpointError: it is of another one.
+    """
+    saved = TorchCheckpointIO().load_checkpoint(last, weights_only=True)
+    try:
+        module.on_load_checkpoint(saved)
+    except CheckpointError as error:
+        raise CheckpointError(f"{last.parent}: {error}; use another folder") from None
 
 
 def _is_whole(file: Path) -> bool:
