@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,16 +63,34 @@ def parse_source(text: str) -> Source:
     """Parse `FILE` or `FILE@TIMES`; the latter is read several times in a pass.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: if there is no such file, or it is a folder, a pipe or a device.
     """
     found = re.fullmatch(r"(.+)@([1-9][0-9]{0,3})", text)
     if found and not Path(text).exists():
         source = Source(Path(found[1]), int(found[2]))
     else:
         source = Source(Path(text), 1)
-    if not source.path.is_file():
-        raise DataError(f"{source.path}: no such file")
+    if (problem := _problem(source.path)) is not None:
+        raise DataError(f"{source.path}: {problem}")
     return source
+
+
+def _problem(path: Path) -> str | None:
+    """Why the path is no text that can be read; None if it is one."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return None
+        if path.samefile(os.devnull):
+            return "no text in it"
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a text"
+    # Its checksum is needed before the text is read, and again when the run is resumed.
+    return "is a pipe or a device, and a text is read more than once: write it to a file first"
 
 
 def _read(path: Path) -> Iterator[str | None]:

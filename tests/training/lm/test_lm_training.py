@@ -253,9 +253,16 @@ def test_a_run_begins_where_another_ended(command: Command) -> None:
         (("--config", "none.toml"), "none.toml: No such file"),
         (("--tokenizer", "text.txt"), "text.txt: not a sentencepiece model"),
         (("--dev-text", "nothing.txt"), "nothing.txt: no such file"),
+        (("--text", "folder.txt"), "folder.txt: is a folder, not a text"),
+        (("--text", os.devnull), f"{os.devnull}: no text in it"),
+        (("--text", "text.txt/text.txt"), "text.txt/text.txt: Not a directory"),
+        (("--text", "pipe.txt"), "pipe.txt: is a pipe or a device, and a text is read more than once"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(options: tuple[str, str], says: str, command: Command, folder: Path) -> None:
+    """A folder, a device and a pipe once were "no such file"."""
+    (folder / "folder.txt").mkdir()
+    os.mkfifo(folder / "pipe.txt")
     (folder / "empty.txt").write_text("\n2000\n", encoding="utf-8")
     (folder / "broken.jsonl").write_text("{", encoding="utf-8")
     (folder / "list.jsonl").write_text("[1]", encoding="utf-8")
