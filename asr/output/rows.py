@@ -1,9 +1,11 @@
-"""Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
+r"""Transcripts as rows, one for each source, in a JSON lines file or a Parquet data set.
 
 A row is `{"source", "duration_seconds", "text", "segments", "error"}`: the fields of the json format, and `error`. It
 is null, or the reason why there is no transcript (the other fields are null) or an incomplete one (`keep_damaged`). For
 text in written form, `spoken` holds the recognised words; otherwise it is absent, in Parquet null. `source` is the
-absolute path. The rows themselves record the finished sources, so an interrupted run can be resumed.
+absolute path. A byte of it that is not UTF-8 is in JSON an escape like `\udcff`, which `json.loads` and `os.fsencode`
+turn into that byte; Parquet cannot hold it, and has the escape as text. The rows themselves record the finished
+sources, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -80,15 +82,15 @@ class Rows:
         self._store.close()
 
     def _add(self, source: str, said: dict[str, Any], error: SpellstreamError | None) -> None:
-        name = _valid(absolute(source))
-        reason = None if error is None else _valid(error.reason if isinstance(error, AudioError) else str(error))
-        if name not in self._held:
+        name = absolute(source)
+        reason = None if error is None else error.reason if isinstance(error, AudioError) else str(error)
+        if _valid(name) not in self._held:
             self._store.append(said | {"source": name, "error": reason})
-            self._held.add(name)
+            self._held.add(_valid(name))
 
 
 class _JsonLines:
-    """A JSON lines file, each row written at once; `held` has the sources of existing rows."""
+    """A JSON lines file, each row written at once; `held` has the sources of existing rows, as `_valid` gives them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.held = path, set[str]()
@@ -108,7 +110,7 @@ class _JsonLines:
             if line is None or line[1]["error"] is not None:
                 dropped = True
             else:
-                self.held.add(line[1]["source"])
+                self.held.add(_valid(line[1]["source"]))
         if not dropped:
             return
         target = Path(os.path.realpath(self.path))
@@ -120,7 +122,8 @@ class _JsonLines:
         temporary.replace(target)
 
     def append(self, row: dict[str, Any]) -> None:
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        # A lone surrogate becomes an escape that is valid in JSON.
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="backslashreplace")
         end = self._file.seek(0, os.SEEK_END)
         try:
             while line:
@@ -201,7 +204,7 @@ class _Parquet:
     def append(self, row: dict[str, Any]) -> None:
         if not self._waiting:
             self._since = time.monotonic()
-        self._waiting.append(row)
+        self._waiting.append(row | {key: _valid(row[key]) for key in ("source", "error") if row[key] is not None})
         self._segments += 1 + len(row["segments"] or ())
         if self._segments >= _PART_SEGMENTS or time.monotonic() - self._since >= _PART_SECONDS:
             self.close()
@@ -238,5 +241,5 @@ def _schema(arrow: Any) -> pyarrow.Schema:
 
 
 def _valid(text: str) -> str:
-    """The name, with bytes that are not valid UTF-8 escaped."""
+    """The text, with escapes in place of lone surrogates, which stand for bytes that are not UTF-8."""
     return text.encode("utf-8", errors="backslashreplace").decode()
