@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Problem:
-    """The reason why an utterance was left out. `id` is the utterance's, or the position of a bad line: `text:12`."""
+    """The reason why an utterance was left out. `id` is the utterance's, or the place of a bad line: `a/text:12`."""
 
     id: str
     kind: str
@@ -114,7 +114,7 @@ def _audio(folder: Path) -> Iterator[Path]:
 def _manifest(path: Path) -> Iterator[Candidate | Problem]:
     for place, found in manifest.scan(path):
         if isinstance(found, DataError):
-            yield Problem(Path(place).name, "bad line", str(found))
+            yield Problem(place, "bad line", str(found).removeprefix(f"{place}: "))
         else:
             u = found
             yield Candidate(u.id, u.audio, u.text, u.speaker, u.corpus, seconds=u.duration_seconds)
@@ -188,7 +188,7 @@ def _common_voice(source: Path) -> Iterator[Candidate | Problem]:
         row = dict(zip(columns, line.split("\t"), strict=False))  # quotes are literal in these tables
         clip, text = row.get("path"), row.get("sentence")
         if not clip or text is None:
-            yield Problem(f"{table.name}:{number}", "bad line", f"{table}:{number}: it has no path or no sentence")
+            yield Problem(f"{table}:{number}", "bad line", "it has no path or no sentence")
             continue
         path = table.absolute().parent / "clips" / (clip if Path(clip).suffix else f"{clip}.mp3")
         yield Candidate(path.stem, path, text, row.get("client_id") or None, table.absolute().parent.name)
@@ -197,13 +197,11 @@ def _common_voice(source: Path) -> Iterator[Candidate | Problem]:
 def _cuts(source: Path) -> Iterator[Candidate | Problem]:
     path = source / "cuts.jsonl.gz" if source.is_dir() else source
     for number, line in _lines(path):
-        place = f"{path.name}:{number}"
         try:
             cut = json.loads(line)
             yield _cut(cut, path)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            reason = f"{path}:{number}: not a lhotse cut: {type(error).__name__}: {error}"
-            yield Problem(place, "bad line", reason)
+            yield Problem(f"{path}:{number}", "bad line", f"not a lhotse cut: {type(error).__name__}: {error}")
 
 
 def _cut(cut: dict[str, Any], path: Path) -> Candidate | Problem:

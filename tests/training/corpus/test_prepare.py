@@ -71,7 +71,7 @@ def test_broken_utterances_are_named_counted_and_left_out(tmp_path: Path, comman
     status, out, err = command("prepare", source, "--output", tmp_path / "out", "--store", store, "--jobs", 1)
     assert status == 0
     expected = AUDIO | {name: kind for name, (_, kind) in TEXT.items()}
-    expected |= {"twice": "duplicate id", "half a letter": "bad line", "some.jsonl:22": "bad line"}
+    expected |= {"twice": "duplicate id", "half a letter": "bad line", f"{source}:22": "bad line"}
     assert problems(tmp_path / "out") == expected
     for name, kind in expected.items():
         assert f"spellstream: {name}: {kind}: " in err
@@ -85,6 +85,18 @@ def test_broken_utterances_are_named_counted_and_left_out(tmp_path: Path, comman
         ("curly", "don't stop", 1.0),
         ("twice", "first", 1.0),
     ]
+
+
+@pytest.mark.parametrize(("name", "good"), [("some.jsonl", ()), ("cuts.jsonl", ()), ("some.tsv", ("path\tsentence",))])
+def test_a_bad_line_is_placed_once(name: str, good: tuple[str, ...], tmp_path: Path, command: Command) -> None:
+    """It read "some.jsonl:2: bad line: /corpora/some.jsonl:2: not JSON"."""
+    path = tmp_path / name
+    path.write_text("\n".join([*good, "nonsense", "nonsense"]), encoding="utf-8")
+    _, _, err = command("prepare", path, "--output", tmp_path / "out")
+    line = len(good) + 1
+    (told,) = (each for each in err.splitlines() if f"{name}:{line}" in each)
+    assert told.startswith(f"spellstream: {path}:{line}: bad line: ")
+    assert told.count(name) == 1
 
 
 def test_the_terminal_shows_some_of_many(tmp_path: Path, command: Command) -> None:

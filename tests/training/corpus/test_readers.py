@@ -129,7 +129,7 @@ def test_tables_of_common_voice(tmp_path: Path) -> None:
             Candidate("one", clips / "one.mp3", '"Yes," she said.', "ab12", "en"),
             Candidate("two", clips / "two.mp3", "No.", "cd34", "en"),
         ]
-        assert wrong(named) == {"validated.tsv:4": "bad line"}
+        assert wrong(named) == {f"{source}:4": "bad line"}
     other = table(tmp_path / "other.tsv", "a\tb", "c\td")
     with pytest.raises(DataError, match=r"other\.tsv: not a Common Voice table: its header lacks path and sent"):
         list(read(other, Kind.common_voice))
@@ -188,8 +188,8 @@ def test_cuts_of_lhotse(tmp_path: Path) -> None:
         "mixed": "cut",
         "talk": "cut",
         "before": "bad line",
-        "cuts.jsonl:7": "bad line",
-        "cuts.jsonl:9": "bad line",
+        f"{path}:7": "bad line",
+        f"{path}:9": "bad line",
     }
 
 
