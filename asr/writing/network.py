@@ -20,10 +20,10 @@ _EMBEDDING_STD = 0.1
 
 
 class TagLogits(NamedTuple):
-    """Logits of the mark after each word and of its form."""
+    """Logits of the mark after each word and of its case."""
 
     marks: Tensor  # (N, T, marks)
-    forms: Tensor  # (N, T, forms)
+    cases: Tensor  # (N, T, cases)
 
 
 class PunctuationNetwork(nn.Module):
@@ -42,6 +42,7 @@ class PunctuationNetwork(nn.Module):
         self.back = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.marks = nn.Linear(2 * config.hidden_size, len(config.marks))
+        # Of the cases; the name is part of saved models.
         self.forms = nn.Linear(2 * config.hidden_size, len(Case))
 
     def forward(self, words: Tensor, pieces: Tensor, pauses: Tensor, lengths: Tensor) -> TagLogits:

@@ -87,14 +87,14 @@ class Punctuator:
         logits = self.network(
             rows(encoded.words), rows(encoded.pieces), rows(pauses), torch.tensor(lengths, device=device)
         )
-        marks, forms = (each.argmax(-1).tolist() for each in logits)
+        marks, cases = (each.argmax(-1).tolist() for each in logits)
         names, lexicon = self.network.config.marks, self.vocabulary.lexicon
         for row, i in enumerate(batch):
             window = windows[i]
             chosen = slice(window.first, window.first + window.tagged)
             tagged[i] = [
-                Tag(write(word, form, lexicon), names[mark])
-                for word, mark, form in zip(window.words[chosen], marks[row][chosen], forms[row][chosen], strict=True)
+                Tag(write(word, case, lexicon), names[mark])
+                for word, mark, case in zip(window.words[chosen], marks[row][chosen], cases[row][chosen], strict=True)
             ]
 
 

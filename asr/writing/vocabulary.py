@@ -80,14 +80,14 @@ class Vocabulary:
         return 1 + zlib.crc32(f"{kind} {part}".encode(errors="backslashreplace")) % (self.buckets - 1)
 
 
-def write(word: str, form: int, lexicon: Mapping[str, str]) -> str:
-    """Write a lower-case word in the given form; the ending of a possessive stays in lower case.
+def write(word: str, case: int, lexicon: Mapping[str, str]) -> str:
+    """Write a lower-case word in the given case; the ending of a possessive stays in lower case.
 
-    A mixed form that is not in the lexicon is written with an initial capital.
+    A word of mixed case that is not in the lexicon is written with an initial capital.
     """
     stem, ending = (word[:-2], "'s") if word.endswith("'s") and len(word) > 2 else (word, "")
-    if form == Case.UPPER:
+    if case == Case.UPPER:
         return stem.upper() + ending
-    if form == Case.MIXED and (word in lexicon or stem in lexicon):
+    if case == Case.MIXED and (word in lexicon or stem in lexicon):
         return lexicon.get(word) or lexicon[stem] + ending
-    return word[:1].upper() + word[1:] if form else word
+    return word[:1].upper() + word[1:] if case else word

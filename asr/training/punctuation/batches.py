@@ -32,13 +32,13 @@ class Batch(NamedTuple):
     pauses: Tensor  # (N, T)
     lengths: Tensor  # (N,)
     marks: Tensor  # (N, T), IGNORED in the padding
-    forms: Tensor  # (N, T), IGNORED in the padding and where unknown
+    cases: Tensor  # (N, T), IGNORED in the padding and where unknown
 
 
 class _Rows(NamedTuple):
     types: npt.NDArray[np.int32]  # (N, T), and so the others
     marks: npt.NDArray[np.uint8]
-    forms: npt.NDArray[np.uint8]
+    cases: npt.NDArray[np.uint8]
 
 
 def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Batch:
@@ -98,7 +98,7 @@ def _cut(
     """Rows of up to `length` words from each start, none beyond `after`; also their lengths."""
     lengths = np.minimum(length, after - starts).clip(1)
     places = np.minimum(starts[:, None] + np.arange(length), len(text.types) - 1)
-    return _Rows(text.types[places], text.marks[places], text.forms[places]), lengths
+    return _Rows(text.types[places], text.marks[places], text.cases[places]), lengths
 
 
 def _with_errors(
@@ -109,7 +109,7 @@ def _with_errors(
     random: np.random.Generator,
 ) -> tuple[_Rows, npt.NDArray[np.int64]]:
     """Words substituted, deleted and inserted; the mark of a deleted word moves to the one before it."""
-    types, marks, forms = (each.copy() for each in rows)
+    types, marks, cases = (each.copy() for each in rows)
     shape, errors = types.shape, config.errors
     strength = random.random(shape[0])[:, None] * 2 * (random.random(shape[0]) >= errors.clean)[:, None]
     inside = _inside(lengths, shape[1])
@@ -120,7 +120,7 @@ def _with_errors(
 
     substituted = random.random(shape) < errors.substituted * strength
     types[substituted] = strangers()[substituted]
-    forms[substituted] = IGNORED
+    cases[substituted] = IGNORED
     deleted = (random.random(shape) < errors.deleted * strength) & inside
     deleted[:, 0] = False
     moves = deleted[:, 1:] & (marks[:, :-1] == 0)
@@ -133,7 +133,7 @@ def _with_errors(
     pairs = [
         np.stack([strangers(), types], axis=2),
         np.stack([np.zeros_like(marks), marks], axis=2),
-        np.stack([np.full_like(forms, IGNORED), forms], axis=2),
+        np.stack([np.full_like(cases, IGNORED), cases], axis=2),
     ]
     found = [np.take_along_axis(pair.reshape(shape[0], -1), order, axis=1) for pair in pairs]
     return _Rows(*found), np.minimum(keep.sum(1), shape[1]).clip(1)
@@ -188,5 +188,5 @@ def _tensors(rows: _Rows, lengths: npt.NDArray[np.int64], pauses: npt.NDArray[np
         torch.from_numpy(pauses),
         torch.from_numpy(lengths),
         torch.from_numpy(np.where(inside, rows.marks, IGNORED).astype(np.int64)),
-        torch.from_numpy(np.where(inside, rows.forms, IGNORED).astype(np.int64)),
+        torch.from_numpy(np.where(inside, rows.cases, IGNORED).astype(np.int64)),
     )

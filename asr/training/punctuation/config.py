@@ -66,7 +66,7 @@ class PunctuationTrainConfig(RunConfig):
     pauses: PauseConfig = field(default_factory=PauseConfig)
     batch_words: int = 4_096  # padding included
     passes: float = 3.0  # over the whole text
-    case_weight: float = 0.5  # weight of the loss of the forms, relative to that of the marks
+    case_weight: float = 0.5  # weight of the loss of the cases, relative to that of the marks
 
     adam_betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
 

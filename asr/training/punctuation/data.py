@@ -23,11 +23,11 @@ from asr.writing.vocabulary import Case, Vocabulary, Words
 
 __all__ = ["IGNORED", "Text", "read_texts"]
 
-IGNORED = 255  # form of a word with unknown capitals, at the beginning of a sentence
+IGNORED = 255  # case of a word with unknown capitals, at the beginning of a sentence
 
 _ARRAYS, _INDEX = "text.npz", "text.json"
 _LEAST_COUNT = 3  # occurrences of a word inside sentences before its capitals there are trusted
-_SURE = 0.95  # share of one form inside sentences for it to be assumed at their beginning
+_SURE = 0.95  # share of one case inside sentences for it to be assumed at their beginning
 _LEAST_MIXED = 3
 _LINES_AT_A_TIME = 2_000
 
@@ -38,7 +38,7 @@ class Text:
 
     types: npt.NDArray[np.int32]  # (words,)
     marks: npt.NDArray[np.uint8]  # number in the model's marks
-    forms: npt.NDArray[np.uint8]  # Case, or IGNORED
+    cases: npt.NDArray[np.uint8]  # Case, or IGNORED
     regions: npt.NDArray[np.int64]  # (texts, 3): first training word, first held-out word, end
     times: tuple[int, ...]  # reads of each text per pass
     encoded: Words  # of each type
@@ -143,7 +143,7 @@ def _read(
         "first": np.frombuffer(bytes(first), np.uint8),
         "ends": np.array(ends, np.int64),
     }
-    mixed = [form for form, count in written.most_common() if count >= _LEAST_MIXED]
+    mixed = [word for word, count in written.most_common() if count >= _LEAST_MIXED]
     return flat, list(names), mixed
 
 
@@ -155,21 +155,21 @@ def _text(
     config: PunctuationConfig,
     held_out: float,
 ) -> Text:
-    types, cases = flat["types"].astype(np.int32), flat["cases"].astype(np.uint8)
+    types, found = flat["types"].astype(np.int32), flat["cases"].astype(np.uint8)
     first = flat["first"].astype(bool)
     lexicon: dict[str, str] = {}
-    for form in written:  # the most frequent first
-        lexicon.setdefault(form.lower(), form)
+    for word in written:  # the most frequent first
+        lexicon.setdefault(word.lower(), word)
 
     # A capital at the beginning of a sentence is uninformative, unless the word also has it inside sentences.
     inside = np.zeros((len(names), len(Case)), np.int64)
-    np.add.at(inside, (types[~first], cases[~first]), 1)
+    np.add.at(inside, (types[~first], found[~first]), 1)
     counts = inside.sum(1)
     sure = (counts >= _LEAST_COUNT) & (inside.max(1) >= _SURE * counts)
     own = np.where(sure, inside.argmax(1), IGNORED).astype(np.uint8)
-    forms = np.where(first & (cases == Case.CAPITAL), own[types], cases)
+    cases = np.where(first & (found == Case.CAPITAL), own[types], found)
     known = np.array([name in lexicon or name.removesuffix("'s") in lexicon for name in names])
-    forms = np.where((cases == Case.MIXED) & ~known[types], IGNORED, forms).astype(np.uint8)
+    cases = np.where((found == Case.MIXED) & ~known[types], IGNORED, cases).astype(np.uint8)
 
     starts = np.concatenate([[0], flat["ends"][:-1]]).astype(np.int64)
     ends = flat["ends"].astype(np.int64)
@@ -180,7 +180,7 @@ def _text(
     return Text(
         types,
         flat["marks"].astype(np.uint8),
-        forms,
+        cases,
         regions,
         tuple(times),
         vocabulary.encode(names),

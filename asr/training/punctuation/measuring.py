@@ -51,16 +51,16 @@ def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainCon
     for batch in dev_batches(text, config):
         moved = Batch(*(x.to(device) for x in batch))
         logits = network(*moved[:4])
-        marks, forms = moved.marks != IGNORED, moved.forms != IGNORED
-        kept.append((logits.marks[marks], moved.marks[marks], logits.forms.argmax(-1)[forms], moved.forms[forms]))
+        marks, cases = moved.marks != IGNORED, moved.cases != IGNORED
+        kept.append((logits.marks[marks], moved.marks[marks], logits.cases.argmax(-1)[cases], moved.cases[cases]))
     network.train(was_training)
 
-    scores, wanted, forms_found, forms_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
+    scores, wanted, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
     offsets = best_offsets(scores, wanted)
     found = (scores + offsets).argmax(-1)
     by_mark = {mark: _agreement(wanted, found, number) for number, mark in enumerate(config.model.marks) if number}
-    right = int(((forms_wanted == forms_found) & (forms_wanted > 0)).sum())
-    capitals = Agreement(right, int((forms_wanted > 0).sum()) - right, int((forms_found > 0).sum()) - right)
+    right = int(((cases_wanted == cases_found) & (cases_wanted > 0)).sum())
+    capitals = Agreement(right, int((cases_wanted > 0).sum()) - right, int((cases_found > 0).sum()) - right)
     return Measured(by_mark, capitals, offsets)
 
 

@@ -1,4 +1,4 @@
-"""Conversion of punctuated text to the recogniser's output: spoken words in lower case, with marks and forms."""
+"""Conversion of punctuated text to the recogniser's output: spoken words in lower case, with marks and cases."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_line(line: str) -> list[Target]:
 
 
 def case_of(word: str, written: str) -> Case:
-    """The form of a word: "NASA's" is upper, "I'm" a capital, "iPhone" mixed."""
+    """The case of a word: "NASA's" is upper, "I'm" a capital, "iPhone" mixed."""
     if word == written:
         return Case.LOWER
     stem = written.removesuffix("'s") if len(written) > 2 else written

@@ -41,17 +41,17 @@ class Progress(RunProgress):
 
 
 def _loss(network: PunctuationNetwork, batch: Batch, config: PunctuationTrainConfig, device: torch.device) -> Tensor:
-    """Cross-entropy of marks and forms per word."""
+    """Cross-entropy of marks and cases per word."""
     moved = Batch(*(x.to(device, non_blocking=True) for x in batch))
     with autocast(device):
         logits = network(*moved[:4])
-    of_marks, of_forms = (
+    of_marks, of_cases = (
         torch.nn.functional.cross_entropy(
             given.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         for given, wanted in zip(logits, moved[4:], strict=True)
     )
-    loss: Tensor = (of_marks + config.case_weight * of_forms) / moved.lengths.sum()
+    loss: Tensor = (of_marks + config.case_weight * of_cases) / moved.lengths.sum()
     return loss
 
 

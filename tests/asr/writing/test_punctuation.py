@@ -87,7 +87,7 @@ def test_longer_pauses_are_other_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "form", "written"),
+    ("word", "case", "written"),
     [
         ("cat", 0, "cat"),
         ("paris", 1, "Paris"),
@@ -100,8 +100,8 @@ def test_longer_pauses_are_other_kinds() -> None:
         ("'s", 2, "'S"),
     ],
 )
-def test_forms_of_words(word: str, form: int, written: str) -> None:
-    assert write(word, form, {"iphone": "iPhone"}) == written
+def test_cases_of_words(word: str, case: int, written: str) -> None:
+    assert write(word, case, {"iphone": "iPhone"}) == written
 
 
 def test_what_is_saved_tags_as_before(punctuator: Punctuator, tmp_path: Path) -> None:

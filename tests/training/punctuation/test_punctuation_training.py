@@ -155,8 +155,8 @@ def test_capitals_at_the_beginning_of_a_sentence_are_believed_only_if_they_are_e
     names = {number: word for word, number in zip(text.vocabulary.words, text.encoded.words.tolist(), strict=False)}
     assert names
     first = text.types[0]  # "yes", which occurs at beginnings only
-    assert set(text.forms[text.types == first].tolist()) == {IGNORED}
-    assert set(text.forms.tolist()) == {Case.LOWER, Case.CAPITAL, Case.UPPER, IGNORED}
+    assert set(text.cases[text.types == first].tolist()) == {IGNORED}
+    assert set(text.cases.tolist()) == {Case.LOWER, Case.CAPITAL, Case.UPPER, IGNORED}
 
 
 def test_a_batch_hangs_on_its_step_alone(text: Text) -> None:
