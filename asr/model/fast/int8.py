@@ -5,7 +5,9 @@ depend on its neighbours. Here it is a constant for outputs of an LSTM, which li
 for all other inputs. Sums of integers are exact, so a row's result is bit for bit the same in every batch.
 
 Processors with VNNI add up products of bytes in 32 bits. On others FBGEMM adds up two products in 16 bits first, which
-do not overflow if the inputs have 7 bits.
+do not overflow if the inputs have 7 bits. Weights are packed for it from a tensor of dtype qint8, a kind that PyTorch
+will remove in a release not named yet (pytorch/pytorch#184982). The other kernel that could do it, oneDNN's, is several
+times slower without VNNI. Where PyTorch lacks the functions, nothing is in int8, and float16 remains.
 """
 
 from __future__ import annotations
@@ -25,8 +27,18 @@ _LARGEST = 127  # of the weights, and of the inputs with VNNI
 
 
 def available() -> bool:
-    """Whether fast paths are on and this machine has the kernels."""
-    return fast.enabled() and fp16.available()
+    """Whether fast paths are on, and this machine and this version of PyTorch have the kernels."""
+    return fast.enabled() and fp16.available() and _work()
+
+
+@functools.cache
+def _work() -> bool:
+    """Whether the kernels work; one that PyTorch no longer has fails."""
+    try:
+        Linear8(torch.ones(8, 8), packed=True).of_units(torch.ones(1, 8))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import asr
 from asr.config import DecoderConfig, LmConfig
 from asr.model.decoder import Decoder
 from asr.model.fast import fast_paths, int8
+from asr.model.fast.fp16 import pack
 from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LanguageModel, TokenPredictor
@@ -154,6 +155,27 @@ def test_other_kinds_stay_as_they_are() -> None:
     assert quick_internal(gru, LmConfig(20)) is gru
     with fast_paths(False):
         assert quick(lm := tiny_lm()) is lm
+
+
+@pytest.mark.parametrize("fails", ["missing", "refuses"])
+def test_a_pytorch_without_the_kernels_leaves_float16(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch will remove tensors of dtype qint8: no language model could have been loaded without VNNI then."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("qint8 tensors are no longer supported")
+
+    half = tiny_lm().half().float()  # as it is saved
+    expected = steps(half, tokens := torch.randint(4, 12, (3, 6)))
+    monkeypatch.setattr(int8, "vnni", lambda: False)
+    monkeypatch.setattr(int8, "_work", int8._work.__wrapped__)  # without its cache
+    if fails == "missing":
+        monkeypatch.delattr(torch, "_make_per_channel_quantized_tensor")
+    else:
+        monkeypatch.setattr(torch, "_make_per_channel_quantized_tensor", refuse)
+    assert not int8.available()
+    packed = pack(half)
+    assert quick(packed) is packed
+    torch.testing.assert_close(steps(packed, tokens), expected, atol=1e-4, rtol=0)
 
 
 def test_a_model_that_is_loaded_for_a_cpu_has_them() -> None:
