@@ -50,6 +50,7 @@ _KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than 
 _MAX_CELLS = 1 << 16  # paths followed at a time, spellings times frames, so that they fit into the cache
 
 _Floats = NDArray[np.float64]
+_Frames = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 
 
@@ -145,9 +146,11 @@ class Spotter:
         return [spot for _, spot in sorted(found, key=lambda pair: -pair[0])[: _most(len(log_probs))]]
 
 
-def _spots(frames: _Floats, table: Table, scale: float) -> list[tuple[float, Spot]]:
+def _spots(frames: _Frames, table: Table, scale: float) -> list[tuple[float, Spot]]:
     """The places of the likeliest spellings, each with its distance above the lowest score."""
     which, paths = best_paths(frames, table, scale)
+    if not len(which):
+        return []
     least = -scale * table.worths[which]
     likeliest = np.argsort(least - paths.best, kind="stable")[: _most(len(frames))]
     rows = zip(which[likeliest].tolist(), least[likeliest].tolist(), places(paths.select(likeliest)), strict=True)
@@ -160,9 +163,9 @@ def _most(frames: int) -> int:
     return math.ceil(frames / _FRAMES_A_SPOT)
 
 
-def relative(log_probs: Tensor) -> _Floats:
+def relative(log_probs: Tensor) -> _Frames:
     """Log-probabilities `(T, V)` relative to the likeliest token of each frame, on the CPU."""
-    found: _Floats = (log_probs - log_probs.amax(-1, keepdim=True)).double().cpu().numpy()
+    found: _Frames = (log_probs - log_probs.amax(-1, keepdim=True)).float().cpu().numpy()
     return found
 
 
@@ -199,7 +202,7 @@ def _scores(keys: _Ints) -> _Floats:
     return found
 
 
-def best_paths(frames: _Floats, table: Table, scale: float) -> tuple[_Ints, Paths]:
+def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, Paths]:
     """The best paths of the spellings that can be followed up.
 
     Args:
@@ -213,21 +216,26 @@ def best_paths(frames: _Floats, table: Table, scale: float) -> tuple[_Ints, Path
     # No path is better than the best frames of its tokens.
     best, least = np.append(frames.max(0), 0.0)[table.tokens], -scale * table.worths  # nothing for padding
     hopeful = np.flatnonzero(best.sum(1) > least)
+    if not len(hopeful):
+        return hopeful, Paths(np.zeros((len(frames), 0), np.int64))
     hope = np.zeros((len(hopeful), best.shape[1] + 1))  # from each token on
     np.cumsum(best[hopeful, ::-1], axis=1, out=hope[:, -2::-1])
     hope -= least[hopeful, None]
 
-    sums = np.zeros((len(frames) + 1, frames.shape[1]), np.int64)
-    whole = np.rint(frames * _UNIT).astype(np.int64)
+    # Sums only of the tokens that are left, which then count as columns of these; the last column is the blank's.
+    tokens = table.tokens[hopeful]
+    left, columns = np.unique(tokens, return_inverse=True)
+    columns = columns.reshape(tokens.shape)  # numpy 1 flattens it
+    sums = np.zeros((len(frames) + 1, len(left) + 1), np.int64)
+    whole = np.rint(frames[:, np.append(left, BLANK)].astype(np.float64) * _UNIT).astype(np.int64)
     np.cumsum(whole << _FRAME_BITS, axis=0, out=sums[1:])
-    blank = sums[:, BLANK].copy()
+    blank = sums[:, -1].copy()
     beside = np.subtract(sums, blank[:, None], out=sums)
-    found = [(hopeful[:0], np.zeros((len(frames), 0), np.int64))]
-    size = max(1, _MAX_CELLS // len(frames))
+    found, size = [], max(1, _MAX_CELLS // len(frames))
     for first in range(0, len(hopeful), size):
         part = slice(first, first + size)
         rows = hopeful[part]
-        found += _followed(beside, blank, rows, table.tokens[rows], table.lengths[rows], hope[part])
+        found += _followed(beside, blank, rows, columns[part], table.lengths[rows], hope[part])
     rows, keys = np.concatenate([some for some, _ in found]), np.concatenate([paths for _, paths in found], axis=1)
     order = rows.argsort()
     return rows[order], Paths(keys[:, order])
