@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,8 @@ _STAKE_SHARE, _GAIN_SHARE = 0.4, 1.6
 _CLEAR = 1.0  # a detour that is further ahead is accepted without scoring the rest
 _AROUND = 1  # words before and after a variant that CTC scores with it: with 2 it finds the same
 
+_Stretch = tuple[int, int, int, tuple[int, ...]]  # row, first frame, the frame after the last, and tokens there
+
 
 class Earlier(NamedTuple):
     """Results of earlier searches in an utterance that has not ended."""
@@ -50,17 +53,17 @@ class Earlier(NamedTuple):
 class _Words(NamedTuple):
     """A hypothesis as words."""
 
+    row: int  # of the batch
+    spelled: list[int]  # the hypothesis
     texts: list[str]
     tokens: list[tuple[int, int]]  # of each word
     spans: list[tuple[int, int]]  # first frame of each word, and the frame after its last
+    frames: int  # of the utterance
     listed: list[tuple[int, int, float]]  # phrases of the list among the words, and their worth
 
     @classmethod
-    def of(cls, tokens: list[int], log_probs: Tensor, spotter: Spotter) -> _Words | None:
-        """The words of tokens, with their places in `log_probs` `(T, V)`; None where these are too short for them."""
-        spans = align(log_probs, tokens)
-        if spans is None:
-            return None
+    def of(cls, row: int, tokens: list[int], spans: Sequence[tuple[int, int]], frames: int, spotter: Spotter) -> _Words:
+        """The words of tokens, with the frames `spans` of each token."""
         words = spotter.tokenizer.words(tokens)
         texts = [text for text, _, _ in words]
         listed = []
@@ -69,17 +72,22 @@ class _Words(NamedTuple):
                 said = " ".join(texts[start:end])
                 if known := spotter.spellings.get(said) or spotter.spellings.get(said.removesuffix("'s")):
                     listed.append((start, end, known.worth))
-        frames = [(spans[first][0], spans[after - 1][1]) for _, first, after in words]
-        return cls(texts, [(first, after) for _, first, after in words], frames, listed)
+        heard = [(spans[first][0], spans[after - 1][1]) for _, first, after in words]
+        return cls(row, tokens, texts, [(first, after) for _, first, after in words], heard, frames, listed)
 
     def token(self, word: int) -> int:
         """The number of tokens before a word."""
         return self.tokens[word][0] if word < len(self.tokens) else self.tokens[-1][1]
 
+    def between(self, start: int, end: int) -> list[int]:
+        """The tokens of some words."""
+        return self.spelled[self.token(start) : self.token(end)]
+
 
 class _Variant(NamedTuple):
     """A phrase in place of words."""
 
+    words: _Words
     spot: Spot
     start: int  # of the words replaced
     end: int
@@ -88,14 +96,11 @@ class _Variant(NamedTuple):
     gain: float = 0.0  # the stake, and the change of CTC's score
 
     @property
-    def least(self) -> float:
-        """The gain by the other scorers below which it is dropped."""
-        return _STAKE_SHARE * max(0.0, self.stake) - _GAIN_SHARE * self.gain
-
-    @property
-    def enough(self) -> float:
-        """The gain by the other scorers with which it has won."""
-        return _CLEAR - self.gain
+    def detour(self) -> Detour:
+        """It among the tokens, to be scored by the other scorers."""
+        least = _STAKE_SHARE * max(0.0, self.stake) - _GAIN_SHARE * self.gain
+        first, after = self.words.token(self.start), self.words.token(self.end)
+        return Detour(self.words.row, first, after, self.tokens, least, _CLEAR - self.gain)
 
 
 def place_hotwords(
@@ -142,57 +147,40 @@ def place_hotwords_steps(
     earlier: Sequence[Earlier] = (),
 ) -> Steps[list[list[Hypothesis]]]:
     """As `place_hotwords`; yields after the phrases were spotted, and after every token."""
-    rows = [row for row, (one, best) in enumerate(zip(lists, found, strict=False)) if one and best[0].tokens]
-    if not rows or config.hotword_weight == 0:
+    listed = {row: one for row, (one, best) in enumerate(zip(lists, found, strict=False)) if one and best[0].tokens}
+    if not listed or config.hotword_weight == 0:
         return found
-    before = dict(enumerate(earlier)) if earlier else dict.fromkeys(rows, Earlier())
-    texts, variants = {}, {}
-    for row, frames in _heard(model, encoded, trace, prefix, rows).items():
-        words, some = _replacements(found[row][0].tokens, frames, lists[row], before[row], config)
-        unsure = words is not None and words.spans[-1][1] > len(frames) - before[row].unsure_frames
-        trace.hotwords[row] = HotwordState(waiting=unsure)
-        if words and some:
-            texts[row], variants[row] = words, some
-    if not variants:
+    before = dict(enumerate(earlier)) if earlier else dict.fromkeys(listed, Earlier())
+    log_probs, counts = _heard(model, encoded, trace, prefix)
+    some: list[_Variant] = []
+    for row, spotter in listed.items():
+        tokens, frames = found[row][0].tokens, log_probs[row, : counts[row]]
+        if (spans := align(frames, tokens)) is None:
+            continue
+        sure = frames[: max(0, len(frames) - before[row].unsure_frames)]
+        trace.hotwords[row] = HotwordState(waiting=spans[-1][1] > len(sure))
+        if spots := spotter.spots(sure, before[row].tokens, config.hotword_weight, config.hotword_margin):
+            words = _Words.of(row, tokens, spans, len(frames), spotter)
+            if words.spans[0][1] <= len(sure):
+                some += _replacements(words, spots, spotter, config.hotword_weight)
+    if not (variants := _likely(some, log_probs, config)):
         return found
 
-    detours = [
-        Detour(row, texts[row].token(one.start), texts[row].token(one.end), one.tokens, one.least, one.enough)
-        for row, some in variants.items()
-        for one in some
-    ]
-    best = {row: found[row][0].tokens for row in variants}
     yield
-    scores = yield from _scores(model, encoded, config, lm, trace, best, detours, before)
-    scored, after = iter(scores), list(found)
-    for row, some in variants.items():
-        pairs = [(one, next(scored)) for one in some]
-        after[row] = _changed(found[row], texts[row], pairs, config.nbest)
+    scored = yield from _scores(model, encoded, config, lm, trace, variants, before)
+    after = list(found)
+    for row, pairs in groupby(zip(variants, scored, strict=True), lambda pair: pair[0].words.row):
+        after[row] = _changed(found[row], list(pairs), config.nbest)
     return after
 
 
-def _heard(
-    model: Model, encoded: Encoded, trace: Trace, prefix: Prefix | None, rows: Sequence[int]
-) -> dict[int, Tensor]:
-    """Log-probabilities `(T, V)` of the CTC head for some utterances, on the CPU, from the prefix's first frame on."""
+def _heard(model: Model, encoded: Encoded, trace: Trace, prefix: Prefix | None) -> tuple[Tensor, list[int]]:
+    """Log-probabilities `(B, T, V)` of the CTC head from the prefix's first frame on, on the CPU, and their lengths."""
     log_probs, lengths = trace.ctc, encoded.encoder_out_lengths
     first = prefix.first_frame if prefix else torch.zeros_like(lengths)
     if log_probs is None:
         log_probs = from_frame(model.ctc_log_probs(encoded.encoder_out), first)
-    log_probs, counts = log_probs.float().cpu(), (lengths - first).clamp(min=0).tolist()
-    return {row: log_probs[row, : counts[row]] for row in rows}
-
-
-def _replacements(
-    tokens: list[int], frames: Tensor, spotter: Spotter | None, before: Earlier, config: SearchConfig
-) -> tuple[_Words | None, list[_Variant]]:
-    """The words of tokens, and the replacements of some of them by phrases spotted in `frames` `(T, V)`."""
-    words = _Words.of(tokens, frames, spotter) if spotter else None
-    sure = frames[: max(0, len(frames) - before.unsure_frames)]
-    if spotter is None or words is None or words.spans[0][1] > len(sure):
-        return words, []
-    spots = spotter.spots(sure, before.tokens, config.hotword_weight, config.hotword_margin)
-    return words, _variants(tokens, words, spots, frames, spotter, config)
+    return log_probs.float().cpu(), (lengths - first).clamp(min=0).tolist()
 
 
 def _scores(
@@ -201,20 +189,19 @@ def _scores(
     config: SearchConfig,
     lm: TokenPredictor | None,
     trace: Trace,
-    best: Mapping[int, list[int]],
-    detours: Sequence[Detour],
+    variants: Sequence[_Variant],
     before: Mapping[int, Earlier],
 ) -> Steps[list[Scored | None]]:
-    """Scores of detours, from an earlier search where it has them; all are kept in the trace for the next one."""
-    keys = []
-    for d in detours:
-        tokens = best[d.row]
+    """Scores of variants, from an earlier search where it has them; all are kept in the trace for the next one."""
+    detours, keys = [v.detour for v in variants], []
+    for v, d in zip(variants, detours, strict=True):
+        tokens = v.words.spelled
         until = (*before[d.row].tokens, *tokens[: d.start])
         keys.append((until, tuple(tokens[d.start : d.end]), tuple(tokens[d.end : d.end + AFTER]), tuple(d.tokens)))
     new = [i for i, (d, key) in enumerate(zip(detours, keys, strict=True)) if key not in before[d.row].scores]
+    known = {detours[i].row: variants[i].words.spelled for i in new}
     some = [detours[i] for i in new]
-    rows = {d.row: best[d.row] for d in some}
-    scored = (yield from score_detours(model, encoded, config, lm, trace, rows, some)) if some else []
+    scored = (yield from score_detours(model, encoded, config, lm, trace, known, some)) if some else []
 
     fresh = dict(zip(new, scored, strict=True))
     scores: dict[int, dict[Any, Scored | None]] = {d.row: {} for d in detours}
@@ -225,27 +212,25 @@ def _scores(
     return [scores[d.row][key] for d, key in zip(detours, keys, strict=True)]
 
 
-def _variants(
-    tokens: list[int], words: _Words, spots: Sequence[Spot], frames: Tensor, spotter: Spotter, config: SearchConfig
-) -> list[_Variant]:
-    """The replacements of words by spots that CTC finds likely enough."""
-    weight, some = config.hotword_weight, []
+def _replacements(words: _Words, spots: Sequence[Spot], spotter: Spotter, weight: float) -> list[_Variant]:
+    """The replacements of words by spots."""
+    some = []
     for spot in spots:
         for start, end in _spans(spot, words):
             lost = sum(worth for first, after, worth in words.listed if first < end and start < after)
-            stake = weight * (spot.spelling.worth - lost)
-            replaced = tokens[words.token(start) : words.token(end)]
+            stake, replaced = weight * (spot.spelling.worth - lost), words.between(start, end)
             ways = _spelled(spot, words.texts[start:end], spotter.tokenizer)
-            some += [_Variant(spot, start, end, spelled, stake) for spelled in ways if spelled != replaced]
-    if not some:
-        return []
+            some += [_Variant(words, spot, start, end, spelled, stake) for spelled in ways if spelled != replaced]
+    return some
 
-    # Of each spot the likeliest by CTC.
-    likely: dict[Spot, list[tuple[float, _Variant]]] = defaultdict(list)
-    for variant, change in zip(some, _ctc_changes(tokens, words, some, frames), strict=True):
+
+def _likely(some: Sequence[_Variant], log_probs: Tensor, config: SearchConfig) -> list[_Variant]:
+    """Of each spot the variants that CTC's `log_probs` `(B, T, V)` find likeliest, and likely enough."""
+    likely: dict[tuple[int, Spot], list[tuple[float, _Variant]]] = defaultdict(list)
+    for variant, change in zip(some, _ctc_changes(some, log_probs) if some else [], strict=True):
         if variant.stake * config.hotword_margin + change > 0:
             gain = variant.stake + config.ctc_weight * change
-            likely[variant.spot].append((change, variant._replace(gain=gain)))
+            likely[variant.words.row, variant.spot].append((change, variant._replace(gain=gain)))
     best = (v for pairs in likely.values() for _, v in sorted(pairs, key=lambda pair: -pair[0])[:_VARIANTS])
     return [variant for variant in best if variant.gain > 0]
 
@@ -274,31 +259,30 @@ def _spelled(spot: Spot, replaced: Sequence[str], tokenizer: Tokenizer) -> list[
     return [plain]
 
 
-def _ctc_changes(tokens: list[int], words: _Words, variants: Sequence[_Variant], frames: Tensor) -> list[float]:
-    """Changes of the CTC log-probability by variants, with a few words around them; `frames` are `(T, V)`."""
-    texts: dict[tuple[tuple[int, ...], int, int], int] = {}  # each once, with its frames
+def _ctc_changes(variants: Sequence[_Variant], log_probs: Tensor) -> list[float]:
+    """Changes of the CTC log-probability by variants, with a few words around them; `log_probs` are `(B, T, V)`."""
+    texts: dict[_Stretch, int] = {}  # each once
     pairs = []
     for v in variants:
+        words = v.words
         first, after = max(0, v.start - _AROUND), min(len(words.texts), v.end + _AROUND)
         begin = words.spans[first - 1][1] if first else 0
-        end = words.spans[after][0] if after < len(words.texts) else len(frames)
-        known = tokens[words.token(first) : words.token(after)]
-        here, there = (words.token(word) - words.token(first) for word in (v.start, v.end))
-        both = (*known[:here], *v.tokens, *known[there:]), tuple(known)
-        pairs.append([texts.setdefault((text, begin, end), len(texts)) for text in both])
-    scores = _ctc_scores(list(texts), frames)
+        end = words.spans[after][0] if after < len(words.texts) else words.frames
+        both = [*words.between(first, v.start), *v.tokens, *words.between(v.end, after)], words.between(first, after)
+        pairs.append([texts.setdefault((words.row, begin, end, tuple(text)), len(texts)) for text in both])
+    scores = _ctc_scores(list(texts), log_probs)
     return [scores[changed] - scores[plain] for changed, plain in pairs]
 
 
-def _ctc_scores(texts: Sequence[tuple[tuple[int, ...], int, int]], frames: Tensor) -> list[float]:
-    """Log-probabilities by CTC of tokens, each in a range of `frames` `(T, V)`."""
-    tokens, *spans = zip(*texts, strict=True)
-    begins, ends = torch.tensor(spans)
+def _ctc_scores(texts: Sequence[_Stretch], log_probs: Tensor) -> list[float]:
+    """Log-probabilities by CTC of tokens, each in its stretch of `log_probs` `(B, T, V)`."""
+    *places, tokens = zip(*texts, strict=True)
+    rows, begins, ends = torch.tensor(places)
     index = torch.arange(int((ends - begins).max()))[:, None] + begins
     # Of the vocabulary only the tokens of each text, numbered by their first place in it.
     longest = max(map(len, tokens))
     columns = torch.tensor([[BLANK, *text, *[BLANK] * (longest - len(text))] for text in tokens])
-    spread = frames[index.clamp(max=len(frames) - 1)[..., None], columns]
+    spread = log_probs[rows[:, None], index.clamp(max=log_probs.shape[1] - 1)[..., None], columns]
     targets = torch.tensor([text.index(token) + 1 for text in tokens for token in text])
     lengths = torch.tensor([len(text) for text in tokens])
     losses = torch.nn.functional.ctc_loss(spread, targets, ends - begins, lengths, blank=0, reduction="none")
@@ -306,7 +290,7 @@ def _ctc_scores(texts: Sequence[tuple[tuple[int, ...], int, int]], frames: Tenso
 
 
 def _changed(
-    found: list[Hypothesis], words: _Words, variants: Sequence[tuple[_Variant, Scored | None]], nbest: int
+    found: list[Hypothesis], variants: Sequence[tuple[_Variant, Scored | None]], nbest: int
 ) -> list[Hypothesis]:
     """The n-best with the variants that raise the score of the best, as far as they do not overlap."""
     gains = [(v.gain + scored.gain, v, scored) for v, scored in variants if scored and v.gain + scored.gain > 0]
@@ -318,7 +302,7 @@ def _changed(
         return found
     tokens, token_scores = list(found[0].tokens), list(found[0].token_scores)
     for _, v, scored in sorted(chosen, key=lambda triple: -triple[1].start):
-        place = slice(words.token(v.start), words.token(v.end))
+        place = slice(v.words.token(v.start), v.words.token(v.end))
         tokens[place], token_scores[place] = v.tokens, scored.token_scores
     best = replace(
         found[0],
