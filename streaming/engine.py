@@ -233,7 +233,7 @@ class Engine:
         heard = self.search.hear(encoded)
         found, reached = self._find(segments, heard, [now[i].spotter for i in rows])
         peaks = self.search.attention_peaks(encoded, committed, found) if policy.kind == "attention" else None
-        words = self.search.time(heard, segments, found, peaks)
+        words = self.search.time(heard, segments, found, peaks, reached)
 
         frame_ms = self.model.encoder.frame_ms
         rules = [

@@ -51,6 +51,11 @@ class Reached(NamedTuple):
         """The state of the hotwords after the search."""
         return self.trace.hotwords.get(self.row, HotwordState())
 
+    @property
+    def spans(self) -> Sequence[tuple[int, int]] | None:
+        """The frames of the hypothesis's tokens, after the committed words; None if they are not known."""
+        return self.trace.spans.get(self.row)
+
     def state(self, tokens: Sequence[int]) -> tuple[DecoderState, LmState | None] | None:
         """The states, of one row, before the last of the hypothesis's first `tokens`; None if it did not pass them."""
         rows = self.trace.path(self.row, tokens).rows
@@ -127,16 +132,21 @@ class SegmentSearch:
         segments: Sequence[OpenSegment],
         found: Sequence[Hypothesis],
         peaks: Sequence[Sequence[int]] | None = None,
+        reached: Sequence[Reached | None] = (),
     ) -> list[list[TimedWord]]:
-        """The words found after the committed ones, timed from the first frame of each segment's encoder_out."""
+        """The words found after the committed ones, timed from the first frame of each segment's encoder_out.
+
+        Those that the hotwords have aligned in the search (`reached`) are not aligned again.
+        """
         config = self.model.config
         words = []
         for row, (segment, hypothesis, length) in enumerate(zip(segments, found, heard.lengths, strict=True)):
             level = segment.level[segment.released * config.encoder.reduction :]
             seconds = segment.samples / SAMPLE_RATE - segment.released * config.frame_seconds
             sound = Sound.of(config, heard.log_probs[row, :length], level, seconds)
-            start_frame = segment.committed.end_frame
-            words.append(time_words(self.tokenizer, hypothesis, sound, start_frame, peaks[row] if peaks else None))
+            start_frame, peak = segment.committed.end_frame, peaks[row] if peaks else None
+            spans = way.spans if reached and (way := reached[row]) else None
+            words.append(time_words(self.tokenizer, hypothesis, sound, start_frame, peak, spans))
         return words
 
     def attention_peaks(

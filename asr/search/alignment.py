@@ -204,6 +204,7 @@ def time_words(
     sound: Sound,
     start_frame: int = 0,
     peaks: Sequence[int] | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
 ) -> list[TimedWord]:
     """The words of a hypothesis with their times and confidences.
 
@@ -217,9 +218,10 @@ def time_words(
         sound: the same audio.
         start_frame: end of earlier words; 0 if there are none.
         peaks: frame of the attention peak of each token, to be stored with the words.
+        spans: by `align` of the log-probabilities from `start_frame` on; None: not known yet.
     """
     tokens = hypothesis.tokens
-    spans = align(sound.log_probs[start_frame:], tokens)
+    spans = spans or align(sound.log_probs[start_frame:], tokens)
     aligned = spans is not None
     if spans is None:
         frames, count = len(sound.log_probs) - start_frame, len(tokens)

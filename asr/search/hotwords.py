@@ -158,6 +158,7 @@ def place_hotwords_steps(
         if (spans := align(frames, tokens)) is None:
             continue
         sure = frames[: max(0, len(frames) - before[row].unsure_frames)]
+        trace.spans[row] = spans
         trace.hotwords[row] = HotwordState(waiting=spans[-1][1] > len(sure))
         if spots := spotter.spots(sure, before[row].tokens, config.hotword_weight, config.hotword_margin):
             words = _Words.of(row, tokens, spans, len(frames), spotter)
@@ -171,6 +172,8 @@ def place_hotwords_steps(
     after = list(found)
     for row, pairs in groupby(zip(variants, scored, strict=True), lambda pair: pair[0].words.row):
         after[row] = _changed(found[row], list(pairs), config.nbest)
+        if after[row] is not found[row]:
+            del trace.spans[row]
     return after
 
 

@@ -58,6 +58,7 @@ class Trace:
         self.memory: Memory | None = None
         self.ctc: Tensor | None = None  # (B, T, V): log-probabilities of the CTC head, from the prefix's first frame on
         self.hotwords: dict[int, HotwordState] = {}  # by utterance
+        self.spans: dict[int, Sequence[tuple[int, int]]] = {}  # by utterance: `align` of the best hypothesis
         self._known: list[list[tuple[int, int, int, float]]] = []  # parent, owner, token and score of each row
 
     def add(self, passed: Passed) -> None:

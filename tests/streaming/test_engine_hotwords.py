@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from asr.errors import ConfigError
+from asr.search import alignment
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event
 from streaming.policy import PolicyConfig
+from streaming.segment_search import Reached
 from tests.support.babbler import babbler
 from tests.support.streams import finals, keeps_its_word, listen, rounded
 
@@ -57,6 +59,26 @@ def test_others_with_other_lists_never_change_the_answer(engine: Engine, recordi
         (alone,) = with_hotwords(engine, [hotwords], [stream])
         assert rounded(found) == rounded(alone)
         assert finals(alone)
+
+
+def test_words_aligned_in_the_search_have_the_same_times(
+    engine: Engine, recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain reference aligns them again."""
+    streams = [recordings[0][:40_000].split(4_000)]
+    found = with_hotwords(engine, LISTS[:1], streams)
+    aligned, plain = [0], alignment.align
+
+    def counted(*args: Any) -> Any:
+        aligned[-1] += 1
+        return plain(*args)
+
+    monkeypatch.setattr(alignment, "align", counted)
+    assert with_hotwords(engine, LISTS[:1], streams) == found
+    aligned.append(0)
+    monkeypatch.setattr(Reached, "spans", None)
+    assert with_hotwords(engine, LISTS[:1], streams) == found
+    assert aligned[0] < aligned[1]
 
 
 def test_words_that_have_waited_are_searched_again_in_a_pause(
