@@ -1,8 +1,8 @@
 """Scores of hypotheses that differ in one place from a hypothesis that a search has found.
 
 Each leaves the known hypothesis where the search has kept the scores of every next token and the state after them, so
-that its first token costs nothing. It is scored until it has followed the known one again for a few tokens, or is
-clearly ahead. One that falls too far behind is dropped.
+that its first token costs nothing, nor do those that another hypothesis of the search has after it. It is scored until
+it has followed the known one again for a few tokens, or is clearly ahead. One that falls too far behind is dropped.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from asr.text.tokenizer import EOS
 __all__ = ["AFTER", "Detour", "Scored", "score_detours"]
 
 AFTER = 3  # tokens after a detour that are scored with it at most
+
+_Place = tuple[int, int]  # in a search: the number of tokens, and the row of a hypothesis then
 
 
 class Detour(NamedTuple):
@@ -107,18 +109,17 @@ class _Race:
         self.detours, self.bases = detours, bases
         self.texts = [[*d.tokens, *[*known[d.row], EOS][d.end : d.end + AFTER]] for d in detours]
         self.found: list[Scored | None] = [None] * len(detours)
-        self.live = list(range(len(detours)))
+        self.live = set(range(len(detours)))
         self._gains = [0.0] * len(detours)
         self._token_scores: list[list[float]] = [[] for _ in detours]
 
-    def column(self, token: int) -> list[int]:
-        """The token of that number of each live detour."""
-        return [self.texts[i][token] for i in self.live]
+    def tokens(self, which: Sequence[int], ahead: int = 0) -> list[int]:
+        """The next token of some detours, or one `ahead` of it; -1 is the latest."""
+        return [self.texts[i][len(self._token_scores[i]) + ahead] for i in which]
 
-    def add(self, added: Sequence[float], by_decoder: Sequence[float]) -> list[int]:
-        """Add the scores of the next token of each live detour; returns the places of those that live on."""
-        kept = []
-        for place, (i, value, log_prob) in enumerate(zip(self.live, added, by_decoder, strict=True)):
+    def add(self, which: Sequence[int], added: Sequence[float], by_decoder: Sequence[float]) -> None:
+        """Add the scores of the next token of some live detours."""
+        for i, value, log_prob in zip(which, added, by_decoder, strict=True):
             detour, scores = self.detours[i], self._token_scores[i]
             self._gains[i] += value
             scores.append(log_prob)
@@ -126,10 +127,9 @@ class _Race:
             gain = self._gains[i] - self.bases[i][detour.end - detour.start + after]
             if len(scores) == len(self.texts[i]) or (after and gain > detour.enough):
                 self.found[i] = Scored(gain, scores[: len(detour.tokens)])
-            elif gain > detour.least:
-                kept.append(place)
-        self.live = [self.live[place] for place in kept]
-        return kept
+                self.live.discard(i)
+            elif gain <= detour.least:
+                self.live.discard(i)
 
 
 def score_detours(
@@ -162,10 +162,10 @@ def score_detours(
     some = [detours[i] for i in which]
     race = _Race(some, known, _bases(trace, paths, known, some))
     found: list[Scored | None] = [None] * len(detours)
-    race.add(*_firsts(trace, paths, some))
+    left = _searched(trace, race, [paths[d.row].rows[d.start] for d in some])
     if race.live:
         forced = _Forced(model, encoded, config, lm, trace.memory)
-        yield from _deviate(forced, race, *_branched(forced, trace, paths, [some[i] for i in race.live]))
+        yield from _deviate(forced, race, *_branched(forced, trace, left))
     for i, scored in zip(which, race.found, strict=True):
         found[i] = scored
     return found
@@ -182,36 +182,56 @@ def _bases(
     return [[total - totals[d.row][d.start] for total in totals[d.row][d.start :]] for d in detours]
 
 
-def _firsts(trace: Trace, paths: Mapping[int, Path], detours: Sequence[Detour]) -> tuple[list[float], list[float]]:
-    """Scores of the first token of each detour, and their log-probabilities by the decoder."""
-    if not detours:
-        return [], []
-    places = {place: i for i, place in enumerate(dict.fromkeys((d.row, d.start) for d in detours))}
-    which = torch.tensor([(places[d.row, d.start], d.tokens[0]) for d in detours]).T
-    rows = [(trace.scores[start], paths[row].rows[start]) for row, start in places]
+def _searched(trace: Trace, race: _Race, rows: Sequence[int]) -> dict[int, _Place]:
+    """Score detours, from the `rows` where they begin, as far as the search has followed them too.
+
+    Returns:
+        For each live detour, a place whose state, its last token aside, is the detour's.
+    """
+    at = {i: (detour.start, row) for i, (detour, row) in enumerate(zip(race.detours, rows, strict=True))}
+    left: dict[int, _Place] = {}
+    while at:
+        tokens = race.tokens(list(at))
+        race.add(list(at), *_kept(trace, list(at.values()), tokens))
+        further: dict[int, _Place] = {}
+        for (i, (count, row)), token in zip(at.items(), tokens, strict=True):
+            if i not in race.live:
+                continue
+            # The state after a row's last token is kept with each row that follows it.
+            following = trace.following(count, row)
+            if token in following and trace.following(count + 1, following[token]):
+                further[i] = count + 1, following[token]
+            else:
+                left[i] = count + 1, next(iter(following.values()))
+        at = further
+    return left
+
+
+def _kept(trace: Trace, places: Sequence[_Place], tokens: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Scores of a token after each place, and their log-probabilities by the decoder."""
+    index = {place: i for i, place in enumerate(dict.fromkeys(places))}
+    which = torch.tensor([[index[place] for place in places], tokens])
+    rows = [(trace.scores[count], row) for count, row in index]
     added, by_decoder = (torch.stack(of) for of in zip(*([x[i] for x in scores] for scores, i in rows), strict=True))
     return added[tuple(which)].tolist(), by_decoder[tuple(which)].tolist()
 
 
-def _branched(
-    forced: _Forced, trace: Trace, paths: Mapping[int, Path], detours: Sequence[Detour]
-) -> tuple[_State, list[int]]:
-    """The states before first tokens, except for `last`, and the row of each detour among them."""
-    # The known hypothesis was in the same state before its token: it is kept with that token.
-    places = {place: i for i, place in enumerate(dict.fromkeys((d.row, d.start) for d in detours))}
-    states = [forced.passed(trace.passed[start + 1], paths[row].rows[start + 1]) for row, start in places]
-    return join(states), [places[d.row, d.start] for d in detours]
+def _branched(forced: _Forced, trace: Trace, left: Mapping[int, _Place]) -> tuple[_State, dict[int, int]]:
+    """The states where detours have left the search, except for `last`, and the row of each detour among them."""
+    index = {place: i for i, place in enumerate(dict.fromkeys(left.values()))}
+    states = [forced.passed(trace.passed[count], row) for count, row in index]
+    return join(states), {i: index[place] for i, place in left.items()}
 
 
-def _deviate(forced: _Forced, race: _Race, state: _State, rows: list[int]) -> Steps[None]:
-    """Score the tokens of detours after the first; yields after every token.
+def _deviate(forced: _Forced, race: _Race, state: _State, rows: Mapping[int, int]) -> Steps[None]:
+    """Score the tokens of detours that the search has not followed; yields after every token.
 
     Detours that have been the same so far share a row: `rows` has that of each live one in the state.
     """
-    count = 1
     while race.live:
-        read = list(zip(rows, race.column(count - 1), strict=True))
-        owner_of = {key: race.detours[i].row for key, i in zip(read, race.live, strict=True)}
+        live = sorted(race.live)
+        read = list(zip((rows[i] for i in live), race.tokens(live, -1), strict=True))
+        owner_of = {key: race.detours[i].row for key, i in zip(read, live, strict=True)}
         parents, last, owners = (
             torch.tensor(column, device=forced.device)
             for column in (*zip(*owner_of, strict=True), list(owner_of.values()))
@@ -220,8 +240,7 @@ def _deviate(forced: _Forced, race: _Race, state: _State, rows: list[int]) -> St
         state, every, log_probs = forced.step(state, owners)
 
         index = {key: i for i, key in enumerate(owner_of)}
-        rows = [index[key] for key in read]
-        places = torch.tensor([rows, race.column(count)], device=forced.device)
-        kept = race.add(*(x[places[0], places[1]].tolist() for x in (every, log_probs)))
-        rows, count = [rows[i] for i in kept], count + 1
+        rows = {i: index[key] for i, key in zip(live, read, strict=True)}
+        places = torch.tensor([list(rows.values()), race.tokens(live)], device=forced.device)
+        race.add(live, *(x[places[0], places[1]].tolist() for x in (every, log_probs)))
         yield

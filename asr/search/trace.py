@@ -80,6 +80,11 @@ class Trace:
                     return found
         return Path([], [])
 
+    def following(self, count: int, row: int) -> dict[int, int]:
+        """By their token, the rows that continue a row after `count` tokens. Its utterance's `path` was asked for."""
+        rows = enumerate(self._known[count + 1] if count + 1 < len(self._known) else [])
+        return {token: i for i, (parent, _, token, _) in rows if parent == row}
+
     def _back(self, row: int, tokens: Sequence[int]) -> Path | None:
         """The path to a row after `tokens`; None if the row has other tokens."""
         rows, gains = [row], []

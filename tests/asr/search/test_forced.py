@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr.config import SearchConfig
 from asr.model.las import Encoded, Model
-from asr.search import forced
+from asr.search import Trace, beam_search, forced
 from asr.search.beams import Prefix
 from asr.search.forced import Detour, Scored, score_detours
 from asr.steps import finish
@@ -127,6 +127,48 @@ def test_detours_that_begin_alike_are_scored_together(monkeypatch: pytest.Monkey
         assert one is not None
         assert expected is not None
         assert one.gain == pytest.approx(expected.gain, abs=1e-4)
+
+
+def followed(trace: Trace, known: dict[int, list[int]]) -> list[Detour]:
+    """From each token of known hypotheses, where a search has tried another one, a detour along what followed it."""
+    detours = []
+    for row, tokens in known.items():
+        for start, at in enumerate(trace.path(row, tokens).rows[:-1]):
+            text: list[int] = []
+            following = {t: after for t, after in trace.following(start, at).items() if t != tokens[start]}
+            while following and len(text) < 4:
+                token, at = next(iter(following.items()))
+                text.append(token)
+                following = trace.following(start + len(text), at)
+            if text:
+                detours.append(Detour(row, start, start + 1, text, -math.inf))
+    return detours
+
+
+@torch.inference_mode()
+def test_what_the_search_has_followed_is_scored_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain reference is a trace that has the known hypotheses alone."""
+    model, trace, rows, step = tiny_model(), Trace(), [], forced._Forced.step
+    found = beam_search(model, batch(), CONFIG, tiny_lm(), None, trace)
+    known = {row: best.tokens[:-1] for row, (best, *_) in enumerate(found)}
+    detours = followed(trace, known)
+    assert max(len(detour.tokens) for detour in detours) > 2
+
+    def counted(self: Any, state: Any, owners: Tensor) -> Any:
+        rows.append(len(owners))
+        return step(self, state, owners)
+
+    monkeypatch.setattr(forced._Forced, "step", counted)
+    expected = scored_detours(model, batch(), None, known, detours)
+    plain = sum(rows)
+    rows.clear()
+    scores = finish(score_detours(model, batch(), CONFIG, tiny_lm(), trace, known, detours))
+    assert sum(rows) < plain
+    for one, other in zip(scores, expected, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.gain == pytest.approx(other.gain, abs=1e-4)
+        assert one.token_scores == pytest.approx(other.token_scores, abs=1e-4)
 
 
 @torch.inference_mode()
