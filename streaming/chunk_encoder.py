@@ -42,12 +42,12 @@ class _Heard(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    """The encoder's output for them."""
+    """Encoder output for the features of a `_Heard`."""
 
-    out: Tensor  # (B, t, D), the frames after those settled before
+    out: Tensor  # (B, t, D), the frames after the ones settled earlier
     levels: Tensor
     carried: Carried
-    settled: int  # frames of `out` that are settled now
+    settled: int  # frames of `out` that this step settles
 
 
 class ChunkEncoder:
@@ -76,8 +76,8 @@ class ChunkEncoder:
         frontend_ms = 1000 * settings.features.lookahead_samples / SAMPLE_RATE
         self.latency_ms = chunk_ms + lookahead_ms + frontend_ms
 
-        # The first chunk waits for all the audio that it depends on, so that every chunk yields its own frames. Without
-        # that, a few missing samples would hold them back until the next chunk is there.
+        # The first chunk waits for all the audio that it depends on, so that every chunk yields its own frames.
+        # Otherwise a few missing samples would delay them by a chunk.
         self.chunk_samples, self.first_samples = (round(ms * SAMPLE_RATE / 1000) for ms in (chunk_ms, self.latency_ms))
 
         # If no frame depends on later ones, encoding again would change nothing.
@@ -100,7 +100,7 @@ class ChunkEncoder:
         return None if beyond < 0 else len(segment.unencoded) - beyond % self.chunk_samples
 
     def missing(self, segment: OpenSegment | None) -> int:
-        """Samples that an open segment lacks before it is due, negative beyond; those of a first chunk without one."""
+        """Samples missing before an open segment is due, negative if it has more; for None, those of a first chunk."""
         if segment is None:
             return self.first_samples
         return (self.chunk_samples if segment.begun else self.first_samples) - len(segment.unencoded)
@@ -160,12 +160,12 @@ class ChunkEncoder:
         return None if encoder.mixes else self._settled(heard), layout, None if encoder.pads else frames
 
     def _known(self, heard: _Heard) -> int:
-        """Number of frames of the recent features that have their lookahead; all frames if the segment has ended."""
+        """Number of output frames whose lookahead is in the recent features; all frames if the segment has ended."""
         frames = self.model.encoder.frames(heard.carried.recent.shape[1])
         return frames if heard.ended else max(0, frames - self.lookahead_frames)
 
     def _settled(self, heard: _Heard) -> int:
-        """Number of these before the next state; 0 if the segment has ended, since it needs none."""
+        """Number of output frames before the next state; 0 if the segment has ended, since it needs no state."""
         return 0 if heard.ended else max(0, self._known(heard) - self.overlap_frames)
 
     def _encode_batch(self, batch: Sequence[_Heard]) -> list[_Encoded]:
@@ -194,7 +194,7 @@ class ChunkEncoder:
         return encoded
 
     def _by_row(self, values: Sequence[int], parts: Sequence[Tensor]) -> Tensor:
-        """The value of each part for all its rows."""
+        """The value of each part, repeated for its rows: `(B,)`."""
         return torch.tensor(
             [value for value, part in zip(values, parts, strict=True) for _ in part], device=self.device
         )
@@ -203,7 +203,7 @@ class ChunkEncoder:
     def _after(
         segment: OpenSegment, samples: int, carried: Row, level: Tensor, frames: Tensor, settled: int
     ) -> OpenSegment:
-        """The segment with its next samples encoded to `frames` `(t, D)`, those after the settled ones."""
+        """The segment with its next samples encoded; `frames` `(t, D)` follow the settled frames."""
         ahead = segment.settled - segment.released  # negative if frames were released before they settled
         return replace(
             segment,

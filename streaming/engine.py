@@ -48,13 +48,13 @@ class StreamConfig:
         endpoint: when segments begin and end.
         policy: when words are committed.
         overlap_ms: audio before a new chunk that is encoded again with it, rounded up to whole chunks. All but the
-            latest words are thereby recognised with the audio after them, without a delay.
+            latest words are thereby recognised with the audio that follows them, at no extra latency.
         partial_beam_size: beam of the search while a segment is open.
-        final: search at the end of a segment; None: the model's own, but if CTC still finds what it found at the latest
-            search, the words of that one are final, without another search. With `alternatives` there always is one.
-        alternatives: hypotheses of a finished segment, the best included. They differ after the words that had been
-            committed.
-        style: "written", with capitals, punctuation and digits, or "spoken", as it was recognised, in lower case.
+        final: search at the end of a segment; None: the model's own, skipped if CTC's greedy output is unchanged since
+            the latest partial search, whose words are then final. With several `alternatives` it always runs.
+        alternatives: number of hypotheses of a finished segment, the best included. They differ only after the
+            committed words.
+        style: "written", with capitals, punctuation and digits, or "spoken", as recognised, in lower case.
 
     Raises:
         ConfigError: a setting is out of its bounds.
@@ -102,9 +102,9 @@ class Engine:
 
         final = self.config.final or settings.search
         self.final = replace(final, nbest=min(self.config.alternatives, final.beam_size))
-        self.reuse = self.config.final is None and self.final.nbest == 1  # the latest search's words at the end
-        # The audio so far is no whole sentence. That it is unlikely to end there must not make the decoder go on, and
-        # CTC, which does not model ends, gets more weight.
+        self.reuse = self.config.final is None and self.final.nbest == 1  # of the latest search, at the end
+        # The audio so far is no whole sentence. An improbable eos must not keep the decoder going, and CTC, which does
+        # not model the end of a sentence, gets more weight.
         unfinished = replace(final, nbest=1, eos_threshold=0.0, ctc_weight=max(0.5, final.ctc_weight))
         self.partial = replace(unfinished, beam_size=self.config.partial_beam_size, coverage_penalty=0.0)
 
@@ -270,7 +270,7 @@ class Engine:
     ) -> tuple[list[Hypothesis], list[Reached | None]]:
         """The best continuation of each segment's committed words, and its place in the search's trace.
 
-        It is the latest one, without a search, if CTC still finds the same and no word waits for hotwords.
+        The latest one is reused without a search if CTC's greedy output is unchanged and no word waits for hotwords.
         """
         committed, known = [s.committed for s in segments], self._known(segments, heard)
         reached: list[Reached | None] = [None] * len(segments)
@@ -283,20 +283,20 @@ class Engine:
         return [latest for latest in known if latest is not None], reached
 
     def _known(self, segments: Sequence[OpenSegment], heard: Heard) -> list[Hypothesis | None]:
-        """What the latest search has found, where CTC still finds the same and no word waits for hotwords."""
+        """The latest hypothesis where CTC's greedy output is unchanged and no word waits for hotwords, else None."""
         outlines = self.search.outlines(heard, [s.committed.end_frame for s in segments])
         pairs = zip(segments, outlines, strict=True)
         return [s.latest if s.outline == outline and not s.hotwords.waiting else None for s, outline in pairs]
 
     def _written(self, now: Sequence[Session], said: dict[int, Partial]) -> dict[int, Partial]:
-        """The partials of streams, with written text for those in that style."""
+        """The partials, with written text for streams in the written style."""
         rows = [i for i in said if now[i].style == "written"]
         words = [(*said[i].committed, *said[i].tentative) for i in rows]
         texts = self.writer.partial(words, [now[i].context for i in rows], [now[i].hotwords for i in rows])
         return said | {i: replace(said[i], written=text) for i, text in zip(rows, texts, strict=True)}
 
     def _finish(self, now: list[Session], rows: list[int], events: list[list[Event]]) -> None:
-        """Search to the end of ended segments, from the committed words on, where the latest search did not yet."""
+        """Finish ended segments: search from the committed words on, unless the latest search can be reused."""
         segments = [now[i].open_segment for i in rows]
         committed = [s.committed for s in segments]
         frames = [max(round(s.samples / self.frame_samples), s.committed_frames) - s.released for s in segments]
@@ -332,7 +332,7 @@ class Engine:
             now[i] = now[i].close(self._fresh)
 
     def _alternatives(self, committed: Committed, nbest: Sequence[Hypothesis]) -> Iterator[Alternative]:
-        """The text of the whole segment for each hypothesis of its rest."""
+        """The text of the whole segment for each hypothesis of its uncommitted rest."""
         for hypothesis in nbest:
             text = self.recogniser.tokenizer.decode([*committed.tokens, *hypothesis.tokens])
             yield Alternative(text, committed.score + hypothesis.score)

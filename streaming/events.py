@@ -20,8 +20,8 @@ class Partial:
     Attributes:
         committed: words that will not change; each later event of the segment begins with them.
         tentative: words after them, which the next event may change.
-        heard_seconds: how much of the stream had been recognised, in seconds from its start, as are the words' times.
-        written: the written text, in that style; the words are always as they were recognised.
+        heard_seconds: length of the stream recognised so far. Word times also count from the start of the stream.
+        written: the text in the written style, else None; `committed` and `tentative` are always as recognised.
     """
 
     committed: tuple[Word, ...]
@@ -31,7 +31,7 @@ class Partial:
 
     @property
     def text(self) -> str:
-        """The text in the style of the stream; of written text, capitals, marks and numbers may still change."""
+        """The text in the style of the stream; capitals, marks and numbers of written text may still change."""
         return self.spoken if self.written is None else self.written
 
     @property
@@ -41,7 +41,7 @@ class Partial:
 
     @property
     def settled_words(self) -> int:
-        """The number of words at the beginning of `text` before those that are tentative."""
+        """The number of words of `text` before the tentative ones."""
         return max(0, len(self.text.split()) - len(self.tentative)) if self.written else len(self.committed)
 
 
@@ -53,9 +53,9 @@ class Final:
             print(f"{event.segment.start_seconds:.2f} {event.text}")
 
     Attributes:
-        segment: its text, times (seconds from the start of the stream), score and words. As they were recognised, the
-            words begin with all that were committed in its partials, unchanged. No later event changes it.
-        heard_seconds: how much of the stream had been recognised.
+        segment: its text, times (seconds from the start of the stream), score and words. The recognised words begin
+            with all words committed in its partials, unchanged. No later event changes the segment.
+        heard_seconds: length of the stream recognised so far.
     """
 
     segment: Segment

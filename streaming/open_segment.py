@@ -27,7 +27,7 @@ class Committed(NamedTuple):
     score: float  # the decoder's log-probability of the tokens
     decoder: DecoderState  # of one row, after all tokens but the last
     end_frame: int  # end of the last word, in the frames that are kept
-    lm: LmState | None = None  # the language model's, of one row, after all tokens but the last
+    lm: LmState | None = None  # state of the language model, of one row, after all tokens but the last
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class OpenSegment:
     start_samples: int  # on the stream's clock
     samples: int  # its length
     unencoded: Tensor  # (samples,), less than a chunk
-    carried: Row  # what its encoder carries on from chunk to chunk
+    carried: Row  # state of its encoder between chunks, a `Carried`
     level: Tensor  # (n,), the level in dB of each feature frame from its start, on the CPU
     encoder_out: Tensor  # (T, D), from the released frames on
     committed: Committed
     settled: int = 0  # frames from its start that will not be encoded again
     released: int = 0  # frames from its start that are no longer kept
     latest: Hypothesis | None = None  # what the latest search found after the committed words
-    outline: tuple[int, ...] = ()  # what CTC alone found there then
+    outline: tuple[int, ...] = ()  # CTC's greedy output after the committed words at the latest search
     hotwords: HotwordState = field(default_factory=HotwordState)  # after the search that found `latest`
     begun: bool = False  # its first chunk is encoded
     tentative: tuple[str, ...] = ()  # the words that the latest search found after the committed ones
-    visible: tuple[str, ...] = ()  # those of them that the latest partial shows
+    visible: tuple[str, ...] = ()  # the tentative words that the latest partial shows
     shown: bool = False  # a partial with words has been yielded
     ended: bool = False
 
@@ -92,7 +92,7 @@ class OpenSegment:
         Args:
             hypothesis: the tokens after the committed ones.
             words: the words to commit, the first of the hypothesis.
-            decoder: the state for `Committed`, its alignment over all frames kept until now.
+            decoder: the state for `Committed`; its alignment covers all frames kept before the call.
             frame_seconds: length of a frame.
             keep_frames: frames to keep before the end of the last word.
             lm: the language model's state for `Committed`.

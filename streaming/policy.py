@@ -36,12 +36,12 @@ class PolicyConfig:
 
     Attributes:
         kind: "ctc" or "attention", which use the margin, or "agreement": two searches in a row found the word.
-        margin_ms: distance from the end of the audio so far of a word of confidence 1. More gives fewer wrong words,
-            later.
+        margin_ms: least distance of a word of confidence 1 from the end of the audio so far. A larger margin commits
+            fewer wrong words, but later.
         agreement_ms: for "ctc", how much smaller the margin is for a word that two searches in a row found.
-        show_margin_ms: distance from which a word of confidence 0 is shown that only the latest search found; for
-            others in proportion. More gives fewer words that change, later.
-        doubt_ms: how much larger the margin is for a word of confidence 0; for others in proportion.
+        show_margin_ms: least distance at which a word of confidence 0 is shown if only the latest search found it, in
+            proportion to 1 - confidence. A larger margin shows fewer words that change, but later.
+        doubt_ms: extra margin of a word of confidence 0, in proportion to 1 - confidence.
 
     Raises:
         ConfigError: a setting is out of its bounds.
@@ -61,7 +61,7 @@ class PolicyConfig:
     def earliest_ms(self, step_ms: int) -> int:
         """The least distance of a committed word from the end of the audio so far, with a search every `step_ms`.
 
-        A word that two searches found has been there for a step.
+        The audio of a word found by two searches in a row is at least one step old.
         """
         if self.kind == "agreement":
             return step_ms
@@ -106,7 +106,7 @@ def showable(
 ) -> int:
     """The number of words, from the first on, that are shown; arguments as for `committable`."""
     for count in range(_agreed(words, before), len(words)):
-        # Whole frames, since the confidence of a word that has none left to doubt may differ from 1 by rounding.
+        # Rounded to whole frames, since the confidence of a certain word may differ from 1 by rounding.
         margin = round(config.show_margin_ms * (1 - words[count].confidence) / frame_ms)
         if words[count].last_frame > heard_frames - margin:
             return count

@@ -1,4 +1,4 @@
-"""Streams that come and go while an engine steps them as one batch: admission, buffers, and dropping when it is late.
+"""Streams that come and go while an engine steps them as one batch: admission, buffers, dropping of overdue audio.
 
 There are no threads here: a server pushes the audio that arrives and calls `step` as often as it can. Calls must not
 overlap.
@@ -77,10 +77,10 @@ class SessionPool:
 
     Args:
         engine: steps the sessions.
-        max_sessions: most sessions at once, including those that are still closing.
-        max_behind_seconds: most audio of a session that may wait. Beyond that the oldest is dropped and counted; the
-            open segment ends at the gap, and the stream's clock goes on as if the audio had been heard.
-        step_seconds: most audio of a session in one step, so that no session delays the others.
+        max_sessions: maximum number of sessions, including those that are still closing.
+        max_behind_seconds: maximum length of a session's waiting audio. Beyond it the oldest is dropped and counted;
+            the open segment ends at the gap, and the stream's clock goes on as if the audio had been heard.
+        step_seconds: maximum length of a session's audio in one step, so that no session delays the others.
     """
 
     def __init__(

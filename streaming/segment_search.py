@@ -57,7 +57,7 @@ class Reached(NamedTuple):
         return self.trace.spans.get(self.row)
 
     def state(self, tokens: Sequence[int]) -> tuple[DecoderState, LmState | None] | None:
-        """The states, of one row, before the last of the hypothesis's first `tokens`; None if it did not pass them."""
+        """One-row states before the last of `tokens`, the first of the hypothesis; None if the trace has none."""
         rows = self.trace.path(self.row, tokens).rows
         if len(rows) <= len(tokens):
             return None
@@ -68,12 +68,12 @@ class Reached(NamedTuple):
 
 
 class SegmentSearch:
-    """Finds, times and commits the words after those committed already.
+    """Finds, times and commits words after the committed ones.
 
     Args:
         recogniser: the model and its tokenizer.
         lm: the language model; None: there is none.
-        unsure_ms: the end of an open segment, where no hotwords are placed yet.
+        unsure_ms: length of the end of an open segment in which no hotwords are placed yet.
     """
 
     def __init__(self, recogniser: Recogniser, lm: TokenPredictor | None, unsure_ms: int) -> None:
@@ -101,8 +101,8 @@ class SegmentSearch:
     ) -> list[list[Hypothesis]]:
         """The n-best continuations of the committed words of each segment, best first; `trace` gets the states.
 
-        With `open_hotwords`, their state after the search before, the segments have not ended, and hotwords wait until
-        the words there hardly change.
+        `open_hotwords` is the hotword state of each open segment after its previous search: at the end of these
+        segments, where words still change, no hotwords are placed yet. Empty: the segments have ended.
         """
         prefix = self._prefix(committed, encoded)
         trace = Trace() if trace is None and any(hotwords) else trace
@@ -121,7 +121,7 @@ class SegmentSearch:
         return Heard(log_probs, log_probs.argmax(-1), encoded.encoder_out_lengths.tolist())
 
     def outlines(self, heard: Heard, first_frames: Sequence[int]) -> list[tuple[int, ...]]:
-        """For each segment, the tokens that CTC finds most likely from a frame on, repetitions and blanks left out."""
+        """CTC's greedy output for each segment from a frame on, without repetitions and blanks."""
         rows = zip(heard.best, first_frames, heard.lengths, strict=True)
         paths = (row[first:length].unique_consecutive().tolist() for row, first, length in rows)
         return [tuple(token for token in path if token != BLANK) for path in paths]
@@ -169,7 +169,8 @@ class SegmentSearch:
     ) -> list[OpenSegment]:
         """The segments with the first `counts` of their `words` committed.
 
-        The states after them come from the search (`reached`) where it kept them, else from decoding the words again.
+        Their decoder states come from the trace of the search (`reached`) where it has them, else from decoding them
+        again.
         """
         after = list(segments)
         if not (rows := [row for row, count in enumerate(counts) if count]):
@@ -191,7 +192,7 @@ class SegmentSearch:
     def _states(
         self, encoded: Encoded, segments: Sequence[OpenSegment], rows: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> list[tuple[DecoderState, LmState | None]]:
-        """The states of some segments before the last of the `tokens` after the committed ones, by decoding these."""
+        """The states of some segments before the last of `tokens`, decoded after the committed tokens."""
         if not rows:
             return []
         some, committed = Encoded(*(x[list(rows)] for x in encoded)), [segments[row].committed for row in rows]
@@ -218,7 +219,7 @@ class SegmentSearch:
         return traced
 
     def _lm_states(self, committed: Sequence[Committed], tokens: Sequence[Sequence[int]]) -> Sequence[LmState | None]:
-        """The language model's state, of one row each, before the last of the tokens after the committed ones."""
+        """One-row states of the language model before the last of `tokens`, which follow the committed tokens."""
         if self.lm is None or (state := _stack_lm(committed)) is None:
             return [None] * len(committed)
         read = [[c.tokens[-1] if c.tokens else SOS, *t[:-1]] for c, t in zip(committed, tokens, strict=True)]
@@ -237,11 +238,11 @@ class SegmentSearch:
         rows = [Prefix(last, c.decoder, first_frame, self._word_starts).widened(frames).decoder for c in committed]
         decoder = DecoderState(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
-        # A cut may leave a segment fewer frames than its alignment has. These lie in the padding of the batch, and must
-        # be 0 there: how much padding there is depends on the other segments.
+        # After a cut, an alignment may be longer than its segment. Its weights in the padding of the batch must be 0,
+        # since the length of the padding depends on the other segments.
         within = torch.arange(frames, device=self.device) < encoded.encoder_out_lengths[:, None]
         alignment = decoder.alignment * within[:, None]
-        if self.model.config.attention.start == "uniform":  # over all frames that there are by now
+        if self.model.config.attention.start == "uniform":  # over all frames so far
             even = within / encoded.encoder_out_lengths.clamp(min=1)[:, None]
             begun = torch.tensor([bool(c.tokens) for c in committed], device=self.device)
             alignment = torch.where(begun[:, None, None], alignment, even[:, None].to(alignment.dtype))

@@ -1,4 +1,4 @@
-"""The state of one stream, and those of its transitions that need no model: a value that is passed in and returned.
+"""The state of one stream, a value that is passed in and returned, and its transitions that need no model.
 
 A stream waits, with the last of its audio as padding, until someone speaks; then a segment is open until the endpoint
 rules end it. Memory is bounded by the longest segment that they allow.
@@ -43,7 +43,7 @@ class Session:
     """The state of one stream; made by `Engine.start`."""
 
     unread: Tensor  # (samples,), less than a window, or not yet stepped
-    read_samples: int  # that went through the speech detector
+    read_samples: int  # on the stream's clock: read by the speech detector, or lost (`skip`)
     speech: SpeechState  # after all whole windows of `unread`
     endpoint: EndpointState
     latest: tuple[HeardWindow, ...] = ()  # the padding while waiting; else the end of the segment, where it may be cut
@@ -55,12 +55,12 @@ class Session:
 
     @property
     def heard_seconds(self) -> float:
-        """Length of the stream that went through the speech detector."""
+        """Length of the stream up to the unread audio."""
         return self.read_samples / SAMPLE_RATE
 
     @property
     def open_segment(self) -> OpenSegment:
-        """The segment, where one must be open."""
+        """The open segment; a RuntimeError without one."""
         if self.segment is None:
             raise RuntimeError("no segment is open")
         return self.segment
@@ -173,7 +173,7 @@ class Session:
 def _latest(
     before: tuple[HeardWindow, ...], samples: Tensor, probabilities: list[float], count: int
 ) -> tuple[HeardWindow, ...]:
-    """The last `count` windows, of those before and new ones."""
+    """The last `count` windows, new ones included."""
     first = max(0, len(probabilities) - count)
     parts = samples[first * WINDOW_SAMPLES :].split(WINDOW_SAMPLES) if first < len(probabilities) else ()
     # Cloned: views would keep the whole chunk in memory.

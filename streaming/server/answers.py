@@ -1,4 +1,4 @@
-"""Errors as HTTP answers in OpenAI's format."""
+"""Errors as HTTP responses in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_handlers", "problem"]
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error answer: 4xx for a fault of the request, 5xx for one of the server."""
+    """An error response: status 4xx for a client error, 5xx for a server error."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
 

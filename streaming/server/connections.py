@@ -13,9 +13,9 @@ __all__ = ["PROBES", "Connections", "bounded_protocol"]
 
 PROBES = ("/health", "/ready", "/metrics")  # answered even by a full server
 _SPARE_CONNECTIONS = 8  # beyond the bound, for probes alone
-_MAX_PIPELINED = 10  # requests of one connection that wait; uvicorn would queue any number
+_MAX_PIPELINED = 10  # waiting requests of one connection; uvicorn would queue any number
 _MAX_HEAD_BYTES = 1 << 16  # of a request's address and headers; uvicorn would gather any number
-_MAX_IGNORED_BYTES = 1 << 20  # of a body that continues after its answer; uvicorn would read it to the end
+_MAX_IGNORED_BYTES = 1 << 20  # of a body that continues after the response; uvicorn would read it to the end
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 

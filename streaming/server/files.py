@@ -2,7 +2,7 @@
 
 One thread reads the files and cuts them into spans of speech, as `transcribe` does. Several spans are decoded together,
 in steps; between the steps, streams and other files take their turns, so a short file does not wait for a long one, nor
-a stream for a file. A file has a batch under way for each thread of the engine, and is read on meanwhile. It takes the
+a stream for a file. Each thread of the engine decodes a batch of a file while reading continues. A file takes the
 memory of one block and twice `_AHEAD` spans, whatever its length.
 """
 

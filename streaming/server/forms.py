@@ -64,7 +64,7 @@ class _Parser(MultiPartParser):
 
 
 def _spelt(form: FormData) -> Iterator[tuple[str, str | UploadFile]]:
-    """The fields, with the spelling of the API's documentation."""
+    """The fields under the names in the API's documentation."""
     for name, value in form.multi_items():
         found = _LIST.fullmatch(name)
         if found and isinstance(value, str):

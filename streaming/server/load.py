@@ -26,7 +26,7 @@ MAX_USE = 0.92  # share of the engine's time that streams may need: above it, th
 
 
 class Turn(NamedTuple):
-    """Measures of one step of all streams."""
+    """Measurements of one step of all streams."""
 
     at: float  # when it ended, on a monotonic clock
     compute_seconds: float
@@ -59,7 +59,7 @@ class Load:
         Args:
             now: the time, on the clock of the turns.
             opened: the opening times of the open streams, on the same clock.
-            max_latency_seconds: limit on their latency, which catches any cause.
+            max_latency_seconds: limit on their latency, which catches overload from any cause.
             max_use: limit on `use`, which gives an earlier warning if latency stays low until it grows without bound.
         """
         if not (streams := len(opened)):
@@ -71,7 +71,7 @@ class Load:
         return self.latency_seconds(now, streams + 1) <= max_latency_seconds and self.use(now, streams + 1) <= max_use
 
     def latency_seconds(self, now: float, streams: int) -> float:
-        """The 95th percentile of the latencies, scaled to `streams`; 0 without a measure.
+        """The 95th percentile of the latencies, scaled to `streams`; 0 without any.
 
         The higher of two percentiles: over the last seconds, and over the second at the window's lower quartile. So a
         slow moment is soon forgotten, and a fast one does not count.
@@ -152,8 +152,8 @@ def _late(turns: Sequence[Turn], streams: int) -> float:
 def _scaled(latency: float, turn: Turn, streams: int) -> float:
     """A latency in a turn, scaled to `streams`.
 
-    More streams make the step longer, and the step before, for which their audio may have waited. They do not make the
-    rest longer that the engine takes to gather audio.
+    More streams lengthen the step, and the previous one, for which their audio may have waited. They do not lengthen
+    the rest in which the engine gathers audio.
     """
     if streams <= turn.streams:
         return latency * streams / turn.streams

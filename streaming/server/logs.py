@@ -98,7 +98,7 @@ class AccessLog:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            status = status or 500  # the answer is made by an outer layer
+            status = status or 500  # an outer layer makes the response
             raise
         finally:
             method, client = scope.get("method", "WEBSOCKET"), scope.get("client")

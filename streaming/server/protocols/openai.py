@@ -160,7 +160,7 @@ async def _collect(parts: AsyncGenerator[Part, None]) -> Transcript:
 
 
 class _EventStream(StreamingResponse):
-    """A response of server-sent events, whose generator is closed in any case."""
+    """A response of server-sent events that always closes its generator."""
 
     def __init__(self, content: AsyncGenerator[str, None], **arguments: Any) -> None:
         super().__init__(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, **arguments)
@@ -238,7 +238,7 @@ def _invalid(error: RequestValidationError) -> _RefusedError:
 
 
 def _failed(error: SpellstreamError) -> _RefusedError:
-    """The answer to a file that failed."""
+    """The error response for a file that failed."""
     if not isinstance(error, AudioError):
         return _RefusedError(503, str(error))
     return _RefusedError(
@@ -247,5 +247,5 @@ def _failed(error: SpellstreamError) -> _RefusedError:
 
 
 def _shown(text: str) -> str:
-    """A text that a client sent, shortened for a message."""
+    """A client's text, shortened for a message."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")

@@ -43,7 +43,7 @@ class ProtocolError(SpellstreamError):
 class VoskConfig:
     """A client's settings. `phrase_list` holds hotwords, each with an optional `:weight`; other words are found too.
 
-    Two are extensions of vosk-server's protocol. `style`: "written" gives capitals, punctuation and digits; clients of
+    Two settings extend vosk-server's protocol. `style`: "written" gives capitals, punctuation and digits; clients of
     vosk-server expect "spoken" words in lower case. `live`: if the engine is late, the oldest audio is dropped instead
     of making the client wait, and each answer gives the total dropped so far.
     """
@@ -304,7 +304,7 @@ def _phrases(value: object) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    """A value that a client sent, shortened for a message."""
+    """A client's value, shortened for a message."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(value[:60] if isinstance(value, str) else value)[:80]

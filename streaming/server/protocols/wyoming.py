@@ -101,7 +101,7 @@ class _Connection:
             while (event := await self._read()) is not None:
                 if AudioStart.is_type(event.type):
                     await self._transcribe(_format(event))
-                elif AudioChunk.is_type(event.type):  # some clients send no audio-start; a chunk has the format, too
+                elif AudioChunk.is_type(event.type):  # some clients send no audio-start; a chunk gives the format, too
                     await self._transcribe(_format(event), event)
                 elif AudioStop.is_type(event.type):
                     await self._write_empty()
