@@ -30,9 +30,9 @@ _LOG = logging.getLogger(__name__)
 _MIN_PAUSE_SECONDS = 0.08
 _PAUSE_DECIBELS = 20.0
 
-# Without a pause, the boundary lies this far from the last token of a word to the first of the next, because CTC emits
-# a token late. These numbers were fitted on three voices of festival and espeak-ng, whose word boundaries are known;
-# recipes/benchmark/word_times.py measures them on those, on voices held out, and on real speech.
+# Without a pause, the boundary lies this fraction of the way from a word's last token to the next word's first, because
+# CTC emits a token late. These numbers were fitted on three voices of festival and espeak-ng, whose word boundaries are
+# known; recipes/benchmark/word_times.py measures them on those, on voices held out, and on real speech.
 _BOUNDARY = 0.6
 _LEAD_SECONDS, _MAX_LEAD_SECONDS = 0.04, 0.3  # from a word's start to its first token
 _TAIL_SECONDS, _MAX_TAIL_SECONDS = 0.08, 0.3  # from a word's last token to its end
@@ -165,7 +165,7 @@ class Sound:
 
     @classmethod
     def of(cls, config: ModelConfig, log_probs: Tensor, decibels: Tensor, seconds: float) -> Sound:
-        """Args: the model's config, `log_probs` `(T, V)`, `decibels` `(t,)` by `LogMel.level`, and the length."""
+        """From the model's config, `log_probs` `(T, V)`, `decibels` `(t,)` by `LogMel.level`, and the length."""
         features = config.features
         return cls(
             log_probs,

@@ -29,8 +29,7 @@ from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search", "beam_search_steps"]
 
-# A live hypothesis whose score is this many length bonuses behind that of the last finished one that is asked for
-# cannot win: it is taken to be beaten.
+# A live hypothesis is dropped as beaten once it is this many length bonuses below the `nbest`-th finished one.
 _BONUS_TOKENS = 8
 
 
@@ -47,7 +46,7 @@ class _Scored(NamedTuple):
 
 
 class _Search:
-    """What stays the same during a search."""
+    """The constant part of a search: model, encoder output, scorers and limits."""
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class _Search:
         partial = self._partial_scorers(encoded, first_frame)
         self.partial = [(weight, scorer) for weight, scorer in partial if weight != 0]
         tokens = model.config.vocab_size - (EOS + 1)
-        # A decoder without weight cannot choose candidates either: then all tokens are.
+        # A decoder of weight 0 cannot choose candidates: all tokens are.
         self.candidates = tokens if config.ctc_weight == 1 else min(max(config.candidates, self.beam), tokens)
 
     def _partial_scorers(self, encoded: Encoded, first_frame: Tensor) -> list[tuple[float, PartialScorer]]:
@@ -131,7 +130,7 @@ class _Search:
         return beams, finished
 
     def _rows(self, scores: Tensor) -> Tensor:
-        """Places of the grid `scores` `(B, K)` that are computed."""
+        """Places of the grid `scores` `(B, K)` to compute: the live ones on a CPU, else all."""
         if self.live_only:
             return scores.flatten().isneginf().logical_not().nonzero().flatten()
         return torch.arange(scores.numel(), device=self.device)
@@ -150,7 +149,7 @@ class _Search:
         parents = torch.arange(self.batch, device=self.device)[:, None] * self.beam + choices // self.candidates
         parents, choices = parents.flatten(), (choices % self.candidates).flatten()
 
-        # What the grid holds follows its hypotheses; an empty place follows any row.
+        # Reorder the grid by the parents of its hypotheses; any row will do for an empty place.
         row_of = torch.zeros_like(parents)
         row_of[beams.rows] = torch.arange(len(beams.rows), device=self.device)
         rows = row_of[parents]
@@ -161,7 +160,7 @@ class _Search:
         grid = beams._replace(tokens=tokens, token_scores=token_scores, scores=scores, repeats=repeats)
         grid, finished, done = self._stop(step, grid, looping.view_as(scores), finished)
 
-        # So do the states, of those that live on.
+        # Reorder the states in the same way.
         live = self._rows(grid.scores)
         rows, choices = rows[live], choices[live]
         full = zip(self.full, scored.full, strict=True)
@@ -180,12 +179,11 @@ class _Search:
         return following, finished, done
 
     def _score(self, step: int, beams: Beams, memory: Memory) -> _Scored:
-        """What every candidate adds to the score of each row."""
+        """The score increment of each candidate of each row."""
         readout, decoder = self.model.decoder.step(beams.last, beams.decoder, memory)
         log_probs = (self.model.decoder.logits(readout).float() / self.config.temperature).log_softmax(-1)
         view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
 
-        # Full scorers over the whole vocabulary.
         added, full = torch.zeros_like(log_probs), []
         for (weight, scorer), state in zip(self.full, beams.full, strict=True):
             scores, state = scorer.score(view, state)
@@ -206,7 +204,6 @@ class _Search:
         added = torch.cat([added, ending[:, None]], dim=1)
         candidates = torch.cat([candidates, torch.full_like(candidates[:, :1], EOS)], dim=1)
 
-        # Partial scorers over the candidates.
         partial, by_full = [], added
         for (weight, partial_scorer), state in zip(self.partial, beams.partial, strict=True):
             scores, state = partial_scorer.score(view, candidates, state)
@@ -244,12 +241,12 @@ class _Search:
     def _stop(self, step: int, beams: Beams, looping: Tensor, finished: Finished) -> tuple[Beams, Finished, Tensor]:
         """Drop hypotheses that loop, are too long or cannot win; an utterance without a live one is done.
 
-        With scores per token, any longer one can win: then as many as the beam must have ended, and those that are too
-        long are taken as they are.
+        With `length_normalisation` a longer hypothesis can always win, so an utterance is done once `beam_size`
+        hypotheses have finished; those that reach the length limit count as finished.
         """
         too_long, per_token = step + 1 >= self.limits, self.config.length_normalisation
         scores = beams.scores.masked_fill(looping | too_long[:, None], -math.inf)
-        # Where no hypothesis has ended and none lives on, keep those of the step before.
+        # Where no hypothesis has ended and none lives on, keep those of this step, loops included.
         lost = finished.scores[:, 0].isneginf() & scores.isneginf().all(dim=1)
         lost = lost | too_long if per_token else lost
         shape = finished.tokens.shape
@@ -263,7 +260,7 @@ class _Search:
             beaten = scores + self.hope <= finished.scores[:, self.config.nbest - 1, None]
         if self.config.beam_margin > 0:
             best = scores.amax(dim=1)
-            # Scores per token only say which finished hypothesis wins: what is far behind one will not be better.
+            # Scores per token only rank finished hypotheses: one far below the best total will not be better.
             best = torch.maximum(best, finished.total) if per_token else best
             beaten = beaten | (scores < best[:, None] - self.config.beam_margin)
         scores = scores.masked_fill(beaten, -math.inf)
@@ -286,7 +283,7 @@ def beam_search(
         config: beam size, weights and limits.
         lm: over the same tokens, in evaluation mode and on the same device.
         prefix: known words to start from; hypotheses then hold only the tokens after them.
-        trace: an empty one, which gets the states that the search passes.
+        trace: an empty one, to which the search adds its states.
 
     Returns:
         For each utterance up to `config.nbest` hypotheses, best first. Scores are weighted sums of log-probabilities.

@@ -1,4 +1,4 @@
-"""What a beam search carries from step to step: the live hypotheses and the finished ones."""
+"""State of a beam search between steps: the live hypotheses and the finished ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asr.search.hypothesis import Repeats
 
 __all__ = ["Beams", "Finished", "Listened", "Prefix"]
 
-# The memory is copied once so few of its utterances are still searched, as a fraction.
+# The memory is copied once at most this fraction of its utterances is still being searched.
 _NARROWER = 0.75
 
 
@@ -29,7 +29,7 @@ class Listened(NamedTuple):
         return cls(memory, torch.arange(len(memory.keys), device=memory.keys.device))
 
     def narrowed(self, owners: Tensor) -> Listened:
-        """Without the utterances that no hypothesis belongs to, once there are many of them; `owners` is ascending."""
+        """Without the utterances that have no live hypothesis, once they are many; `owners` `(N,)` is ascending."""
         present = owners.unique_consecutive()
         if len(present) > _NARROWER * len(self.memory.keys):
             return self
@@ -58,7 +58,7 @@ class Beams(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """Start of a search over B utterances whose first words are known, as the committed words of a stream are."""
+    """Start of a search over B utterances whose first words are known, such as the committed words of a stream."""
 
     last: Tensor  # (B,): last known token; sos if there is none
     decoder: DecoderState  # after all known tokens but the last; its alignments may be shorter than the encoder_out
@@ -79,7 +79,7 @@ class Finished(NamedTuple):
     scores: Tensor  # (B, K)
     tokens: Tensor  # (B, K, L), eos-padded
     token_scores: Tensor  # (B, K, L)
-    total: Tensor  # (B,): best score of any, before it was divided by the number of its tokens
+    total: Tensor  # (B,): best score without length normalisation
 
     def merge(self, scores: Tensor, tokens: Tensor, token_scores: Tensor) -> Finished:
         """Add `(B, K')` hypotheses and keep the best K."""

@@ -21,7 +21,7 @@ class CtcState(NamedTuple):
     """Forward variables of the prefixes; rows are hypotheses."""
 
     ends: Tensor  # (N, 2, T) float64: log-probability of the prefix at frame t, ending in non-blank and in blank
-    score: Tensor  # (N,) float64: log-probability of all that begins with the prefix
+    score: Tensor  # (N,) float64: log-probability of all texts that begin with the prefix
     owners: Tensor  # (N,): the utterance of each prefix
 
     def select(self, rows: Tensor) -> CtcState:
@@ -57,7 +57,7 @@ class CtcPrefixes:
             eos: the token that ends a sentence.
 
         Returns:
-            `(N, C)` float32: the log-probability of the longer prefix less that of `state`.
+            `(N, C)` float32: the log-probability of the longer prefix minus that of `state`.
         """
         either, after_blank = self._entries(state)
         # The logsumexp over frames of either + x, as a product of probabilities, because exp of (N, C, T) is slow.
@@ -107,7 +107,7 @@ def blank_padding(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 
 def from_frame(log_probs: Tensor, first_frame: Tensor) -> Tensor:
-    """`(B, T, V)` with the frames before `first_frame` `(B,)` dropped, and as many of any kind after the last."""
+    """`(B, T, V)` without the frames before `first_frame` `(B,)`, padded at the end with copies of the last frame."""
     frames = torch.arange(log_probs.shape[1], device=log_probs.device) + first_frame[:, None]
     frames = frames.clamp(max=log_probs.shape[1] - 1)[..., None]
     return log_probs.gather(1, frames.expand_as(log_probs))

@@ -1,8 +1,8 @@
-"""Scores of hypotheses that differ in one place from a hypothesis that a search has found.
+"""Scores of detours: hypotheses that differ in one place from a known hypothesis, found by a search.
 
-Each leaves the known hypothesis where the search has kept the scores of every next token and the state after them, so
-that its first token costs nothing, nor do those that another hypothesis of the search has after it. It is scored until
-it has followed the known one again for a few tokens, or is clearly ahead. One that falls too far behind is dropped.
+The trace of the search has the scores of every next token where a detour begins, and those of later tokens as long as
+the search followed the same tokens; only the rest is computed. A detour is scored until it has rejoined the known
+hypothesis for a few tokens, or is clearly ahead; one that falls too far behind is dropped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from asr.text.tokenizer import EOS
 
 __all__ = ["AFTER", "Detour", "Scored", "score_detours"]
 
-AFTER = 3  # tokens after a detour that are scored with it at most
+AFTER = 3  # maximum number of tokens after a detour that are scored with it
 
-_Place = tuple[int, int]  # in a search: the number of tokens, and the row of a hypothesis then
+_Place = tuple[int, int]  # a hypothesis in the trace: its number of tokens, and its row
 
 
 class Detour(NamedTuple):
@@ -38,19 +38,19 @@ class Detour(NamedTuple):
     start: int  # of the tokens that are replaced
     end: int
     tokens: Sequence[int]  # at least one
-    least: float  # one whose gain falls to this is dropped
-    enough: float = math.inf  # one with more gain after it has followed the known hypothesis for a token has won
+    least: float  # gain at which it is dropped
+    enough: float = math.inf  # gain above which it wins, once it has rejoined the known hypothesis for a token
 
 
 class Scored(NamedTuple):
     """A detour's score."""
 
-    gain: float  # beside the known hypothesis
+    gain: float  # relative to the known hypothesis
     token_scores: list[float]  # log-probabilities of its tokens by the decoder
 
 
 class _State(NamedTuple):
-    """Before a token; rows are hypotheses."""
+    """State before a token; rows are hypotheses."""
 
     last: Tensor  # (N,)
     decoder: Any
@@ -69,7 +69,7 @@ class _Forced:
         self.scorers = full_scorers(config, model.config.vocab_size, frames, self.device, lm, None)
 
     def passed(self, passed: Passed, row: int) -> _State:
-        """Where a hypothesis of the search has passed."""
+        """The state of one row of the search."""
         return self.select(_State(passed.last, passed.decoder, passed.full), torch.tensor([row], device=self.device))
 
     def select(self, state: _State, rows: Tensor) -> _State:
@@ -114,7 +114,7 @@ class _Race:
         self._token_scores: list[list[float]] = [[] for _ in detours]
 
     def tokens(self, which: Sequence[int], ahead: int = 0) -> list[int]:
-        """The next token of some detours, or one `ahead` of it; -1 is the latest."""
+        """A token of each of some detours: the next one, or the one `ahead` of it; -1 is the latest."""
         return [self.texts[i][len(self._token_scores[i]) + ahead] for i in which]
 
     def add(self, which: Sequence[int], added: Sequence[float], by_decoder: Sequence[float]) -> None:
@@ -148,7 +148,7 @@ def score_detours(
         encoded: of B utterances.
         config: weights.
         lm: of the search.
-        trace: of the search that has found the known hypotheses.
+        trace: of the search that found the known hypotheses.
         known: tokens of the known hypothesis of each row that has detours, without eos.
         detours: in ascending order of their rows.
 
@@ -183,10 +183,10 @@ def _bases(
 
 
 def _searched(trace: Trace, race: _Race, rows: Sequence[int]) -> dict[int, _Place]:
-    """Score detours, from the `rows` where they begin, as far as the search has followed them too.
+    """Score detours from the trace, from the `rows` where they begin, as far as the search followed the same tokens.
 
     Returns:
-        For each live detour, a place whose state, its last token aside, is the detour's.
+        For each live detour, a place whose state is the detour's, except for `last`.
     """
     at = {i: (detour.start, row) for i, (detour, row) in enumerate(zip(race.detours, rows, strict=True))}
     left: dict[int, _Place] = {}
@@ -197,7 +197,7 @@ def _searched(trace: Trace, race: _Race, rows: Sequence[int]) -> dict[int, _Plac
         for (i, (count, row)), token in zip(at.items(), tokens, strict=True):
             if i not in race.live:
                 continue
-            # The state after a row's last token is kept with each row that follows it.
+            # The trace keeps the state after a row's last token with each row that continues it.
             following = trace.following(count, row)
             if token in following and trace.following(count + 1, following[token]):
                 further[i] = count + 1, following[token]
@@ -217,16 +217,16 @@ def _kept(trace: Trace, places: Sequence[_Place], tokens: Sequence[int]) -> tupl
 
 
 def _branched(forced: _Forced, trace: Trace, left: Mapping[int, _Place]) -> tuple[_State, dict[int, int]]:
-    """The states where detours have left the search, except for `last`, and the row of each detour among them."""
+    """The states where detours leave the trace, except for `last`, and the row of each detour in them."""
     index = {place: i for i, place in enumerate(dict.fromkeys(left.values()))}
     states = [forced.passed(trace.passed[count], row) for count, row in index]
     return join(states), {i: index[place] for i, place in left.items()}
 
 
 def _deviate(forced: _Forced, race: _Race, state: _State, rows: Mapping[int, int]) -> Steps[None]:
-    """Score the tokens of detours that the search has not followed; yields after every token.
+    """Score the tokens of detours that are not in the trace; yields after every token.
 
-    Detours that have been the same so far share a row: `rows` has that of each live one in the state.
+    Detours that have been the same so far share a row: `rows` gives the row in `state` of each live detour.
     """
     while race.live:
         live = sorted(race.live)

@@ -37,7 +37,7 @@ _VARIANTS = 2  # of a spot that are scored in full
 # times its gain before they score it: the less likely CTC finds it, the less it may fall behind.
 _STAKE_SHARE, _GAIN_SHARE = 0.4, 1.6
 _CLEAR = 1.0  # a detour that is further ahead is accepted without scoring the rest
-_AROUND = 1  # words before and after a variant that CTC scores with it: with 2 it finds the same
+_AROUND = 1  # words before and after a variant that CTC scores with it; 2 give the same results
 
 _Stretch = tuple[int, int, int, tuple[int, ...]]  # row, first frame, the frame after the last, and tokens there
 
@@ -92,12 +92,12 @@ class _Variant(NamedTuple):
     start: int  # of the words replaced
     end: int
     tokens: list[int]
-    stake: float  # its worth, less that of the phrases of the list whose words it takes
-    gain: float = 0.0  # the stake, and the change of CTC's score
+    stake: float  # its worth minus that of the listed phrases whose words it replaces
+    gain: float = 0.0  # the stake plus the weighted change of CTC's score
 
     @property
     def detour(self) -> Detour:
-        """It among the tokens, to be scored by the other scorers."""
+        """The variant as a detour, to be scored by the other scorers."""
         least = _STAKE_SHARE * max(0.0, self.stake) - _GAIN_SHARE * self.gain
         first, after = self.words.token(self.start), self.words.token(self.end)
         return Detour(self.words.row, first, after, self.tokens, least, _CLEAR - self.gain)
@@ -114,13 +114,13 @@ def place_hotwords(
     prefix: Prefix | None = None,
     earlier: Sequence[Earlier] = (),
 ) -> list[list[Hypothesis]]:
-    """Put the phrases of lists into the best hypotheses of a search.
+    """Put listed phrases into the best hypotheses of a search.
 
     Args:
         model: in evaluation mode.
         encoded: of B utterances.
         found: the n-best of each, best first.
-        trace: of the search that has found them.
+        trace: of the search that found them.
         lists: of each utterance, None where it has none; empty: none has any.
         config: weights of the search; `hotword_weight` and `hotword_margin`.
         lm: of the search.
@@ -146,7 +146,7 @@ def place_hotwords_steps(
     prefix: Prefix | None = None,
     earlier: Sequence[Earlier] = (),
 ) -> Steps[list[list[Hypothesis]]]:
-    """As `place_hotwords`; yields after the phrases were spotted, and after every token."""
+    """As `place_hotwords`; yields after spotting the phrases, and after every token."""
     listed = {row: one for row, (one, best) in enumerate(zip(lists, found, strict=False)) if one and best[0].tokens}
     if not listed or config.hotword_weight == 0:
         return found
@@ -228,7 +228,7 @@ def _replacements(words: _Words, spots: Sequence[Spot], spotter: Spotter, weight
 
 
 def _likely(some: Sequence[_Variant], log_probs: Tensor, config: SearchConfig) -> list[_Variant]:
-    """Of each spot the variants that CTC's `log_probs` `(B, T, V)` find likeliest, and likely enough."""
+    """The variants of each spot that are likeliest by CTC's `log_probs` `(B, T, V)`, if likely enough."""
     likely: dict[tuple[int, Spot], list[tuple[float, _Variant]]] = defaultdict(list)
     for variant, change in zip(some, _ctc_changes(some, log_probs) if some else [], strict=True):
         if variant.stake * config.hotword_margin + change > 0:
@@ -282,7 +282,7 @@ def _ctc_scores(texts: Sequence[_Stretch], log_probs: Tensor) -> list[float]:
     *places, tokens = zip(*texts, strict=True)
     rows, begins, ends = torch.tensor(places)
     index = torch.arange(int((ends - begins).max()))[:, None] + begins
-    # Of the vocabulary only the tokens of each text, numbered by their first place in it.
+    # Only the vocabulary columns of each text's own tokens, numbered by their first place in it.
     longest = max(map(len, tokens))
     columns = torch.tensor([[BLANK, *text, *[BLANK] * (longest - len(text))] for text in tokens])
     spread = log_probs[rows[:, None], index.clamp(max=log_probs.shape[1] - 1)[..., None], columns]

@@ -26,12 +26,12 @@ class Hypothesis:
     token_scores: list[float]
 
     def after(self, tokens: int) -> Hypothesis:
-        """What is left without the first `tokens`; the score is that of the whole."""
+        """The hypothesis without its first `tokens` tokens; the score stays that of the whole."""
         return Hypothesis(self.tokens[tokens:], self.score, self.token_scores[tokens:])
 
 
 def token_limits(lengths: Tensor, frame_seconds: float, per_second: float) -> Tensor:
-    """Most tokens that a hypothesis of each row `(B,)` may have: a few more than the rate allows."""
+    """Maximum length of a hypothesis of each row `(B,)`, in tokens: a few more than the rate allows."""
     return (lengths * (frame_seconds * per_second)).ceil().long() + 4
 
 

@@ -96,8 +96,8 @@ class LengthScorer:
 class CoverageScorer:
     """Minus the total attention to a frame beyond a threshold: a penalty for transcribing the same audio twice.
 
-    After Tu et al. 2016 and Chorowski and Jaitly 2017. With `mean`, as in SpeechBrain, every token adds what all tokens
-    so far have beyond the threshold, divided by their number.
+    After Tu et al. 2016 and Chorowski and Jaitly 2017. With `mean`, as in SpeechBrain, every token adds the excess
+    of all tokens so far, divided by their number.
     """
 
     def __init__(self, threshold: float, frames: int, device: torch.device, mean: bool = False) -> None:

@@ -43,10 +43,10 @@ _LOG_ZERO = -1e10
 _UNIT = 1 << 16  # integer score units per nat
 _FRAME_BITS = 16  # for frame numbers
 _LOWEST = -(1 << 61)
-_FRAMES_A_SPOT = 4  # at most one spot for so many frames: bounds the time that they take
-_PLACES = 3  # of a phrase in an utterance
-_PHRASE_LETTERS = 8  # a phrase is worth as much as so many letters more, because short ones are as improbable as long
-_KNOWN_TOKENS = 200  # before the search that can belong to a phrase: more than those of the longest
+_FRAMES_A_SPOT = 4  # frames per spot, on average at least: bounds the time for scoring spots
+_PLACES = 3  # maximum for a phrase in an utterance
+_PHRASE_LETTERS = 8  # added to the length of each phrase, because short ones are as improbable as long ones
+_KNOWN_TOKENS = 200  # before the search, in which a phrase may begin: more than the longest phrase has
 _MAX_CELLS = 1 << 16  # paths followed at a time, spellings times frames, so that they fit into the cache
 
 _Floats = NDArray[np.float64]
@@ -81,7 +81,7 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, spellings: Sequence[Spelling]) -> Table:
-        """At least one spelling."""
+        """Arrays of at least one spelling."""
         lengths = [len(one.tokens) for one in spellings]
         padded = [[*one.tokens, *[-1] * (max(lengths) - len(one.tokens))] for one in spellings]
         return cls(spellings, np.array(padded), np.array(lengths), np.array([one.worth for one in spellings]))
@@ -93,7 +93,7 @@ class Spotter:
 
     tokenizer: Tokenizer
     spellings: Mapping[str, Spelling]  # of all phrases, by what is said
-    rests: Mapping[str, Sequence[Spelling]]  # of what is left of phrases after their first words
+    rests: Mapping[str, Sequence[Spelling]]  # of the rest of phrases, by their first words
     table: Table  # of all phrases
     words: int  # of the longest phrase
 
@@ -134,8 +134,8 @@ class Spotter:
         Args:
             log_probs: `(T, V)` of the CTC head.
             known: tokens before the first frame.
-            weight: of what phrases are worth.
-            margin: lowest log-probability of a place, as a multiple of its phrase's worth below 0.
+            weight: factor of the worth of phrases.
+            margin: how far a place may score below the best path, per unit of its phrase's weighted worth.
         """
         if not len(log_probs):
             return []
@@ -173,7 +173,7 @@ class Paths(NamedTuple):
     """For N spellings, or beginnings of them, the best path that ends in each of T frames.
 
     A path is one integer: its first frame in the lowest `_FRAME_BITS`, above them its score in units of
-    1 / `_UNIT`. So the best of several is their maximum.
+    1 / `_UNIT`. The best of several paths is thus their maximum.
     """
 
     keys: _Ints  # (T, N)
@@ -203,12 +203,12 @@ def _scores(keys: _Ints) -> _Floats:
 
 
 def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, Paths]:
-    """The best paths of the spellings that can be followed up.
+    """The best paths of the spellings that score above the least score.
 
     Args:
         frames: `(T, V)`, relative to the likeliest token of each frame; at least one.
         table: N spellings.
-        scale: the least score of a path is so many times what its spelling is worth below 0.
+        scale: the least score of a spelling is minus `scale` times its worth.
 
     Returns:
         Ascending rows `(N',)` of the table, and their paths.
@@ -218,11 +218,11 @@ def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, Path
     hopeful = np.flatnonzero(best.sum(1) > least)
     if not len(hopeful):
         return hopeful, Paths(np.zeros((len(frames), 0), np.int64))
-    hope = np.zeros((len(hopeful), best.shape[1] + 1))  # from each token on
+    hope = np.zeros((len(hopeful), best.shape[1] + 1))  # best score from each token on, above the least
     np.cumsum(best[hopeful, ::-1], axis=1, out=hope[:, -2::-1])
     hope -= least[hopeful, None]
 
-    # Sums only of the tokens that are left, which then count as columns of these; the last column is the blank's.
+    # Sums for the tokens of hopeful spellings alone, renumbered as columns; the last column is the blank's.
     tokens = table.tokens[hopeful]
     left, columns = np.unique(tokens, return_inverse=True)
     columns = columns.reshape(tokens.shape)  # numpy 1 flattens it
@@ -244,12 +244,12 @@ def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, Path
 def _followed(
     beside: _Ints, blank: _Ints, rows: _Ints, tokens: _Ints, lengths: _Ints, hope: _Floats
 ) -> list[tuple[_Ints, _Ints]]:
-    """The rows and paths of spellings, those with as many tokens together.
+    """The rows and paths of spellings, grouped by number of tokens.
 
     A spelling is given up where its path so far, with the `hope` `(N, L + 1)` for the tokens that follow, is too low.
 
     Args:
-        beside: `(T + 1, V)`: score of each token minus that of the blank, summed over all earlier frames.
+        beside: `(T + 1, columns)`: score of each token minus that of the blank, summed over all earlier frames.
         blank: `(T + 1,)`: score of the blank, summed in the same way.
     """
     # Scores are relative to a path of blanks through all frames. Blanks after a token then add nothing, and the
@@ -282,7 +282,7 @@ def _followed(
 
 
 def places(paths: Paths) -> list[list[tuple[float, int, int]]]:
-    """The best places of spellings that do not overlap: log-probability, first frame, frame after the last."""
+    """The best non-overlapping places of each spelling: log-probability, first frame, frame after the last."""
     left, starts = paths.scores, paths.starts
     at, every = np.arange(len(left))[:, None], np.arange(left.shape[1])
     found: list[list[tuple[float, int, int]]] = [[] for _ in every]
@@ -309,7 +309,7 @@ def check_spelling(phrase: Phrase, tokenizer: Tokenizer) -> None:
 
 @cache  # once for each word: there are no more than tokens
 def _warn_of_common(said: str) -> None:
-    """Words that are one token are the most frequent of the training text, and parts of others."""
+    """Warn of a word that is one token: such words are the most frequent in training text, and parts of others."""
     _LOG.warning("hotword %r: so common a word is recognised without a list, and may now replace others", said)
 
 

@@ -40,14 +40,14 @@ class Path(NamedTuple):
 
 
 class HotwordState(NamedTuple):
-    """State of an utterance's hotwords between the search that has found them and the next one."""
+    """State of an utterance's hotwords between the search that found them and the next one."""
 
-    scores: Mapping[Any, Any] = {}  # of detours, by their tokens, those they replace and those around
+    scores: Mapping[Any, Any] = {}  # of detours, by their tokens, the tokens they replace and the tokens around
     waiting: bool = False  # whether the last words were too recent to be replaced
 
 
 class Trace:
-    """The states of a search, token by token, what it computed before the first, and the state of the hotwords.
+    """The states of a search token by token, its attention memory and CTC output, and the state of the hotwords.
 
     It takes about 18 KB of memory for each live hypothesis and token of the default model.
     """
@@ -81,7 +81,7 @@ class Trace:
         return Path([], [])
 
     def following(self, count: int, row: int) -> dict[int, int]:
-        """By their token, the rows that continue a row after `count` tokens. Its utterance's `path` was asked for."""
+        """The rows that continue a row of `count` tokens, by their next token; call `path` for its utterance first."""
         rows = enumerate(self._known[count + 1] if count + 1 < len(self._known) else [])
         return {token: i for i, (parent, _, token, _) in rows if parent == row}
 
