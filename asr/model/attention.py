@@ -3,7 +3,7 @@
 `prepare` projects the encoder output of a batch once; `forward` attends once for each output token. The state, which is
 the previous alignment, is passed in and returned, so that a beam search can reorder it. Rows of queries and states are
 hypotheses: those of each utterance are consecutive, and share one copy of the encoder output. Either each of the B
-utterances has K of them, N = B * K, or `Memory.of` tells whose they are.
+utterances has K of them, N = B * K, or `Memory.of` gives the utterance of each.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Memory:
     inside: Tensor  # (B, T) bool: frames that are not padding
     owners: Tensor | None = None  # (N,): the utterance of each hypothesis; None: each utterance has equally many
     places: Tensor | None = None  # (N,): where each hypothesis lies in a grid with equally many for each utterance
-    width: int = 0  # how many
+    width: int = 0  # hypotheses per utterance in that grid
 
     def of(self, owners: Tensor) -> Memory:
-        """This memory for hypotheses of the utterances `owners` `(N,)`, in ascending order; waits for a GPU."""
+        """This memory for hypotheses of the utterances `owners` `(N,)`, in ascending order; synchronises with a GPU."""
         counts = owners.bincount(minlength=len(self.keys))
         width = int(counts.max())
         if width * len(self.keys) == len(owners):
@@ -60,7 +60,7 @@ class Memory:
         return x if self.places is None else x.index_select(0, self.places)
 
     def spread(self, x: Tensor, hypotheses: int) -> Tensor:
-        """What utterances have, `(B, ...)`, for each of N hypotheses, `(N, ...)`."""
+        """Values of utterances `(B, ...)` repeated for their hypotheses: `(N, ...)`."""
         if self.owners is not None:
             return x.index_select(0, self.owners)
         return x.repeat_interleave(hypotheses // len(x), dim=0)
@@ -130,7 +130,7 @@ class Attention(nn.Module, ABC):
         """Scores `(N, heads, T)` of a projected query `(N, size)`; `previous` is `(N, heads, T)`."""
 
     def _values(self, encoder_out: Tensor) -> Tensor:
-        # Projected here and not after the sum: the same, since weights add up to 1, but once and not for each token.
+        # Projected before the weighted sum, since weights add up to 1: once instead of for each token.
         return encoder_out if self.to_context is None else self.to_context(encoder_out)
 
     def _context(self, alignment: Tensor, memory: Memory) -> Tensor:

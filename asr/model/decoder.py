@@ -175,7 +175,6 @@ class Decoder(nn.Module):
         for u in range(tokens.shape[1]):
             x = embedded[:, u]
 
-            # Scheduled sampling.
             if sampling_rate > 0 and u > 0:
                 with torch.no_grad():
                     logits = self.logits(self._readout(outputs[-1], state.context)).float()

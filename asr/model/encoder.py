@@ -89,12 +89,10 @@ class PyramidLayer(nn.Module):
 
     def step(self, x: Tensor, state: LayerState, window: Window, final: bool) -> tuple[Tensor, LayerState]:
         """Output frames that become complete with `x` `(B, t, D)`; with `final`, all remaining ones."""
-        # Join frames; keep the leftover.
         x = torch.cat([state.unjoined, x], dim=1)
         whole = x.shape[1] if final else x.shape[1] // self.join * self.join
         pending = torch.cat([state.pending, self.joined(x[:, :whole])], dim=1)
 
-        # Whole chunks with their right context are ready.
         ready = pending.shape[1]
         chunk, right = window if self.backward_lstm is not None else Window(1, 0)
         if not final:
@@ -160,7 +158,6 @@ class PyramidLayer(nn.Module):
         source = (rows + (starts[:, None] + turned).clamp(max=total - 1)).reshape(-1)
         reversed_x = x.reshape(batch * total, -1).index_select(0, source).view(batch * windows, width, -1)
 
-        # Run all windows as one batch, and reorder the outputs of the chunks.
         y = run_lstm(self.backward_lstm, reversed_x)
         base = torch.arange(batch * windows, device=device).view(batch, windows, 1) * width
         back = (base + turned[..., :chunk]).reshape(-1)
@@ -168,7 +165,7 @@ class PyramidLayer(nn.Module):
         return y.view(batch, windows * chunk, -1)[:, :frames]
 
     def finished(self, x: Tensor, ahead: Tensor, behind: Tensor | None, lengths: Tensor | None = None) -> Tensor:
-        """Output frames of joined frames `(B, T, join * D)` and what the LSTMs `(B, T, H)` make of them."""
+        """Output frames from joined frames `(B, T, join * D)` and the outputs `(B, T, H)` of each LSTM for them."""
         y: Tensor = ahead if behind is None else torch.cat([ahead, behind], dim=-1)
         y = y if self.projection is None else self.projection(y)
         y = self.dropout(self.normalisation(y, lengths))
@@ -299,7 +296,7 @@ class Encoder(nn.Module):
         return self.pads and all(layer.quick is not None for layer in self._pyramid())
 
     def quicken(self) -> None:
-        """Let `preview` run in int8, where that is possible: it encodes everything several times."""
+        """Let `preview` run in int8, where that is possible: it encodes each frame several times."""
         for layer in self._pyramid():
             forward, backward = layer.forward_lstm, layer.backward_lstm
             if backward is not None and int8.available() and int8.vnni() and int8.fits(next(forward.parameters())):
@@ -313,7 +310,7 @@ class Encoder(nn.Module):
         )
 
     def frames(self, features: int) -> int:
-        """Number of output frames of so many features; the front drops those that do not fill a frame."""
+        """Number of output frames for a number of features; the front drops features that do not fill a frame."""
         return -(-(features // self.config.front.reduction) // math.prod(self.config.joins))
 
     def lookahead_ms(self, context: Context) -> float:

@@ -21,7 +21,7 @@ __all__ = ["DecibelMel", "FeatureState", "LogMel", "build_features", "mask_beyon
 # Added to the power of every mel bin: about one 16-bit quantisation step, so that the log of digital silence is finite.
 _FLOOR = 1e-7
 
-# Of decibels: the least power, and the range below the loudest bin beyond which quieter ones are raised.
+# Of `DecibelMel`: the least power, and the range below the loudest bin, to whose lower end quieter bins are raised.
 _LEAST_POWER, _RANGE_DB = 1e-10, 80.0
 
 
@@ -118,7 +118,7 @@ class LogMel(nn.Module):
         Args:
             waveform: `(B, n)`, the next samples.
             state: from `initial_state` or the previous step.
-            final: whether the stream ends here; the kind of frames that reach beyond the end is then completed.
+            final: whether the stream ends here; `DecibelMel` then completes frames that reach beyond the end.
 
         Returns:
             `(B, t, n_mels)`, and the next state.
@@ -134,10 +134,10 @@ class LogMel(nn.Module):
 
 
 class DecibelMel(LogMel):
-    """SpeechBrain's Fbank: frame t lies around sample t * hop_length, with zeros before and after the waveform.
+    """SpeechBrain's Fbank: frame t is centred on sample t * hop_length, with zeros before and after the waveform.
 
-    Values are decibels. Those more than 80 dB below the loudest of the utterance are raised to that, which only digital
-    silence and the like are. A stream does not know the utterance: there it is the loudest so far.
+    Values are decibels, with a floor 80 dB below the loudest bin of the utterance, which only digital silence and the
+    like reach. In a stream, the floor follows the loudest bin so far.
     """
 
     floor = 10 * math.log10(_LEAST_POWER)
@@ -163,7 +163,7 @@ class DecibelMel(LogMel):
         return 10 * power.clamp(min=_LEAST_POWER).log10()
 
     def forward(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        # What is padded with is not heard, by the last frames of a row either.
+        # The last frames of a row reach into its padding, which must be zero.
         waveform = waveform * (torch.arange(waveform.shape[1], device=waveform.device) < samples[:, None])
         return super().forward(waveform, samples)
 

@@ -1,7 +1,7 @@
 """Convolutional front: blocks of 2-D convolutions and max pooling, as in VGG-BLSTM and CRDNN.
 
 At both ends of an utterance, and of the bins, convolutions see the frames mirrored. Every other output frame depends on
-a bounded stretch of input, so that a stream keeps the latest frames and computes the few outputs at its edge again.
+a bounded stretch of input, so a stream keeps the latest frames and recomputes the few outputs at its edge.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FrontState(State):
     """State of the front from chunk to chunk."""
 
     kept: Tensor  # (B, n, n_mels): latest input frames, from a whole output frame on
-    done: int  # output frames of `kept` that have been given out, or that its cut start falsifies
+    done: int  # output frames of `kept` already returned, or wrong because earlier frames are missing
 
 
 class Front(nn.Module):
@@ -47,7 +47,8 @@ class Front(nn.Module):
             self.projection = Dense(self.output_size, size, self.config.normalisation, config.activation)
             self.output_size = size
 
-        # Each convolution reaches `half` frames of its own rate to both sides: `edge_frames` outputs may be touched.
+        # A block's convolutions reach `half` frames of its own rate to each side, so `edge_frames` outputs depend on
+        # what lies beyond an edge.
         half, frames, self.right_frames, self.edge_frames = self.config.time_width // 2 * _CONVOLUTIONS, 1, 0, 0
         for pool in self.config.time_pools:
             self.right_frames += half * frames
@@ -55,7 +56,7 @@ class Front(nn.Module):
             frames *= pool
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve a padded batch; returns the frames, anything beyond their lengths, and the lengths `(B,)`."""
+        """Convolve a padded batch; returns the frames, undefined beyond their lengths, and the lengths `(B,)`."""
         if features.shape[1] < self.config.reduction:
             return self._nothing(features), lengths // self.config.reduction
         x = features[..., None]
@@ -76,7 +77,7 @@ class Front(nn.Module):
     def preview(self, features: Tensor, state: FrontState, settled: int) -> tuple[Tensor, FrontState]:
         """Output frames of all of `features` as if the audio ended there, and the state after the first `settled`.
 
-        The features after the settled frames are to be given again.
+        The next call must repeat the features after the settled frames.
         """
         x = torch.cat([state.kept, features], dim=1)
         settled += state.done
@@ -90,12 +91,12 @@ class Front(nn.Module):
         return cast(Tensor, out)
 
     def _after(self, x: Tensor, done: int, end: int) -> FrontState:
-        """The state with the first `done` output frames of `x` given out, and its frames up to `end` kept."""
+        """The state with the first `done` output frames of `x` returned, and its frames up to `end` kept."""
         first = max(0, done - self.edge_frames)
         return FrontState(x[:, first * self.config.reduction : end].clone(), done - first)
 
     def _complete(self, frames: int) -> int:
-        """Output frames that do not change with what follows the first `frames`."""
+        """Number of output frames that do not depend on input after the first `frames`."""
         for pool in self.config.time_pools:
             frames = max(0, frames - self.config.time_width // 2 * _CONVOLUTIONS) // pool
         return frames

@@ -67,7 +67,7 @@ class InternalLm(nn.Module):
 
 
 class Stepped(Protocol):
-    """What an internal language model does here."""
+    """Interface of an internal language model."""
 
     def initial_state(self, rows: int) -> LmState:
         """State before the first token."""

@@ -41,7 +41,7 @@ def run_lstm_from(
         lstm: of one layer.
         x: the next frames.
         hidden: the state, `(B, H)` twice.
-        settled: the state after so many frames is returned, fewer than all; None: that after all.
+        settled: number of frames after which the returned state is taken, fewer than all; None: all.
     """
     before = (hidden[0][None], hidden[1][None])
     if settled == 0:

@@ -184,7 +184,7 @@ class Vectors:
 
 
 class _Slot:
-    """A row of the table, freed when nothing refers to this object any more."""
+    """A row of the table, freed when nothing refers to this object."""
 
     __slots__ = ("_free", "layout", "number")
 
@@ -235,7 +235,7 @@ class Slots:
         return numbers if self.device.type == "cpu" else numbers.pin_memory().to(self.device, non_blocking=True)
 
     def _table(self, dtype: torch.dtype, width: int) -> Tensor:
-        """The table of a dtype, with a place for all rows and at least so many numbers in each."""
+        """The table of a dtype, with a place for all rows and at least `width` numbers in each."""
         before = self._tables.get(dtype)
         if before is None or before.shape[0] < self._count or before.shape[1] < width:
             rows, columns = (0, 0) if before is None else before.shape

@@ -1,8 +1,8 @@
-"""Weights packed for inference on a CPU: stored as float16, computed with in float32.
+"""Weights packed for inference on a CPU: stored in float16, computed in float32.
 
 A search or a stream multiplies few rows with large matrices, and most of the time goes into reading the matrices.
 Float16, in which checkpoints are stored, halves the bytes. Only matrices that float16 holds exactly are packed, so that
-results differ by the rounding of sums alone. The kernels are FBGEMM's (Khudia et al. 2021), for x86 with AVX2; on other
+results differ only by the rounding of sums. The kernels are FBGEMM's (Khudia et al. 2021), for x86 with AVX2; on other
 machines nothing is packed.
 """
 
@@ -22,11 +22,11 @@ M = TypeVar("M", bound=nn.Module)
 
 # With more rows than this, time steps included, oneDNN's LSTM is faster, though it reorders its weights at each call.
 _LSTM_ROWS = 160
-_CELL_ROWS = 160  # and a cell whose matrices lie in the cache, as a GRU's three gates do
+_CELL_ROWS = 160  # the same for a cell whose matrices fit into the cache, as a GRU's do
 
 
 def pack(module: M) -> M:
-    """Replace the linear layers of several outputs, LSTMs and cells of a module by packed ones, in place.
+    """Replace linear layers with several outputs, LSTMs and cells of a module by packed ones, in place.
 
     Afterwards the module is for inference in float32 only. Nothing changes where the kernels are missing or fast paths
     are off.

@@ -1,4 +1,4 @@
-"""Steps of fixed shapes as CUDA graphs: one launch in place of some hundred.
+"""Steps of fixed shapes as CUDA graphs: one launch instead of hundreds.
 
 A graph has input and output tensors of its own. It is captured for one layout of the arguments and one number of rows,
 a power of two: a batch is copied to the first rows, and the results of the others are ignored.
@@ -19,9 +19,9 @@ from asr.model.states import Layout, build, flatten
 __all__ = ["Capture", "Graphs", "capture"]
 
 _LOG = logging.getLogger(__name__)
-_MOST_ROWS = 256  # beyond, kernels run longer than it takes to launch them, and the tensors become large
+_MOST_ROWS = 256  # above this, kernels run longer than it takes to launch them, and the tensors become large
 _MOST_GRAPHS = 64
-_WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and allocate
+_WARM_UP = 3  # runs before the capture, for libraries to choose kernels and allocate memory
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
 """Takes a function without arguments; returns a function that replays it, and its result, rewritten by each replay."""

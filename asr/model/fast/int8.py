@@ -1,13 +1,13 @@
-"""LSTMs in int8 on a CPU, for those that take most of the time of a search or a stream.
+"""Int8 on a CPU for the LSTMs that take most of the time of a search or a stream.
 
 Each output of a weight matrix has a scale, as usual. A scale of the inputs that is shared by a batch would make a row
 depend on its neighbours. Here it is a constant for outputs of an LSTM, which lie between -1 and 1, and a number per row
 for all other inputs. Sums of integers are exact, so a row's result is bit for bit the same in every batch.
 
-Processors with VNNI add up products of bytes in 32 bits. On others FBGEMM adds up two products in 16 bits first, which
-do not overflow if the inputs have 7 bits. Weights are packed for it from a tensor of dtype qint8, a kind that PyTorch
-will remove in a release not named yet (pytorch/pytorch#184982). The other kernel that could do it, oneDNN's, is several
-times slower without VNNI. Where PyTorch lacks the functions, nothing is in int8, and float16 remains.
+Processors with VNNI accumulate products of bytes in 32 bits. On others FBGEMM first adds pairs of products in 16 bits,
+which do not overflow if the inputs have 7 bits. FBGEMM packs weights from a tensor of dtype qint8, which PyTorch will
+remove in an unspecified release (pytorch/pytorch#184982). Without VNNI the alternative, oneDNN's kernel, is several
+times slower. Where PyTorch lacks the functions, nothing is in int8, and float16 remains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def available() -> bool:
 
 @functools.cache
 def _work() -> bool:
-    """Whether the kernels work; one that PyTorch no longer has fails."""
+    """Whether the kernels work; one that PyTorch lacks raises an error."""
     try:
         Linear8(torch.ones(8, 8), packed=True).of_units(torch.ones(1, 8))
     except (AttributeError, RuntimeError):
@@ -43,7 +43,7 @@ def _work() -> bool:
 
 @functools.cache
 def vnni() -> bool:
-    """Whether the processor multiplies bytes and adds up in 32 bits."""
+    """Whether the processor accumulates products of bytes in 32 bits."""
     return bool(torch.cpu._is_vnni_supported())
 
 
@@ -77,16 +77,16 @@ class Linear8:
             self._packed = _pack_for_fbgemm(self.weight.t().contiguous(), self.scale, self._zeros)
 
     def of_units(self, x: Tensor) -> Tensor:
-        """For inputs between -1 and 1."""
+        """Outputs for inputs between -1 and 1."""
         return self.of_whole((x * largest()).round_()).mul_(1 / largest())
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """For any inputs."""
+        """Outputs for any inputs, with a scale for each row."""
         whole, step = rounded_rows(x)
         return self.of_whole(whole).mul_(step)
 
     def of_whole(self, whole: Tensor) -> Tensor:
-        """For inputs that are integers, none above `largest()` in magnitude."""
+        """Outputs for inputs that are integers, none above `largest()` in magnitude."""
         rows = whole.flatten(0, -2)
         found: Tensor
         if not vnni():  # the kernel rounds to unsigned bytes, of this scale and zero point
@@ -116,7 +116,7 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 class Bidirectional8:
     """A forward and a backward LSTM of one layer each, run in one loop over time; for processors with VNNI.
 
-    With the kernels for others, it takes as long as PyTorch's LSTMs for 16 rows, and twice as long for one.
+    With FBGEMM's kernels, it takes as long as PyTorch's LSTMs for 16 rows, and twice as long for one.
     """
 
     def __init__(self, forward: nn.LSTM, backward: nn.LSTM) -> None:
