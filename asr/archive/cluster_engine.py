@@ -14,7 +14,7 @@ from asr.output.formats import render
 
 __all__ = ["Attempts", "ClusterEngine", "Setup"]
 
-ATTEMPTS_ALONE = 2  # tries of a source on its own before it is reported as the cause of the crashes
+ATTEMPTS_ALONE = 2  # attempts at a source on its own before it is reported as the cause of the crashes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ __all__ = ["SUFFIXES", "audio_files"]
 
 
 def audio_files(folder: str) -> Iterator[str | AudioError]:
-    """The audio files in a folder and below it, sorted by name; a folder that cannot be read comes as an error.
+    """The audio files in a folder and below it, sorted by name; a folder that cannot be read is yielded as an error.
 
     Hidden files, hidden folders and linked folders are left out.
     """

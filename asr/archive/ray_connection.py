@@ -52,7 +52,7 @@ def connect(address: str, local_cores: int) -> None:
 
 
 def _knock(address: str) -> None:
-    """Fail at once, with the reason, if nothing listens: Ray would wait for long and report little."""
+    """Fail at once, with the reason, if nothing listens: Ray would wait long and report little."""
     if "://" in address:
         raise ClusterError(f"{address}: Ray Client is not supported; run it on a node (auto), or by ray job submit")
     try:

@@ -34,7 +34,7 @@ class Clock:
     _last: float | None = None
 
     def gap(self, timestamp: float | None, length: float) -> float:
-        """Seconds of silence before a frame with this timestamp and length; the clock moves on to the frame's end.
+        """Seconds of silence before a frame with this timestamp and length; advances the clock to the frame's end.
 
         Audio is never dropped: if timestamps fall behind, the clock stays ahead of them until the next gap.
 

@@ -72,7 +72,7 @@ def container_seconds(file: IO[bytes]) -> float | None:
 
 
 class _TrackDecoder:
-    """Decodes one audio track from start to end, and collects the evidence that audio is missing.
+    """Decodes one audio track from start to end, and collects evidence of missing audio.
 
     Attributes:
         decoded_seconds: length of the decoded audio, without silence before its start.
@@ -82,7 +82,7 @@ class _TrackDecoder:
     def __init__(self, file: IO[bytes], name: str, block_seconds: float, track: Track, ignore_length: bool) -> None:
         self._name, self._block_seconds, self._ignore_length = name, block_seconds, ignore_length
         self.decoded_seconds = 0.0
-        self._bad_packets: list[float] = []  # where they were to be, in decoded seconds
+        self._bad_packets: list[float] = []  # positions, in decoded seconds
         self._complaints: list[str] = []
         self._end_seconds = 0.0  # latest end of any track's packets
 
@@ -101,7 +101,7 @@ class _TrackDecoder:
         others = [stream for stream in self._container.streams if stream is not self._stream]
         self._track_has_length = self._stream.duration is not None
         self._has_other_tracks = any(map(libav.has_length, others))
-        if self._track_has_length or not self._has_other_tracks:  # else their ends tell whether the file is whole
+        if self._track_has_length or not self._has_other_tracks:  # else their ends show whether the file is whole
             libav.discard(others)
         self.declared_seconds = self._declared(header_seconds, is_estimate)
         self._clock = self._start_clock(is_estimate)

@@ -17,7 +17,7 @@ _STRETCH_SAMPLES = 938 * _WINDOW_SAMPLES  # 30 s: the longest stretch held back,
 _TRIAL_WINDOWS = 2 * _SAMPLE_RATE // _WINDOW_SAMPLES
 _FADE_SAMPLES = _SAMPLE_RATE // 100  # from one gain to the next
 
-_LOUD_DB = -55.0  # power of a window re full scale; a sentence 40 dB below the usual stays under it
+_LOUD_DB = -55.0  # power of a window re full scale; a sentence 40 dB below the usual level stays under it
 _FLOOR_DB = -90.0  # below it, audio has too few bits to amplify
 _TARGET_DB = -18.0
 _ACTIVE_DB = 40.0  # windows further than this below the loudest do not count
@@ -53,7 +53,7 @@ class LevelCorrector:
         self._pieces: list[Samples] = []  # held back
         self._held_samples = 0
         self._partial_window = np.zeros(0, np.float32)
-        self._powers: list[float] = []  # of the whole windows
+        self._powers: list[float] = []  # of the complete windows
         self._peak = 0.0
         self._first_loud: int | None = None  # number of the first loud window
 

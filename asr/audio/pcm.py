@@ -25,9 +25,9 @@ _FADE_SECONDS = 0.005  # from one mix to another
 # Mean power of the mix relative to that of the channels: 0.5 where they are independent, 1 where they are equal.
 _CANCELS_BELOW = 0.05
 _HEARD_ABOVE = 0.2
-_LOUDER = 4.0  # times the power of the selected channel that replaces it
+_LOUDER = 4.0  # a channel replaces the selected one at this many times its power
 _SILENCE_POWER = 1e-10
-_MEAN = -1  # in place of a channel number: the mean of all channels
+_MEAN = -1  # the mean of all channels, in place of a channel number
 
 
 def decode(data: bytes, encoding: str = "s16le", channels: int = 1) -> tuple[NDArray[np.float32], bytes]:

@@ -181,7 +181,7 @@ def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None 
 def steps(
     waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None, seconds: int = _STEP_SECONDS
 ) -> Iterator[Span | None]:
-    """As `split`, but yield a span or None at least every few `seconds` of audio, so that callers can work between."""
+    """As `split`, but yield a span or None at least every few `seconds` of audio, so that callers can do other work."""
     config = config or SegmentConfig()
     windows = _windows(waveform_blocks)
     max_samples = int(config.max_seconds * SAMPLE_RATE)

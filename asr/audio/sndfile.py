@@ -26,10 +26,10 @@ _FLAC_BUFFER_BYTES = 1 << 17  # libFLAC may have read this far past the end of a
 
 
 class _View:
-    """A file from an offset on, without its name, since soundfile takes a name in .raw for headerless samples.
+    """A file from an offset on, without its name, since soundfile treats a file named .raw as headerless samples.
 
-    libsndfile reads through C callbacks, which print an exception instead of raising it. The view keeps that of a read,
-    and the file seems to end there until `raise_failure`.
+    libsndfile reads through C callbacks, which print an exception instead of raising it. The view keeps the
+    exception of a failed read, and the file appears to end there until `raise_failure`.
     """
 
     def __init__(self, file: IO[bytes], offset: int = 0) -> None:
@@ -50,7 +50,7 @@ class _View:
             raise self._failure
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # A failed seek leaves the position, which `tell` shows libsndfile.
+        # A failed seek leaves the position unchanged, which libsndfile learns from `tell`.
         with contextlib.suppress(OSError, ValueError, OverflowError):
             self._file.seek(offset + (self._offset if whence == os.SEEK_SET else 0), whence)
         return self.tell()

@@ -64,10 +64,10 @@ def select_track(container: Any, track: Track, name: str) -> Any:
 
 
 def check_single_track(track: Track, name: str) -> None:
-    """Check the choice of a track of a file that can only have one, of an undeclared language.
+    """Check the chosen track of a file that can have only one, whose language is not declared.
 
     Raises:
-        AudioError: `track` is another number than 1.
+        AudioError: `track` is a number other than 1.
     """
     number = str(1 if track is None else track).strip()
     if number.isdigit() and number != "1":
