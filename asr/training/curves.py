@@ -14,7 +14,7 @@ __all__ = ["naming", "quiet_writer"]
 
 @contextlib.contextmanager
 def naming(folder: str | Path) -> Iterator[None]:
-    """Within the block, TensorBoard's writer of `folder` is used.
+    """Convert errors of TensorBoard's writer in the block to errors that name `folder`.
 
     Raises:
         TrainingError: the block raised an OSError, or an error that Lightning made of one.

@@ -99,7 +99,7 @@ def train(
         CheckpointError: if the run in `output` is damaged, or belongs to another model.
         ConfigError, DataError, AudioError, TokenizerError: if an input cannot be used.
         DeviceError: if a device is missing.
-        TrainingError: if no step succeeds any more, or the run cannot be saved.
+        TrainingError: if too many steps in a row fail, or the run cannot be saved.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     machine.check()

@@ -55,7 +55,7 @@ class BucketSampler(Sampler[list[int]]):
         """Number of the first batch of each pass begun so far; checkpoints keep it, to resume a late pass directly."""
 
     def start_at(self, batch: int, starts: Sequence[int] = (0,)) -> None:
-        """Begin at a batch number; `starts` is the attribute of the sampler that produced those before."""
+        """Begin at a batch number; `starts` is the attribute of the sampler that produced the earlier batches."""
         self._first, self.starts = batch, list(starts)
 
     def one_pass(self, number: int) -> Iterator[list[int]]:

@@ -158,7 +158,7 @@ class SavedRun:
         """Save the run; all values of `progress` are plain.
 
         Raises:
-            DataError: the file cannot be written; that of the last time is kept.
+            DataError: the file cannot be written; the previous one is kept.
         """
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         for name, state in self._states.items():

@@ -160,7 +160,7 @@ class Hotwords:
         return Hotwords(self.phrases + other.phrases)
 
     def forms(self, words: Sequence[str]) -> list[Form]:
-        """The written forms of the phrases found among recognised words; of overlapping ones the first or longest.
+        """The written forms of phrases among recognised words; of overlapping ones the first, and there the longest.
 
         Args:
             words: in lower case, as recognised.

@@ -42,7 +42,7 @@ class PunctuationNetwork(nn.Module):
         self.back = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.marks = nn.Linear(2 * config.hidden_size, len(config.marks))
-        # Of the cases; the name is part of saved models.
+        # The head for cases; saved models contain the name.
         self.forms = nn.Linear(2 * config.hidden_size, len(Case))
 
     def forward(self, words: Tensor, pieces: Tensor, pauses: Tensor, lengths: Tensor) -> TagLogits:

@@ -76,7 +76,7 @@ def parse_source(text: str) -> Source:
 
 
 def _problem(path: Path) -> str | None:
-    """Why the path is no text that can be read; None if it is one."""
+    """The reason why a path is not a readable text; None if it is one."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):

@@ -19,7 +19,7 @@ __all__ = ["Batch", "dev_batches", "training_batch"]
 _LENGTHS = (16, 32, 64, 112)  # words of a row; a batch has rows of one length
 _WHOLE_SHARE = 0.5  # of rows: they begin and end with a sentence
 _UNFINISHED_SHARE = 0.5  # of the other rows: they end anywhere, like an unfinished segment
-_BOUNDARY_SHARE = 0.5  # of rows with a long pause: what is before it belongs to the segment before
+_BOUNDARY_SHARE = 0.5  # of rows with a long pause: the words before it belong to the previous segment
 _BOUNDARY_WORDS = 40  # such a pause is among the first words, as many as the writer gives as context
 _TEMPO_SPREAD = 0.3  # of the pauses of different speakers, in log units
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    types: npt.NDArray[np.int32]  # (N, T), and so the others
+    types: npt.NDArray[np.int32]  # (N, T), like the others
     marks: npt.NDArray[np.uint8]
     cases: npt.NDArray[np.uint8]
 

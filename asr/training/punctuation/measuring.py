@@ -44,7 +44,7 @@ class Measured:
 
 @torch.inference_mode()
 def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainConfig) -> Measured:
-    """Measure on the held-out text, without errors, half of the rows with pauses; marks with the best offsets."""
+    """Measure marks, with the best offsets, and capitals on the held-out text; half of the rows have pauses."""
     device, was_training = network.marks.bias.device, network.training
     network.eval()
     kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
