@@ -187,7 +187,7 @@ def save(folder: Path, model: Model, tokenizer: Tokenizer, dtype: torch.dtype = 
     """Write a checkpoint, floating-point weights as `dtype`; a language model in the folder is kept.
 
     Raises:
-        DataError: a file cannot be written; so for the other parts of a model.
+        DataError: a file cannot be written; also raised by `save_lm` and `save_punctuation`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / CONFIG, to_dict(model.config))

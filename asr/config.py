@@ -75,7 +75,7 @@ class FeatureConfig:
 
     @property
     def centred(self) -> bool:
-        """Whether frame t lies around sample `t * hop_length`, half before it; otherwise it begins there."""
+        """Whether frame t is centred on sample `t * hop_length`; otherwise it begins there."""
         return self.kind == "decibel"
 
     @property
@@ -271,8 +271,8 @@ class SearchConfig:
     """Weights and limits of the search; a checkpoint's config.json has the values tuned for it."""
 
     beam_size: int = 8
-    # Hypotheses that score lower than the best live one by more than this are dropped; with length_normalisation, also
-    # those as far below the best finished one, before its division. 0: none is dropped.
+    # Hypotheses more than this below the best live one are dropped; with length_normalisation, also those more than
+    # this below the best total score of a finished one. 0: none is dropped.
     beam_margin: float = 0.0
     nbest: int = 1
     ctc_weight: float = 0.3  # the decoder's weight is 1 minus this
@@ -280,7 +280,7 @@ class SearchConfig:
     internal_lm_share: float = 0.0  # fraction of lm_weight used to subtract the decoder's internal LM
     length_bonus: float = 0.0  # added for each token
     hotword_weight: float = 0.5  # bonus of a hotword per letter, with eight letters added to its length
-    hotword_margin: float = 2.0  # per unit of this bonus: how far a hotword's CTC path may score below the best path
+    hotword_margin: float = 2.0  # how far a hotword's CTC path may score below the best path, per unit of that bonus
     coverage_penalty: float = 0.0  # for encoder frames whose total attention exceeds `coverage_threshold`
     coverage_threshold: float = 1.5
     coverage_mean: bool = False  # count the penalty at every token, averaged over the tokens so far

@@ -65,7 +65,7 @@ class CheckpointError(SpellstreamError):
 
 
 class HubError(SpellstreamError):
-    """A repository of models cannot be reached, is refused, or a file of it has a wrong checksum."""
+    """A repository of models cannot be reached or is refused, or one of its files has a wrong checksum."""
 
 
 class TrainingError(SpellstreamError):

@@ -30,7 +30,7 @@ def user_home() -> Path:
 
 
 def require_folder(path: Path) -> None:
-    """Check, before long work, that the folder of the file to be written after it exists.
+    """Check that the folder of an output file exists, before the work that leads to the file.
 
     Raises:
         DataError: it does not.
@@ -62,7 +62,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, which replaces it if the block succeeds.
 
-    For large content: the next attempt writes to the same path, so that killed ones leave one file and not many.
+    For large content: the next attempt writes to the same path, so that killed attempts leave one file, not many.
     Otherwise see `write_atomically`.
 
     Raises:

@@ -62,7 +62,7 @@ class Job:
     complete: bool = False  # all of it has been read
 
     def read(self, blocks: Generator[Tensor, None, None]) -> Iterator[Tensor]:
-        """Pass blocks on and count their samples; the reader is closed in any case."""
+        """Pass blocks on and count their samples; always close the reader."""
         with contextlib.closing(blocks):
             try:
                 for block in blocks:

@@ -1,4 +1,4 @@
-"""Division of waveforms into batches that are decoded in the shortest time."""
+"""Division of waveforms into batches that are decoded in the least wall time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["pack"]
 # for any number of rows, each row costs by its own length, and its attention by the padded length besides. Fitted on
 # batches of 1 to 16 rows of 1 to 17 s, with a median error of 6 %; only the ratios matter.
 _STEPS, _ROWS, _ATTENTION = 0.028, 0.0081, 0.00105
-_SHARES = (0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # of the work of one thread, to try as the largest batch
+_PARTS = (0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # of one thread's work: divisors that give the batch cost limits to try
 
 
 def pack(seconds: Sequence[float], most: int, threads: int = 1, on_cpu: bool = True) -> list[list[int]]:
-    """Divide waveforms into batches of similar lengths, so that all are decoded soonest.
+    """Divide waveforms into batches of similar lengths that are decoded in the least wall time.
 
     On a GPU the largest batches are the fastest. On a CPU, with one thread, these are the batches with the least work:
     larger ones share the steps of the search, smaller ones have less padding. With several threads, batches are also
@@ -39,7 +39,7 @@ def pack(seconds: Sequence[float], most: int, threads: int = 1, on_cpu: bool = T
     divisions = [_cheapest(lengths, most)]
     if threads > 1:
         share = sum(cost for cost, _, _ in divisions[0]) / threads
-        divisions += [_cheapest(lengths, most, share / parts) for parts in _SHARES]
+        divisions += [_cheapest(lengths, most, share / parts) for parts in _PARTS]
     best = min(divisions, key=lambda division: _end([cost for cost, _, _ in division], threads))
     return [order[start:end] for _, start, end in best]
 
@@ -48,7 +48,7 @@ def _cheapest(lengths: Sequence[float], most: int, limit: float = math.inf) -> l
     """The division of lengths, longest first, with the least work in total.
 
     Returns:
-        Cost, start and end of each batch, costliest first. None costs more than `limit`, except for single waveforms.
+        Cost, start and end of each batch, costliest first. Only a batch of a single waveform costs more than `limit`.
     """
     totals = list(accumulate(lengths, initial=0.0))
     least = [(0.0, 0.0, 0)]  # for each end: cost of all batches up to there, cost and start of the last one

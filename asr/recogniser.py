@@ -175,7 +175,7 @@ class Recogniser:
                 `(samples,)`, or two-dimensional with the shorter side as channels; floats in [-1, 1] or integers.
             sample_rate: of an array, in Hz; files have their own.
             search: beam size and weights; the model's own if None.
-            segment: how long audio is cut into segments.
+            segment: where long audio is cut into segments; the defaults if None.
             word_timestamps: also find when each word was said.
             batch_size: segments decoded together.
             track: which audio track of a file, see `asr.audio.blocks`.
