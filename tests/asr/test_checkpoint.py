@@ -108,7 +108,7 @@ def test_weights_can_be_read_by_whoever_may_read_the_rest(folder: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_the_old_weights_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was safetensors' own exception, which nothing caught, and half a file was left behind."""
+    """The exception of safetensors was not caught, and half a file was left behind."""
     model = checkpoint.load(folder)
 
     def full(descriptor: int) -> None:

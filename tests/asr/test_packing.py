@@ -34,7 +34,7 @@ def test_one_thread_shares_steps_unless_padding_costs_more() -> None:
 
 
 def test_threads_end_together() -> None:
-    """They took turns at batches of equal count, shortest first: the last one ran alone, the longest of all."""
+    """Batches of equal count once ran shortest first, so the longest ran alone at the end."""
     seconds = [2.0] * 12 + [20.0] * 4
     both = pack(seconds, 16, 2)
     assert [sorted(seconds[i] for i in batch) for batch in both] == [[20.0, 20.0], [20.0, 20.0], [2.0] * 12]

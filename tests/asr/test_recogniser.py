@@ -72,7 +72,7 @@ def test_batch_size_never_changes_the_answer(recogniser: Recogniser, clips: list
 
 
 def test_arrays_among_many_sources_are_at_16_khz(recogniser: Recogniser, clips: list[Path]) -> None:
-    """Once they were refused for having no sample rate, whatever the documentation said."""
+    """They were once refused for lack of a sample rate, against the documentation."""
     samples = asr.audio.load(clips[1])
     outcomes = list(recogniser.transcribe_many([samples, samples.numpy(), clips[1]], segment=ALL))
     texts = [outcome.transcript.text for outcome in outcomes if outcome.transcript is not None]
@@ -95,7 +95,7 @@ def test_one_unreadable_source_stops_no_other(recogniser: Recogniser, clips: lis
 def test_an_exception_of_a_library_is_that_files_alone(
     recogniser: Recogniser, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A headerless `a.raw` raised a TypeError in soundfile, which ended the batch in a traceback."""
+    """A headerless `a.raw` raised a TypeError in soundfile, which ended the batch with a traceback."""
     blocks = asr.recogniser.blocks
 
     def breaking(source: Path, **options: Any) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Streams encode their latest chunks anew: what they come to is what hearing on would have made of them."""
+"""Streams re-encode their latest chunks: the result is that of full context."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def waveform(recordings: list[Tensor]) -> Tensor:
 
 
 def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[OpenSegment, Tensor]:
-    """An segment, and what was heard of it; early on, frames were released, as behind committed words."""
+    """A segment and its encoder output; early on, frames were released, as behind committed words."""
     session = engine.start()
     for chunk in waveform.split(700):
         (session,), _ = engine.step([session], [chunk])
@@ -62,7 +62,7 @@ def test_what_is_encoded_anew_has_heard_what_came_after(
 def test_frames_settle_once_the_overlap_is_behind_them(
     waveform: Tensor, context: Context, encoder: dict[str, Any], overlap_ms: int
 ) -> None:
-    """Each chunk is as it was when the overlap after it was full, and the next goes on from how it was seen then."""
+    """Each chunk stays as encoded once the overlap after it was full, and the next continues from that state."""
     policy = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
     engine = Engine(babbler(**encoder), config)

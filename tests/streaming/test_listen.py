@@ -71,7 +71,7 @@ def test_a_model_is_loaded_by_name(recogniser: Recogniser, speech: torch.Tensor)
 def test_what_was_said_is_kept_whatever_ends_it(
     recogniser: Recogniser, speech: torch.Tensor, ending: BaseException
 ) -> None:
-    """The source fails amid a word, or Ctrl-C is pressed while it is waited for."""
+    """The source fails within a word, or Ctrl-C is pressed while waiting for audio."""
     stop_at = 12
 
     def fail(chunk: int) -> None:
@@ -122,7 +122,7 @@ def test_stopping_and_leaving_close_the_source(recogniser: Recogniser, speech: t
 def test_dropped_audio_is_told(
     recogniser: Recogniser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once when it begins, then not for every chunk, and at the end what is left to tell."""
+    """Reported at once when it begins, then at intervals, and the rest at the end."""
 
     def drop(chunk: int) -> None:
         if chunk >= 2:
@@ -137,7 +137,7 @@ def test_dropped_audio_is_told(
 
 
 def test_what_the_sound_system_dropped_is_told(recogniser: Recogniser, caplog: pytest.LogCaptureFixture) -> None:
-    """It was counted and never shown, and `listen` said that nothing was dropped."""
+    """Overflows were counted but never shown, and `listen` reported that nothing was dropped."""
     source = Replay(torch.zeros(10 * CHUNK_SAMPLES), lambda chunk: setattr(source, "gaps", chunk // 3))
     list(streaming.listen(source, model=recogniser))
     assert [record.getMessage() for record in caplog.records] == [

@@ -30,7 +30,7 @@ class Heard:
 
 
 class Recorder:
-    """In an engine's place: what ends says how much it has heard."""
+    """A stub engine: the end of a stream yields the number of samples heard."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -45,7 +45,7 @@ def started() -> Session:
 
 
 def window(number: int) -> Tensor:
-    """A window whose every sample says which it is."""
+    """A window whose samples all equal its number."""
     return torch.full((WINDOW_SAMPLES,), float(number))
 
 

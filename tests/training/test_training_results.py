@@ -56,7 +56,7 @@ def test_the_last_and_the_best_models_are_kept_and_averaged(
 ) -> None:
     """Of five measurements the last and the best two stay; their mean is the mean of their weights.
 
-    What else lies in a folder of that name is not the run's: it was once deleted.
+    Other files in a folder of that name are not the run's: they were once deleted.
     """
     witness.dev_wer = WERS.__getitem__
     others = tmp_path / "run" / "models" / "another-project"
@@ -234,7 +234,7 @@ def test_a_model_that_gets_no_better_is_kept_as_it_was(
 
 
 def test_a_full_disk_names_the_file_of_the_run(tmp_path: Path) -> None:
-    """It read "[Errno 28] No space left on device", and the half-written file kept the disk full."""
+    """The error was "[Errno 28] No space left on device", and the half-written file kept the disk full."""
 
     def full(path: Path, weights_only: bool) -> None:
         path.write_bytes(b"half")

@@ -110,7 +110,7 @@ print(len(stub.heard))
 
 
 def test_killed_is_not_lost(tmp_path: Path, repository_root: Path) -> None:
-    """Whatever moment the kill comes at: no file holds a part, and the next run does the rest alone."""
+    """At whatever moment it is killed, no file is partial, and the next run does only the rest."""
     files(tmp_path / "in", *(f"{number}.wav" for number in range(10)))
 
     def start(kill_at: int) -> subprocess.CompletedProcess[str]:

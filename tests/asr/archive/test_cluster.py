@@ -108,7 +108,7 @@ def test_what_is_wrong_with_one_file_is_not_the_end_of_all(
 def test_files_that_fit_one_by_one_are_not_lost_with_their_batch(
     engine: cluster_engine.ClusterEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that ran out once made errors of up to 128 files that had not even been looked at."""
+    """Running out of memory once failed up to 128 files that had not been read."""
     together = Stub.transcribe_many
 
     def cramped(stub: Stub, sources: Any, **options: Any) -> Any:
@@ -217,7 +217,7 @@ class Archive:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Those that are whole."""
+        """The complete rows."""
         lines = self.output.read_bytes().split(b"\n")[:-1] if self.output.exists() else []
         return [json.loads(line) for line in lines]
 
@@ -227,7 +227,7 @@ class Archive:
             time.sleep(0.02)
 
     def finish(self, process: subprocess.Popen[str]) -> str:
-        """Wait for the end, which is that of a run with one bad file; gives standard error."""
+        """Wait for the end of a run with one bad file; return standard error."""
         out, err = process.communicate()
         assert (process.returncode, out) == (1, ""), err
         return err
@@ -245,7 +245,7 @@ def archive(tmp_path: Path) -> Archive:
 
 
 def engines_of(driver: int) -> Iterator[int]:
-    """The processes of a run's engines, by Linux's /proc."""
+    """The processes of a run's engines, from Linux's /proc."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             if b"FlatMap(ClusterEngine)" in (entry / "cmdline").read_bytes() and driver in ancestors(int(entry.name)):

@@ -99,7 +99,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: object, message: str) -> N
 
 
 def test_a_broken_address_is_named(tmp_path: Path) -> None:
-    """It was a ValueError of urllib, which ended the command with a traceback."""
+    """A ValueError of urllib once ended the command with a traceback."""
     (tmp_path / "m.jsonl").write_text('{"audio": "file://[a.wav"}\n')
     with pytest.raises(DataError, match=r"m\.jsonl:1: audio is 'file://\[a\.wav': Invalid IPv6 URL"):
         read(tmp_path / "m.jsonl")
@@ -120,7 +120,7 @@ def test_missing_and_empty_manifests_are_named(tmp_path: Path) -> None:
 
 
 def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~/a.wav` was looked for in a folder named ~ beside the manifest."""
+    """`~/a.wav` was once looked up in a folder named ~ beside the manifest."""
     monkeypatch.setenv("HOME", "/home/ann")
     audio = ("~/a.wav", "file:///data/b%20c.wav", "~nobody-here.wav")
     path = put(tmp_path, *(GOOD | {"id": str(number), "audio": name} for number, name in enumerate(audio)))
@@ -129,7 +129,7 @@ def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ids_and_durations_are_filled_in(tmp_path: Path) -> None:
-    """NeMo's manifests have no id, some have no duration: they were refused. An id depends on the rows before alone."""
+    """NeMo's manifests, without ids and some without durations, were refused. An id depends only on earlier rows."""
     write_audio(tmp_path / "a.wav", tone(0.5))
     rows = [{"audio_filepath": "a.wav", "text": "hello"}] * 2 + [GOOD | {"id": "a.wav#3"}, {"audio_filepath": "a.wav"}]
     path = put(tmp_path, *rows)

@@ -74,7 +74,7 @@ def test_a_linked_file_keeps_its_own_name(tmp_path: Path) -> None:
     ids=["253 bytes with an extension", "254 bytes without one", "two of 255 bytes that keep theirs"],
 )
 def test_long_names_are_shortened_and_said(tmp_path: Path, names: list[str], shortened: bool) -> None:
-    """A recording's legal name of 255 bytes had an output name beyond the limit: all the work was done in vain."""
+    """A legal source name of 255 bytes gave an output name beyond the limit: all the work was lost."""
     sources = [str(files(tmp_path, *names) / name) for name in names]
     out = OutputFiles(sources, Destination(beside=True, formats=("json",)))
     for source in sources:
@@ -88,7 +88,7 @@ def test_long_names_are_shortened_and_said(tmp_path: Path, names: list[str], sho
 
 
 def test_files_beside_the_source_are_not_overwritten_unasked(tmp_path: Path) -> None:
-    """Notes that somebody took of a talk are called talk.txt, too."""
+    """Notes on a talk may be called talk.txt as well."""
     source = files(tmp_path, "talk.wav", "talk.txt") / "talk.wav"
     problem = beside(source).obstacle(str(source))
     assert str(problem) == f"{tmp_path}/talk.txt: exists already: --overwrite replaces it, --resume skips it"

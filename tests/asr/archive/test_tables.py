@@ -12,7 +12,7 @@ from asr.errors import DataError
 
 
 def found(path: Path) -> list[tuple[str, str, str | None] | str]:
-    """(id, audio, text) of each row, or what is wrong with it; the manifest's folder left out."""
+    """(id, audio, text) of each row, or its error, without the manifest's folder."""
     folder = f"{path if path.is_dir() else path.parent}/"
     return [
         (one.id, str(one.audio).removeprefix(folder), one.text)
@@ -65,7 +65,7 @@ def test_a_folder_of_audio_and_text(tmp_path: Path) -> None:
 
 
 def test_common_voice(tmp_path: Path) -> None:
-    """Its clips lie in a folder beside the table, and quotes in its sentences mean nothing."""
+    """Clips are in a folder beside the table, and quotes in sentences are literal."""
     text = 'client_id\tpath\tsentence\n7f\tone.mp3\t"Stop!" he said.\n7f\ttwo\tGo "on\n'
     assert found(put(tmp_path / "validated.tsv", text)) == [
         ("one.mp3", "clips/one.mp3", '"Stop!" he said.'),
@@ -76,7 +76,7 @@ def test_common_voice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
 def test_utf16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
-    """What PowerShell's > writes was "not JSON: 'utf-8' codec can't decode byte 0xff"."""
+    """UTF-16, which PowerShell's > writes, gave "not JSON: 'utf-8' codec can't decode byte 0xff"."""
     path = put(tmp_path / name, json.dumps({"audio": "a.wav"}), encoding)
     with pytest.raises(DataError, match=rf"{name}: the text is UTF-16; save it as UTF-8$"):
         list(scan(path))
@@ -84,7 +84,7 @@ def test_utf16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
 
 @pytest.mark.parametrize("start", [b"RIFF\x24\x00\x00\x00WAVE", b"\x00\x00\x00\x20ftypM4A ", b"ID3\x04\x00"])
 def test_a_recording_is_no_manifest(tmp_path: Path, start: bytes) -> None:
-    """`evaluate talk.wav` printed an error for each newline byte in it, thousands in an hour; MP4 was "UTF-16"."""
+    """`evaluate talk.wav` printed an error for each newline byte, thousands for an hour; MP4 was "UTF-16"."""
     path = tmp_path / "talk.wav"
     path.write_bytes(start + b"\n\x00\x01" * 99)
     with pytest.raises(DataError, match=rf"{path}: is not a text file$"):

@@ -23,7 +23,7 @@ TELLING = [kind.suffix for kind in KINDS.values() if kind.tells_length]
 
 
 def kept(path: Path) -> tuple[float, str]:
-    """Seconds that can be read of a damaged file, and what is said of it."""
+    """The readable seconds of a damaged file, and the error."""
     samples = 0
     try:
         for block in blocks(path, keep_damaged=True):
@@ -50,7 +50,7 @@ def test_whole_files_are_read_whole(originals: dict[str, Path], suffix: str) -> 
 def test_a_file_cut_short_is_an_error_in_every_container(
     originals: dict[str, Path], tmp_path: Path, suffix: str
 ) -> None:
-    """Of mkv, webm, avi, wma, wv, tta, caf, w64, ogg, opus and mp3 a part was taken for the whole."""
+    """A truncated mkv, webm, avi, wma, wv, tta, caf, w64, ogg, opus or mp3 file was once read without an error."""
     path = Path(shutil.copy(originals[suffix], tmp_path / f"cut.{suffix}"))
     os.truncate(path, path.stat().st_size * 6 // 10)
     seconds, message = kept(path)
@@ -63,7 +63,7 @@ def test_a_file_cut_short_is_an_error_in_every_container(
 def test_a_file_that_goes_on_as_another_is_an_error_or_as_long_as_it_says(
     originals: dict[str, Path], tmp_path: Path, suffix: str
 ) -> None:
-    """AVI and WMA files that were much longer than their headers say were read up to the foreign bytes, and no more."""
+    """AVI and WMA files much longer than their headers declare were read only up to the foreign bytes."""
     content = originals[suffix].read_bytes()
     path = tmp_path / f"spliced.{suffix}"
     path.write_bytes(content[: len(content) * 6 // 10] + np.random.default_rng(0).bytes(2 * len(content)))
@@ -73,7 +73,7 @@ def test_a_file_that_goes_on_as_another_is_an_error_or_as_long_as_it_says(
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
 def test_bytes_between_the_pages_of_ogg_are_an_error(originals: dict[str, Path], tmp_path: Path, suffix: str) -> None:
-    """The decoder ended without a word at what was no page: after a cut in a page's header, or two copied parts."""
+    """The decoder ended silently at bytes outside any page: after a cut in a page header, or a copied part."""
     whole = originals[suffix].read_bytes()
     half, last = len(whole) // 2, whole.rindex(b"OggS")
     foreign = np.random.default_rng(0).bytes(1000)
@@ -90,7 +90,7 @@ def test_bytes_between_the_pages_of_ogg_are_an_error(originals: dict[str, Path],
 @needs_ffmpeg
 @pytest.mark.parametrize("layout", ["5.1", "7.1", "hexadecagonal"])
 def test_files_of_many_channels_are_read(tmp_path: Path, layout: str) -> None:
-    """From 8 channels on, memory behind the planes was read as further planes: a healthy 7.1 file ended the process."""
+    """From 8 channels on, memory beyond the planes was read as further planes: a valid 7.1 file ended the process."""
     path = tmp_path / "many.m4a"
     filters = f"anoisesrc=duration=1:amplitude=0.3,aformat=channel_layouts={layout}"
     ffmpeg("-f", "lavfi", "-i", filters, "-c:a", "aac", path)
@@ -100,7 +100,7 @@ def test_files_of_many_channels_are_read(tmp_path: Path, layout: str) -> None:
 
 
 def test_damage_of_one_file_is_not_told_of_the_next(originals: dict[str, Path], tmp_path: Path) -> None:
-    """What a decoder says repeatedly, it once more said while the next file was read."""
+    """A repeated decoder message was reported again while the next file was read."""
     content, path = bytearray(originals["opus"].read_bytes()), tmp_path / "a.opus"
     for tenth in (3, 5, 7):
         content[len(content) * tenth // 10] ^= 0xFF
@@ -110,7 +110,7 @@ def test_damage_of_one_file_is_not_told_of_the_next(originals: dict[str, Path], 
 
 
 def test_an_edit_list_that_leaves_nothing_is_damage(originals: dict[str, Path], tmp_path: Path) -> None:
-    """One flipped bit in an m4a's time scale made an edit of 0.4 ms of 3 s: that was all that was read."""
+    """One flipped bit in an m4a's time scale cut its edit from 3 s to 0.4 ms, and only that was read."""
     content = bytearray(originals["m4a"].read_bytes())
     content[content.index(b"mvhd") + 17] |= 0x80
     path = tmp_path / "a.m4a"
@@ -126,7 +126,7 @@ VIDEO = {"mp4": "mpeg4", "mov": "mpeg4", "mkv": "mpeg4", "ts": "mpeg2video", "fl
 @needs_ffmpeg
 @pytest.mark.parametrize("suffix", VIDEO)
 def test_a_track_that_starts_late_begins_with_silence(tmp_path: Path, suffix: str) -> None:
-    """Subtitles came as much too early as the track began late."""
+    """Subtitles were early by the delay of the track."""
     source, path = write(tmp_path / "a.wav", bursts(2.0)), tmp_path / f"late.{suffix}"
     picture = ["-f", "lavfi", "-i", "color=size=32x32:rate=25:duration=4"]
     codecs = ["-c:v", VIDEO[suffix], "-c:a", "mp3" if suffix == "flv" else "aac", "-ar", 44_100]
@@ -137,7 +137,7 @@ def test_a_track_that_starts_late_begins_with_silence(tmp_path: Path, suffix: st
 
 @pytest.mark.parametrize("suffix", ["m4a", "mkv", "webm", "ts", "flv"])
 def test_missing_packets_are_silence(originals: dict[str, Path], tmp_path: Path, suffix: str) -> None:
-    """After a network fault all that followed was transcribed too early."""
+    """After a network fault, all later words had too early times."""
     path = tmp_path / f"gap.{suffix}"
     dropped = "noise=amount=0:drop=gte(pts*tb-START\\,0.5)*lt(pts*tb-START\\,1.25)"
     start = "1.4" if suffix == "ts" else "0"
@@ -150,14 +150,14 @@ def test_missing_packets_are_silence(originals: dict[str, Path], tmp_path: Path,
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus", "mp3", "flac", "aac"])
 def test_streams_one_after_another_are_all_read(originals: dict[str, Path], tmp_path: Path, suffix: str) -> None:
-    """Of chained Ogg and of MP3 files put together only the first was read."""
+    """Only the first stream of chained Ogg files and of concatenated MP3 files was read."""
     path = tmp_path / f"three.{suffix}"
     path.write_bytes(3 * originals[suffix].read_bytes())
     assert len(load(path)) / SAMPLE_RATE == pytest.approx(3 * SECONDS, abs=0.4)
 
 
 def test_what_is_before_and_after_a_damaged_stretch_is_kept(originals: dict[str, Path], tmp_path: Path) -> None:
-    """Libsndfile gave up an MP3 file as a whole for a stretch of zeros."""
+    """A whole MP3 file was rejected by libsndfile for a stretch of zeros."""
     content = bytearray(originals["mp3"].read_bytes())
     start, end = len(content) * 4 // 10, len(content) * 6 // 10
     content[start:end] = bytes(end - start)
@@ -249,7 +249,7 @@ def hertz(path: Path, track: int | str | None) -> int:
 def test_a_track_is_chosen_by_number_or_language(
     tracks: Path, track: int | str | None, expected: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tone was transcribed where the second track held the words, without a word of it."""
+    """The first track, a tone, was transcribed where the second held the words, without a warning."""
     with caplog.at_level(logging.WARNING):
         assert hertz(tracks, track) == expected
     said = "has audio tracks 1 (fre), 2 (eng), 3 (ger): track 2 is read (--track chooses another)"

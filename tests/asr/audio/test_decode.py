@@ -118,7 +118,7 @@ def test_a_file_cut_short_says_how_much_is_there(tmp_path: Path, name: str) -> N
 
 
 def test_a_header_that_tells_it_is_believed_at_once_unless_the_damaged_are_kept(tmp_path: Path) -> None:
-    """Hours are not decoded for nothing."""
+    """Hours of a truncated file are not decoded in vain."""
     path = write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(AudioError, match="cut short"):
@@ -183,14 +183,14 @@ def test_containers_that_cannot_be_read(video: Path, tmp_path: Path) -> None:
 
 @needs_ffmpeg  # to make the video
 def test_a_file_on_which_nothing_is_decoded_is_not_read_for_ever(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server reads uploads one after the other, and one such file once ended that for good."""
+    """A server reads uploads one after the other, and one such file once blocked all later ones."""
     monkeypatch.setattr(libav, "_STALL_SECONDS", -1.0)
     assert reason(video) == f"{video}: nothing could be decoded in -1 s"
 
 
 @needs_ffmpeg
 def test_a_playlist_does_not_lead_to_other_files(video: Path, tmp_path: Path) -> None:
-    """One with a stray byte did not look like text, and the file that it names was read."""
+    """A playlist with a stray byte was not taken for text, and the file that it names was read."""
     playlist = tmp_path / "talk.m4a"
     playlist.write_bytes(b"ffconcat version 1.0\nfile " + video.name.encode() + b"\n#\xff\n")
     assert video.parent == tmp_path
@@ -199,7 +199,7 @@ def test_a_playlist_does_not_lead_to_other_files(video: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("name", "hinted"), [("a.raw", True), ("a.ulaw", True), ("a.pcm", True), ("a.dat", False)])
 def test_samples_without_a_header_get_a_hint(tmp_path: Path, name: str, hinted: bool) -> None:
-    """Soundfile took the name for an order to read raw samples, and its TypeError ended the whole batch."""
+    """A file named .raw was read as raw samples by soundfile, whose TypeError ended the whole batch."""
     path = tmp_path / name
     path.write_bytes((np.random.default_rng(0).integers(-99, 99, 9000)).astype("<i2").tobytes())
     assert ("listen --stdin" in reason(path)) == hinted
@@ -246,7 +246,7 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, name: str, capfd: pytest.Cap
 
 
 def test_control_c_while_a_file_is_read_ends_the_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It was printed by the same callback, the file called damaged, and the command went on with the next one."""
+    """The callback of libsndfile printed the interrupt, the file was called damaged, and the command went on."""
     data = write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 200_000)).read_bytes()
     with pytest.raises(KeyboardInterrupt):
         load(FailingDisk(data, KeyboardInterrupt()))
@@ -254,7 +254,7 @@ def test_control_c_while_a_file_is_read_ends_the_reading(tmp_path: Path, capfd: 
 
 
 def test_a_full_temporary_folder_is_no_fault_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It read "standard input: No space left on device"."""
+    """The error once read "standard input: No space left on device"."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

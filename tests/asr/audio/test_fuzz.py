@@ -1,4 +1,4 @@
-"""Damaged files of 16 formats: an AudioError or audio, in good time, and none shorter without a word."""
+"""Damaged files of 16 formats give an AudioError or whole audio, in bounded time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def damaged(originals: dict[str, Path], count: int, seed: int) -> Iterator[tuple
 
 
 def read(path: Path) -> tuple[float, AudioError | None]:
-    """Seconds of audio, and what was wrong after them."""
+    """Seconds of audio, and the error after them."""
     samples = 0
     try:
         for block in blocks(path, keep_damaged=True):

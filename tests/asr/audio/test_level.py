@@ -30,7 +30,7 @@ def rms(samples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("decibels", [-45, -50, -60])
 def test_very_quiet_speech_gets_a_gain(decibels: int) -> None:
-    """At -50 dB the model made up fluent nonsense."""
+    """At -50 dB the model hallucinated fluent text."""
     samples = bursts(4.0) * np.float32(10 ** (decibels / 20))
     raised = levelled(samples, [])
     assert 0.05 < rms(raised) < 0.3
@@ -44,7 +44,7 @@ def test_normal_levels_are_left_as_they_are(decibels: int) -> None:
 
 
 def test_steady_noise_and_silence_are_not_raised() -> None:
-    """Silence says nothing: it must not be turned into something to hear."""
+    """Amplified silence could be transcribed as words."""
     noise = np.random.default_rng(0).normal(0, 3e-4, 65 * SAMPLE_RATE).astype(np.float32)
     dither = np.random.default_rng(0).integers(-1, 2, 5 * SAMPLE_RATE).astype(np.float32) / 32_768
     for samples in (noise, dither, np.zeros(5 * SAMPLE_RATE, np.float32), np.zeros(0, np.float32)):
@@ -85,7 +85,7 @@ def test_blocks_of_a_quiet_file_equal_the_whole(tmp_path: Path) -> None:
 
 
 def test_a_change_of_gain_is_a_fade() -> None:
-    """The level of a tone that is quiet for 30 s and then is not moves within 10 ms, not at once."""
+    """A tone that becomes loud after 30 s changes its gain over 10 ms, not at once."""
     wave = tone(4.0, hertz=100) * (0.05 + np.abs(np.sin(np.arange(64_000) / 5000))).astype(np.float32)
     samples = np.concatenate((np.tile(wave, 8)[: 30 * SAMPLE_RATE] * np.float32(1e-3), np.tile(wave, 2)))
     jumps = np.abs(np.diff(levelled(samples, [])))

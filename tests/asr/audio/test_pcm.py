@@ -61,7 +61,7 @@ def test_channels_that_do_not_cancel_give_exactly_their_mean(channels: int) -> N
 
 @pytest.mark.parametrize("gain", [-1.0, -0.8])
 def test_a_phase_inverted_channel_leaves_the_sentence_audible(gain: float) -> None:
-    """Stereo of a balanced line averages to nothing: such a file gave an empty transcript without a word."""
+    """The channels of a balanced line cancel: such a file gave an empty transcript without a warning."""
     voice = tone(1.0, RATE)
     mixed = mix(np.stack([voice, gain * voice], axis=1), [])
     assert np.abs(mixed - voice)[round(0.005 * RATE) :].max() < 1e-6
@@ -78,7 +78,7 @@ def test_a_change_of_the_mix_makes_no_click() -> None:
 
 
 def test_the_same_channel_is_heard_before_and_after_a_pause() -> None:
-    """Channels that are equally loud took turns, and with them the sign of the waveform."""
+    """The selection alternated between equally loud channels, which flipped the sign of the waveform."""
     noise = np.random.default_rng(0).normal(0, 1e-3, (2, RATE)).astype(np.float32)
     voice = tone(1.0, RATE) * (np.arange(RATE) % 4000 > 1000)
     mixed = mix(np.stack([voice + noise[0], -voice + noise[1]], axis=1), [])

@@ -1,4 +1,4 @@
-"""Long audio is cut at its silences: nothing said is lost, nothing comes twice, no span is too long."""
+"""Long audio is cut at pauses: no speech is lost or repeated, and no span is too long."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_settings_out_of_bounds_are_named(change: dict[str, float]) -> None:
 
 
 class Loudness:
-    """Stands in for the detector: what is loud is speech."""
+    """A stub for the detector: loud windows are speech."""
 
     def run(self, windows: Sequence[torch.Tensor]) -> list[float]:
         assert all(window.shape <= (WINDOW_SAMPLES,) for window in windows)
@@ -148,7 +148,7 @@ def talk(*runs: tuple[float, float]) -> torch.Tensor:
 
 
 def check(waveform: torch.Tensor, spans: list[Span], config: SegmentConfig) -> None:
-    """Spans are pieces of the waveform, in order, apart, short enough, and hold all that is loud."""
+    """Spans are in order, disjoint and short enough, and contain all loud windows."""
     heard, end = torch.zeros(len(waveform), dtype=torch.bool), 0
     for span in spans:
         start = round(span.start_seconds * SAMPLE_RATE)
@@ -196,7 +196,7 @@ def test_a_short_source_without_pauses_keeps_its_silence() -> None:
 
 
 def test_where_there_is_nothing_to_cut_the_caller_gets_his_turn() -> None:
-    """A file of many hours of silence, all of which has to be listened to, kept others waiting."""
+    """A file with hours of silence, which must all be read, kept other files waiting."""
     assert list(steps([torch.zeros(35 * SAMPLE_RATE)], SHORT)) == [None] * 12
 
 
@@ -233,7 +233,7 @@ def test_one_sample_at_a_time() -> None:
 
 @pytest.mark.usefixtures("loudness")
 def test_a_cut_behind_the_last_sample_leaves_no_empty_span() -> None:
-    """A full span was cut in the middle of a last window that ended before it: the file was lost, and all after it."""
+    """A cut in the middle of a shorter last window lay beyond the end: the file and all later ones failed."""
     volumes = torch.tensor(windows((1.0, 10), (0.0, 20), (0.9, 59), (0.6, 1)))
     waveform = volumes.repeat_interleave(WINDOW_SAMPLES)[: 200 - WINDOW_SAMPLES]
     first, second = split([waveform], SHORT)

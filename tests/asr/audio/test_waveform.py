@@ -162,7 +162,7 @@ def test_a_sample_that_is_no_number_is_named(tmp_path: Path, value: float, rate:
 
 
 def test_a_bad_sample_is_placed_right_after_a_change_of_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames of several joined streams were added up and divided by the last one's rate."""
+    """The frames of joined streams were summed and divided by the last stream's rate."""
     bad = np.array([[0.0], [np.nan]], np.float32)
     chunks = [Chunk(8_000, np.zeros((8_000, 1), np.float32)), Chunk(48_000, bad)]
     monkeypatch.setattr(waveform, "file_chunks", lambda *_: (chunk for chunk in chunks))

@@ -51,7 +51,7 @@ def test_evaluate(scored: Path, command: Command, stub: StubRecogniser) -> None:
 def test_a_missing_folder_is_told_before_the_work(
     scored: Path, tmp_path: Path, command: Command, stub: StubRecogniser
 ) -> None:
-    """It was told after it: hours of recognition went without a number."""
+    """The missing folder was reported only after hours of recognition, which gave no scores."""
     path = tmp_path / "nowhere" / "scores.json"
     expected = (1, "", f"spellstream: {path}: its folder does not exist\n")
     assert command("evaluate", scored, "--json", path) == expected
@@ -100,7 +100,7 @@ def rates(out: str) -> dict[str, list[str]]:
 
 
 def test_bad_rows_are_named_and_the_rest_is_scored(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    """One bad row of a manifest was the end of an evaluation."""
+    """One bad row of a manifest once ended an evaluation."""
     path = manifest(tmp_path, ("a", "x", "a again"), ("a", "x", "twice"), ("b", "x", "b again"))
     path.write_text(path.read_text() + "{}\nno json\n")
     status, out, err = command("evaluate", path)

@@ -39,7 +39,7 @@ def test_help_has_examples(arguments: list[str], command: Command) -> None:
 
 
 def test_examples_in_help_are_valid(command: Command) -> None:
-    """Options come and go; an example that names one which is gone fails at a newcomer's first try."""
+    """An example with a removed option fails for a newcomer."""
     command("--help")  # commands of plugins are there from now on
     root: Any = typer.main.get_command(app)
     texts = [root.help, *(one.help for one in root.commands.values())]
@@ -64,7 +64,7 @@ def test_help_fills_the_terminal(command: Command, monkeypatch: pytest.MonkeyPat
 
 
 def test_help_names_the_extra_to_install(command: Command) -> None:
-    """Rich took [onnx] for markup, and the help said pip install 'spellstream'."""
+    """Rich parsed [onnx] as markup, and the help said pip install 'spellstream'."""
     assert "spellstream[onnx]" in command("export", "--help")[1]
 
 
@@ -76,7 +76,7 @@ def test_help_groups_the_commands(command: Command) -> None:
 
 
 def test_help_is_quick(repository_root: Path) -> None:
-    """None of what is slow to import is needed to show it."""
+    """The help needs no slow import."""
     code = (
         "import sys; from asr.commands.main import main; main(['transcribe', '--help']); print('torch' in sys.modules)"
     )
@@ -231,7 +231,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(repository_root: Path) -> None:
     ],
 )
 def test_output_that_cannot_be_written_is_one_line(redirection: str, says: str, repository_root: Path) -> None:
-    """A closed standard output was a traceback, and so was a message where standard error is closed."""
+    """A closed standard output gave a traceback, and so did a message to a closed standard error."""
     if "full" in redirection and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     call = f"{shlex.quote(sys.executable)} -m asr --version {redirection}"

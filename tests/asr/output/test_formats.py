@@ -218,7 +218,7 @@ def test_a_short_word_stays_on_screen_until_the_next_cue() -> None:
 
 
 def test_a_cue_is_held_until_it_can_be_read() -> None:
-    """Quick speech left 24 characters a second; guidelines allow 20, and often a pause follows."""
+    """Fast speech gave 24 characters per second; guidelines allow 20, and often a pause follows."""
     quick = (Segment("x" * 40, 1.0, 2.2, 0.0), Segment("y" * 40, 5.0, 6.2, 0.0), Segment("z", 6.5, 7.0, 0.0))
     cues = parse_srt(render(Transcript("a", 9.0, quick), "srt"))
     assert [(start, end) for start, end, _ in cues] == [(1000, 3000), (5000, 6500), (6500, 7500)]

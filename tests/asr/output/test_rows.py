@@ -107,7 +107,7 @@ def test_a_source_has_one_row_however_often_it_comes(path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8(path: Path) -> None:
-    """In JSON lines it had two backslashes, so that nobody could find the file again; Parquet has to hold it so."""
+    """In JSON lines its escape had two backslashes, so the file could not be found again; in Parquet it must."""
     name = os.fsdecode(b"/caf\xe9.wav")
     rows = open_rows(path, resume=False)
     write(rows, name)
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_no_part_of_a_row(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_disk_that_is_full_at_the_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems report a full disk only when the file is closed: that was a traceback behind a long run."""
+    """Some file systems report a full disk only at close: a long run then ended with a traceback."""
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -187,7 +187,7 @@ def test_a_disk_that_is_full_at_the_end_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_a_device_by_the_name_of_rows_is_left_alone(tmp_path: Path) -> None:
-    """It is neither a file nor a folder, and its entries were asked for all the same: NotADirectoryError."""
+    """A device is neither a file nor a folder: listing its entries raised NotADirectoryError."""
     path = tmp_path / "rows.jsonl"
     path.symlink_to("/dev/null")
     with pytest.raises(ConfigError, match="exists already"):

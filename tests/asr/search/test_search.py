@@ -102,7 +102,7 @@ def test_hypotheses_far_behind_are_dropped() -> None:
 
 
 def test_with_scores_per_token_hypotheses_far_behind_a_finished_one_are_dropped() -> None:
-    """Otherwise the search would go on to the longest text, for want of as many finished ones as the beam."""
+    """Otherwise the search would run to the length limit, with fewer finished hypotheses than the beam."""
     model = tiny_model()
     with torch.no_grad():
         model.decoder.to_logits.bias[EOS] += 2.0
@@ -220,7 +220,7 @@ def test_each_weight_matters_in_the_exhaustive_trial(trial: Trial) -> None:
 
 @torch.inference_mode()
 def test_ctc_alone_looks_at_every_token() -> None:
-    """Where the decoder has no weight, it does not choose the few tokens that CTC may choose from either."""
+    """A decoder of weight 0 does not choose the candidates that CTC scores."""
     model, (waveform, samples) = tiny_model(), sounds(6)
     encoded = model.encode(waveform, samples)
     few = dataclasses.replace(CONFIGS["ctc"], candidates=1)
@@ -298,7 +298,7 @@ def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) 
 
 @torch.inference_mode()
 def test_where_nothing_is_left_after_a_prefix_nothing_is_found() -> None:
-    """A frame that the known words were heard in was spelled again, and beside a longer utterance one of padding."""
+    """A frame of the known words was decoded again, and beside a longer utterance a frame of padding."""
     model, (waveform, samples) = tiny_model(), sounds(2)
     samples[0] = samples[1] // 2
     encoded = model.encode(waveform, samples)

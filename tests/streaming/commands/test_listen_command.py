@@ -71,7 +71,7 @@ def test_plain_lines_in_a_pipe(command: Command, model: Path, talk: Path, expect
 def test_one_thread_unless_told_otherwise(
     command: Command, model: Path, talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one on each core, a core that was busy held up every step, and most of what was said was dropped."""
+    """With a thread on each core, one busy core delayed every step, and most audio was dropped."""
     for options, expected in (((), 1), (("--threads", 3), 3)):
         chosen: list[int] = []  # the voice detector's, for a moment of its own, come later
         monkeypatch.setattr(torch, "set_num_threads", chosen.append)
@@ -227,7 +227,7 @@ def test_help(command: Command, repository_root: Path) -> None:
 
 @pytest.mark.parametrize("command", [commands.listen, serve])
 def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None:
-    """They are written down twice, as help should not wait for torch."""
+    """Defaults are written twice, so that help need not import torch."""
     given = {name: one.default for name, one in inspect.signature(command).parameters.items()}
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)

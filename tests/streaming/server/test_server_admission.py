@@ -105,12 +105,12 @@ class Door:
 
     @property
     def open(self) -> bool:
-        """Whether the next client would come in."""
+        """Whether the next client would be admitted."""
         opened = [client.opened for client in self.clients.values()]
         return self.load.has_room(self.now, opened, MAX_LATENCY, MAX_USE)
 
     def hold(self, seconds: float, slowness: float = 1.0) -> None:
-        """Nobody comes or leaves."""
+        """Run without arrivals or departures."""
         until = self.now + seconds
         while self.now < until:
             self.turn(slowness)
@@ -157,7 +157,7 @@ def test_a_crowd_fills_the_server_and_delays_nobody(
 
 @pytest.mark.parametrize("message_seconds", [0.4, 0.02])
 def test_streams_that_wait_for_each_other_cost_less(message_seconds: float) -> None:
-    """Eight streams that begin at different times took nearly all of the thread's time, in steps of a chunk or two."""
+    """Eight streams with different start times took nearly all of the thread's time, in steps of one or two chunks."""
     use, p95 = [], []
     for gather in (False, True):
         door = Door(CPU, random.Random(0), message_seconds, gather)
@@ -187,8 +187,8 @@ def test_few_streams_do_not_wait(streams: int) -> None:
 def test_a_slow_moment_closes_the_door_until_it_has_been_caught_up_with(machine: Machine, seed: int) -> None:
     """A half-full server, where for a second and a half everything takes eight times as long.
 
-    The door was shut for ten to fourteen seconds after that, until the last of those turns was out of the window; with
-    another such moment every ten seconds, for ever.
+    Admission stopped for ten to fourteen seconds, until the last slow turn had left the window; with such a moment
+    every ten seconds, it stopped for good.
     """
     door = Door(machine, random.Random(seed))
     full = list(run(door, 40, clients_a_second=5, stay_seconds=1000))[-1]
@@ -207,10 +207,10 @@ def test_a_slow_moment_closes_the_door_until_it_has_been_caught_up_with(machine:
 
 
 def test_a_crowd_at_an_empty_server_does_not_overload_it() -> None:
-    """A hundred clients in the first second, before much is measured: a few come in, then more as the load is known.
+    """A hundred clients come in the first second, before measurements: a few are admitted, then more.
 
-    The rate of audio was underestimated before each stream's second chunk: 17 came in where 15 are all that can be
-    decoded in real time, and words came ever later.
+    The rate of audio was underestimated before each stream's second chunk: 17 streams were admitted where 15 can be
+    decoded in real time, and latency grew without bound.
     """
     door = Door(CPU, random.Random(0))
     for _ in range(100):

@@ -173,7 +173,7 @@ def test_what_a_client_sends_cannot_forge_a_line_of_the_log(caplog: pytest.LogCa
 
 
 def test_a_fault_is_logged_and_counted_as_500() -> None:
-    """It is answered farther out, so that the log had a status of 0."""
+    """An outer layer makes the response, so the log had status 0."""
 
     async def faulty(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("a fault")
@@ -228,7 +228,7 @@ sys.exit(main(["serve", *options, "--model", sys.argv[2]]))
 
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_a_server_whose_engine_hangs_ends_and_says_so(model: Path, repository_root: Path, by_itself: bool) -> None:
-    """It was taken for idle, let everybody in, and at a signal waited for the engine's thread for ever."""
+    """The engine counted as idle, every stream was admitted, and a stop waited for its thread forever."""
     command = [sys.executable, "-c", _HANGS, "1.0" if by_itself else "60.0", str(model)]
     with subprocess.Popen(command, cwd=repository_root, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

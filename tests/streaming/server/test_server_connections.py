@@ -1,4 +1,4 @@
-"""A full server: whoever asks for its health is answered, nobody else."""
+"""A full server answers health probes only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def ask(server: Running, head: str) -> bytes:
-    """The whole answer, up to where the server closes the connection."""
+    """The whole response, up to the close of the connection."""
     answer = b""
     with connected(server) as connection:
         connection.sendall(f"{head}\r\nHost: localhost\r\n\r\n".encode())
@@ -83,7 +83,7 @@ def test_silent_connections_cannot_keep_a_probe_out(full: Running) -> None:
 
 
 def test_a_probe_s_connection_is_for_one_request(full: Running) -> None:
-    """Otherwise it would be a way into a full server."""
+    """Otherwise it would admit further requests to a full server."""
     with connected(full) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
         answer = b""

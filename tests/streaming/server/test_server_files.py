@@ -61,7 +61,7 @@ async def until_error(service: Service, path: Path) -> tuple[list[Part], Spellst
 def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
     shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was decoded span by span, spans were cut at half the length, and a long file took twice as long."""
+    """Uploads were decoded span by span, with spans of half the length, and long files took twice as long."""
     recogniser = shipped_engine.recogniser
     batches: list[list[int]] = []
     steps = recogniser.decode_steps
@@ -84,7 +84,7 @@ def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
 def test_all_threads_decode_batches_of_one_upload_at_the_same_time(
     shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They took turns: one was idle, and an upload took twice as long as by `transcribe`."""
+    """The threads took turns: one was idle, and an upload took twice as long as with `transcribe`."""
     steps, met = shipped_engine.recogniser.decode_steps, threading.Barrier(2)
     begun = 0
 
@@ -155,7 +155,7 @@ def test_segments_before_damage_come_first(
 def test_streams_are_stepped_between_two_tokens_of_a_file(
     shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They waited for a whole span of it, which would be eight now that eight are decoded together."""
+    """Streams once waited for a whole span of a file, which would be a whole batch of spans."""
     monkeypatch.setattr(jobs, "_SLICE_SECONDS", 0.0)
     stepped = 0
     step = shipped_engine.step

@@ -49,7 +49,7 @@ def speech(repository_root: Path) -> bytes:
     ],
 )
 def test_granularities_are_taken_however_they_are_spelt(server: Running, speech: bytes, names: dict[str, str]) -> None:
-    """Without brackets the field was dropped in silence, and the answer had segments in place of words."""
+    """Without brackets the field was silently ignored, and the response had segments instead of words."""
     status, answer = post(server, form(speech, response_format="verbose_json", **names))
     assert status == 200
     assert answer["words"]
@@ -96,7 +96,7 @@ def wrong_forms(speech: bytes) -> Iterator[tuple[bytes, dict[str, str]]]:
     "ignore:Exception ignored in. <function SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning"
 )
 def test_errors_tell_no_private_names(server: Running, speech: bytes) -> None:
-    """One said `Expected UploadFile, received: <class 'str'>`."""
+    """An error once contained `Expected UploadFile, received: <class 'str'>`."""
     for body, headers in wrong_forms(speech):
         status, answer = post(server, body, **headers)
         assert 400 <= status < 500
@@ -108,7 +108,7 @@ def test_errors_tell_no_private_names(server: Running, speech: bytes) -> None:
 def test_any_exception_while_a_file_is_decoded_is_a_400(
     server: Running, speech: bytes, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
-    """A library's exception was a 500: a client retries that, though the file will never be read."""
+    """A library's exception gave a 500, which clients retry, though the file can never be decoded."""
 
     def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -124,7 +124,7 @@ def test_any_exception_while_a_file_is_decoded_is_a_400(
 def test_a_fault_within_a_stream_of_events_is_told(
     server: Running, speech: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection was closed without a word."""
+    """The connection was once closed without an error event."""
     steps = server.service.recogniser.decode_steps
     calls: list[Any] = []
 

@@ -31,7 +31,7 @@ def ask(server: Running, method: str, path: str) -> tuple[int, dict[str, str], b
 
 @pytest.mark.parametrize("path", [*PATHS, "/nothing", "/v1/models/none", "/v1/audio/transcriptions"])
 def test_head_is_answered_as_get_without_a_body(server: Running, path: str) -> None:
-    """It was 405 everywhere but on the page."""
+    """HEAD once gave 405 everywhere but on the page."""
     status, headers, body = ask(server, "HEAD", path)
     expected, expected_headers, content = ask(server, "GET", path)
     assert (status, body) == (expected, b"")

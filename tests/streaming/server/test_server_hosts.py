@@ -1,4 +1,4 @@
-"""By which names a server may be asked for: a page whose name leads to 127.0.0.1 is not let in."""
+"""Host names of requests: a page whose name resolves to 127.0.0.1 is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs in slices: streams go first, files take turns, and nothing of a job that nobody waits for is done."""
+"""Jobs in slices: streams go first, files take turns, and cancelled jobs do no more work."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_messages_and_streams_are_bounded(guarded: Running) -> None:
 
 
 def test_the_protocols_share_one_limit_on_connections(engine: Engine) -> None:
-    """Wyoming had a count of its own, so that twice as many as allowed could be open."""
+    """Wyoming counted its connections separately, so twice the limit could be open."""
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
 
@@ -244,7 +244,7 @@ def held(made: Running, count: int) -> list[socket.socket]:
 
 
 def gone(connections: list[socket.socket]) -> int:
-    """How many were closed by the server in the end; waits for each."""
+    """The number of connections that the server closed; waits for each."""
     count = 0
     for one in connections:
         with contextlib.suppress(ConnectionResetError):
@@ -298,7 +298,7 @@ def test_a_client_that_never_reads_is_dropped(guarded: Running) -> None:
 
 
 def test_requests_are_not_queued_without_end(guarded: Running) -> None:
-    """A client that sends a thousand at once is told that this is too much, and the server goes on."""
+    """A client that sends a thousand requests at once is refused, and the server continues."""
     request = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
     with socket.create_connection((guarded.host, guarded.port), timeout=20) as greedy:
         greedy.sendall(request * 1000)
@@ -320,7 +320,7 @@ def test_requests_are_not_queued_without_end(guarded: Running) -> None:
     ids=["header", "address", "trailer"],
 )
 def test_a_head_without_end_is_not_gathered(guarded: Running, start: str) -> None:
-    """It needs no key, and uvicorn keeps all of it."""
+    """A request head needs no key, and uvicorn buffers all of it."""
     sent, piece = 0, b"a" * 10_000
     endless = socket.create_connection((guarded.host, guarded.port), timeout=20)
     with contextlib.suppress(OSError), endless:

@@ -1,4 +1,4 @@
-"""Speech that comes faster than the engine hears: what is dropped, who is told, and what the metrics say."""
+"""Audio faster than the engine: what is dropped, who is notified, and the metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def metrics(url: str) -> str:
 def test_a_live_stream_loses_what_the_engine_has_no_time_for_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody could ask for it, and the metric of dropped audio was 0 for ever. Other clients wait and lose nothing."""
+    """Live streams could not be requested, and the metric of dropped audio stayed 0. Other clients lose nothing."""
     engine = Engine(asr.load(str(small_model(tmp_path)), "cpu"))
     step = engine.step
 

@@ -1,4 +1,4 @@
-"""How many streams are let in: a pure function of what the engine's last steps took."""
+"""Admission of streams: a pure function of measurements of the engine's latest steps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0
 
 
 def room(load: Load, streams: int, now: float = 0.0) -> bool:
-    """With so many streams that have just been opened."""
+    """Whether there is room beside some streams opened just now."""
     return load.has_room(now, [now] * streams, BOUND, MAX_USE)
 
 
 def test_streams_that_come_together_are_let_in_a_few_at_a_time() -> None:
-    """As long as nobody knows what they cost; then as many as are known."""
+    """A few are admitted while their cost is unknown; then as many as have been measured."""
     assert [room(Load(), streams) for streams in (0, BURST - 1, BURST)] == [True, True, False]
     assert [room(measured(20, 50), streams) for streams in (20, 39, 40)] == [True, True, False]
 
 
 def test_streams_that_are_silent_keep_nobody_out() -> None:
-    """Nothing was measured in the window then, so that all of them counted as new, and a quiet server was busy."""
+    """Silent streams, unmeasured in the window, counted as new, and an idle server refused streams."""
     load, now = measured(50, 50), WINDOW_SECONDS + 1
     idle = [-1.0] * 50
     assert load.has_room(now, idle, BOUND, MAX_USE)
@@ -41,7 +41,7 @@ def test_streams_that_are_silent_keep_nobody_out() -> None:
 
 
 def test_many_short_streams_are_let_in_one_after_the_other() -> None:
-    """Those that had ended counted as ones of which nothing is known, so that the next were refused, at no load."""
+    """Ended streams counted as unmeasured, so the next ones were refused without any load."""
     load, now = Load(), 0.0
     for _ in range(200):  # each of which is open for four turns
         now += 0.05
@@ -50,7 +50,7 @@ def test_many_short_streams_are_let_in_one_after_the_other() -> None:
 
 
 def test_late_streams_close_the_door_until_enough_of_them_have_gone() -> None:
-    """At once then, and not only when all that was measured before is forgotten."""
+    """Admission resumes at once, not only when the old measurements have left the window."""
     load = measured(20, 50, latency=0.4)
     assert [room(load, streams) for streams in (20, 15, 14, 10)] == [False, False, True, True]
     assert room(load, 0)  # nobody is delayed: it had refused the next stream of the only client of a slow machine
@@ -58,7 +58,7 @@ def test_late_streams_close_the_door_until_enough_of_them_have_gone() -> None:
 
 
 def test_the_door_closes_before_latency_tells_where_each_stream_takes_its_share() -> None:
-    """Seven streams, each of which takes an eighth of the time: they are in time, and an eighth would take the rest."""
+    """Seven streams each take an eighth of the time: they keep up, and an eighth stream would take the rest."""
     load = measured(7, 50, latency=0.1, compute=0.0875, audio=0.7)
     assert load.use(0.0, 7) == pytest.approx(0.875)
     assert not room(load, 7)
@@ -107,7 +107,7 @@ def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
 
 @pytest.mark.parametrize(("turn_seconds", "chunk_cost"), [(0.002, 0.015), (0.05, 0.015)], ids=["shares", "batches"])
 def test_whoever_is_let_in_stays_in_time_however_many_knock(turn_seconds: float, chunk_cost: float) -> None:
-    """Four of five streams speak at a time, and two knock each second: once each lucky moment let another one in.
+    """Four of five streams have speech at a time, and two more ask each second: lucky moments once admitted too many.
 
     When half have left, there is room for others in less than a second.
     """

@@ -41,7 +41,7 @@ class Heard:
 
 
 class Counter:
-    """In an engine's place: each step says how much was heard, and what ends says it for good."""
+    """A stub engine: the end of a stream yields the numbers of samples heard and missing."""
 
     def __init__(self) -> None:
         self.recogniser = SimpleNamespace()
@@ -88,7 +88,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @contextlib.asynccontextmanager
 async def held(engine: Counter) -> AsyncIterator[None]:
-    """The engine is late."""
+    """Block the steps of the engine."""
     engine.may_step.clear()
     try:
         yield
@@ -147,7 +147,7 @@ def test_a_client_that_is_too_fast_has_to_wait(serve: Any) -> None:
 
 
 def test_a_live_one_loses_the_oldest_and_is_told_how_much(serve: Any) -> None:
-    """It waits for the step that is under way at the most, so that memory is bounded."""
+    """It waits at most for the current step, so memory is bounded."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream(live=True) as stream:
@@ -269,7 +269,7 @@ def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) 
 
 
 def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
-    """Though files succeed, each of which made the service forget the failed step; none is tried after the last."""
+    """Successful files once reset the count of failed steps; none is tried after the last failure."""
 
     async def use(service: Service, engine: Counter) -> None:
         engine.fail = True
@@ -300,7 +300,7 @@ def test_files_that_fail_do_not_end_a_service_whose_engine_works(serve: Any) -> 
 
 
 def test_an_engine_that_keeps_failing_files_is_reported_too(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device that was lost stayed unnoticed where all clients upload: each got its 500 from a healthy server."""
+    """A lost device went unnoticed if all clients upload: each got a 500 from a server that reported health."""
 
     async def use(service: Service, engine: Counter) -> None:
         monkeypatch.setattr(module, "warm_up", lambda engine: 1 / 0)
@@ -374,7 +374,7 @@ def test_a_service_that_drains_takes_nothing_new_and_waits_for_what_is_open(serv
 
 
 def test_a_fault_outside_of_a_step_ends_the_service(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had ended the worker without a word: clients waited for ever, with a server that said that it was ready."""
+    """The worker ended silently: clients waited forever for a server that reported readiness."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:

@@ -1,4 +1,4 @@
-"""How a server ends: when it is asked to, what is under way is finished; when it has failed, it says so and goes."""
+"""The end of a server: a stop finishes open work; a failure is reported and ends the process."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
 def test_an_upload_that_begins_in_a_stop_is_refused_and_one_that_is_under_way_is_answered(
     engine: Engine, held: threading.Event
 ) -> None:
-    """On a connection that was open before. It was read, and cut off in the middle when the server was gone."""
+    """The connection was open before. Its upload was read, then cut off when the server ended."""
     held.set()
     with running(ServerConfig(limits=PATIENT, grace_seconds=20), engine) as made, begun(made) as (early, rest):
         late = http.client.HTTPConnection(made.host, made.port, timeout=20)
@@ -114,7 +114,7 @@ def test_an_upload_that_begins_in_a_stop_is_refused_and_one_that_is_under_way_is
 
 
 def test_an_upload_that_does_not_come_in_the_time_of_grace_is_told(engine: Engine) -> None:
-    """Before that time is over: it was cut off without a word."""
+    """The client gets a response in the grace period; the upload was once cut off without any."""
     with running(ServerConfig(limits=PATIENT, grace_seconds=1.0), engine) as made, begun(made) as (connection, _):
         wait_for_body(made)
         made.stop()
@@ -157,7 +157,7 @@ def test_an_upload_that_goes_on_for_ever_is_given_up(engine: Engine) -> None:
 def test_a_fault_of_its_own_ends_the_command_with_status_1(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So that it is started anew. It stayed, held its port, and answered nobody."""
+    """A supervisor can then restart it. It once kept running, held its port, and answered nobody."""
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     closed: list[int | None] = []

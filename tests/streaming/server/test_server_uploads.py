@@ -60,7 +60,7 @@ def flac(waveform: np.ndarray[Any, np.dtype[Any]], rate: int = 16_000) -> bytes:
 
 
 def claiming(file: bytes, samples: int) -> bytes:
-    """A flac whose header tells another number of samples, 36 bits of it."""
+    """A FLAC file whose header has another number of samples, a 36-bit field."""
     head = bytearray(file)
     head[21:26] = ((head[21] >> 4 << 36) | samples).to_bytes(5, "big")
     return bytes(head)
@@ -267,7 +267,7 @@ def test_a_server_that_is_stopped_tells_its_clients(shipped_engine: Engine, spee
 
 
 def test_a_broken_file_is_told_of_in_the_stream(server: Running, speech: bytes) -> None:
-    """What came before the damage has been sent; the client's library raises what comes then."""
+    """Segments before the damage have been sent; the client's library then raises the error."""
     waveform, _ = sf.read(io.BytesIO(speech), dtype="float32")
     broken = flac(np.tile(waveform, 8))[: 5 * len(speech)]
     request = Request(server.url + PATH, form(broken, stream="true"), {"Content-Type": FORM})

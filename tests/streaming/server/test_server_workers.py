@@ -42,7 +42,7 @@ class Heard:
 
 
 class Trap:
-    """In an engine's place: what it hears may be a fault, or hold it until it is released."""
+    """A stub engine: its audio may raise a fault, or block it until released."""
 
     def __init__(self) -> None:
         self.recogniser, self.device = SimpleNamespace(), torch.device("cpu")
@@ -155,7 +155,7 @@ def test_all_threads_together_take_no_more_streams_than_allowed(trap: Trap) -> N
 
 
 def test_threads_at_work_at_the_same_time_hear_what_one_alone_hears(tmp_path: Path) -> None:
-    """The model is shared, and so is all that is computed once."""
+    """The threads share the model and everything that is computed once."""
     always = EndpointConfig(speech_threshold=1e-9, silence_threshold=1e-9)
     config = StreamConfig(endpoint=always, style="spoken")
     engine = Engine(asr.load(str(small_model(tmp_path)), "cpu"), config)

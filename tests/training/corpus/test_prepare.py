@@ -89,7 +89,7 @@ def test_broken_utterances_are_named_counted_and_left_out(tmp_path: Path, comman
 
 @pytest.mark.parametrize(("name", "good"), [("some.jsonl", ()), ("cuts.jsonl", ()), ("some.tsv", ("path\tsentence",))])
 def test_a_bad_line_is_placed_once(name: str, good: tuple[str, ...], tmp_path: Path, command: Command) -> None:
-    """It read "some.jsonl:2: bad line: /corpora/some.jsonl:2: not JSON"."""
+    """The message was once "some.jsonl:2: bad line: /corpora/some.jsonl:2: not JSON"."""
     path = tmp_path / name
     path.write_text("\n".join([*good, "nonsense", "nonsense"]), encoding="utf-8")
     _, _, err = command("prepare", path, "--output", tmp_path / "out")
@@ -257,7 +257,7 @@ def test_a_corpus_is_prepared_by_one_run_at_a_time(tmp_path: Path, command: Comm
 
 
 def test_what_lies_beside_a_corpus_is_left_alone(tmp_path: Path) -> None:
-    """`mv mine mine.old` is how people keep what they had, and preparing `mine` anew deleted it."""
+    """Users keep a corpus with `mv mine mine.old`, and preparing `mine` again deleted the old one."""
     out = tmp_path / "out"
     for name in ("out.old", "out.part"):
         (tmp_path / name).mkdir()

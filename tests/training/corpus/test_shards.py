@@ -27,7 +27,7 @@ def decode(one: Clip) -> Found:
 
 
 def test_the_death_of_a_process_costs_one_file(tmp_path: Path) -> None:
-    """It was the end of the whole run, and of every later one at the same file."""
+    """It once ended the whole run, and every later one at the same file."""
     names = [*"abc", "killer", *"defghijklmnopqrstuvw"]
     found = list(_in_order(decode, [clip(name) for name in names], 2))
     assert len(found) == len(names)

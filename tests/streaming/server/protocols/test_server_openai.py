@@ -40,7 +40,7 @@ def sample(repository_root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def transcript(shipped_engine: Engine, sample: Path) -> Transcript:
-    """What the command line makes of it."""
+    """The transcript of the command line."""
     return shipped_engine.recogniser.transcribe(sample)
 
 
@@ -121,7 +121,7 @@ def test_granularities_choose_what_is_told(client: openai.OpenAI, sample: Path) 
 
 
 def test_a_long_file_is_told_as_it_is_found(client: openai.OpenAI, conversation: Path) -> None:
-    """Segments lie where they were said, and the deltas of a stream add up to the text."""
+    """Segments have the times of their speech, and the deltas of a stream add up to the text."""
     whole = client.audio.transcriptions.create(file=conversation, model="default", response_format="verbose_json")
     assert whole.segments is not None
     assert len(whole.segments) >= 6

@@ -59,7 +59,7 @@ def pcm(waveform: Tensor) -> bytes:
 async def talk(
     url: str, audio: bytes, config: dict[str, Any] | None = None, message_bytes: int = 6400
 ) -> list[dict[str, Any]]:
-    """What vosk-server's own client does: 0.2 s at a time, and wait for an answer to each."""
+    """As vosk-server's own client: send 0.2 s at a time, and wait for an answer to each."""
     answers = []
     async with connect(url) as socket:
         await socket.send(json.dumps({"config": {"sample_rate": 16_000, **(config or {})}}))
@@ -88,7 +88,7 @@ def words(answers: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, fl
 
 
 def said(engine: Engine, audio: bytes, style: Style = "spoken", hotwords: str | None = None) -> list[Final]:
-    """What the engine makes of it on its own."""
+    """The text of the engine without a server."""
     waveform = torch.frombuffer(bytearray(audio), dtype=torch.int16).float() / 32768
     _, (events,) = engine.step([engine.start(hotwords, style)], [waveform], [True])
     return [event for event in events if isinstance(event, Final)]
@@ -222,7 +222,7 @@ def test_what_has_no_meaning_is_refused_in_one_line(server: Running, message: st
 
 
 def test_a_model_in_a_folder_goes_by_its_name(engine: Engine) -> None:
-    """Clients were told the server's path, and that name which /v1/models gives was refused."""
+    """Clients were given the server's path, and the name listed by /v1/models was refused."""
 
     async def main(url: str) -> list[Any]:
         async with connect(url) as socket:
@@ -235,7 +235,7 @@ def test_a_model_in_a_folder_goes_by_its_name(engine: Engine) -> None:
 
 
 def test_a_setting_of_some_other_server_is_ignored(server: Running) -> None:
-    """vosk-server ignores what it does not know, so its clients send it: once this was refused."""
+    """vosk-server ignores unknown settings, so its clients send some: they were once refused."""
 
     async def main() -> str:
         async with connect(server.ws_url) as socket:
@@ -299,7 +299,7 @@ def test_who_says_nothing_gets_an_empty_result(server: Running) -> None:
 
 
 def test_a_stop_lets_streams_finish(engine: Engine, sample: Tensor) -> None:
-    """The last words come, then the connection is closed as "going away"; nothing new is let in."""
+    """Streams get their last words, then close code "going away"; new streams are refused."""
 
     async def speak(made: Running) -> list[dict[str, Any]]:
         async with connect(made.ws_url) as socket:
@@ -326,9 +326,9 @@ def test_a_stop_lets_streams_finish(engine: Engine, sample: Tensor) -> None:
 
 
 def test_a_stop_is_told_to_a_client_that_is_ahead_of_the_engine(engine: Engine) -> None:
-    """Its next message is always there already; it was heard on until all of the time of grace was over.
+    """The client's next message is always waiting: it was served until the whole grace period was over.
 
-    Then it was told, but cut off with what it had sent unread: on a busy machine that reset the connection first.
+    Later the close frame was sent, but unread messages reset the connection first on a busy machine.
     """
 
     async def flood(made: Running) -> tuple[int | None, dict[str, Any]]:
@@ -371,7 +371,7 @@ def test_a_stream_that_is_too_long_gets_its_last_words(engine: Engine, sample: T
 
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_phrase_list_is_listened_for(server: Running, sample: Tensor, as_text: bool) -> None:
-    """A word that nobody said, with a weight that no sound can outweigh, is heard by the client that asked for it."""
+    """A word that was not spoken, with an overwhelming weight, is recognised for the client that listed it."""
     phrases = ["windows:5", "[unk]"]
     config = {"sample_rate": 16000, "phrase_list": json.dumps(phrases) if as_text else phrases}
     asked = asyncio.run(talk(server.ws_url, pcm(sample[:48_000]), config, 32_000))

@@ -113,7 +113,7 @@ def test_it_describes_itself(port: int) -> None:
 
 @pytest.mark.parametrize("urls", [[], ["Documentation, https://example.org/docs", "Source, https://example.org"]])
 def test_it_says_where_it_comes_from_if_it_knows(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address was empty whatever the package said of itself."""
+    """The project's URL was empty whatever the package metadata contained."""
     about = EmailMessage()
     for url in urls:
         about["Project-URL"] = url
@@ -134,7 +134,7 @@ def test_words_come_while_they_are_spoken_and_then_the_whole(port: int, speech: 
 def test_written_text_comes_by_the_segment(
     server: Running, port: int, speech: torch.Tensor, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was sent cannot be taken back, and the capitals and marks of a partial may still change."""
+    """Sent text cannot be retracted, and the capitals and marks of a partial may still change."""
     monkeypatch.setattr(server.service, "config", replace(server.service.config, stream=StreamConfig()))
     monkeypatch.setattr(server.service.engine, "writer", Writer(RuleTagger()))
     answers = asyncio.run(converse(port, pcm16(speech).tobytes()))
@@ -294,7 +294,7 @@ def test_a_client_that_never_reads_is_dropped(port: int) -> None:
 
 
 def test_a_connection_that_cannot_be_closed_is_cut_off(server: Running) -> None:
-    """The client has said all, but not read all: the connection stayed open, and was counted no more."""
+    """The client has sent everything but not read everything: the connection stayed open, uncounted."""
 
     class Unread:
         aborted = False

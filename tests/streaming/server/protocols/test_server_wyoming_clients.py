@@ -55,7 +55,7 @@ def test_a_stop_without_audio_is_answered_by_an_empty_transcript(port: int, star
 
 
 def test_chunks_without_a_start_are_a_stream(port: int, samples: np.ndarray) -> None:
-    """All their audio was thrown away, and the stop never answered; every chunk carries the format."""
+    """The audio was discarded and the stop never answered, though every chunk carries the format."""
     assert said(port, samples.tobytes(), started=False) == said(port, samples.tobytes()) != ""
 
 
