@@ -3,7 +3,8 @@
     python -m recipes.benchmark.hotwords --manifest dev.jsonl --text train.txt --limit 60 --kinds files
 
 Recordings are recognised in groups of 16. The list of a group holds the rare words of its references, those outside the
-most frequent of the training text, and distractors: rare words of that text. See README.md beside this file.
+most frequent of the training text, and distractors: rare words of that text. All lists are measured together, a step of
+each in turn, so that other load on the machine affects all equally. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
+from asr.steps import Steps, finish
 from asr.text.normalise import fold
 from asr.writing.hotwords import Hotwords
 from recipes.benchmark.origin import Report, origin, report, weights
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
 
-__all__ = ["Counts", "compare", "frequencies"]
+__all__ = ["Counts", "compare", "frequencies", "in_turn"]
 
+T = TypeVar("T")
 GROUP = 16
 STEP_SECONDS = 0.6
 
@@ -111,12 +114,13 @@ def choose(utterances: Sequence[Utterance], common: set[str], limit: int | None)
 
 def files(
     recogniser: Recogniser, waveforms: Sequence[Tensor], hotwords: Hotwords | None, search: SearchConfig
-) -> list[str]:
+) -> Steps[list[str]]:
     """Texts of whole recordings."""
-    return [segment.text for segment in recogniser.decode(waveforms, search, False, hotwords)]
+    segments = yield from recogniser.decode_steps(waveforms, search, False, hotwords)
+    return [segment.text for segment in segments]
 
 
-def streams(engine: Engine, waveforms: Sequence[Tensor], hotwords: Hotwords | None) -> list[str]:
+def streams(engine: Engine, waveforms: Sequence[Tensor], hotwords: Hotwords | None) -> Steps[list[str]]:
     """Texts of the recordings as streams, stepped together."""
     sessions = [engine.start(hotwords) for _ in waveforms]
     size, texts = round(STEP_SECONDS * SAMPLE_RATE), [""] * len(waveforms)
@@ -128,7 +132,25 @@ def streams(engine: Engine, waveforms: Sequence[Tensor], hotwords: Hotwords | No
             for event in some:
                 if isinstance(event, Final):
                     texts[row] = f"{texts[row]} {event.text}".strip()
+        yield
     return texts
+
+
+def in_turn(runs: Sequence[Steps[T]]) -> list[tuple[T, float]]:
+    """The result and the CPU seconds of each run, advanced a step at a time in turn."""
+    results: dict[int, T] = {}
+    seconds = [0.0] * len(runs)
+    while len(results) < len(runs):
+        for i, run in enumerate(runs):
+            if i in results:
+                continue
+            started = time.process_time()
+            try:
+                next(run)
+            except StopIteration as end:
+                results[i] = end.value
+            seconds[i] += time.process_time() - started
+    return [(results[i], seconds[i]) for i in range(len(runs))]
 
 
 def measure(
@@ -140,33 +162,35 @@ def measure(
     search: SearchConfig,
     kinds: Sequence[str],
 ) -> list[Counts]:
-    """Recognise all recordings without a list and with lists of each size, in turn, group by group."""
-    engine = Engine(recogniser, StreamConfig(final=search, style="spoken")) if "streams" in kinds else None
+    """Recognise all recordings without a list and with lists of each size, group by group."""
+    engine = Engine(recogniser, StreamConfig(final=search, style="spoken"))
     names = ["no list", *(f"{size} distractors" for size in sizes)]
-    counts = {(kind, name): Counts(f"{kind}, {name}") for kind in kinds for name in names}
+    counts = {kind: [Counts(f"{kind}, {name}") for name in names] for kind in kinds}
     groups = [clips[start : start + GROUP] for start in range(0, len(clips), GROUP)]
     for number, group in enumerate(groups):
         references, waveforms = [fold(one.text or "") for one, _ in group], [waveform for _, waveform in group]
         said = {word for reference in references for word in reference.split()}
-        for name, size in zip(names, (0, *sizes), strict=True):
-            drawn = random.Random(number).sample(distractors, min(size, len(distractors)))
-            listed = sorted((said & rare) | (set(drawn) - said))
-            for kind in kinds:
-                one, started = counts[kind, name], time.process_time()
+        lists = [
+            sorted((said & rare) | (set(random.Random(number).sample(distractors, min(size, len(distractors)))) - said))
+            for size in (0, *sizes)
+        ]
+        for kind in kinds:
+            runs = []
+            for one, listed, size in zip(counts[kind], lists, (0, *sizes), strict=True):
+                started = time.process_time()
                 hotwords = Hotwords.of(listed) if size else None
                 recogniser.spell(hotwords)
                 one.list_seconds, one.lists = one.list_seconds + time.process_time() - started, one.lists + 1
-                started = time.process_time()
-                if engine is None or kind == "files":
-                    texts = files(recogniser, waveforms, hotwords, search)
-                else:
-                    texts = streams(engine, waveforms, hotwords)
-                one.cpu_seconds += time.process_time() - started
+                whole = kind == "files"
+                run = files(recogniser, waveforms, hotwords, search) if whole else streams(engine, waveforms, hotwords)
+                runs.append(run)
+            for one, listed, (texts, cpu_seconds) in zip(counts[kind], lists, in_turn(runs), strict=True):
+                one.cpu_seconds += cpu_seconds
                 one.seconds += sum(map(len, waveforms)) / SAMPLE_RATE
                 for reference, text in zip(references, texts, strict=True):
                     compare(one, reference, fold(text), rare, set(listed))
         print(f"{number + 1} of {len(groups)} groups", file=sys.stderr)
-    return list(counts.values())
+    return [one for kind in kinds for one in counts[kind]]
 
 
 def table(measured: Sequence[Counts]) -> Table:
@@ -229,7 +253,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Report:
     rare = {word for one, _ in clips for word in fold(one.text or "").split()} - common
     given = {name: getattr(options, name) for name in ("hotword_weight", "hotword_margin")}
     search = replace(recogniser.model.config.search, **{k: v for k, v in given.items() if v is not None})
-    files(recogniser, [clips[0][1]], None, search)  # to warm up
+    finish(files(recogniser, [clips[0][1]], None, search))  # to warm up
     measured = measure(recogniser, clips, rare, distractors, options.distractors, search, options.kinds)
     facts = {
         **origin("hotwords", arguments, recogniser.device),
