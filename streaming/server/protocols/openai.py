@@ -213,7 +213,7 @@ def _check(form: TranscriptionForm, models: dict[str, Any], language: str) -> No
     _check_model(form.model, models)
     asked = (form.language or language).strip().lower()
     if asked.replace("_", "-").partition("-")[0] not in (language, LANGUAGES.get(language)):
-        message = f"language is {_shown(asked)}: the model knows {language!r} alone"
+        message = f"language is {_shown(asked)}: the model supports only {language!r}"
         raise _RefusedError(400, message, "language", "unsupported_language")
     if form.timestamp_granularities and form.response_format != "verbose_json":
         message = "response_format must be verbose_json if timestamp_granularities[] are given"

@@ -188,16 +188,16 @@ class _Client:
     async def _configure(self, given: object) -> None:
         config = self._config.updated(given, self._service.config.model_name)
         if self._stream is not None and config.sample_rate != self._stream.sample_rate:
-            raise ProtocolError(f"sample_rate is {self._stream.sample_rate}: it cannot change while audio comes")
+            raise ProtocolError(f"sample_rate is {self._stream.sample_rate}: it cannot change during a stream")
         if config.phrase_list != self._config.phrase_list:
             if self._stream is not None:
-                raise ProtocolError("phrase_list cannot change while audio comes")
+                raise ProtocolError("phrase_list cannot change during a stream")
             try:
                 self._hotwords = await self._service.hotwords(config.phrase_list)
             except ConfigError as error:
                 raise ProtocolError(f"phrase_list: {error}") from None
         if self._stream is not None and config.style != self._config.style:
-            raise ProtocolError("style cannot change while audio comes")
+            raise ProtocolError("style cannot change during a stream")
         self._config = config
         if self._stream is not None:
             self._stream.live = config.live

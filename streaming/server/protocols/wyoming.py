@@ -133,7 +133,7 @@ class _Connection:
         elif Transcribe.is_type(event.type):
             language, known = event.data.get("language"), self._service.config.language
             if language and str(language).lower().replace("_", "-").partition("-")[0] != known:
-                raise _ProtocolError(f"language is {str(language)[:40]!r}: the model knows {known!r} alone")
+                raise _ProtocolError(f"language is {str(language)[:40]!r}: the model supports only {known!r}")
             self._hotwords = await self._service.hotwords(_phrases(event), lenient=True)
 
     async def _transcribe(self, audio: _Format, first: Event | None = None) -> None:
@@ -250,7 +250,7 @@ async def _read_event(reader: asyncio.StreamReader, max_payload_bytes: int) -> E
     header = _json(line, "a header")
     kind, data = header.get("type"), header.get("data") or {}
     if not isinstance(kind, str) or not isinstance(data, dict):
-        raise _ProtocolError("a header has no type, or data of another kind than an object")
+        raise _ProtocolError("a header has no type, or its data is not an object")
     if length := _length(header, "data_length", _LINE_BYTES):
         data = {**data, **_json(await reader.readexactly(length), "the data of an event")}
     payload = None
@@ -265,7 +265,7 @@ def _json(text: bytes, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise _ProtocolError(f"{what} is no JSON object")
+        raise _ProtocolError(f"{what} is not a JSON object")
     return value
 
 

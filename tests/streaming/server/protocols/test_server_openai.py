@@ -169,7 +169,7 @@ def test_a_wrong_key_is_refused(server: Running, sample: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "param", "message"),
     [
-        ({"language": "de"}, "language", "language is 'de': the model knows 'en' alone"),
+        ({"language": "de"}, "language", "language is 'de': the model supports only 'en'"),
         ({"response_format": "diarized_json"}, "response_format", "'response_format': Input should be 'json'"),
         ({"temperature": 1.5}, "temperature", "less than or equal to 1"),
         ({"timestamp_granularities": ["word"]}, "response_format", "must be verbose_json"),

@@ -289,7 +289,7 @@ def test_text_where_audio_is_due_ends_the_stream(server: Running) -> None:
 
     text, rate = asyncio.run(main())
     assert "audio must come in binary messages" in text
-    assert rate == "sample_rate is 16000: it cannot change while audio comes"
+    assert rate == "sample_rate is 16000: it cannot change during a stream"
     assert server.service.healthy
 
 

@@ -217,14 +217,14 @@ START = {"rate": 16_000, "width": 2, "channels": 1}
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "a header is no JSON object"),
-        (b"\xff\xfe\x00\n", "a header is no JSON object"),
-        (b"[1, 2]\n", "a header is no JSON object"),
-        (b"[" * 60_000 + b"\n", "a header is no JSON object"),
+        (b"GET / HTTP/1.1\r\n\r\n", "a header is not a JSON object"),
+        (b"\xff\xfe\x00\n", "a header is not a JSON object"),
+        (b"[1, 2]\n", "a header is not a JSON object"),
+        (b"[" * 60_000 + b"\n", "a header is not a JSON object"),
         (b'{"type": ' + b"x" * 300_000, "a header is longer than 65536 bytes"),
         (line(type=["audio-start"]), "a header has no type"),
-        (line(type="describe", data=[1]), "data of another kind than an object"),
-        (line(type="describe", data_length=5) + b"[[[[[", "the data of an event is no JSON object"),
+        (line(type="describe", data=[1]), "its data is not an object"),
+        (line(type="describe", data_length=5) + b"[[[[[", "the data of an event is not a JSON object"),
         (line(type="audio-chunk", payload_length=1 << 40), "payload_length is not a number from 0 to 1048576"),
         (line(type="audio-chunk", payload_length=-1), "payload_length is not a number"),
         (line(type="audio-chunk", payload_length="9"), "payload_length is not a number"),
@@ -239,7 +239,7 @@ START = {"rate": 16_000, "width": 2, "channels": 1}
             line(type="audio-start", data=START) + line(type="audio-chunk", data={**START, "rate": 8000}),
             "the format changed within a stream: 8000 Hz, width 2, channels 1 after 16000 Hz, width 2, channels 1",
         ),
-        (line(type="transcribe", data={"language": "de-DE"}), "language is 'de-DE': the model knows 'en' alone"),
+        (line(type="transcribe", data={"language": "de-DE"}), "language is 'de-DE': the model supports only 'en'"),
     ],
 )
 def test_what_is_not_of_the_protocol_is_refused(port: int, data: bytes, reason: str) -> None:
