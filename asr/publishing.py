@@ -40,7 +40,7 @@ def publish(name: str | Path, output: Path, facts: CardFacts) -> list[str]:
         DependencyError: huggingface_hub is missing.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
+        raise CheckpointError(f"{output}: already exists; choose a new or an empty folder")
     loaded = checkpoint.load(name)
     folder = loaded.folder
     if checkpoint.has_lm(folder):

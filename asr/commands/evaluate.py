@@ -48,12 +48,12 @@ Hypotheses = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Score these texts in place of our own: .jsonl, .csv or .tsv with id and text, .trn, or .txt (id, text).",
+        help="Score these texts instead of our own: .jsonl, .csv or .tsv with id and text, .trn, or .txt (id, text).",
     ),
 ]
 NormaliserOption = Annotated[
     NormaliserName,
-    typer.Option(help="plain: letters and apostrophes. whisper: Whisper's English normaliser, plain beside it."),
+    typer.Option(help="plain: letters and apostrophes. whisper: Whisper's English normaliser, as well as plain."),
 ]
 StyleOption = Annotated[
     opt.StyleName,
@@ -62,8 +62,8 @@ StyleOption = Annotated[
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write all scores as JSON; - prints them instead.")
 ]
-Worst = Annotated[int, typer.Option(min=0, help="Utterances with most errors to show, aligned.")]
-Confusions = Annotated[int, typer.Option(min=0, help="Most frequent errors to show.")]
+Worst = Annotated[int, typer.Option(min=0, help="Number of utterances to show, aligned, those with most errors first.")]
+Confusions = Annotated[int, typer.Option(min=0, help="Number of confusions to show, most frequent first.")]
 Corpora = Annotated[list[str] | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus; repeatable.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Score at most this many utterances.")]
 
@@ -100,11 +100,11 @@ def evaluate(
     track: Annotated[str | None, opt.track_option()] = None,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Word and character error rates against reference texts.
+    """Compute word and character error rates against reference texts.
 
-    Both sides are compared in lower case, without punctuation and accents, and with old spellings modernised
-    ("to-morrow"). Utterances without a text are left out and counted; with the plain normaliser, so are those whose
-    text has digits or another script.
+    References and hypotheses are compared in lower case, without punctuation and accents, and with old spellings
+    modernised ("to-morrow"). Utterances without a text are left out and counted. The plain normaliser also leaves out
+    utterances whose text has digits or another script.
 
     --style written adds precision, recall and F1 of each mark and of capitals: a mark is correct if the reference has
     it after the same word, a capital if the case of the whole word agrees.

@@ -26,13 +26,13 @@ Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Fol
 
 
 def export_model(form: Wanted, model: Model, output: Output, quiet: opt.Quiet = False) -> None:
-    """Write a model as ONNX graphs, which onnxruntime runs without PyTorch, and print their names.
+    """Write a model as ONNX graphs, which onnxruntime runs without PyTorch, and print the file names.
 
-    The graphs are the features, the encoder (whole, and in steps of a stream), the CTC head, the decoder's memory and
-    step, and the step of the language model, for any batch and length. Beside them are the tokenizer and
+    There are graphs for the features, the encoder (whole, and in steps of a stream), the CTC head, the decoder's memory
+    and step, and the step of the language model, for any batch size and length. The folder also gets the tokenizer and
     metadata.json: names and sizes of inputs, tokens, features, chunks. Weights are float32.
 
-    recipes/examples/onnx_transcribe.py transcribes with them. Needs pip install 'spellstream[onnx]'.
+    recipes/examples/onnx_transcribe.py transcribes with the graphs. Needs pip install 'spellstream[onnx]'.
 
     Examples:
       spellstream export onnx default --output graphs

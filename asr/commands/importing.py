@@ -32,18 +32,16 @@ From = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder with hyperparams.yaml and the checkpoints beside it, or hub:OWNER/NAME, @REVISION after it.",
+        help="A folder with hyperparams.yaml and checkpoints, or hub:OWNER/NAME, optionally with @REVISION.",
     ),
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Folder of the new model; without it, one among your own models."
-    ),
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of the new model; by default one of your own models."),
 ]
 CtcWeight = Annotated[
     float | None,
-    typer.Option(min=0, max=1, metavar="W", help="Weight of the CTC head in the search, in place of the recipe's."),
+    typer.Option(min=0, max=1, metavar="W", help="Weight of the CTC head in the search, instead of the recipe's."),
 ]
 Halves = Annotated[bool, typer.Option("--half", help="Store weights as float16: half the size, and faster on a CPU.")]
 
@@ -54,14 +52,14 @@ def import_model(
     """Convert another toolkit's model to a folder that all commands accept.
 
     Supported SpeechBrain models are attention models with a CRDNN encoder, such as those for LibriSpeech and
-    CommonVoice, and their recurrent language models (RNNLM). A Transformer language model is left out, with a note: use
-    `--lm` with one trained by `spellstream train-lm`. Transformer encoders and transducers are refused. Nothing in the
-    source is executed; unsupported parts are named.
+    CommonVoice, and their recurrent language models (RNNLM). A Transformer language model is left out, with a note:
+    train another with `spellstream train-lm`, and use it with `--lm`. Transformer encoders and transducers are refused.
+    Nothing in the source is executed; unsupported parts are named.
 
     The search keeps the weights of the model's recipe, so that texts are the same. Many recipes do not use the CTC head
     in their search; try a weight of 0.3 with `transcribe --ctc-weight`, or with --ctc-weight here for all commands.
 
-    Without --output the model is found by the last part of its name, and `spellstream models` lists it.
+    Without --output, the model's name is the last part of SOURCE, and `spellstream models` lists it.
 
     Examples:
       spellstream import speechbrain hub:speechbrain/asr-crdnn-rnnlm-librispeech
@@ -73,7 +71,7 @@ def import_model(
     if not is_reference(source) and not Path(source).is_dir():
         raise CheckpointError(f"{source}: no such folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
+        raise CheckpointError(f"{output}: already exists; choose a new or an empty folder")
 
     folder, revision, licence = _fetched(source) if is_reference(source) else (Path(source), None, None)
     loading(f"the {toolkit.value} model {source}")

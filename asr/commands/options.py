@@ -83,7 +83,7 @@ ModelName = Annotated[
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto: a GPU if there is one.", rich_help_panel=_MODEL)]
 Dtype = Annotated[
-    DtypeName, typer.Option(help="Number format to compute in; bfloat16 is meant for GPUs.", rich_help_panel=_MODEL)
+    DtypeName, typer.Option(help="Data type of the computation; bfloat16 is meant for GPUs.", rich_help_panel=_MODEL)
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.", rich_help_panel=_MODEL)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Segments decoded together.", rich_help_panel=_MODEL)]
@@ -110,8 +110,8 @@ HotwordsOption = Annotated[
     typer.Option(
         "--hotwords",
         metavar="LIST|FILE",
-        help="Names and terms to listen for: 'Nextcloud, Siobhán:1.5' (1.5: its weight), or a file with one on each "
-        "line. Weights from 0.5 to 1.5 are sensible; from 2 on a name may be repeated. At most 5.",
+        help="Names and terms to listen for: 'Nextcloud, Siobhán:1.5' (1.5 is a weight), or a file with one per line. "
+        "Useful weights are 0.5 to 1.5; from 2 on, a name may be repeated. At most 5.",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -122,7 +122,7 @@ MinSilenceMs = Annotated[
 SpeechThreshold = Annotated[
     float,
     typer.Option(
-        min=0.01, max=0.99, metavar="P", help="Speech probability that begins a segment.", rich_help_panel=_SEGMENTS
+        min=0.01, max=0.99, metavar="P", help="Speech probability that starts a segment.", rich_help_panel=_SEGMENTS
     ),
 ]
 MaxSeconds = Annotated[
@@ -135,7 +135,7 @@ def track_option(panel: str | None = None) -> Any:
     return typer.Option(
         "--track",
         metavar="N|LANG",
-        help="Audio track, by number from 1 or language (fre, fra, fr); else the English one, else the default.",
+        help="Audio track: a number from 1, or a language (fre, fra, fr). Default: English, else the file's default.",
         rich_help_panel=panel,
     )
 

@@ -22,10 +22,10 @@ Repository = Annotated[
     typer.Option(metavar="OWNER/NAME", help="Repository on the hub."),
 ]
 Licence = Annotated[
-    str | None, typer.Option("--licence", "--license", metavar="NAME", help="apache-2.0, cc-by-4.0, other, …")
+    str | None, typer.Option("--licence", "--license", metavar="NAME", help="Licence: apache-2.0, cc-by-4.0, other, …")
 ]
 Languages = Annotated[
-    list[str] | None, typer.Option("--language", metavar="CODE", help="Such as en or de; repeatable.")
+    list[str] | None, typer.Option("--language", metavar="CODE", help="Language, such as en or de; repeatable.")
 ]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Tag for the hub's search; repeatable.")]
 Metrics = Annotated[Path | None, typer.Option(metavar="JSON", help="Error rates from spellstream evaluate --json.")]
@@ -44,8 +44,8 @@ def publish(
     """Write a model's folder in the form that the Hugging Face hub expects, and print the command that uploads it.
 
     The model is loaded first, so that no broken model is published, and only a model's files are copied. The card,
-    README.md, keeps its text and gets the metadata block that the hub reads. SHA256SUMS is for the checks of
-    spellstream download. Nothing is uploaded.
+    README.md, keeps its text and gets the metadata block that the hub reads. spellstream download verifies
+    the files by SHA256SUMS. Nothing is uploaded.
 
     Examples:
       spellstream publish runs/best --output upload --licence cc-by-4.0

@@ -47,7 +47,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Write one transcript to FILE.txt, .srt and so on; of many sources, one row each to FILE.jsonl or "
+        help="Write one transcript to FILE.txt, FILE.srt and so on, or one row per source to FILE.jsonl or "
         "FILE.parquet.",
         rich_help_panel=_OUTPUT,
     ),
@@ -55,7 +55,11 @@ Output = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", "-f", metavar="NAMES", help=f"{', '.join(FORMATS)} (with commas) or all.", rich_help_panel=_OUTPUT
+        "--format",
+        "-f",
+        metavar="NAMES",
+        help=f"{', '.join(FORMATS)} (separated by commas), or all.",
+        rich_help_panel=_OUTPUT,
     ),
 ]
 Resume = Annotated[
@@ -66,7 +70,7 @@ WordTimestamps = Annotated[
     bool | None,
     typer.Option(
         "--word-timestamps/--no-word-timestamps",
-        help="Time each word. On by default, but not for txt in the spoken style.",
+        help="Time each word. Default: on, except for txt in the spoken style.",
         rich_help_panel=_CONTENT,
     ),
 ]
@@ -85,13 +89,13 @@ KeepDamaged = Annotated[
     bool,
     typer.Option(
         "--keep-damaged",
-        help="Write the readable part of a damaged file, which still counts as failed.",
+        help="Transcribe the readable part of a damaged file; the file still counts as failed.",
         rich_help_panel=_CONTENT,
     ),
 ]
 TrackOption = Annotated[str | None, opt.track_option(_CONTENT)]
 Language = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Language spoken: en, the only one.", rich_help_panel=_CONTENT)
+    str | None, typer.Option(metavar="NAME", help="Spoken language; only en.", rich_help_panel=_CONTENT)
 ]
 LineWidth = Annotated[int, typer.Option(min=1, max=1000, help="Characters per line.", rich_help_panel=_SUBTITLES)]
 Lines = Annotated[int, typer.Option(min=1, max=100, help="Lines per cue.", rich_help_panel=_SUBTITLES)]
@@ -108,12 +112,13 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Work on a Ray cluster: local, auto or HOST:PORT. One engine per GPU, else per --threads cores.",
+        help="Run on a Ray cluster: local, auto or HOST:PORT. One engine per GPU, else per --threads cores.",
         rich_help_panel=_CLUSTER,
     ),
 ]
 Engines = Annotated[
-    int | None, typer.Option(min=1, help="Engines at most; all that fit by default.", rich_help_panel=_CLUSTER)
+    int | None,
+    typer.Option(min=1, help="Maximum number of engines; by default as many as fit.", rich_help_panel=_CLUSTER),
 ]
 
 
@@ -175,7 +180,7 @@ class OutputOptions:
         if len(chosen := [name for name, given in places.items() if given]) > 1:
             raise typer.BadParameter("there can be only one of these", param_hint=" and ".join(chosen))
         if self.overwrite and not self.beside:
-            raise typer.BadParameter("it goes with --beside", param_hint="--overwrite")
+            raise typer.BadParameter("it needs --beside", param_hint="--overwrite")
         is_rows = self.output is not None and self.output.suffix.lower() in ROW_SUFFIXES
         if self.resume and (self.to_stdout or (self.output and not is_rows)):
             problem = "it needs --output-dir, --beside or an --output of rows (.jsonl, .parquet)"
@@ -193,7 +198,7 @@ class OutputOptions:
 
     def _row_format(self) -> tuple[str, ...]:
         if self.format_names not in (None, "txt", "json"):
-            raise typer.BadParameter("rows hold what json does; leave it out", param_hint="--format")
+            raise typer.BadParameter("rows have the content of json; leave it out", param_hint="--format")
         return ("json",)
 
     def _formats(self, sources: Sequence[str]) -> tuple[str, ...]:
@@ -241,7 +246,7 @@ class ClusterOptions:
     def check(self, sources: Sequence[str]) -> None:
         """Refuse options that contradict each other."""
         if self.ray is None and self.engines is not None:
-            raise typer.BadParameter("it goes with --ray", param_hint="--engines")
+            raise typer.BadParameter("it needs --ray", param_hint="--engines")
         if self.ray is not None and "-" in sources:
             raise typer.BadParameter("a cluster cannot read standard input", param_hint="--ray")
 
@@ -264,9 +269,9 @@ def transcribe(
     """Turn audio and video files into text and subtitles.
 
     Folders are searched with their subfolders. A file that cannot be read is reported in one line, and the others are
-    still transcribed. On a cluster, all nodes must see the files, and a model folder, under the same path.
+    still transcribed. On a cluster, every node needs the files, and a model folder, at the same path.
 
-    Exit status: 0 if every file was transcribed, 1 if one failed, 2 for wrong use.
+    Exit status: 0 if every file was transcribed, 1 if one failed, 2 for a usage error.
 
     Examples:
       spellstream transcribe talk.wav

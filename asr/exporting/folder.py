@@ -44,7 +44,7 @@ def export(name: str | Path, output: Path) -> list[Path]:
     """
     require_onnx()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: is there already; name a new folder or an empty one")
+        raise CheckpointError(f"{output}: already exists; choose a new or an empty folder")
     model, tokenizer, folder = checkpoint.load(name)
     lm = checkpoint.load_lm(folder, tokenizer) if checkpoint.has_lm(folder) else None
 

@@ -255,8 +255,7 @@ class LasModule(pl.LightningModule):
             shapes = [tuple(state[name].shape) if name in state else "none" for state in (expected, found)]
             if shapes[0] != shapes[1]:
                 raise CheckpointError(
-                    f"the run has another model: its {name} has shape {shapes[1]}, "
-                    f"where the config makes it {shapes[0]}"
+                    f"the run has another model: its {name} has shape {shapes[1]}, but {shapes[0]} in the config"
                 )
 
     def _set_rates(self, checkpoint: dict[str, Any]) -> None:

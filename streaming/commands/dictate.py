@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _DICTATION = "Dictation"
-_CONTROL = "Control of the dictation that runs"
+_CONTROL = "Control of the running dictation"
 
 
 class TyperChoice(str, Enum):
@@ -47,14 +47,14 @@ TyperOption = Annotated[
     TyperChoice,
     typer.Option(
         "--typer",
-        help="Program that types; auto: the one that fits the session. stdout prints instead.",
+        help="Program that types. auto: the one that fits the session; stdout: print the text instead.",
         rich_help_panel=_DICTATION,
     ),
 ]
 StyleOption = Annotated[
     shared.StyleName,
     typer.Option(
-        help="written: with capitals, punctuation and digits; spoken: marks only where they are said.",
+        help="written: with capitals, punctuation and digits; spoken: only marks that are spoken.",
         rich_help_panel=_DICTATION,
     ),
 ]
@@ -73,28 +73,32 @@ Corrections = Annotated[
     bool,
     typer.Option(
         "--corrections/--no-corrections",
-        help="Type words as soon as they are certain, and correct marks and numbers at the end of the utterance; "
-        "or type finished utterances only.",
+        help="Type words as soon as they are committed, and correct marks and numbers at the end of the utterance; or "
+        "type only finished utterances.",
         rich_help_panel=_DICTATION,
     ),
 ]
 Notify = Annotated[
     bool,
     typer.Option(
-        "--notify", help="Show what happens as desktop notifications too (notify-send).", rich_help_panel=_DICTATION
+        "--notify", help="Also show messages as desktop notifications (notify-send).", rich_help_panel=_DICTATION
     ),
 ]
 Toggle = Annotated[
     bool,
     typer.Option(
-        "--toggle", help="Pause or resume it; if none runs, start one in the background.", rich_help_panel=_CONTROL
+        "--toggle",
+        help="Pause or resume the dictation; if none runs, start one in the background.",
+        rich_help_panel=_CONTROL,
     ),
 ]
-Stop = Annotated[bool, typer.Option("--stop", help="End it, after its last words.", rich_help_panel=_CONTROL)]
+Stop = Annotated[bool, typer.Option("--stop", help="End the dictation after its last words.", rich_help_panel=_CONTROL)]
 Status = Annotated[
     bool,
     typer.Option(
-        "--status", help="Report whether one runs, and if it listens; exit status 1: none.", rich_help_panel=_CONTROL
+        "--status",
+        help="Report whether a dictation runs and listens; exit status 1 if none runs.",
+        rich_help_panel=_CONTROL,
     ),
 ]
 LockFd = Annotated[int | None, typer.Option(hidden=True)]
@@ -123,7 +127,7 @@ class DictateOptions:
         """
         named = {"--toggle": self.toggle, "--stop": self.stop, "--status": self.status}
         if len(chosen := [name for name, given in named.items() if given]) > 1:
-            raise typer.BadParameter("only one of them at a time", param_hint=" and ".join(chosen))
+            raise typer.BadParameter("only one of these at a time", param_hint=" and ".join(chosen))
         if self.toggle and self.typer_name is TyperChoice.stdout:
             raise typer.BadParameter("a dictation in the background has no standard output", param_hint="--typer")
         if self.toggle and source.stdin:
@@ -159,10 +163,11 @@ def dictate(
 ) -> None:
     """Type what is said into the focused window.
 
-    Spoken commands write marks and lines: comma, full stop, question mark, open quote, new line, new paragraph,
-    scratch that, caps on; --list-commands lists them all. "Literal comma" types the word, and so does "the comma".
+    Some spoken commands: comma, full stop, question mark, open quote, new line, new paragraph, scratch that, caps on;
+    --list-commands lists all. "Literal comma" and "the comma" type the word "comma".
     Text is typed by xdotool (X11), wtype or ydotool (Wayland).
-    SIGUSR1 pauses and resumes; the microphone is closed while paused. Ctrl-C or SIGTERM ends after the last words.
+    SIGUSR1 pauses and resumes the dictation; the microphone is closed while paused. Ctrl-C or SIGTERM ends it after the
+    last words.
 
     Examples:
       spellstream dictate
@@ -230,7 +235,7 @@ def _control(dictation: DictateOptions) -> None:
         if one is None:
             raise typer.Exit(1)
     elif one is None:
-        raise ConfigError("no dictation runs")
+        raise ConfigError("no dictation is running")
     else:
         one.send(signal.SIGTERM)
 
@@ -247,7 +252,7 @@ def _start_or_toggle(
         if not dictation.toggle:
             which = f" (process {one.pid})" if one else ""
             raise ConfigError(
-                f"a dictation runs already{which}: spellstream dictate --toggle pauses it, --stop ends it"
+                f"a dictation is already running{which}: spellstream dictate --toggle pauses it, --stop ends it"
             )
         if one is not None:
             one.send(signal.SIGUSR1)
@@ -277,7 +282,7 @@ def _start(lock: Lock) -> None:
         )
         lock.write(process.pid, "starting")
     process.returncode = 0  # it outlives this process: no warning about that
-    say(f"dictation starts in the background, process {process.pid}; it reports to {log}")
+    say(f"dictation starts in the background, process {process.pid}; its log is {log}")
 
 
 def _show(wanted: bool, message: str) -> None:

@@ -54,7 +54,7 @@ def listen(
 ) -> None:
     """Turn speech into text while it is spoken.
 
-    On a terminal, words that may still change are dimmed. In a pipe, each segment is a line as soon as it is finished.
+    On a terminal, words that may still change are dimmed. In a pipe, each finished segment is printed as a line.
     Ctrl-C ends the stream after its last words; a second Ctrl-C ends it at once.
 
     Examples:

@@ -49,13 +49,13 @@ class SampleFormat(str, Enum):
     f32le = "f32le"
 
 
-_SOURCE = "Source (the default microphone if none is named)"
+_SOURCE = "Source (default: the default microphone)"
 
 InputDevice = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Microphone: its number, its name or a part of that, as listed by spellstream devices.",
+        help="Microphone: number, name or part of the name, as listed by spellstream devices.",
         rich_help_panel=_SOURCE,
     ),
 ]
@@ -215,13 +215,13 @@ TranscriptFormat = Annotated[
     FormatName | None,
     typer.Option(
         "--format",
-        help="Format of --output (by default that of its extension) or, without --output, of standard output.",
+        help="Format of --output (by default as its extension) or, without --output, of standard output.",
         rich_help_panel=_OUTPUT,
     ),
 ]
 Partials = Annotated[
     bool,
-    typer.Option("--partials", help="Print JSON lines, unfinished segments included.", rich_help_panel=_OUTPUT),
+    typer.Option("--partials", help="Print JSON lines, including unfinished segments.", rich_help_panel=_OUTPUT),
 ]
 Level = Annotated[
     bool,
@@ -267,7 +267,7 @@ class OutputOptions:
             typer.BadParameter: names the option.
         """
         if self.partials and self.output is None and self.format_name not in (None, FormatName.jsonl):
-            raise typer.BadParameter(f"{self.format_name.value} cannot hold them", param_hint="--partials")
+            raise typer.BadParameter(f"{self.format_name.value} cannot contain them", param_hint="--partials")
         if self.format_name is None and (nearest := _OF_FILES.get(self._extension)):
             names = ", ".join(FormatName.__members__)
             reason = f"a stream can be written as {names}, not as {self._extension}: use .{nearest}"

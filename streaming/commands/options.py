@@ -37,7 +37,7 @@ SpeechThreshold = Annotated[
         min=0.01,
         max=0.99,
         metavar="P",
-        help="Speech probability that begins a segment.",
+        help="Speech probability that starts a segment.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -47,9 +47,9 @@ MaxSeconds = Annotated[
 Policy = Annotated[
     PolicyName,
     typer.Option(
-        help="When a word is committed: ctc, attention: its CTC or attention span ends --margin-ms before the latest "
-        "audio (more for a doubtful word; ctc: less if two searches in a row found it); agreement: two searches in a "
-        "row found it.",
+        help="When a word is committed. ctc, attention: its CTC or attention span ends --margin-ms before the latest "
+        "audio (more for an uncertain word; with ctc, less if two consecutive searches found it). agreement: two "
+        "consecutive searches found it.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -58,8 +58,8 @@ MarginMs = Annotated[
     typer.Option(
         min=0,
         metavar="MS",
-        help="Distance from the latest audio at which words are committed, see --policy. More: fewer wrong words, but "
-        "later.",
+        help="Distance from the latest audio at which words are committed, see --policy. A larger margin gives fewer "
+        "wrong words, but commits them later.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -68,8 +68,9 @@ ShowMarginMs = Annotated[
     typer.Option(
         min=0,
         metavar="MS",
-        help="A doubtful word that ends so close to the latest audio is shown once two searches in a row found it; for "
-        "surer words, less. More: fewer shown words change, but they come later.",
+        help="An uncertain word that ends within this distance of the latest audio is shown only if two consecutive "
+        "searches found it; the distance is smaller for more certain words. With a larger margin, fewer shown words "
+        "change, but words are shown later.",
         rich_help_panel=_SEGMENTS,
     ),
 ]
@@ -94,7 +95,8 @@ OverlapMs = Annotated[
         min=0,
         max=10_000,
         metavar="MS",
-        help="Audio encoded again with each new chunk. More: fewer wrong words and more computing, at the same delay.",
+        help="Audio encoded again with each new chunk. A larger overlap gives fewer wrong words for more computing, at "
+        "the same delay.",
         rich_help_panel=_SEGMENTS,
     ),
 ]

@@ -40,7 +40,7 @@ class LogFormatName(str, Enum):
 # --- options ----------------------------------------------------------------------------------------------------------
 
 Host = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 or :: for all of this machine.")
+    str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 or :: for all addresses of this machine.")
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0: any free one.")]
 Language = Annotated[
@@ -68,7 +68,7 @@ Cors = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ORIGIN",
-        help="Web origin whose pages may use the server, as https://example.org; * for all. Repeatable.",
+        help="Web origin whose pages may use the server, such as https://example.org; * for all. Repeatable.",
         rich_help_panel=_ACCESS,
     ),
 ]
@@ -77,27 +77,27 @@ AllowHost = Annotated[
     typer.Option(
         metavar="NAME",
         help="Host name that requests may use; * for all. By default a server bound to localhost without a key accepts "
-        "localhost and addresses, any other server all names. Repeatable.",
+        "localhost and IP addresses; any other server accepts all names. Repeatable.",
         rich_help_panel=_ACCESS,
     ),
 ]
 
-MaxSessions = Annotated[int, typer.Option(min=1, help="Streams at the same time.", rich_help_panel=_LIMITS)]
+MaxSessions = Annotated[int, typer.Option(min=1, help="Concurrent streams.", rich_help_panel=_LIMITS)]
 LoadShare = Annotated[
     float,
     typer.Option(
         min=0.01,
         metavar="SHARE",
-        help="Refuse new streams when the 95th percentile of latency exceeds this share of a chunk's length. A smaller "
-        "share gives fewer streams, with less delay.",
+        help="Refuse new streams when the p95 latency exceeds this share of a chunk's length. A smaller share admits "
+        "fewer streams, with less delay.",
         rich_help_panel=_LIMITS,
     ),
 ]
 MaxConnections = Annotated[
-    int, typer.Option(min=1, help="Connections at the same time, idle ones included.", rich_help_panel=_LIMITS)
+    int, typer.Option(min=1, help="Concurrent connections, including idle ones.", rich_help_panel=_LIMITS)
 ]
 MaxUploadMb = Annotated[int, typer.Option(min=1, metavar="MB", help="Size of an upload.", rich_help_panel=_LIMITS)]
-MaxUploads = Annotated[int, typer.Option(min=1, help="Uploads at the same time.", rich_help_panel=_LIMITS)]
+MaxUploads = Annotated[int, typer.Option(min=1, help="Concurrent uploads.", rich_help_panel=_LIMITS)]
 MaxUploadSeconds = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="Time to receive an upload.", rich_help_panel=_LIMITS)
 ]
@@ -112,7 +112,9 @@ IdleSeconds = Annotated[
 ]
 GraceSeconds = Annotated[
     float,
-    typer.Option(min=0, metavar="SECONDS", help="Time for streams to finish on a stop.", rich_help_panel=_LIMITS),
+    typer.Option(
+        min=0, metavar="SECONDS", help="Time for streams to finish when the server stops.", rich_help_panel=_LIMITS
+    ),
 ]
 
 Wyoming = Annotated[
@@ -128,12 +130,14 @@ Wyoming = Annotated[
 SampleRate = Annotated[
     int,
     typer.Option(
-        min=1000, metavar="HZ", help="Sample rate of WebSocket clients that send none.", rich_help_panel=_OTHER
+        min=1000, metavar="HZ", help="Sample rate of WebSocket clients that do not send one.", rich_help_panel=_OTHER
     ),
 ]
 Alternatives = Annotated[
     int,
-    typer.Option(min=1, help="Alternatives of a result that WebSocket clients may ask for.", rich_help_panel=_OTHER),
+    typer.Option(
+        min=1, help="Maximum number of alternatives that WebSocket clients may request.", rich_help_panel=_OTHER
+    ),
 ]
 LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)]
 
@@ -282,7 +286,7 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
     if app.state.service.workers.busy_seconds:
         # The engine hangs, and Python would wait for its thread forever at exit.
         with suppress(OSError):
-            say("the engine hangs: the server exits without it")
+            say("the engine hangs: the server exits without waiting for it")
         os._exit(1)
     if server.failed:
         raise SpellstreamError("the server ended because its engine failed: see the log")

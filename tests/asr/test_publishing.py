@@ -128,7 +128,7 @@ def test_wrong_use_is_told_in_a_line(command: Command, folder: Path, tmp_path: P
         return said.splitlines()[-1]
 
     upload = ("--output", tmp_path / "upload")
-    assert "is there already" in told("--output", folder)
+    assert "already exists" in told("--output", folder)
     assert "not the name of a repository" in told(*upload, "--repository", "../x")
     assert "neither a checkpoint folder" in told(*upload, model="nowhere")
     assert "No such file" in told(*upload, "--metrics", tmp_path / "none.json")

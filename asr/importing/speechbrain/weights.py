@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except UnpicklingError:
-        raise CheckpointError(f"{path}: not a checkpoint of tensors alone, so it is not loaded") from None
+        raise CheckpointError(f"{path}: not a checkpoint of only tensors, so it is not loaded") from None
     except (RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: cannot be read: {reason}") from None
@@ -98,7 +98,7 @@ def _rows(tensors: Tensors, name: str, vocabulary: Vocabulary) -> Tensor:
     value = tensors.take(name)
     if len(value) != vocabulary.size:
         raise CheckpointError(
-            f"{tensors.path}: {name} has {len(value)} rows, but the tokenizer {vocabulary.size} tokens"
+            f"{tensors.path}: {name} has {len(value)} rows, but the tokenizer has {vocabulary.size} tokens"
         )
     return value
 

@@ -40,16 +40,19 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Corpora. Of utterances with the same id the first is kept.")
+        list[Path],
+        typer.Argument(metavar="SOURCE", help="Corpora. The first of several utterances with the same id is kept."),
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; an earlier one is replaced.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; an existing prepared corpus is replaced.")
+    ],
     kind: Annotated[Kind, typer.Option(help="Kind of the sources.")] = Kind.auto,
     store: Annotated[
         Store, typer.Option(help="copy: 16 kHz WAV, 115 MB per hour, fast to read. link: refer to the original files.")
     ] = Store.copy,
     min_seconds: Annotated[float, typer.Option(help="Shortest utterance, seconds.")] = 0.2,
     max_seconds: Annotated[float, typer.Option(help="Longest utterance, seconds.")] = 40.0,
-    jobs: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = min(8, usable_cores()),
+    jobs: Annotated[int, typer.Option(min=1, help="Number of decoding processes.")] = min(8, usable_cores()),
     quiet: shared.Quiet = False,
 ) -> None:
     """Check corpora and prepare them for training.
@@ -57,7 +60,7 @@ def prepare(
     A SOURCE is a JSON-lines manifest (id, audio, duration, text, speaker), a folder like LibriSpeech
     (speaker/chapter/*.trans.txt) or Kaldi (wav.scp, text, segments, utt2spk), a table of Common Voice (validated.tsv
     beside clips), or lhotse's cuts (cuts.jsonl.gz). Every utterance is decoded once. Unusable utterances are left out,
-    named and counted; DIR/problems.jsonl lists all of them. If stopped, the same command resumes.
+    named and counted; DIR/problems.jsonl lists all of them. After an interruption, the same command resumes.
 
     Exit status: 0 if any utterance is left, 1 if none is.
 
@@ -109,8 +112,8 @@ def statistics(
 ) -> None:
     """Print statistics of a prepared corpus, and measure its features.
 
-    Shows utterances, hours, speakers and lengths of each corpus in it. Stores them, with the mean and deviation of the
-    features over a sample, in DIR/statistics.json for training.
+    Shows utterances, hours, speakers and lengths of each corpus in DIR. Stores these numbers, with the mean and
+    standard deviation of the features over a sample, in DIR/statistics.json for training.
 
     Example:
       spellstream statistics prepared/train

@@ -32,17 +32,20 @@ DevText = Annotated[
 ]
 Model = Annotated[str, typer.Option(metavar="NAME", help="Model whose tokenizer to use: a shipped model or a folder.")]
 TokenizerFile = Annotated[
-    Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.model, instead of a model's.")
+    Path | None,
+    typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.model, instead of the tokenizer of --model."),
 ]
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 Init = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Start from this language model instead of random weights; it may be narrower."),
+    typer.Option(
+        metavar="DIR", help="Start from this language model, which may be narrower, instead of random weights."
+    ),
 ]
 MaxMinutes = Annotated[
     float | None,
-    typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then."),
+    typer.Option(min=0.01, help="Time of the whole run, over which the learning rate falls to zero."),
 ]
 
 
@@ -66,7 +69,7 @@ def train_lm(
 ) -> None:
     """Train a language model over a recogniser's tokens, or resume a run.
 
-    DIR gets lm.safetensors and lm.json: name DIR with --lm, or copy the two beside a model.
+    DIR gets lm.safetensors and lm.json: use DIR with --lm, or copy both files into a model's folder.
 
     Examples:
       spellstream train-lm --text books.txt --output lm --max-minutes 90
@@ -103,7 +106,9 @@ def train_lm(
             sources, spelled, output, settings, lambda done, total: bar.update(reading, completed=done, total=total)
         )
         bar.remove_task(reading)
-        unspelled = f"; left out, as they cannot be spelled: {sentences.left_out:,}" if sentences.left_out else ""
+        unspelled = (
+            f"; left out, since the tokenizer cannot spell them: {sentences.left_out:,}" if sentences.left_out else ""
+        )
         say(f"{sentences.learned_tokens:,} training tokens, {sentences.dev_tokens:,} held out{unspelled}")
         learning = bar.add_task("train", total=1.0)
         training.train(

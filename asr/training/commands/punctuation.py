@@ -26,7 +26,7 @@ Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 MaxMinutes = Annotated[
     float | None,
-    typer.Option(min=0.01, help="Time of the whole run; the learning rate falls to zero by then."),
+    typer.Option(min=0.01, help="Time of the whole run, over which the learning rate falls to zero."),
 ]
 
 
@@ -46,8 +46,8 @@ def train_punctuation(
 ) -> None:
     """Train a model for punctuation and capitals from written text, or resume a run.
 
-    The end of each text is held out for the F1 of each mark and of capitals. DIR gets punctuation.safetensors and
-    punctuation.json: copy the two beside a model.
+    The end of each text is held out to measure F1 of each mark and of capitals. DIR gets punctuation.safetensors and
+    punctuation.json: copy both files into a model's folder.
 
     Examples:
       spellstream train-punctuation articles.txt talks.txt --output marks --max-minutes 60

@@ -30,16 +30,18 @@ Config = Annotated[Path, typer.Option(metavar="FILE", help="Settings of the run,
 Data = Annotated[
     list[str],
     typer.Option(
-        metavar="DIR[@N]", help="A prepared corpus to train on. Repeatable. @N: N times per pass, 0.5 for half of it."
+        metavar="DIR[@N]", help="A prepared corpus to train on. Repeatable. @N: N times per pass; @0.5: half of it."
     ),
 ]
-Dev = Annotated[Path, typer.Option(metavar="DIR", help="A prepared corpus to choose the best model by.")]
+Dev = Annotated[Path, typer.Option(metavar="DIR", help="A prepared corpus, used to select the best model.")]
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
 Noise = Annotated[
     Path | None,
     typer.Option(metavar="DIR", exists=True, file_okay=False, help="Recordings of background noise."),
 ]
-MaxTime = Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this time, resumable: 2h30m, 90m, 45s.")]
+MaxTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Stop after this time (2h30m, 90m, 45s); the run can be resumed.")
+]
 MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="As --max-time, in minutes.")]
 Settings = Annotated[
     list[str] | None,
@@ -132,10 +134,10 @@ def finetune(
 def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the new model.")],
-    last: Annotated[int | None, typer.Option(min=1, help="Average the last N measurements.")] = None,
-    best: Annotated[int | None, typer.Option(min=1, help="Average the best N; default: up to 5.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Average the models of the last N measurements.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Average the best N models; default: up to 5.")] = None,
 ) -> None:
-    """Average the weights of several models of a run; often better than each of them.
+    """Average the weights of several models of a run; the mean is often better than each model.
 
     Examples:
       spellstream average run --output run/average
@@ -162,8 +164,8 @@ def train_tokenizer(
 ) -> None:
     """Train a tokenizer; a config uses it with `tokenizer = "FILE"`.
 
-    A run without a given tokenizer trains its own; runs to be compared, and a language model for them, need the same
-    one.
+    Without a given tokenizer, each run trains its own. Runs to be compared, and their language model, need the same
+    tokenizer.
 
     Examples:
       spellstream train-tokenizer --data prepared/train --vocab-size 1000 --output bpe1000.model

@@ -154,13 +154,16 @@ def test_a_missing_ray_says_what_to_install(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("a.wav --engines 2", "Invalid value for --engines: it goes with --ray"),
+        ("a.wav --engines 2", "Invalid value for --engines: it needs --ray"),
         ("- --ray local", "Invalid value for --ray: a cluster cannot read standard input"),
         (
             "a.wav --output x.jsonl --output-dir out",
             "Invalid value for --output-dir and --output: there can be only one of these",
         ),
-        ("a.wav --output x.jsonl --format srt", "Invalid value for --format: rows hold what json does; leave it out"),
+        (
+            "a.wav --output x.jsonl --format srt",
+            "Invalid value for --format: rows have the content of json; leave it out",
+        ),
         (
             "a.wav --output x.csv",
             "Invalid value for --output: x.csv: expected a name that ends in .txt, .json, .srt, .vtt, .tsv, .jsonl, "

@@ -103,7 +103,7 @@ def test_version(command: Command) -> None:
         (["transcribe", "a.wav", "--nbest", "3"], "--nbest: alternatives are in json only"),
         (["transcribe", "a.wav", "--no-such-option"], "--no-such-option"),
         (["transcribe", "a.wav", "--beside", "--output-dir", "x"], "there can be only one of these"),
-        (["transcribe", "a.wav", "--overwrite"], "it goes with --beside"),
+        (["transcribe", "a.wav", "--overwrite"], "it needs --beside"),
         (
             ["transcribe", "a.wav", "-o", "out"],
             "out: expected a name that ends in .txt, .json, .srt",

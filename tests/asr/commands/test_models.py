@@ -81,7 +81,7 @@ def test_a_model_is_imported_by_name_and_found_by_name(command: Command, hub: Hu
     assert (row["kind"], row["revision"]) == ("own", hub.commit("ann/las"))
     assert command("info", "--model", "las")[0] == 0
     assert command("import", "speechbrain", tmp_path / "theirs")[:2] == (0, f"{tmp_path / 'own/models/theirs'}\n")
-    assert "is there already" in command("import", "speechbrain", "hub:ann/las")[2]
+    assert "already exists" in command("import", "speechbrain", "hub:ann/las")[2]
 
 
 def test_the_ctc_head_of_an_imported_model_is_offered(command: Command, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_the_command_prints_the_files(command: Command, tmp_path: Path) -> None:
     assert sorted(map(Path, out.splitlines())) == sorted((tmp_path / "graphs").iterdir())
     assert said.endswith(" MB\n")
     status, _, said = command("export", "onnx", folder, "--output", tmp_path / "graphs")
-    assert (status, "is there already" in said) == (1, True)
+    assert (status, "already exists" in said) == (1, True)
     status, _, said = command("export", "onnx", tmp_path / "nothing", "--output", tmp_path / "other")
     assert (status, "neither a checkpoint folder" in said, (tmp_path / "other").exists()) == (1, True, False)
     assert command("export", "gguf", folder, "--output", tmp_path / "other")[0] == 2

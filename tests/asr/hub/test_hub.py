@@ -208,7 +208,7 @@ def test_a_model_of_speechbrain_with_code_is_refused(hub: HubServer, command: Co
     hub.repositories["ann/las"]["asr.ckpt"] = (tmp_path / "asr.ckpt").read_bytes()
     status, out, said = command("import", "speechbrain", "hub:ann/las", "--output", tmp_path / "las")
     assert (status, out) == (1, "")
-    assert "asr.ckpt: not a checkpoint of tensors alone, so it is not loaded" in said.splitlines()[-1]
+    assert "asr.ckpt: not a checkpoint of only tensors, so it is not loaded" in said.splitlines()[-1]
     assert not trap.exists()
     assert not (tmp_path / "las").exists()
 

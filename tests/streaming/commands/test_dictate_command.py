@@ -161,7 +161,7 @@ def test_toggle(
         until(lambda: state() == "listening")
         status, _, err = command("dictate", "--file", path, "--model", model)
         assert status == 1
-        assert "a dictation runs already (process" in err
+        assert "a dictation is already running (process" in err
         for expected in ("paused", "listening"):
             assert command("dictate", "--toggle") == (0, "", "")
             until(lambda expected=expected: state() == expected)
@@ -176,7 +176,7 @@ def test_toggle(
 
 def test_status_and_stop(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("dictate", "--status") == (1, "not running\n", "")
-    assert command("dictate", "--stop") == (1, "", "spellstream: no dictation runs\n")
+    assert command("dictate", "--stop") == (1, "", "spellstream: no dictation is running\n")
     lock = Lock.take()
     assert lock is not None
     lock.write(os.getpid(), "paused")
@@ -190,7 +190,7 @@ def test_status_and_stop(command: Command, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--toggle", "--stop"], "--toggle and --stop: only one of them at a time"),
+        (["--toggle", "--stop"], "--toggle and --stop: only one of these at a time"),
         (["--toggle", "--typer", "stdout"], "--typer: a dictation in the background has no standard output"),
         (["--toggle", "--stdin"], "--stdin: a dictation in the background has no standard input"),
         (["--typer", "hand"], "--typer"),

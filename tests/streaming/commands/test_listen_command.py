@@ -169,7 +169,7 @@ def test_dropped_audio_is_told(command: Command, model: Path, monkeypatch: pytes
         (["--file", "a.wav", "--speed", "-1"], "--speed"),
         (["--file", "a.wav", "--sample-rate", "8000"], "--sample-rate: it is only for a microphone or --stdin"),
         (["--file", "a.wav", "--reconnect"], "--reconnect: it is only for a microphone"),
-        (["--format", "srt", "--partials"], "--partials: srt cannot hold them"),
+        (["--format", "srt", "--partials"], "--partials: srt cannot contain them"),
         (["--format", "doc"], "--format"),
         (["--policy", "hope"], "--policy"),
         (["--speech-threshold", "1.5"], "--speech-threshold"),

@@ -252,5 +252,5 @@ def test_a_server_whose_engine_hangs_ends_and_says_so(model: Path, repository_ro
         status = process.wait()
         watchdog.cancel()
     assert status == 1
-    assert said.endswith("spellstream: the engine hangs: the server exits without it\n")
+    assert said.endswith("spellstream: the engine hangs: the server exits without waiting for it\n")
     assert ("the engine has failed for good" in said) == by_itself

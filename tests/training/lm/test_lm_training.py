@@ -164,7 +164,7 @@ def test_manifests_are_read_too_and_text_is_normalised(command: Command, folder:
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     status, _, err = command("--text", "all.jsonl@2", "--max-minutes", "0.01")
     assert status == 0
-    assert "left out, as they cannot be spelled: 2" in err
+    assert "left out, since the tokenizer cannot spell them: 2" in err
     tokens = np.fromfile(folder / "lm" / "tokens.u16", np.uint16)
     assert (tokens == EOS).sum() == len(LINES)
     assert (tokens > EOS).sum() == (tokens != EOS).sum()
