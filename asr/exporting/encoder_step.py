@@ -1,6 +1,6 @@
-"""The encoder's step as a graph: a module whose state is plain tensors, so that a trace of it is a whole graph.
+"""The encoder's step as an ONNX graph: a module whose state is plain tensors, so that one trace captures all of it.
 
-As in `asr.exporting.graphs`, sizes that differ from call to call are never turned into Python numbers.
+As in `asr.exporting.graphs`, dynamic sizes are never turned into Python numbers.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from asr.model.las import Model
 
 __all__ = ["EncoderStep"]
 
-State = dict[str, Tensor]  # by the names of ports
+State = dict[str, Tensor]  # by port name
 
 
 class EncoderStep(nn.Module):
-    """A stream's next chunk to its encoder output, with the state passed in and returned.
+    """Encoder output of a stream's next chunk, with the state passed in and returned.
 
-    Both forms of streaming are this graph. `Encoder.step`: the features are a chunk and its lookahead; chunk and
-    settled are the features of the chunk. `Encoder.preview`: the features are all since the state; chunk is their
-    number, and settled the number of those that will not be given again.
+    The graph serves both forms of streaming. `Encoder.step`: the features are a chunk and its lookahead; `chunk` and
+    `settled` are both the length of the chunk. `Encoder.preview`: the features are all those after the state; `chunk`
+    is their number, and `settled` the number of those that will not be passed again.
 
-    The state is bounded: that of the forward LSTMs; with a convolutional front, the latest settled features, which its
-    filters reach back to; with hybrid blocks, that of their LSTMs and the latest settled frames, to which later ones
-    attend.
+    The state is bounded: the states of the forward LSTMs; with a convolutional front, the latest settled features in
+    its receptive field; with hybrid blocks, the states of their LSTMs and the latest settled frames, to which later
+    frames attend.
     """
 
     def __init__(self, model: Model) -> None:
@@ -53,17 +53,17 @@ class EncoderStep(nn.Module):
         """One step.
 
         Args:
-            features: `(B, t, n_mels)`; those after the chunk are lookahead of the front and of the lowest layer.
-            rest: the numbers, scalars, and the state, as `self.numbers` and `self.state` name them.
-                chunk: features of the chunk, 1 to t, with a front at least those that it makes a frame of; whole output
-                frames unless the stream ends here.
-                settled: features, 0 to `chunk`, after which the next state is taken; whole output frames or `chunk`.
-                lookahead: features of the lookahead where the stream goes on; at its end, fewer may be given.
-                hidden, cell: of the forward LSTMs, `(B, layers, H)`, zero at first.
-                past_features: `(B, K, n_mels)`, none at first.
-                block_hidden, block_cell: of the hybrid blocks' LSTMs, `(B, blocks, size)`, zero at first.
-                past_frames: `(B, blocks, P, size)`, none at first.
-                position: of the first of these frames in the stream, 0 at first.
+            features: `(B, t, n_mels)`; those after the chunk are lookahead for the front and the lowest layer.
+            rest: scalars and state, in the order of `self.numbers` and `self.state`.
+                chunk: number of features in the chunk, 1 to t, with a front at least enough for one of its frames;
+                whole output frames unless the stream ends here.
+                settled: number of features, 0 to `chunk`, before the next state; whole output frames or `chunk`.
+                lookahead: nominal number of lookahead features; fewer may be passed at the end of the stream.
+                hidden, cell: states of the forward LSTMs, `(B, layers, H)`, initially zero.
+                past_features: `(B, K, n_mels)`, initially K = 0.
+                block_hidden, block_cell: states of the hybrid blocks' LSTMs, `(B, blocks, size)`, initially zero.
+                past_frames: `(B, blocks, P, size)`, initially P = 0.
+                position: index of the first past frame in the stream, initially 0.
 
         Returns:
             encoder_out of the chunk `(B, t', D)`, and the next state.
@@ -82,9 +82,9 @@ class EncoderStep(nn.Module):
         return x, *(after[port.name] for port in self.state)
 
     def _convolved(self, front: Front, features: Tensor, given: State) -> tuple[Tensor, Tensor]:
-        """The front's frames of the chunk and of the lowest layer's lookahead, and the next past features.
+        """The front's frames for the chunk and the lowest layer's lookahead, and the next past features.
 
-        Later frames are left out: they depend on features that are not known yet.
+        Later frames are left out, since they depend on features that have not arrived yet.
         """
         past, reduction = given["past_features"], self.config.front.reduction
         x = torch.cat([past, features], dim=1)
@@ -113,7 +113,7 @@ class EncoderStep(nn.Module):
         return x, settled
 
     def _blocks(self, x: Tensor, settled: Tensor, given: State, after: State) -> Tensor:
-        """Output frames of the hybrid blocks, which see all frames given, and those that are kept."""
+        """Output frames of the hybrid blocks, which attend to all frames passed and to the past frames."""
         past = given["past_frames"]
         done = _counted(past[:, 0])
         release = (done + settled - self.config.hybrid.past_frames).clamp(min=0)
@@ -133,22 +133,22 @@ class EncoderStep(nn.Module):
 
 
 def _counted(x: Tensor) -> Tensor:
-    """The frames of `x` `(B, T, D)` as a scalar."""
+    """The number of frames in `x` `(B, T, D)`, as a scalar tensor."""
     return torch._shape_as_tensor(x)[1]
 
 
 def _stacked(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The hidden and cell `(B, layers, H)` of LSTMs, parts `(B, H)`."""
+    """The hidden and cell states of LSTMs, each `(B, H)`, stacked to `(B, layers, H)`."""
     return torch.stack([h for h, _ in states], dim=1), torch.stack([c for _, c in states], dim=1)
 
 
 def _ahead(
     lstm: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor], settled: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Outputs of `x` `(B, t, D)` from a state, parts `(B, H)`, and the state after `settled` of its frames.
+    """LSTM outputs for `x` `(B, t, D)` from a state of two `(B, H)`, and the state after the first `settled` frames.
 
-    The LSTM runs up to there, and on. It never runs over nothing, which onnxruntime refuses: the first part has at
-    least a frame, and the second ends in a frame of zeros whose output is dropped.
+    The LSTM runs in two parts, split there. Neither part is empty, which onnxruntime would refuse: the first has at
+    least one frame, and the second ends in a frame of zeros whose output is dropped.
     """
     begun = (state[0][None], state[1][None])
     least = settled.clamp(min=1)

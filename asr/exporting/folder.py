@@ -1,4 +1,4 @@
-"""A model's folder to a folder of graphs, with the tokenizer and what a program has to know beside them."""
+"""Export of a model to a folder of ONNX graphs, with the tokenizer and the metadata that a program needs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN, WORD_START, Tokenizer
 __all__ = ["METADATA", "export"]
 
 METADATA = "metadata.json"
-_FORMAT = 1  # of the metadata, for programs that read it
-_SECONDS = 2  # of the example that is traced
+_FORMAT = 1  # version of the metadata's format
+_SECONDS = 2  # of audio in the traced example
 
 
 def export(name: str | Path, output: Path) -> list[Path]:
     """Write the graphs of a model, `metadata.json` and `tokenizer.model`.
 
-    Weights are float32, since that is what every runtime computes in on a CPU.
+    Weights are float32, which every runtime supports on a CPU.
 
     Args:
-        name: the model, as of `asr.folders.find`; its language model is exported with it.
+        name: the model, as for `asr.folders.find`; its language model is exported with it.
         output: a folder that does not exist or is empty.
 
     Returns:
         The files.
 
     Raises:
-        CheckpointError: the model is not there or broken, or `output` has files.
+        CheckpointError: the model does not exist or is broken, or `output` has files.
         DataError: a file cannot be written.
         DependencyError: onnx is missing.
     """
@@ -62,7 +62,7 @@ def export(name: str | Path, output: Path) -> list[Path]:
 
 
 def _example(config: ModelConfig) -> dict[str, int]:
-    """Sizes of what is traced; every graph takes others."""
+    """Sizes of the traced example; the graphs accept others."""
     samples = _SECONDS * config.features.sample_rate
     frames, reduction = samples // config.features.hop_length, config.encoder.reduction
     chunk = frames // 2 // reduction * reduction
@@ -72,7 +72,7 @@ def _example(config: ModelConfig) -> dict[str, int]:
 
 
 def metadata(model: Model, tokenizer: Tokenizer, lm: LanguageModel | None, graphs: list[Graph]) -> dict[str, Any]:
-    """All that a program needs to know, as plain data."""
+    """Everything that a program needs to use the graphs, as plain data."""
     config = model.config
     special = {"blank": BLANK, "unknown": UNKNOWN, "sos": SOS, "eos": EOS, "word_start": WORD_START}
     return {
@@ -92,7 +92,7 @@ def metadata(model: Model, tokenizer: Tokenizer, lm: LanguageModel | None, graph
 
 
 def _features(model: Model) -> dict[str, Any]:
-    """The graph computes them; the numbers are for programs that do it themselves."""
+    """Settings of the features, for programs that compute them without the graph."""
     settings, features = model.config.features, model.features
     return {
         **to_dict(settings),

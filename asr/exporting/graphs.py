@@ -1,7 +1,7 @@
-"""The graphs of a model: modules that take and return plain tensors, so that a trace of them is a whole graph.
+"""The graphs of a model: modules that take and return plain tensors, so that one trace captures all of each.
 
-Sizes that differ from call to call are never turned into Python numbers here, since a trace would keep those of the
-example. The first dimension is always the batch.
+Dynamic sizes are never turned into Python numbers here, since a trace would fix them to those of the example. The
+first dimension is always the batch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _DecibelMel(DecibelMel, _MelByConvolution):
 
 
 class Features(nn.Module):
-    """`(B, N)` waveforms and `(B,)` samples to `(B, T, n_mels)` normalised features and `(B,)` lengths."""
+    """Waveforms `(B, N)` and lengths `(B,)` in samples to normalised features `(B, T, n_mels)` and lengths `(B,)`."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Features(nn.Module):
 
 
 class WholeEncoder(nn.Module):
-    """Padded features `(B, T, n_mels)` and `(B,)` to encoder output `(B, T', D)` and lengths, with full context."""
+    """Padded features `(B, T, n_mels)` and lengths `(B,)` to encoder output `(B, T', D)` and lengths; full context."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class CtcHead(nn.Module):
 
 
 class AttentionMemory(nn.Module):
-    """Encoder output `(B, T, D)` and lengths `(B,)` to what each step of the decoder attends to.
+    """Encoder output `(B, T, D)` and lengths `(B,)` to the memory that each decoder step attends to.
 
-    Returns keys `(B, T, size)`, values `(B, T, value_size)`, inside `(B, T)` and the first alignment `(B, heads, T)`.
+    Returns keys `(B, T, size)`, values `(B, T, value_size)`, mask `(B, T)` and initial alignment `(B, heads, T)`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -100,12 +100,12 @@ class AttentionMemory(nn.Module):
     def forward(self, encoder_out: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         memory = self.attention.prepare(encoder_out, lengths)
         alignment = self.attention.initial_state(memory).alignment
-        # Where keys or values are the encoder output itself, an output of the graph still has to be computed.
+        # A graph's output must be computed, but keys or values may be the encoder output itself.
         return memory.keys, memory.values + 0, memory.inside, alignment
 
 
 class _MemoryPerHypothesis(Memory):
-    """One row for each hypothesis, so that nothing depends on how many share one."""
+    """Memory with one row per hypothesis, rather than one per utterance shared by its hypotheses."""
 
     def rows(self, x: Tensor) -> Tensor:
         return x[:, None]
@@ -140,13 +140,13 @@ class DecoderStep(nn.Module):
         """One step.
 
         Args:
-            tokens: `(N,)`, sos at first.
-            hidden: `(N, layers, parts, H)`, zero at first.
-            context: `(N, context_size)`, zero at first.
-            alignment: `(N, heads, T)`, from the memory at first.
-            keys: `(N, T, size)` from the memory, as are the next two.
-            values: `(N, T, value_size)`.
-            inside: `(N, T)`.
+            tokens: `(N,)`, initially sos.
+            hidden: `(N, layers, parts, H)`, initially zero.
+            context: `(N, context_size)`, initially zero.
+            alignment: `(N, heads, T)`, initially from the memory.
+            keys: `(N, T, size)`, from the memory.
+            values: `(N, T, value_size)`, from the memory.
+            inside: mask `(N, T)`, from the memory.
 
         Returns:
             log-probabilities `(N, V)`, and the next hidden, context and alignment.
@@ -157,7 +157,7 @@ class DecoderStep(nn.Module):
 
 
 class LmStep(nn.Module):
-    """The last token of N texts to log-probabilities `(N, V)` of the next, with the state `(N, layers, H)` twice."""
+    """The last token of N texts to log-probabilities `(N, V)` of the next, with hidden and cell `(N, layers, H)`."""
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__()

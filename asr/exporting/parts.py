@@ -1,4 +1,4 @@
-"""The graphs of a model with the names and sizes of what goes in and out."""
+"""The graphs of a model, with the names and sizes of their inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules to ONNX files."""
+"""Tracing of modules to ONNX files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from asr.files import write_atomically
 
 __all__ = ["Graph", "Port", "require_onnx", "write_graph"]
 
-_OPSET = 17  # of 2022: whatever runs ONNX at all knows it
+_OPSET = 17  # from 2022, supported by every current runtime
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: its name, and its sizes, of which those with a name differ from call to call."""
+    """An input or output of a graph: its name and its sizes; a size given by name is dynamic."""
 
     name: str
     shape: tuple[str | int, ...] = ()
@@ -48,7 +48,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """A module, and what goes in and out."""
+    """A module with its inputs and outputs."""
 
     name: str
     module: nn.Module
@@ -60,7 +60,7 @@ class Graph:
         return f"{self.name}.onnx"
 
     def described(self) -> dict[str, Any]:
-        """Plain data for the metadata."""
+        """The graph's entry in the metadata, as plain data."""
         ports = {"inputs": self.inputs, "outputs": self.outputs}
         rows = {
             way: [{"name": each.name, "type": each.kind, "shape": list(each.shape)} for each in given]
@@ -85,18 +85,18 @@ def require_onnx() -> None:
 def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
     """Trace a module, check the graph, and write it to `folder`.
 
-    Torch's exporter by tracing is used, and not the one by `torch.export`, which spells an LSTM out as a loop over
-    frames and had not ended after minutes.
+    Torch's tracing exporter is used: the one based on `torch.export` unrolls an LSTM over its frames, and had not
+    finished after minutes.
 
     Args:
         graph: the module and its ports.
-        folder: has to exist.
-        sizes: of the example that is traced, by the names of sizes and of whole numbers.
+        folder: must exist.
+        sizes: sizes and integer inputs of the traced example, by name.
     """
     import onnx
 
     with warnings.catch_warnings(), TemporaryDirectory() as temporary:
-        # The exporter is not torch's newest; sizes become constants where a warning says so, which tests would notice.
+        # Torch warns that this exporter is old, and of sizes that become constants, which tests would notice.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph.module.eval(),
@@ -110,7 +110,7 @@ def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
         )
         model = onnx.load(str(Path(temporary) / graph.file))
 
-    # A trace leaves out what the module does not use, as some kinds of attention the alignment. Callers need not know.
+    # A trace drops inputs that the module does not use, such as the alignment for some attentions. Callers pass all.
     used = {each.name: each for each in model.graph.input}
     inputs = [used.get(port.name) or _declared(port) for port in graph.inputs]
     del model.graph.input[:]
@@ -120,7 +120,7 @@ def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def _declared(port: Port) -> Any:
-    """An input as ONNX describes it."""
+    """ONNX's declaration of an input."""
     from onnx import TensorProto, helper
 
     kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
