@@ -28,19 +28,19 @@ _OTHERS = {"model": ("asr", "model")}
 
 
 class Imported(NamedTuple):
-    """A model of ours in evaluation mode, and what goes with it."""
+    """A converted model in evaluation mode, with its tokenizer and language model."""
 
     model: Model
     tokenizer: Tokenizer
     lm: LanguageModel | None
-    notes: tuple[str, ...]  # what was left out, a sentence each
+    notes: tuple[str, ...]  # one sentence for each omitted part
 
 
 def read(folder: Path) -> Imported:
     """Convert the model of a folder.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or something in it is not understood; the message names it.
+        CheckpointError: a file is missing or damaged, or a setting or tensor is not supported; the message names it.
     """
     params = Hyperparams(folder / "hyperparams.yaml")
     recipe = read_recipe(params)
@@ -87,7 +87,7 @@ def _tokenizer(path: Path, recipe: Recipe) -> tuple[Tokenizer, Vocabulary]:
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights in evaluation mode; an error names the first that the recipe does not ask for in this shape."""
+    """Load weights and set evaluation mode; an error names the first weight that does not fit the recipe."""
     for name, expected in module.state_dict().items():
         shape = tuple(weights[name].shape) if name in weights else None
         if shape != tuple(expected.shape):

@@ -1,7 +1,7 @@
 """SpeechBrain's `hyperparams.yaml`, read as data: nothing that its tags name is imported, built or called.
 
-`!new:`, `!name:` and `!apply:` become a `Call`, `!ref` a `Ref`, any other tag a `Tagged` that is only complained about
-where its value is needed.
+`!new:`, `!name:` and `!apply:` become a `Call`, `!ref` a `Ref`, any other tag a `Tagged`, which is an error
+only if its value is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Call", "Hyperparams", "Ref"]
 
 _MAX_BYTES = 1_000_000
 _MAX_NUMBER = 1e9
-_MAX_REFS = 50  # one behind the other; more are a circle
+_MAX_REFS = 50  # in a chain; a longer chain is a cycle
 _CALLS = ("new", "name", "apply")
 _REF = re.compile(r"<([A-Za-z_]\w*)((?:\[\w+\])*)>")
 
@@ -53,7 +53,7 @@ class Tagged:
 
 
 class Hyperparams:
-    """The settings of a file; what is not understood raises a `CheckpointError` that names file and setting."""
+    """The settings of a file; an unsupported one raises a `CheckpointError` that names file and setting."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,10 +80,10 @@ class Hyperparams:
         """The resolved arguments of a call.
 
         Args:
-            call: with arguments by name.
-            where: what it is, for error messages.
-            known: names of the arguments that matter, and SpeechBrain's default of each.
-            ignored: names of those that do not.
+            call: its arguments must have names.
+            where: its place in the file, for error messages.
+            known: SpeechBrain's defaults of the arguments that matter, by name.
+            ignored: names of the arguments that do not matter.
         """
         given = {} if call.arguments is None else call.arguments
         if not isinstance(given, dict):
@@ -95,7 +95,7 @@ class Hyperparams:
         return {**known, **found}
 
     def calls(self, *names: str) -> dict[str, Call]:
-        """Top-level settings that are calls of a class of one of these names."""
+        """Top-level settings that construct one of these classes."""
         return {key: v for key, v in self.values.items() if isinstance(v, Call) and v.name in names}
 
     def key_of(self, value: Any) -> str | None:
@@ -107,7 +107,7 @@ class Hyperparams:
         return None
 
     def expect(self, given: Mapping[str, Any], key: str, **expected: object) -> None:
-        """Complain about arguments that have other values than these."""
+        """Refuse arguments with values other than these."""
         for name, value in expected.items():
             if given[name] != value:
                 raise self.error(f"{key}.{name} is {given[name]!r}: only {value!r} is understood")
@@ -127,7 +127,7 @@ class Hyperparams:
     def number(self, given: Mapping[str, Any], key: str, name: str) -> float:
         """The number of an argument."""
         value = self.resolved(given[name], f"{key}.{name}")
-        if isinstance(value, str):  # YAML 1.1 takes 1.e-8 for a text
+        if isinstance(value, str):  # YAML 1.1 reads 1.e-8 as a string
             try:
                 value = float(value)
             except ValueError:

@@ -1,8 +1,8 @@
-"""What a SpeechBrain recipe describes, as our configs.
+"""Conversion of a SpeechBrain recipe to our configs.
 
-Known are attention models with a CRDNN encoder, as in SpeechBrain's recipes for LibriSpeech, CommonVoice and others:
-Fbank features, global normalisation, a decoder of GRU or LSTM cells with location-aware or content-based attention, a
-CTC head, and a recurrent language model.
+Supported are attention models with a CRDNN encoder, as in SpeechBrain's recipes for LibriSpeech, CommonVoice and
+others: Fbank features, global normalisation, a decoder of GRU or LSTM cells with location-aware or content-based
+attention, a CTC head, and a recurrent language model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "LeakyReLU": "leaky_relu"
 
 
 class Specials(NamedTuple):
-    """Tokens with a meaning; SpeechBrain may use one for several."""
+    """Special tokens; SpeechBrain may use one token in several roles."""
 
     blank: int
     bos: int
@@ -45,16 +45,16 @@ class Recipe:
     lm: LmConfig | None
     specials: Specials
     scaling: float  # of the attention scores
-    parts: tuple[str, ...]  # what the modules of the recogniser are, in the order of its checkpoint
+    parts: tuple[str, ...]  # kind of each module of the recogniser, in the order of its checkpoint
     files: dict[str, str]  # names, without `.ckpt`, of the checkpoints of the model, lm, normaliser and tokenizer
-    notes: tuple[str, ...]  # what is left out
+    notes: tuple[str, ...]  # one sentence for each omitted part
 
 
 def read_recipe(params: Hyperparams) -> Recipe:
     """The recipe of a `hyperparams.yaml`.
 
     Raises:
-        CheckpointError: something in it is not understood; the message names it.
+        CheckpointError: a setting is not supported; the message names it.
     """
     try:
         return _RecipeReader(params).recipe()
@@ -63,7 +63,7 @@ def read_recipe(params: Hyperparams) -> Recipe:
 
 
 class _RecipeReader:
-    """Reads the parts of a recipe; what has to be left out is noted."""
+    """Reads the parts of a recipe, and notes those that have to be omitted."""
 
     def __init__(self, params: Hyperparams) -> None:
         self.params = params
@@ -83,7 +83,7 @@ class _RecipeReader:
         return Recipe(model, lm, self._specials(), scaling, parts, files, tuple(self.notes))
 
     def _only(self, what: str, *names: str) -> tuple[str, Call]:
-        """The only top-level call of a class of one of these names."""
+        """The only top-level setting that constructs one of these classes."""
         found = self.params.calls(*names)
         if len(found) != 1:
             raise self.params.error(f"{len(found)} of {' or '.join(names)}, of which the {what} must be the only one")
@@ -108,7 +108,7 @@ class _RecipeReader:
         return files
 
     def _parts(self, model_file: str) -> tuple[str, ...]:
-        """What each module of the recogniser's ModuleList is."""
+        """The kind of each module in the recogniser's ModuleList."""
         for key, call in self.params.calls("ModuleList").items():
             lists = [call.arguments] if not isinstance(call.arguments, list) else call.arguments
             modules = lists[0] if len(lists) == 1 and isinstance(lists[0], list) else lists

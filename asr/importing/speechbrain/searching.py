@@ -1,4 +1,4 @@
-"""What a SpeechBrain recipe says about its search, as our config."""
+"""Conversion of the search in a SpeechBrain recipe to our config."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Search"]
 _SEARCHERS = ("S2SRNNBeamSearcher", "S2SRNNBeamSearchLM", "S2SRNNGreedySearcher")
 _WEIGHTS = {"rnnlm": "lm_weight", "transformerlm": "lm_weight", "ctc": "ctc_weight", "coverage": "coverage_penalty"}
 _LEAST_CANDIDATES = 16  # of the CTC scorer
-# SpeechBrain has no margin and keeps hypotheses that cannot win any more: 80 in its models for LibriSpeech. With this
-# one the word error rate is the same, in 0.6 of the time (recipes/benchmark/imported.py).
+# SpeechBrain has no margin, and keeps hypotheses that can no longer win: 80 in its models for LibriSpeech. With this
+# margin the word error rate is the same, in 0.6 of the time (recipes/benchmark/imported.py).
 _MARGIN = 6.0
 
 _COVERAGE_THRESHOLD = 0.5  # SpeechBrain's default
 
-# Arguments of a search that are known otherwise, have no counterpart, or matter in rare cases only.
+# Arguments of a search that are known from elsewhere, have no counterpart, or rarely matter.
 _UNUSED = (
     *("embedding", "decoder", "linear", "ctc_linear", "language_model", "scorer"),
     *("bos_index", "eos_index", "blank_index", "min_decode_ratio", "using_max_attn_shift", "max_attn_shift"),
@@ -28,7 +28,7 @@ _UNUSED = (
 
 
 class Search:
-    """The search of a recipe: that of the tests where there are several, none where there is none."""
+    """The search of a recipe: the one for tests if there are several."""
 
     def __init__(self, params: Hyperparams) -> None:
         self.params = params
@@ -37,7 +37,7 @@ class Search:
         self.call = found.get(self.key)
 
     def argument(self, name: str) -> Any:
-        """An argument as it is written, None if it is not there."""
+        """An argument as written; None if absent."""
         arguments = self.call.arguments if self.call is not None else None
         return arguments.get(name) if isinstance(arguments, dict) else None
 
@@ -73,13 +73,13 @@ class Search:
             eos_threshold=self.params.number(given, key, "eos_threshold") if given["using_eos_threshold"] else 0.0,
             candidates=max(_LEAST_CANDIDATES, scale * beam),
             max_tokens_per_second=self.params.number(given, key, "max_decode_ratio") / frame_seconds,
-            temperature=temperature or 1.0,  # greedy search has 0 for the most likely token
+            temperature=temperature or 1.0,  # greedy search writes 0, for the most likely token
             lm_temperature=self.params.number(given, key, "temperature_lm"),
             length_normalisation=bool(given["length_normalization"]),
         )
 
     def _scorers(self, given: dict[str, Any]) -> tuple[dict[str, Any], float, int]:
-        """The arguments of a search with the weights of its scorers; threshold of the coverage, share of candidates."""
+        """The arguments of a search with its scorers' weights; the coverage threshold; candidates per beam."""
         builder = self.params.resolved(self.argument("scorer"), f"{self.key}.scorer")
         if not isinstance(builder, Call):
             return given, _COVERAGE_THRESHOLD, 2

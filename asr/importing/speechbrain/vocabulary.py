@@ -1,8 +1,8 @@
-"""SpeechBrain's tokens in our order.
+"""Reordering of SpeechBrain's tokens to ours.
 
-SpeechBrain lets a recipe choose the numbers of blank, start and end, which may be one token, 0. Ours are four tokens,
-0 to 3. A sentencepiece model is reordered, which changes none of its segmentations; rows of weights follow. A token of
-ours that SpeechBrain does not have never occurs: its logit is very low, so that all probabilities stay as they were.
+A SpeechBrain recipe chooses the numbers of blank, start and end, which may all be token 0; our special tokens are 0 to
+3. The sentencepiece model is reordered, which leaves its segmentation unchanged, and so are the rows of weights. A
+token that SpeechBrain lacks gets a very low logit: it never occurs, and all other probabilities stay the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN, Tokenizer
 
 __all__ = ["Vocabulary", "convert"]
 
-_NEVER = -1e4  # a logit that float16 holds, of probability 0
+_NEVER = -1e4  # a logit in the range of float16, with probability 0
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # sentencepiece's types of a piece
 
 
 class Vocabulary(NamedTuple):
-    """For each of our tokens, the number of SpeechBrain's, or None."""
+    """For each of our tokens, the number of SpeechBrain's token, or None."""
 
     ctc_rows: Sequence[int | None]  # of CTC's outputs
     output_rows: Sequence[int | None]  # of the decoder's and the language model's outputs
@@ -33,13 +33,13 @@ class Vocabulary(NamedTuple):
     size: int  # of SpeechBrain's
 
     def outputs(self, weight: Tensor, bias: Tensor, rows: Sequence[int | None]) -> tuple[Tensor, Tensor]:
-        """Weight `(V, D)` and bias `(V,)` of an output layer over SpeechBrain's tokens, over ours."""
+        """Weight `(V, D)` and bias `(V,)` of an output layer, reordered from SpeechBrain's tokens to ours."""
         found, missing = _gathered(rows, weight.device)
         biases = bias[found].masked_fill(missing, _NEVER)
         return weight[found].masked_fill(missing[:, None], 0.0), biases
 
     def inputs(self, weight: Tensor) -> Tensor:
-        """An embedding `(V, D)` of SpeechBrain's tokens, of ours."""
+        """An embedding `(V, D)`, reordered from SpeechBrain's tokens to ours."""
         found, missing = _gathered(self.input_rows, weight.device)
         return weight[found].masked_fill(missing[:, None], 0.0)
 
@@ -62,12 +62,12 @@ class _Piece(NamedTuple):
 
 
 def convert(model: bytes, specials: Specials) -> tuple[Tokenizer, Vocabulary]:
-    """Our tokenizer and the place of each token, from a serialised sentencepiece model.
+    """Our tokenizer and the number of each token, from a serialised sentencepiece model.
 
-    Tokens that are written in capitals alone are turned into lower case, which all our text is before it is written.
+    A vocabulary in capitals becomes lower case, like all our recognised text.
 
     Raises:
-        TokenizerError: the bytes are no such model, or a special token has a text.
+        TokenizerError: the bytes are not a sentencepiece model, or a special token has a text.
     """
     try:
         pieces, rest = _parsed(model)
@@ -110,7 +110,7 @@ def _once(numbers: dict[int, int], order: Sequence[int]) -> list[int | None]:
 
 
 def _parsed(model: bytes) -> tuple[list[_Piece], bytes]:
-    """The pieces of a serialised model, and its other fields as they are."""
+    """The pieces of a serialised model, and its other fields unchanged."""
     pieces, rest = [], b""
     for number, value, raw in _fields(model):
         if number == 1 and isinstance(value, bytes):

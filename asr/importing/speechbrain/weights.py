@@ -1,4 +1,4 @@
-"""Tensors of SpeechBrain's modules under the names of ours; every tensor is taken once, or complained about."""
+"""Renaming of SpeechBrain's tensors to ours; a missing or unused tensor is an error."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _encoder(tensors: Tensors, at: str, recipe: Recipe) -> Named:
         for j in (1, 2):
             source, target = f"{at}.CNN.block_{block}", f"encoder.front.blocks.{block}"
             for name, value in tensors.renamed(f"{source}.conv_{j}.conv", f"{target}.convolutions.{j - 1}"):
-                yield name, value.transpose(2, 3) if value.dim() == 4 else value  # frequency, time: ours the reverse
+                yield name, value.transpose(2, 3) if value.dim() == 4 else value  # ours: (time, frequency)
             yield from tensors.renamed(f"{source}.norm_{j}.norm", f"{target}.norms.{j - 1}")
     if config.front.projection_size:
         yield from tensors.renamed(f"{at}.projection.linear.w", "encoder.front.projection.linear")
@@ -133,7 +133,7 @@ def _encoder(tensors: Tensors, at: str, recipe: Recipe) -> Named:
 
 
 def _numbered(tensors: Tensors, at: str, kind: str) -> list[str]:
-    """Modules of a kind whose names are numbers, in order."""
+    """Names of the numbered modules of a kind, in order."""
     matches = (re.match(rf"{at}\.(\d+)\.{kind}\.", name) for name in tensors.left)
     return [f"{at}.{number}.{kind}" for number in sorted({int(match[1]) for match in matches if match})]
 
@@ -146,7 +146,7 @@ def _decoder(tensors: Tensors, at: str, recipe: Recipe) -> Named:
     yield "decoder.attention.to_query.weight", tensors.take(f"{at}.attn.mlp_dec.weight")
     yield "decoder.attention.to_score.weight", tensors.take(f"{at}.attn.mlp_attn.weight") * recipe.scaling
 
-    # Biases are added up before the tanh, so that one is enough.
+    # All biases are added before the tanh, so one is enough.
     bias = tensors.take(f"{at}.attn.mlp_enc.bias") + tensors.take(f"{at}.attn.mlp_dec.bias")
     if attention.scorer == "location":
         yield "decoder.attention.filters.weight", tensors.take(f"{at}.attn.conv_loc.weight")
@@ -154,7 +154,7 @@ def _decoder(tensors: Tensors, at: str, recipe: Recipe) -> Named:
         bias = bias + tensors.take(f"{at}.attn.mlp_loc.bias")
     yield "decoder.attention.to_query.bias", bias
 
-    # The context comes first there, the output of the cells here.
+    # SpeechBrain puts the context first, we the output of the cells.
     weight, size = tensors.take(f"{at}.proj.weight"), attention.context_size
     yield "decoder.to_readout.weight", torch.cat([weight[:, size:], weight[:, :size]], dim=1)
     yield "decoder.to_readout.bias", tensors.take(f"{at}.proj.bias")
