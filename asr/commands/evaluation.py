@@ -109,7 +109,7 @@ def select(path: Path, corpora: Sequence[str] = (), limit: int | None = None, *,
     Args:
         path: the manifest, see `asr.archive.manifest`.
         corpora: keep only these; all when empty.
-        limit: keep at most this many utterances, from the first on.
+        limit: keep at most this many utterances from the start of the manifest.
         plain: leave out references with digits or other scripts, which the plain normaliser cannot compare.
 
     Raises:

@@ -15,7 +15,7 @@ _AFTER_CLAUSE = -0.2  # after a comma or the like, or at a pause
 _BEFORE_CLAUSE = -0.05  # before a conjunction or preposition
 _AFTER_SHORT_WORD = 0.1
 _WITHIN_PHRASE = 0.2  # after a word that belongs with the following one, or within a name
-_AFTER_NUMBER = 0.3  # before what it counts
+_AFTER_NUMBER = 0.3  # before the noun that it counts
 _INSEPARABLE = 0.5  # title and name, number and unit
 
 _TITLES = frozenset("Mr. Mrs. Ms. Dr. Prof. St. Mt. Gen. Col. Capt. Sen. Gov. No.".split())

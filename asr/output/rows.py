@@ -63,7 +63,7 @@ class Rows:
         self.notes: Sequence[str] = ()
 
     def obstacle(self, source: str) -> DataError | None:
-        """The reason why the source's row could not be written: there is never one."""
+        """None: a row can be written for any source."""
         return None
 
     def holds(self, source: str) -> bool:

@@ -28,7 +28,7 @@ class Tokenizer:
         model: the serialised sentencepiece model, as in a checkpoint's `tokenizer.model`.
 
     Raises:
-        TokenizerError: the bytes are no such model, or its special tokens are not 0 to 3.
+        TokenizerError: the bytes are not a sentencepiece model, or its special tokens are not 0 to 3.
     """
 
     def __init__(self, model: bytes) -> None:

@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Chunk + lookahead, overlap, beam, margin + what doubt adds - what agreement takes off, margin for showing."""
+        """Chunk + lookahead, overlap, beam, margin + doubt - agreement, show margin; times in ms."""
         margin = f"{self.policy.margin_ms}+{self.policy.doubt_ms}-{self.policy.agreement_ms}"
         sizes = f"{self.chunk_ms}+{self.lookahead_ms}, {self.overlap_ms}, {self.beam_size}"
         return f"{sizes}, {margin}, {self.policy.show_margin_ms}"

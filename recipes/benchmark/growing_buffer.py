@@ -24,10 +24,10 @@ from streaming.events import Event, Final, Partial
 __all__ = ["Agreement", "Pass", "hear", "whisper"]
 
 STEP_SECONDS = 1.0  # least amount of new audio between two passes
-BUFFER_SECONDS = 15.0  # beyond which the buffer is cut
+BUFFER_SECONDS = 15.0  # length beyond which the buffer is cut
 PROMPT_CHARACTERS = 200  # of committed text before the buffer
 NEAR_SECONDS = 1.0  # distance within which a pass may repeat committed words at its start
-REPEATED_WORDS = 5  # of them at most
+REPEATED_WORDS = 5  # most words that a pass may repeat
 SLACK_SECONDS = 0.1  # tolerance for the start of a word before the end of the committed ones
 
 # Samples `(N,)` and a prompt → the words of each segment, with times from the first sample.

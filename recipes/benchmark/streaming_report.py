@@ -25,8 +25,8 @@ class Measured:
     """Results of one policy over all recordings; times in seconds."""
 
     name: str
-    to_partial: list[float] = field(default_factory=list)  # from a word's end until it is shown
-    to_commit: list[float] = field(default_factory=list)  # and until it is committed
+    to_partial: list[float] = field(default_factory=list)  # from the end of a word until it is shown
+    to_commit: list[float] = field(default_factory=list)  # from the end of a word until it is committed
     words: int = 0  # whose end is known
     shown: int = 0  # words that partials have shown
     changed: int = 0  # of these, words that later changed

@@ -183,7 +183,7 @@ class Peer(nn.Module):
         """The loss of a batch: compute_forward and compute_objectives of the recipe."""
         from speechbrain.nnet.losses import ctc_loss, nll_loss
 
-        lengths = batch.samples / batch.waveform.shape[1]  # relative ones, as SpeechBrain has them
+        lengths = batch.samples / batch.waveform.shape[1]  # SpeechBrain's lengths are relative
         token_lengths = batch.token_lengths / batch.tokens.shape[1]
         begun = nn.functional.pad(batch.tokens, (1, 0), value=SOS)
         ended = nn.functional.pad(batch.tokens, (0, 1)).scatter(1, batch.token_lengths[:, None], EOS)

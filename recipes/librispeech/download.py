@@ -109,7 +109,7 @@ def fetch(urls: Sequence[str], target: Path, checksum: str, progress: Progress) 
 
     Raises:
         DownloadError: no address has it, the connection keeps breaking, the disk is full, or the MD5 checksum is not
-            the given one; the message says what becomes of what was downloaded.
+            the given one; the message says what happens to the downloaded part.
     """
     part = target.with_name(target.name + ".part")
     task = progress.add_task(target.name, total=None)
@@ -169,13 +169,13 @@ def _continue(url: str, part: Path, progress: Progress, task: int) -> bool:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        # "Range not satisfiable": there is nothing after the last byte that we have. The checksum has the last word.
+        # "Range not satisfiable": the server has no more bytes. The checksum decides whether the file is complete.
         if error.code == 416 and have:
             error.close()
             return True
         raise
     with response:
-        if response.status != 206:  # a server that knows no ranges sends it all again
+        if response.status != 206:  # a server without support for ranges sends the whole file
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
