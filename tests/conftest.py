@@ -1,11 +1,11 @@
-"""What every test stands on: which optional tests run, fixed seeds, one thread, and where the real speech lies.
+"""Set-up of all tests: optional tests, fixed seeds, one thread, real speech, shared fixtures.
 
 Five markers name optional tests:
 
 - `slow`, `mic`, `browser` and `ray` are deselected unless asked for, by `--run slow,mic`, by the environment
   (`SPELLSTREAM_TESTS=slow,mic`, or `all`) or by naming the marker in `-m`;
 - `gpu` runs wherever there is a CUDA device;
-- one that was asked for and cannot run here is skipped, with the reason.
+- a requested test that cannot run on this machine is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # nothing from a second thread, and on a busy machine the threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A job that a shell runs in the background is born deaf to Ctrl-C, and tests would find that it does nothing.
+# A background job of a shell ignores SIGINT, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,7 +43,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW_SECONDS = 1800  # for one of the slow tests; pyproject.toml has the limit for the others
+SLOW_SECONDS = 1800  # per slow test; pyproject.toml has the limit for the others
 ON_REQUEST = ("slow", "mic", "browser", "ray")
 ENVIRONMENT = "SPELLSTREAM_TESTS"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def no_lazy_modules() -> Iterator[None]:
-    """Forget SpeechBrain's lazy modules, which import what is not installed once anybody looks at them."""
+    """Forget SpeechBrain's lazy modules, which import missing packages as soon as an attribute is read."""
     yield
     for name, module in list(sys.modules.items()):
         if name.startswith("speechbrain.") and type(module).__name__ in ("LazyModule", "DeprecatedModuleRedirect"):
@@ -110,14 +110,14 @@ def requested(config: pytest.Config) -> set[str]:
 
 
 def no_gpu() -> str | None:
-    """Why GPU tests cannot run here, or None."""
+    """The reason why GPU tests cannot run, or None."""
     import torch
 
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
 def no_microphone() -> str | None:
-    """Why a virtual microphone cannot be made here, or None."""
+    """The reason why there can be no virtual microphone, or None."""
     for program in ("pulseaudio", "pactl"):
         if not shutil.which(program):
             return f"{program} is not installed"
@@ -129,19 +129,19 @@ def no_microphone() -> str | None:
 
 
 def no_browser() -> str | None:
-    """Why no page can be opened here, or None."""
+    """The reason why no browser can be opened, or None."""
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed"
     return None if browser_program() else "neither Chromium nor Chrome is installed"
 
 
 def browser_program() -> str | None:
-    """Where the browser is: the system's own, as playwright's would have to be downloaded."""
+    """Path of the system's browser; playwright's own would have to be downloaded."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def no_ray() -> str | None:
-    """Why Ray cannot be started here, or None."""
+    """The reason why Ray cannot be started, or None."""
     return None if importlib.util.find_spec("ray") else "Ray is not installed"
 
 
@@ -164,7 +164,7 @@ SPEECH = Path(os.environ.get("SPELLSTREAM_SPEECH") or ROOT.parent / "shared" / "
 
 @pytest.fixture(scope="session")
 def speech_dir() -> Path:
-    """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; the test is skipped without."""
+    """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; skips if missing."""
     if not SPEECH.is_dir():
         pytest.skip(f"no real speech: {SPEECH} is not a folder (name one in SPELLSTREAM_SPEECH)")
     return SPEECH
@@ -172,7 +172,7 @@ def speech_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def recordings() -> list[Tensor]:
-    """Eight, for what must hold whoever speaks: real ones or, without, the sample begun at different places."""
+    """Eight recordings: real speech if available, otherwise the sample from different starts."""
     from asr.audio import load
 
     if SPEECH.is_dir():
@@ -190,7 +190,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> StubRecogniser:
-    """What every model loads as. The working folder has empty files for it: a.wav, b.wav, c.wav, bad.wav, talk.wav."""
+    """A stub loaded as any model. The working folder has empty files: a.wav, b.wav, c.wav, bad.wav, talk.wav."""
     import asr
     from tests.support.archive import files
     from tests.support.commands import StubRecogniser
@@ -210,16 +210,16 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def shipped_engine() -> Engine:
-    """The model that comes with the package, with its own settings, for one server after the other."""
+    """An engine with the shipped model and its own settings, used by one server after the other."""
     import asr
     from streaming.engine import Engine
 
     return Engine(asr.load("default"))
 
 
-@pytest.fixture(scope="module")  # no longer: an event loop runs in this thread as long as it is open
+@pytest.fixture(scope="module")  # not session: playwright's event loop runs in this thread while the browser is open
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, with `recipes/sample.flac` in its microphone."""
+    """Chromium, with `recipes/sample.flac` as the audio of its microphone."""
     import numpy as np
     import soundfile
 
@@ -234,13 +234,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def browser_path() -> str:
-    """The browser, for tests that are marked `browser`."""
+    """Path of the browser, for tests marked `browser`."""
     return browser_program() or ""
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """A page of its own; a script's error, or a breach of the page's policy, fails the test."""
+    """A new page; an error in a script, or a violation of the page's content policy, fails the test."""
     from tests.support.browser import visiting
 
     with visiting(browser) as visitor:
@@ -249,7 +249,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 @pytest.fixture
 def _own_logging() -> Iterator[None]:
-    """The command changes how all of the process logs."""
+    """Restore the process's logging, which the command changes."""
     root, streaming = logging.getLogger(), logging.getLogger("streaming")
     before = (root.handlers[:], root.level, streaming.level)
     yield

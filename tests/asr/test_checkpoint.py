@@ -1,4 +1,4 @@
-"""Checkpoints are data: what was saved comes back, what does not fit is named, and nothing in one is ever run."""
+"""Checkpoints are data: they load as saved, errors name what does not fit, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def model(tokenizer: Tokenizer) -> Model:
-    """A small model with batch normalisation, so that it holds integers and running statistics too."""
+    """A small model with batch normalisation, for integers and running statistics."""
     config = ModelConfig(
         vocab_size=len(tokenizer),
         features=FeatureConfig(n_mels=12),
@@ -55,7 +55,7 @@ def folder(model: Model, tokenizer: Tokenizer, tmp_path: Path) -> Path:
 
 
 def outputs(model: Model) -> list[torch.Tensor]:
-    """What a model makes of a waveform."""
+    """The outputs of each part of a model for a waveform."""
     waveform = torch.sin(torch.arange(8_000) / 7.0)[None]
     with torch.inference_mode():
         encoded = model.encode(waveform, torch.tensor([8_000]))
@@ -67,7 +67,7 @@ def outputs(model: Model) -> list[torch.Tensor]:
 
 
 def test_what_was_saved_comes_back(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
-    """Config, tokenizer and every tensor are the same, and so is what the model says."""
+    """Config, tokenizer, every tensor and the model's outputs are the same after loading."""
     loaded = checkpoint.load(folder)
     assert loaded.folder == folder
     assert loaded.model.config == model.config
@@ -82,7 +82,7 @@ def test_what_was_saved_comes_back(model: Model, tokenizer: Tokenizer, folder: P
 def test_half_precision_halves_the_file_and_runs_in_float32(
     model: Model, tokenizer: Tokenizer, folder: Path, tmp_path: Path
 ) -> None:
-    """float16 is how weights are stored, not how they are used; integers stay what they are."""
+    """Weights are stored in float16 but load as float32; integers keep their type."""
     checkpoint.save(tmp_path / "half", model, tokenizer, torch.float16)
     stored = load_file(tmp_path / "half" / WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16, torch.int64}
@@ -103,12 +103,12 @@ def test_saving_again_replaces_and_leaves_nothing_behind(model: Model, tokenizer
 
 
 def test_weights_can_be_read_by_whoever_may_read_the_rest(folder: Path) -> None:
-    """Safetensors' own files have the mode 0600: a server of another user found a config but could not open weights."""
+    """Safetensors writes files with mode 0600: a server of another user could not open the weights."""
     assert (folder / WEIGHTS).stat().st_mode == (folder / CONFIG).stat().st_mode
 
 
 def test_a_full_disk_is_named_and_the_old_weights_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exception of safetensors was not caught, and half a file was left behind."""
+    """On a full disk, safetensors' exception was not caught, and a partial file was left behind."""
     model = checkpoint.load(folder)
 
     def full(descriptor: int) -> None:
@@ -146,7 +146,7 @@ def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]
 
 
 def refused(folder: Path, file: str, reason: str) -> None:
-    """Loading fails with one line that begins with the path of the file that is to blame."""
+    """Loading fails with one line that begins with the path of the broken file."""
     with pytest.raises(CheckpointError, match=reason) as caught:
         checkpoint.load(folder)
     message = str(caught.value)
@@ -201,7 +201,7 @@ def test_a_config_with_a_setting_out_of_bounds(folder: Path) -> None:
 
 
 def test_a_config_of_another_shape(folder: Path) -> None:
-    """The tensor, its shape and the shape that was expected are named."""
+    """The error names the tensor, its shape and the expected shape."""
     edit_config(folder, lambda data: data["decoder"].update(embedding_size=5))  # type: ignore[attr-defined]
     refused(folder, WEIGHTS, r"decoder\.\S+ has shape \(.*\); config\.json asks for \(.*\)")
 
@@ -222,14 +222,14 @@ def test_an_extra_tensor(folder: Path) -> None:
 
 
 def test_of_several_the_first_by_name_is_told(folder: Path) -> None:
-    """The message is the same in every run."""
+    """Of several unfit tensors, the error names the first by name, the same in every run."""
     edit_weights(folder, lambda weights: weights.update({f"x{i}": torch.zeros(2) for i in range(9)}))
     refused(folder, WEIGHTS, "the tensor x0 ")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_truncated_weights_file(folder: Path, keep: int) -> None:
-    """A download that broke off, at whatever byte."""
+    """A weights file cut at any byte is refused."""
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:keep])
     refused(folder, WEIGHTS, ".")
@@ -250,7 +250,7 @@ def test_a_tokenizer_of_another_size(folder: Path) -> None:
 
 
 class Trap:
-    """Unpickled, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -262,7 +262,7 @@ class Trap:
 @pytest.mark.parametrize("file", [WEIGHTS, CONFIG, TOKENIZER])
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_a_pickle_is_never_run(folder: Path, file: str, form: str) -> None:
-    """A file that would run code when unpickled is refused like any other broken file, and does nothing."""
+    """A pickle is refused like any other broken file, and its code is not run."""
     import pickle  # noqa: TID251 - to make what must not be loaded
 
     sprung = folder / "sprung"
@@ -275,7 +275,7 @@ def test_a_pickle_is_never_run(folder: Path, file: str, form: str) -> None:
 
 
 def test_the_trap_works(tmp_path: Path) -> None:
-    """Or the test above would show nothing."""
+    """The trap does run when unpickled; otherwise the test above would prove nothing."""
     import pickle  # noqa: TID251 - to make what must not be loaded
 
     pickle.loads(pickle.dumps(Trap(tmp_path / "sprung")))  # noqa: S301 - our own

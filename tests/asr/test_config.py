@@ -1,4 +1,4 @@
-"""Settings: what is stored comes back, and what is wrong is named."""
+"""Settings: they survive JSON, and errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ UNUSUAL = ModelConfig(
 
 @pytest.mark.parametrize("config", [ModelConfig(vocab_size=30), UNUSUAL], ids=["default", "unusual"])
 def test_settings_survive_json(config: ModelConfig) -> None:
-    """Tuples, options and numbers without a decimal point included."""
+    """Settings survive JSON, including tuples, None and floats without a decimal point."""
     assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    """A config that a person wrote names only what is special about it."""
+    """Missing settings have their defaults, so a config need only name the others."""
     config = from_dict(ModelConfig, {"vocab_size": 30, "encoder": {"hidden_size": 12, "dropout": 0}})
     assert config == ModelConfig(30, encoder=EncoderConfig(hidden_size=12, dropout=0.0))
     assert isinstance(config.encoder.dropout, float)
@@ -71,7 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"attention": {"scorer": "cosine"}}, r"config\.attention\.scorer is 'cosine': .*location, additive, dot"),
     ({"encoder": {"normalisation": None}}, r"config\.encoder\.normalisation is None: .*none, layer, batch"),
     ({"encoder": {"hybrid": {"positions": 3}}}, r"config\.encoder\.hybrid\.positions is 3: .*rotary"),
-    # numbers that are none
+    # not numbers
     ({"search": {"length_bonus": float("nan")}}, r"config\.search\.length_bonus is nan: .*finite"),
     ({"search": {"max_tokens_per_second": float("inf")}}, r"max_tokens_per_second is inf: .*finite"),
     # bounds
@@ -104,7 +104,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "message"), WRONG)
 def test_what_is_wrong_is_named(settings: dict[str, Any], message: str) -> None:
-    """One line that names the setting, its value and the bound."""
+    """One line names the setting, its value and the bound."""
     with pytest.raises(ConfigError, match=message) as caught:
         from_dict(ModelConfig, {"vocab_size": 30, **settings})
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_what_is_no_table_is_refused(data: object) -> None:
 
 
 def test_bounds_hold_in_python_too() -> None:
-    """A setting given in code meets the same check as one from a file."""
+    """Settings in code are checked like those from a file."""
     with pytest.raises(ConfigError, match="beam_size is 300"):
         SearchConfig(beam_size=300)
     with pytest.raises(ConfigError, match="scorer is 'cosine'"):
@@ -138,7 +138,7 @@ def test_weights_of_a_search_are_finite_in_python_too(name: str, value: float) -
 
 
 def test_derived_sizes() -> None:
-    """What other parts of the program build on."""
+    """Sizes derived from settings, on which other parts rely."""
     assert UNUSUAL.encoder.reduction == 6
     assert UNUSUAL.encoder.output_size == 64
     assert EncoderConfig(hidden_size=64).output_size == 128

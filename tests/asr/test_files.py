@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 def test_posix_files(tmp_path: Path) -> None:
     plain, path = tmp_path / "plain", tmp_path / "out.json"
     plain.touch()
-    # A name that is not UTF-8 reaches Python as a lone surrogate, and the file must be readable all the same.
+    # A name that is not UTF-8 reaches Python with lone surrogates, and the file must still be readable.
     write_atomically(path, json.dumps(os.fsdecode(b"\xff.wav"), ensure_ascii=False))
     assert json.loads(path.read_text(encoding="utf-8")) == os.fsdecode(b"\xff.wav")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
@@ -69,7 +69,7 @@ def test_posix_files(tmp_path: Path) -> None:
 def test_what_a_library_writes_is_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "text.npz"
     with replacing(path) as part:
-        assert part.suffix == ".npz"  # a library may add one of its own
+        assert part.suffix == ".npz"  # a library may add its own suffix
         part.write_text("old")
 
     def fill() -> None:

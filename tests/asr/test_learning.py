@@ -1,7 +1,7 @@
-"""The whole of it, small: a model learns a handful of utterances by heart, whatever scorer it attends with.
+"""End to end, small: a model with any attention scorer memorises a handful of utterances.
 
-Each letter is a tone of its own, so that words are short melodies. A model that cannot bring these to no error at all
-has a fault in its features, encoder, attention, decoder, loss or search.
+Each letter is a tone, so words are short melodies. A model that does not reach zero errors has a fault in its
+features, encoder, attention, decoder, loss or search.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LETTERS = " gonstp"
 
 
 def melody(text: str) -> torch.Tensor:
-    """100 ms of each letter's tone, with 20 ms of quiet between letters."""
+    """100 ms of each letter's tone, with 20 ms of silence between letters."""
     time = torch.arange(1600) / 16_000
     shape = torch.hann_window(1600).sqrt()
     tones = [torch.sin(2 * torch.pi * 300 * 1.45 ** LETTERS.index(letter) * time) * shape for letter in text]
@@ -65,7 +65,7 @@ def model_config(tokenizer: Tokenizer, attention: AttentionConfig, hybrid_layers
 
 
 def learn(model: Model, batch: Batch, most_steps: int) -> float:
-    """Adam until the decoder is sure of every token; the loss at the end."""
+    """Train with Adam until the decoder is certain of every token; returns the final loss."""
     waveform = batch.waveform + 1e-4 * torch.randn(batch.waveform.shape)
     frames, lengths = model.features(waveform, batch.samples)
     real = torch.arange(frames.shape[1]) < lengths[:, None]
@@ -109,7 +109,7 @@ LOCATION = AttentionConfig("location", size=32, location_channels=4, location_wi
 
 
 def test_the_default_scorer_learns_a_tiny_set_to_no_error(batch: Batch, tokenizer: Tokenizer) -> None:
-    """Location-aware attention: greedy, beam, joint and CTC-only search all spell every word."""
+    """With location-aware attention, greedy, beam, joint and CTC-only search all give every word."""
     learns_by_heart(LOCATION, batch, tokenizer)
 
 
@@ -128,11 +128,11 @@ def test_the_default_scorer_learns_a_tiny_set_to_no_error(batch: Batch, tokenize
 def test_every_scorer_learns_a_tiny_set_to_no_error(
     attention: AttentionConfig, batch: Batch, tokenizer: Tokenizer
 ) -> None:
-    """The scorers are not only computed but can be trained, each to no error at all."""
+    """Every attention scorer can be trained to zero errors."""
     learns_by_heart(attention, batch, tokenizer)
 
 
 @pytest.mark.slow
 def test_the_hybrid_encoder_learns_a_tiny_set_to_no_error(batch: Batch, tokenizer: Tokenizer) -> None:
-    """With a recurrent + self-attention block on top of the pyramid, too."""
+    """With a recurrent + self-attention block above the pyramid, training also reaches zero errors."""
     learns_by_heart(LOCATION, batch, tokenizer, hybrid_layers=1)

@@ -1,4 +1,4 @@
-"""Batches: every waveform in one of them, few that are padded little, and no thread that waits for the last."""
+"""Batches: each waveform is in exactly one, padding is small, and threads finish together."""
 
 from __future__ import annotations
 

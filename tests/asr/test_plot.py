@@ -1,4 +1,4 @@
-"""The picture shows what the model did, at the right times, and appears whole or not at all."""
+"""The plot shows the model's attention and CTC output at the right times, and its file is complete or absent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
-    """A small model that was never trained."""
+    """A small untrained model."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.train([TEXT], 40, "char")
     config = ModelConfig(
@@ -44,7 +44,7 @@ def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
 
 @pytest.fixture
 def said(recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> Recogniser:
-    """The same, but it hears `TEXT` in whatever it is given, from 0.25 s to the end."""
+    """The same recogniser, with `TEXT` as the transcript of any audio, from 0.25 s to the end."""
 
     def transcribe(waveform: torch.Tensor, **_: Any) -> Transcript:
         seconds = len(waveform) / 16_000
@@ -78,7 +78,7 @@ def examined(stretches: tuple[Stretch, ...], words: tuple[Word, ...] = (), secon
 
 
 def heard(frames: int, *spikes: tuple[int, int, float]) -> NDArray[np.float32]:
-    """Posteriors of six tokens: blank but for (token, frame, probability)."""
+    """Posteriors of six tokens: blank except for the given (token, frame, probability)."""
     posteriors = np.zeros((frames, 6), dtype=np.float32)
     for token, frame, probability in spikes:
         posteriors[frame, token] = probability

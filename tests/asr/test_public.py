@@ -1,4 +1,4 @@
-"""The public face: what `import asr` offers."""
+"""The public API: names from `import asr`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_public_names_are_there() -> None:
 
 @pytest.mark.parametrize("name", [name for name in asr.__all__ if not name.startswith("_")])
 def test_public_names_are_documented(name: str) -> None:
-    """Each class and each public method of it says what it does."""
+    """Each public class and method has a docstring."""
     thing = getattr(asr, name)
     assert thing.__doc__
     for method, value in vars(thing).items() if isinstance(thing, type) else ():

@@ -1,4 +1,4 @@
-"""`spellstream publish`: what comes out is what others download, and says on the hub what it is."""
+"""`spellstream publish`: the files that others download, and the model card for the hub."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings_of(folder: Path) -> dict[str, object]:
 
 
 def scores(path: Path) -> Path:
-    """What `evaluate --json` writes, as far as it matters."""
+    """The relevant part of `evaluate --json`."""
     summary = {"name": "test-other", "words": {"rate": 0.12345}, "characters": {"rate": 0.05}}
     path.write_text(json.dumps({"summaries": [summary]}))
     return path
@@ -99,7 +99,7 @@ def test_the_card_says_what_the_hub_shows(command: Command, folder: Path, tmp_pa
 
 
 def test_a_card_keeps_its_text_and_what_it_says(command: Command, folder: Path, tmp_path: Path) -> None:
-    """A second time round too: a published folder can be published again."""
+    """A card keeps its text and settings, also when a published folder is published again."""
     (folder / "README.md").write_text("---\nlicense: cc0-1.0\nmood: good\ntags: [birds]\n---\n\n# Birds\n\nÄ – sing.\n")
     rates = ("--metrics", scores(tmp_path / "s"))
     for source, output, more in ((folder, "one", rates), (tmp_path / "one", "two", ())):

@@ -167,7 +167,7 @@ def test_an_array_gives_what_its_file_gives(recogniser: Recogniser, clips: list[
 
 
 def test_a_long_file_is_cut_and_its_times_are_the_files(recogniser: Recogniser, recordings: list[torch.Tensor]) -> None:
-    """Speech, then three seconds of silence, then speech again: the second part keeps the file's clock."""
+    """A long file is cut at its silence, and the times of the second part are still on the file's clock."""
     clip = torch.cat(recordings[:2])
     waveform = torch.cat([clip, torch.zeros(48_000), clip])
     cut = SegmentConfig(max_seconds=len(clip) / 16_000 + 1)
@@ -189,7 +189,7 @@ def test_silence_says_nothing(recogniser: Recogniser) -> None:
 
 
 def test_half_precision_is_close(model_folder: Path, clips: list[Path]) -> None:
-    """bfloat16 may change a word of an untrained model, but it runs and returns finite scores."""
+    """An untrained model in bfloat16 may change words, but runs and returns finite scores."""
     half = asr.load(str(model_folder), device="cpu", dtype="bfloat16")
     for outcome in half.transcribe_many(clips, segment=ALL):
         assert outcome.transcript is not None
@@ -215,7 +215,7 @@ def test_an_array_and_its_rate_may_be_positional(recogniser: Recogniser) -> None
 
 
 def timed(segments: Iterable[Segment]) -> list[tuple[Any, ...]]:
-    """Texts and times; scores differ by the rounding of sums between batches."""
+    """Texts and times without scores, whose rounding differs between batches."""
     return [
         (s.text, s.start_seconds, s.end_seconds, *((w.text, w.start_seconds, w.end_seconds) for w in s.words))
         for s in segments
@@ -223,7 +223,7 @@ def timed(segments: Iterable[Segment]) -> list[tuple[Any, ...]]:
 
 
 def test_segments_come_in_order_with_progress(recogniser: Recogniser, recordings: list[torch.Tensor]) -> None:
-    """A caller who transcribes a lecture wants to see text before the last minute is decoded."""
+    """Segments of a long file come in order while later ones are still to be decoded."""
     sound = torch.cat([recordings[0], torch.zeros(16_000)] * 6)
     cuts = SegmentConfig(max_seconds=4.0)
     seen: list[float] = []

@@ -1,4 +1,4 @@
-"""Transcripts as a program uses them."""
+"""The Python API of transcripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches decoded side by side: the same transcripts, errors that name their file, and a prompt end."""
+"""Batches decoded in parallel: the same transcripts, errors that name their file, and a prompt end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def two_threads() -> Iterator[None]:
 
 
 def test_two_threads_find_what_one_finds(recogniser: Recogniser, clips: list[Path], two_threads: None) -> None:
-    """Each has one thread of PyTorch: with two in each operation, two cores took longer than one, on busy ones much."""
+    """Two workers give the same transcripts as one, each with one PyTorch thread: two threads each were slower."""
     used: dict[str, int] = {}
     steps = recogniser.decode_steps
 
@@ -73,7 +73,7 @@ def test_two_threads_find_what_one_finds(recogniser: Recogniser, clips: list[Pat
 def test_an_error_of_a_worker_names_its_file(
     recogniser: Recogniser, clips: list[Path], two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a file that does not decode, and of one that is cut while others of it are under way; each is told once."""
+    """A file whose decoding fails in a worker is reported once, by name; the other files get transcripts."""
     steps, longest = recogniser.decode_steps, max(clips, key=lambda clip: soundfile.info(clip).frames)
     frames = soundfile.info(longest).frames
 
@@ -89,7 +89,7 @@ def test_an_error_of_a_worker_names_its_file(
 
 
 def test_leaving_ends_the_work_after_the_step_under_way(two_threads: None) -> None:
-    """Ctrl-C waited for all batches that had been begun."""
+    """Ctrl-C waited until all started batches were finished."""
     begun, ended = threading.Event(), threading.Event()
 
     def endless(item: int) -> Steps[int]:

@@ -1,4 +1,4 @@
-"""Many files transcribed: what survives a failure, an interrupt and a kill."""
+"""Transcription of many files: what survives a failure, an interrupt and a kill."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ print(len(stub.heard))
 
 
 def test_killed_is_not_lost(tmp_path: Path, repository_root: Path) -> None:
-    """At whatever moment it is killed, no file is partial, and the next run does only the rest."""
+    """Whenever the command is killed, no output file is partial, and the next run transcribes only the rest."""
     files(tmp_path / "in", *(f"{number}.wav" for number in range(10)))
 
     def start(kill_at: int) -> subprocess.CompletedProcess[str]:
@@ -118,7 +118,7 @@ def test_killed_is_not_lost(tmp_path: Path, repository_root: Path) -> None:
         return subprocess.run(command, cwd=repository_root, capture_output=True, text=True, check=False)
 
     done = 0
-    for kill_at in (6, 9):  # in the json of the third, in the text of the fifth of those left
+    for kill_at in (6, 9):  # while writing the third file's json, then the text of the fifth of the remaining files
         killed = start(kill_at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         visible = [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]

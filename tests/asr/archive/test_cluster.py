@@ -1,4 +1,4 @@
-"""Archives on a cluster: how work is cut, what survives the death of an engine or of the command, what is refused."""
+"""Archives on a cluster: division of the work, death of an engine or of the command, refused options."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_file_that_kills_engines_takes_no_other_with_it(
 
     def dying(stub: Stub, source: str) -> Any:
         if "killer" in source:
-            raise SystemExit  # as far as a test can go
+            raise SystemExit  # as close as a test gets
         return outcome(stub, source)
 
     monkeypatch.setattr(Stub, "outcome", dying)
@@ -140,7 +140,7 @@ def test_an_address_where_nothing_is(address: str, reason: str, command: Command
     assert (status, out) == (1, "")
     assert err.startswith(f"spellstream: {address}: {reason}")
     assert err.count("\n") == 1
-    assert stub.asked["load"][1] == "cpu"  # where the command runs there need be no GPU
+    assert stub.asked["load"][1] == "cpu"  # the command's own machine needs no GPU
 
 
 def test_a_missing_ray_says_what_to_install(
@@ -194,7 +194,7 @@ def test_rows_without_a_cluster(tmp_path: Path, command: Command, stub: StubReco
 
 
 class Archive:
-    """Recordings, one of them broken, and the command that transcribes them into rows."""
+    """Recordings, one of them broken, and the command that transcribes them to rows."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.output = folder, folder / "rows.jsonl"
@@ -208,7 +208,7 @@ class Archive:
 
     def start(self) -> subprocess.Popen[str]:
         words = f"transcribe in --model {self.model} --output rows.jsonl --resume --ray local --engines 2".split()
-        # Not with the lowest priority, as Ray would have it: tests run on busy machines.
+        # Ray would start its workers with the lowest priority, too slow for tests on a busy machine.
         environment = os.environ | {"RAY_worker_niceness": "0"}
         return subprocess.Popen(
             [sys.executable, "-m", "asr", *words],
@@ -294,7 +294,7 @@ def test_the_command_is_killed_midway(archive: Archive) -> None:
     archive.assert_complete()
     assert archive.rows()[: len(kept)] == kept
     done = archive.output.read_bytes()
-    archive.finish(archive.start())  # the broken one alone is left
+    archive.finish(archive.start())  # only the broken recording is left
     assert len(archive.output.read_bytes()) == len(done)
 
 

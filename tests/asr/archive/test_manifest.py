@@ -1,4 +1,4 @@
-"""Manifests: what is written reads back, and a broken line is named by file and number."""
+"""Manifests: a written manifest reads back the same, and an error names file and line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asr.errors import AudioError, DataError
 from tests.support.sounds import tone
 from tests.support.sounds import write as write_audio
 
-# A machine under load is no failure.
+# A busy machine must not fail the test.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 GOOD: dict[str, Any] = {

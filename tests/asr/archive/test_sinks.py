@@ -1,4 +1,4 @@
-"""Where transcripts go: standard output and folders."""
+"""Destinations of transcripts: standard output and folders."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_long_names_are_shortened_and_said(tmp_path: Path, names: list[str], sho
 
 
 def test_files_beside_the_source_are_not_overwritten_unasked(tmp_path: Path) -> None:
-    """Notes on a talk may be called talk.txt as well."""
+    """A user's own notes may be named talk.txt, so --beside must not overwrite them unasked."""
     source = files(tmp_path, "talk.wav", "talk.txt") / "talk.wav"
     problem = beside(source).obstacle(str(source))
     assert str(problem) == f"{tmp_path}/talk.txt: exists already: --overwrite replaces it, --resume skips it"

@@ -1,4 +1,4 @@
-"""Which files sources stand for: folders are searched, manifests are read."""
+"""Expansion of sources to files: folders are searched, manifests are read."""
 
 from __future__ import annotations
 

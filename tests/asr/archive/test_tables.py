@@ -1,4 +1,4 @@
-"""The forms that a manifest may have: each gives the same utterances, and each bad row is one error."""
+"""Formats of manifests: all give the same utterances, and each bad row is one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of many kinds, made once."""
+"""Files in many formats, made once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.containers import KINDS, SECONDS, make
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A whole file of each kind, by its suffix: 3 s long."""
+    """An intact 3 s file of each format, by suffix."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg, which makes the files, is missing")
     folder = tmp_path_factory.mktemp("originals")

@@ -1,4 +1,4 @@
-"""What happens to files, in every container: cuts, late tracks, gaps, several tracks, joined streams."""
+"""Damaged and unusual files in every container: cuts, late tracks, gaps, several tracks, chained streams."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kept(path: Path) -> tuple[float, str]:
 
 
 def first_sound(path: Path) -> float:
-    """The time of the first sound."""
+    """The time of the first sound, in seconds."""
     return int((load(path).abs() > 0.02).int().argmax()) / SAMPLE_RATE
 
 
@@ -182,7 +182,7 @@ def test_nothing_of_the_decoders_reaches_the_terminal(
 
 
 def wav(data: bytes, declared: int, behind: bytes = b"", format_tag: int = 1) -> bytes:
-    """A WAV file of 16-bit mono at 16 kHz whose data chunk declares some length."""
+    """A 16-bit mono WAV file at 16 kHz whose data chunk declares the given length."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, format_tag, 1, 16_000, 32_000, 2, 16)
     head = b"RIFF" + struct.pack("<I", (36 + declared) & 0xFFFF_FFFF) + b"WAVE" + form
     return head + struct.pack("<4sI", b"data", declared) + data + behind
@@ -262,7 +262,7 @@ def test_a_track_that_is_not_there_is_named(tracks: Path, tmp_path: Path) -> Non
         with pytest.raises(AudioError, match=r"has no audio track .*: it has 1 \(fre\), 2 \(eng\), 3 \(ger\)"):
             next(blocks(tracks, track=track))
     single = write(tmp_path / "a.wav", tone())
-    assert len(next(blocks(single, track="eng"))) > 0  # which language it holds is not told
-    for number in (2, " 2 ", 0, "0"):  # 0 once meant the first one here, and was refused in a container
+    assert len(next(blocks(single, track="eng"))) > 0  # the file does not name its language
+    for number in (2, " 2 ", 0, "0"):  # 0 was accepted as the first track here, but refused in a container
         with pytest.raises(AudioError, match=f"has a single audio track: there is no track {str(number).strip()}$"):
             next(blocks(single, track=number))

@@ -1,4 +1,4 @@
-"""Files of any kind are read whole, or one line says why not."""
+"""Files of any format are read whole, or one line names the reason."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_file_cut_short_says_how_much_is_there(tmp_path: Path, name: str) -> N
 
 
 def test_a_header_that_tells_it_is_believed_at_once_unless_the_damaged_are_kept(tmp_path: Path) -> None:
-    """Hours of a truncated file are not decoded in vain."""
+    """A file shorter than its header says is refused before hours of it are decoded, unless damaged files are kept."""
     path = write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000))
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(AudioError, match="cut short"):

@@ -17,7 +17,7 @@ from tests.support.containers import KINDS, SECONDS
 from tests.support.mutations import MUTATIONS, mutate
 
 FORMATS = [name for name in KINDS if name not in ("au", "mov", "mka", "flv", "aac", "ac3")]
-HEADER_BYTES = 1024  # a file with other ones may say, and be, something else: of 513 channels, another format
+HEADER_BYTES = 1024  # other mutated bytes may make a valid file of another kind: 513 channels, another format
 PAGED = {"ogg", "opus"}  # a cut between two pages cannot be seen
 
 

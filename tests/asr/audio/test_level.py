@@ -1,4 +1,4 @@
-"""Very quiet speech and floats scaled as integers are brought into range; all else is left as it is, to the bit."""
+"""Very quiet speech and floats scaled as integers are brought into range; all other audio stays the same to the bit."""
 
 from __future__ import annotations
 

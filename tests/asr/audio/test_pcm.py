@@ -1,4 +1,4 @@
-"""PCM is decoded in one place, and channels that cancel are heard, however the stream is cut."""
+"""PCM decoding and downmix: opposite-phase channels stay audible, independently of the chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 16_000
 
 
 def mix(values: np.ndarray, cuts: list[int], rate: int = RATE) -> np.ndarray:
-    """A downmix of `values` cut before these frames."""
+    """The downmix of `values`, pushed in chunks that begin at these frames."""
     downmix, state, mixed = Downmix(rate, values.shape[1]), DownmixState.start(values.shape[1]), []
     for chunk in np.split(values, cuts):
         one, state = downmix.step(chunk, state)

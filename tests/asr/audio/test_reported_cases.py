@@ -1,7 +1,7 @@
-"""Inputs that users of other programs reported: the files themselves, where they are at hand.
+"""Files from bug reports of other programs, where they are available.
 
-The same kinds are generated in the other tests of this folder, with more containers, rates and lengths. These are the
-recordings of the reports, 12 kinds of them, each with the length that a full decode has.
+The other tests in this folder generate files with the same faults in more containers, rates and lengths. These are the
+original recordings, of 12 kinds, each with the length of a full decode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asr.archive.sources import find
 from asr.audio import SAMPLE_RATE, blocks
 from asr.errors import AudioError
 
-# The folder's file, its seconds, whether speech begins at 5 s rather than at once, and what the error says, if any.
+# File name, seconds, whether speech begins at 5 s rather than at once, and the error message, if any.
 CASES = (
     ("01-raw-extension-traceback/a.raw", 0.0, False, "listen --stdin"),
     ("01-raw-extension-traceback/b.wav", 5.22, False, None),
@@ -58,7 +58,7 @@ def cases(speech_dir: Path) -> Path:
 def test_what_was_reported_is_read_whole_or_named(
     cases: Path, name: str, seconds: float, late: bool, error: str | None
 ) -> None:
-    """Each once ended shorter, shifted, silent or with a traceback, and exit status 0."""
+    """Each file once gave a short, shifted or empty transcript, or a traceback, with exit status 0."""
     read, said = [torch.zeros(0)], None
     try:
         read.extend(block.clone() for block in blocks(cases / name))

@@ -1,4 +1,4 @@
-"""Long audio is cut at pauses: no speech is lost or repeated, and no span is too long."""
+"""Segmentation at pauses: no speech is lost or repeated, and no span is too long."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_speech_is_lost_and_no_span_too_long(probabilities: list[float]) -> N
     kept = {half for start, end in spans for half in range(start // 256, end // 256)}
     spoken = {index for index, probability in enumerate(probabilities) if probability >= SHORT.speech_threshold}
     assert all({2 * index, 2 * index + 1} <= kept for index in spoken)
-    # What is kept is never far from speech.
+    # The kept audio is never far from speech.
     allowed = (SHORT.min_silence_ms + SHORT.padding_ms) * SAMPLE_RATE // 1000
     weak = [(i + 1) * WINDOW_SAMPLES for i, p in enumerate(probabilities) if p >= SHORT.silence_threshold]
     assert all(any(start < end_of <= end + allowed for end_of in weak) for start, end in spans)
@@ -189,7 +189,7 @@ def test_a_short_source_is_cut_at_its_pauses() -> None:
 
 @pytest.mark.usefixtures("loudness")
 def test_a_short_source_without_pauses_keeps_its_silence() -> None:
-    """Speech too faint for the detector's upper threshold may be in it."""
+    """The silence may hold speech too faint for the detector's upper threshold."""
     waveform = talk((0.4, 0.4), (0.0, 0.4), (1.0, 0.5), (0.0, 0.5))
     (span,) = split([waveform], SHORT)
     assert torch.equal(span.waveform, waveform)

@@ -1,4 +1,4 @@
-"""Whatever is played, the waveform is 16 kHz mono and whole, or one line says why not."""
+"""Audio in any format becomes a complete 16 kHz mono waveform, or one line names the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.sounds import WAV, reason, tone, write
         ("a.wav", {"subtype": "PCM_16"}, 1e-4),
         ("a.wav", {"subtype": "PCM_24"}, 1e-6),
         ("a.wav", {"subtype": "FLOAT"}, 0.0),
-        ("a.wav", {"subtype": "DOUBLE"}, 0.0),  # louder than 1 is left alone
+        ("a.wav", {"subtype": "DOUBLE"}, 0.0),  # samples above 1 stay unchanged
         ("a.wav", {"subtype": "PCM_U8"}, 1e-2),
         ("a.flac", {}, 1e-4),
         ("a.aiff", {}, 1e-4),
@@ -82,7 +82,7 @@ def test_an_hour_is_read_in_flat_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         assert sum(map(len, blocks(path))) == size
-        assert tracemalloc.get_traced_memory()[1] < 32e6  # the whole is 230 MB
+        assert tracemalloc.get_traced_memory()[1] < 32e6  # the whole file is 230 MB
     finally:
         tracemalloc.stop()
 
@@ -180,7 +180,7 @@ def test_blocks_have_a_length(seconds: float) -> None:
 def test_resampling_is_the_same_however_it_is_cut(rate: int, cut: int) -> None:
     signal = np.random.default_rng(0).uniform(-1, 1, rate // 16 + 7).astype(np.float32)
     resampler = Resampler(rate)
-    for _ in range(2):  # the second stream starts afresh
+    for _ in range(2):  # the resampler restarts with the second stream
         pieces = [resampler.step(piece) for piece in torch.from_numpy(signal).split(cut)]
         streamed = torch.cat([*pieces, resampler.flush()])
         assert np.array_equal(streamed.numpy(), soxr.resample(signal, rate, SAMPLE_RATE))

@@ -1,4 +1,4 @@
-"""The other commands: train, plot and info, with stubs for what they call."""
+"""The commands train, plot and info, with stubs for the functions that they call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spellstream evaluate`: what is scored, how, and what is said of the rest, with a stub for a recogniser."""
+"""`spellstream evaluate` with a stub recogniser: scores, skipped and failed utterances, reports."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_evaluate_goes_on_after_a_failure(tmp_path: Path, command: Command, stub
     assert err == f"spellstream: bad: {tmp_path}/bad.wav: is not audio\nspellstream: 1 of 3 failed\n"
     assert "total" in out
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert [one["id"] for one in scores["utterances"]] == ["a", "c"]  # in order, though heard in another
+    assert [one["id"] for one in scores["utterances"]] == ["a", "c"]  # in the manifest's order
     assert (scores["failed"], scores["summaries"][-1]["words"]["rate"]) == (1, 0.0)
 
 
@@ -128,7 +128,7 @@ def test_evaluate_takes_any_manifest(tmp_path: Path, form: str, command: Command
 def test_accents_apostrophes_and_old_spellings_are_scored(
     tmp_path: Path, command: Command, stub: StubRecogniser
 ) -> None:
-    """Such references were left out, or charged as errors."""
+    """References with accents, apostrophes or old spellings were left out, or counted as errors."""
     texts = {"don't": "Donʼt again", "cafe": "Café — again", "tomorrow": "To-morrow again", "fine": "ﬁne again"}
     path = manifest(tmp_path, *((name, "x", text) for name, text in texts.items()))
     status, out, err = command("evaluate", path)
@@ -184,7 +184,7 @@ def two(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", HYPOTHESES)
 def test_another_systems_texts(tmp_path: Path, name: str, two: Path, command: Command) -> None:
-    """Scored like our own, with the same report; no model is loaded and no audio need be there."""
+    """Another system's texts are scored and reported like our own, without a model or audio."""
     path = tmp_path / name
     path.write_text(HYPOTHESES[name].format(folder=tmp_path))
     status, out, err = command("evaluate", two, "--hypotheses", path)

@@ -1,4 +1,4 @@
-"""Bad input, through the command and a real model that was never trained: one clear line that names the file."""
+"""Bad input to the command, with a real but untrained model: one clear line names the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise(seconds: float, rate: int = SECOND, channels: int = 1) -> np.ndarray[A
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that knows nothing, of a size that runs at once."""
+    """The checkpoint of a tiny untrained model."""
     import torch
 
     from asr import checkpoint
@@ -61,7 +61,7 @@ def good(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(model: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run it, and whatever a library may say on the real standard error is caught too."""
+    """Run the command; messages that libraries write to the real standard error are captured too."""
 
     def call(*arguments: object, model: Path | str = model) -> tuple[int, str, str]:
         status = main([*map(str, arguments), "--model", str(model)])
@@ -106,7 +106,7 @@ def directory(path: Path) -> None:
 
 
 def missing(path: Path) -> None:
-    """There is no such file."""
+    """A missing file."""
 
 
 BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
@@ -141,9 +141,9 @@ def test_a_bad_file_is_one_line_and_the_rest_is_done(kind: str, tmp_path: Path, 
 
 @pytest.mark.parametrize("kind", ["truncated wav", "truncated flac"])
 def test_what_was_said_before_the_damage_is_kept_if_asked_for(kind: str, tmp_path: Path, command: Command) -> None:
-    """A recorder that crashed in the last second of eight hours left no text at all.
+    """A recording of eight hours, damaged in its last second, gave no text at all.
 
-    Its row then looked like a whole transcript, and --resume took it for one.
+    Later the row of a kept text looked like a complete transcript, so --resume skipped the file.
     """
     if kind == "truncated wav":
         bad = tmp_path / "a.wav"
@@ -170,7 +170,7 @@ def test_an_unreadable_file(tmp_path: Path, good: Path, command: Command, monkey
     bad = tmp_path / "closed.wav"
     shutil.copy(good, bad)
     bad.chmod(0)
-    if os.access(bad, os.R_OK):  # as root: refuse by hand
+    if os.access(bad, os.R_OK):  # root may read everything, so simulate the refusal
         path_open = Path.open
 
         def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
@@ -188,7 +188,7 @@ def test_an_unreadable_file(tmp_path: Path, good: Path, command: Command, monkey
 
 @pytest.mark.parametrize("seconds", [0.01, 1 / SECOND])
 def test_a_hundredth_of_a_second(seconds: float, tmp_path: Path, command: Command) -> None:
-    """Too short for a word is no failure: nothing was said."""
+    """A recording too short for a word is no failure: its transcript is empty."""
     path = tmp_path / "short.wav"
     soundfile.write(path, noise(seconds), SECOND)
     status, out, err = command("transcribe", path, "--format", "json")
@@ -312,7 +312,7 @@ def test_a_broken_manifest(tmp_path: Path, command: Command) -> None:
 
 
 def test_as_a_process(tmp_path: Path, good: Path, model: Path, repository_root: Path) -> None:
-    """The same once more the way it is run: standard input, output and the exit status are the real ones."""
+    """The same with the command in its own process: real standard streams and exit status."""
     text(tmp_path / "bad.wav")
     command = [
         sys.executable,

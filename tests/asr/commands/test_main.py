@@ -1,4 +1,4 @@
-"""The command: what goes to standard output and standard error, and the exit status, with a stub for a recogniser."""
+"""The command with a stub recogniser: standard output, standard error and exit status."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_help_has_examples(arguments: list[str], command: Command) -> None:
 
 def test_examples_in_help_are_valid(command: Command) -> None:
     """An example with a removed option fails for a newcomer."""
-    command("--help")  # commands of plugins are there from now on
+    command("--help")  # from here on, the commands of plugins are registered
     root: Any = typer.main.get_command(app)
     texts = [root.help, *(one.help for one in root.commands.values())]
     lines = [line for text in texts for line in text.splitlines() if re.match(r" {2}.*\bspellstream ", line)]
     assert len(lines) > 2 * len(root.commands) > 20
     for line in lines:
         name, *arguments = shlex.split(re.split(r"[|>]", line.partition("spellstream ")[2])[0])
-        given = root.commands[name].make_context(name, arguments).params  # raises what is wrong with them
+        given = root.commands[name].make_context(name, arguments).params  # raises an error for wrong options
         if name == "finetune":
             finetune.settings(given["model"], given["settings"] or ())
 
@@ -76,7 +76,7 @@ def test_help_groups_the_commands(command: Command) -> None:
 
 
 def test_help_is_quick(repository_root: Path) -> None:
-    """The help needs no slow import."""
+    """--help does not import slow modules."""
     code = (
         "import sys; from asr.commands.main import main; main(['transcribe', '--help']); print('torch' in sys.modules)"
     )

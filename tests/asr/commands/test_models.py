@@ -73,7 +73,7 @@ def test_every_name_in_the_list_is_a_model(command: Command, hub: HubServer, tmp
 
 
 def test_a_model_is_imported_by_name_and_found_by_name(command: Command, hub: HubServer, tmp_path: Path) -> None:
-    """Without --output it becomes one of the user's own models."""
+    """Without --output, import puts the model among the user's own models, where --model finds it by name."""
     hub.add("ann/las", speechbrain_folder(tmp_path / "theirs"))
     status, out, said = command("import", "speechbrain", "hub:ann/las")
     assert (status, out) == (0, f"{tmp_path / 'own' / 'models' / 'las'}\n"), said
@@ -85,7 +85,7 @@ def test_a_model_is_imported_by_name_and_found_by_name(command: Command, hub: Hu
 
 
 def test_the_ctc_head_of_an_imported_model_is_offered(command: Command, tmp_path: Path) -> None:
-    """Its recipe searches without, which is the default and told; a weight given is the model's for all commands."""
+    """The recipe's search has no CTC weight: import says so, and saves a given --ctc-weight with the model."""
     theirs = speechbrain_folder(tmp_path / "theirs")
     for name, options, weight in (("as-theirs", (), 0.0), ("with-ctc", ("--ctc-weight", "0.3"), 0.3)):
         status, _, said = command("import", "speechbrain", theirs, "--output", tmp_path / name, *options)
@@ -120,7 +120,7 @@ def test_what_is_downloaded_is_printed(command: Command, hub: HubServer, cache: 
 
 
 def test_ctrl_c_loses_nothing(hub: HubServer, tmp_path: Path) -> None:
-    """The command in a process of its own: interrupted in the middle, given again, it asks for the rest."""
+    """`download`, interrupted by Ctrl-C and run again, requests only the rest of the file."""
     hub.repositories["ann/tiny"]["model.safetensors"] = os.urandom(3_000_000)
     hub.pause_seconds = 0.02
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -146,7 +146,7 @@ def test_ctrl_c_loses_nothing(hub: HubServer, tmp_path: Path) -> None:
 def test_a_user_without_a_home_folder_gets_models_all_the_same(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Containers run under a user id of their own, which no account has: every command ended in a traceback."""
+    """In a container whose user id has no account, every command ended in a traceback."""
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "SPELLSTREAM_HOME", "HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)

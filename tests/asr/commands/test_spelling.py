@@ -1,4 +1,4 @@
-"""Options as people type them who know whisper, and what is said of those that we lack."""
+"""Options spelled as in whisper, and hints for whisper's options without an equivalent."""
 
 from __future__ import annotations
 

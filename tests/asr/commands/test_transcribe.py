@@ -1,4 +1,4 @@
-"""`spellstream transcribe`: where transcripts go and what is in them, with a stub for a recogniser."""
+"""`spellstream transcribe` with a stub recogniser: destinations and content of transcripts."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_transcribe_a_folder(tmp_path: Path, command: Command, stub: StubRecogni
 
 
 def test_resume_knows_outputs_named_as_before(tmp_path: Path, command: Command, stub: StubRecogniser) -> None:
-    """`talk.wav.txt` was the name of what is `talk.txt` now."""
+    """Earlier versions named the output `talk.wav.txt`; --resume must count it as `talk.txt`."""
     folder, out = files(tmp_path / "in", "old.wav", "new.wav"), files(tmp_path / "out", "old.wav.txt")
     assert command("transcribe", folder, "--output-dir", out, "--resume") == (0, "", "")
     assert stub.heard == [f"{folder}/new.wav"]
@@ -148,7 +148,7 @@ def test_flags_in_help_take_no_value(command: Command) -> None:
 
 
 def test_loading_is_said_before_heavy_imports(tmp_path: Path, repository_root: Path) -> None:
-    """Importing PyTorch takes seconds on a cold disk, and nothing was said meanwhile."""
+    """The command was silent for the seconds that the import of PyTorch takes on a cold disk."""
     talk, manifest = files(tmp_path, "a.wav") / "a.wav", tmp_path / "a.jsonl"
     manifest.write_text('{"audio": "a.wav", "text": "a"}')
     code = """

@@ -1,4 +1,4 @@
-"""ONNX graphs compute what the modules do, whatever the sizes."""
+"""ONNX graphs give the outputs of the PyTorch modules for all sizes."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 TOLERANCE = 1e-4
-FEATURE_TOLERANCE = 2e-3  # the logarithm of quiet bins beside loud ones, whose power is the rounding of the transform
+FEATURE_TOLERANCE = 2e-3  # the logarithm amplifies rounding in quiet bins beside loud ones
 SENTENCES = ("the cat sat on the mat", "a dog ran up the hill", "we saw six boats")
 
 
 def exported(folder: Path, model: Model, lm: LanguageModel | None = None) -> Graphs:
-    """The graphs of a model that is saved first."""
+    """The graphs of a model, which is first saved."""
     tokenizer = Tokenizer.train(SENTENCES, model.config.vocab_size, "char")
     assert len(tokenizer) == model.config.vocab_size
     checkpoint.save(folder / "model", model, tokenizer)
@@ -65,7 +65,7 @@ def vocab_size() -> int:
 
 
 def built(**changes: object) -> Model:
-    """A tiny model with other settings; statistics and weights are not those of a fresh one."""
+    """A tiny model with the given settings; its weights and statistics differ from a new model's."""
     torch.manual_seed(5)
     config = replace(tiny_model(vocab_size()).config, **changes)  # type: ignore[arg-type]
     model = Model(config).eval()
@@ -78,7 +78,7 @@ def built(**changes: object) -> Model:
 
 
 def compared(graphs: Graphs, model: Model) -> Recorded:
-    """Everything but streams, for batches of several sizes."""
+    """Compare all graphs except the encoder step, for several batch sizes."""
     found = Recorded()
     torch.manual_seed(6)
     for rows in (3, 1):
@@ -116,7 +116,7 @@ PACES = (12, 60)  # features between previews, whole output frames of every kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graphs_equal_the_modules(kind: str, tmp_path: Path) -> None:
-    """Whatever a model is made of, in batches of other sizes than the example that was traced."""
+    """Every kind of model, in batches of other sizes than the traced example."""
     model = built(**KINDS[kind])
     found = compared(exported(tmp_path, model), model)
     assert found.pop("features") < FEATURE_TOLERANCE
@@ -128,7 +128,7 @@ def test_graphs_equal_the_modules(kind: str, tmp_path: Path) -> None:
     ("kind", "lookahead"), [("location", 6), ("forward", 0), ("imported", 10), ("hybrid", 6), ("sinusoidal", 4)]
 )
 def test_steps_of_the_encoder_equal_the_whole_and_the_modules_steps(kind: str, lookahead: int, tmp_path: Path) -> None:
-    """In chunks with lookahead, and with the latest features encoded again; any length, the last chunk is shorter."""
+    """Steps of the encoder graph, by chunks with lookahead and by previews, equal the whole and the module's steps."""
     model, found = built(**KINDS[kind]), Recorded()
     model = Model(replace(model.config, streaming=Context(chunk_ms=240, lookahead_ms=60))).eval()
     graphs = exported(tmp_path, model)
@@ -212,10 +212,10 @@ def test_a_missing_package_is_told(command: Command, tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_the_shipped_models_graphs_equal_it_on_speech(speech_dir: Path, tmp_path: Path) -> None:
-    """A hundred utterances: features, encoder, CTC, decoder and language model along the greedy text, and streams.
+    """All graphs of the shipped model equal its modules on a hundred utterances, along the greedy text and in streams.
 
-    Cells of this encoder reach 130, where float32 has steps of 1.5e-5, and on one utterance PyTorch in float32 is
-    1.7e-4 off PyTorch in float64. So the encoder's steps are held against float64.
+    LSTM cells of this encoder reach 130, where float32 has a resolution of 1.5e-5, and on one utterance PyTorch in
+    float32 differs from float64 by 1.7e-4. So the encoder's steps are compared with float64.
     """
     exporting.export("default", tmp_path / "graphs")
     graphs, found = Graphs(tmp_path / "graphs"), Recorded()

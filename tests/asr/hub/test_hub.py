@@ -1,4 +1,4 @@
-"""Models by name: only checked files of a commit are used, a cut download goes on, and nothing foreign is run."""
+"""Models from the hub: only verified files of one commit are used, downloads resume, and no foreign code is run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hub(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no connection from now on."""
+    """From here on there is no connection."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -58,7 +58,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_found_by_its_name_on_the_hub(hub: HubServer, folder: Path) -> None:
-    """Its folder has the files of our format, and no others; the commit is its name."""
+    """The downloaded folder is named after the commit and has only the files of our format."""
     hub.repositories["ann/tiny"] |= {"train.py": b"raise SystemExit", "pictures/model.safetensors": b"x"}
     found = folders.find(NAME)
     assert files(found) == files(folder)
@@ -86,7 +86,7 @@ def test_a_changed_branch_is_another_commit_and_the_old_one_stays(hub: HubServer
 
 
 def test_a_cut_download_goes_on_where_it_stopped(hub: HubServer, folder: Path, cache: Path) -> None:
-    """Cut on every request: within a run while each brings something, and from run to run."""
+    """A download whose connection breaks on every request resumes, within a run and in the next one."""
     size = (folder / WEIGHTS).stat().st_size
     hub.cut_after[WEIGHTS] = size // 3
     assert files(folders.find(NAME)) == files(folder)
@@ -144,7 +144,7 @@ def test_a_small_file_is_checked_as_well(hub: HubServer) -> None:
 
 
 def test_the_folder_s_own_list_of_checksums_counts(hub: HubServer, folder: Path) -> None:
-    """It guards what the hub cannot: a file that was changed before it was uploaded."""
+    """SHA256SUMS detects a file that was changed before its upload, which the hub's checksums cannot."""
     sums = f"{sha256(folder / WEIGHTS)}  {WEIGHTS}\n"
     hub.repositories["ann/tiny"]["SHA256SUMS"] = sums.encode()
     assert folders.find(NAME).is_dir()
@@ -155,7 +155,7 @@ def test_the_folder_s_own_list_of_checksums_counts(hub: HubServer, folder: Path)
 
 @pytest.mark.parametrize("name", ["model.pkl", "more/asr.ckpt", "pytorch_model.BIN", "lm.pt"])
 def test_a_repository_with_a_pickle_is_refused_by_name(hub: HubServer, cache: Path, tmp_path: Path, name: str) -> None:
-    """Nothing of it is downloaded, so that nothing of it can be run."""
+    """A repository with a pickle is refused before any of its files is downloaded."""
     mark = tmp_path / "run"
     hub.repositories["ann/tiny"][name] = b"cposix\nsystem\n(S'touch %s'\ntR." % os.fsencode(mark)
     with pytest.raises(HubError, match=f"hub:ann/tiny: refused, since {name} may be a pickle"):
@@ -174,7 +174,7 @@ def test_a_caller_that_reads_pickles_as_data_gets_what_it_asks_for(hub: HubServe
 
 
 def test_a_model_of_speechbrain_is_imported_by_its_name(hub: HubServer, command: Command, tmp_path: Path) -> None:
-    """Only the importer's files are downloaded; where they came from is written beside the model."""
+    """Import downloads only the files that it needs, and records their origin beside the model."""
     hub.add("ann/las", speechbrain_folder(tmp_path / "theirs"))
     hub.repositories["ann/las"] |= {"README.md": b"---\nlicense: apache-2.0\n---\n", "run.py": b"print()"}
     status, out, said = command("import", "speechbrain", "hub:ann/las@v1", "--output", tmp_path / "las")
@@ -192,7 +192,7 @@ def test_a_model_of_speechbrain_is_imported_by_its_name(hub: HubServer, command:
 
 
 class Trap:
-    """What makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)

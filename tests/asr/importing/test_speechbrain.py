@@ -1,4 +1,4 @@
-"""Models of SpeechBrain: their numbers, and nothing of theirs is run."""
+"""Imported SpeechBrain models compute what the originals compute, and none of their code is run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {
     "as BPE 5000": Sizes(rnnp=True, dnn_blocks=1, specials=(0, 1, 2)),
     "projection and LSTM cells": Sizes(projection=16, cell="lstm"),
 }
-LIVELY: Any = {"ending": 6.0, "heard": True}  # texts of random weights that end, and that depend on the sound
+LIVELY: Any = {"ending": 6.0, "heard": True}  # random weights whose texts end and depend on the audio
 FULL = {
     "BPE 1000": Sizes(
         40, (128, 256), 4, 1024, 2, 512, False, -1, 128, 1024, 1024, 100, "gru", 1000, (0, 0, 0), 2048, 512, **LIVELY
@@ -43,7 +43,7 @@ FULL = {
 
 
 def sounds(count: int, longest: int = 40_000) -> list[Tensor]:
-    """Gliding tones over noise, from half a second on."""
+    """Gliding tones over noise, of half a second or more."""
     random = torch.Generator().manual_seed(3)
     found = []
     for samples in torch.randint(8_000, longest, (count,), generator=random).tolist():
@@ -58,7 +58,7 @@ def sounds(count: int, longest: int = 40_000) -> list[Tensor]:
 
 
 class Pair:
-    """A model of theirs, and ours that was made of its folder."""
+    """A SpeechBrain model, and ours imported from its folder."""
 
     def __init__(self, sizes: Sizes, waveforms: list[Tensor], folder: Path) -> None:
         self.theirs: Theirs = build(sizes, waveforms, folder)
@@ -66,7 +66,7 @@ class Pair:
         self.vocabulary: Vocabulary = convert(self.theirs.tokenizer_model, Specials(*sizes.specials))[1]
 
     def check(self, waveform: Tensor) -> tuple[Encoded, Tensor]:
-        """Every stage of one utterance; returns both encoder outputs."""
+        """Compare every stage for one utterance; returns both encoder outputs."""
         model, samples = self.ours.model, torch.tensor([len(waveform)])
         features, encoder_out = self.theirs.heard(waveform)
         close(model.features(waveform[None], samples)[0], features)
@@ -75,7 +75,7 @@ class Pair:
         heard = model.ctc_log_probs(encoded.encoder_out)[0]
         self.same_tokens(heard, self.theirs.ctc(encoder_out)[0].log_softmax(-1), self.vocabulary.ctc_rows)
 
-        known = [4, 7, 9, 9, 5, 20, 30, 4]  # tokens of ours
+        known = [4, 7, 9, 9, 5, 20, 30, 4]  # in our numbering
         theirs = [number for number in (self.vocabulary.input_rows[token] for token in known) if number is not None]
         expected, attention = self.theirs.steps(theirs, encoder_out)
         logits, alignments = model.decoder(torch.tensor([[SOS, *known]]), *encoded)
@@ -89,7 +89,7 @@ class Pair:
         return encoded, encoder_out
 
     def same_tokens(self, ours: Tensor, theirs: Tensor, numbers: list[int | None]) -> None:
-        """Log-probabilities over our tokens and over theirs; those they do not have are impossible."""
+        """Compare log-probabilities over our tokens and over theirs; a token that they lack has probability 0."""
         there = [token for token, number in enumerate(numbers) if number is not None]
         assert len(there) == theirs.shape[-1]
         close(ours[:, there], theirs[:, [number for number in numbers if number is not None]])
@@ -98,7 +98,7 @@ class Pair:
 
     @torch.inference_mode()
     def compare_texts(self, waveforms: list[Tensor]) -> None:
-        """Greedy texts are equal, and with all scorers at least 95 of 100."""
+        """Compare texts: greedy ones are equal, and at least 95 of 100 with all scorers."""
         beams = []
         for waveform in waveforms:
             encoded = self.ours.model.encode(waveform[None], torch.tensor([len(waveform)]))
@@ -114,7 +114,7 @@ class Pair:
         return self.ours.tokenizer.decode(found.tokens), self.theirs.text(encoder_out, greedy=True).lower()
 
     def beam_texts(self, encoded: Encoded, encoder_out: Tensor) -> tuple[str, str]:
-        """Of hypotheses that end by themselves, or that are cut off at the same length: theirs then lose a token."""
+        """Texts of both beam searches; of a hypothesis cut at the length limit, theirs drops the last token."""
         config = dataclasses.replace(self.ours.model.config.search, max_repeats=1_000, beam_margin=0.0)
         tokens = search(self.ours.model, encoded, config, self.ours.lm)[0][0].tokens
         tokens = tokens[:-1] if len(tokens) == encoder_out.shape[1] else tokens
@@ -137,14 +137,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @torch.inference_mode()
 def test_every_stage_gives_their_numbers(pair: Pair) -> None:
-    """Features, encoder output, CTC, the decoder's probabilities and attention, and the language model's."""
+    """Features, encoder output, CTC, decoder, attention and language model equal SpeechBrain's."""
     for waveform in sounds(3):
         pair.check(waveform)
 
 
 @pytest.fixture
 def their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest text as they have it: four tokens less than ours."""
+    """Their length limit: four tokens less than ours."""
     for module in ("asr.search.greedy", "asr.search.beam"):
         monkeypatch.setattr(sys.modules[module], "token_limits", lambda lengths, *_: lengths)
 
@@ -159,7 +159,7 @@ def test_texts_are_theirs(pair: Pair) -> None:
 @pytest.mark.parametrize("sizes", FULL.values(), ids=FULL.keys())
 @torch.inference_mode()
 def test_full_size_on_real_speech(sizes: Sizes, speech_dir: Path, tmp_path: Path) -> None:
-    """At the sizes of SpeechBrain's recipes for LibriSpeech: two whole utterances, and texts of a second of twenty."""
+    """At the sizes of SpeechBrain's LibriSpeech recipes: all stages for two utterances, texts for 1 s of twenty."""
     from asr.audio import load
 
     rows = [json.loads(line) for line in (speech_dir / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:20]]
@@ -175,7 +175,7 @@ def test_full_size_on_real_speech(sizes: Sizes, speech_dir: Path, tmp_path: Path
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A folder as the hub holds it, of a small model."""
+    """The folder of a small model, as on the hub."""
     folder = tmp_path / "hub"
     make(Sizes(), sounds(2), folder)
     return folder
@@ -217,14 +217,14 @@ def test_a_transformer_language_model_is_left_out_and_told(hub: Path) -> None:
 
 
 def test_tensors_have_the_names_and_shapes_of_theirs(hub: Path) -> None:
-    """Of those that tests without SpeechBrain make themselves."""
+    """The folders that tests make without SpeechBrain have its tensor names and shapes."""
     for file, tensors in (("asr.ckpt", model_tensors(Sizes())), ("lm.ckpt", lm_tensors(Sizes()))):
         theirs = torch.load(hub / file, weights_only=True)  # noqa: TID251
         assert {name: x.shape for name, x in tensors.items()} == {name: x.shape for name, x in theirs.items()}
 
 
 class Trap:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("sprung",)
@@ -242,7 +242,7 @@ def test_a_checkpoint_with_code_is_refused_and_nothing_run(
 
 
 def test_a_recipe_is_data(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls that it asks for are not made."""
+    """Calls in a recipe's YAML are not executed."""
     monkeypatch.chdir(tmp_path)
     recipe = hub / "hyperparams.yaml"
     recipe.write_text(
@@ -268,7 +268,7 @@ def test_a_recipe_is_data(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("dnn_neurons: 20", "dnn_neurons: !ref <emb_size> * 2", "which is not understood"),
         ("dnn_neurons: 20", "dnn_neurons: !ref <nowhere>", "refers to <nowhere>, which is not there"),
         ("rnn_neurons: 24", "rnn_neurons: many", "rnn_neurons is 'many': it must be a number"),
-        ("rnn_neurons: 24", "rnn_neurons: .nan", "rnn_neurons is nan: it must be a number"),  # int(nan): a traceback
+        ("rnn_neurons: 24", "rnn_neurons: .nan", "rnn_neurons is nan: it must be a number"),  # int(nan): traceback
         ("bos_index: 0", "bos_index: x", "hyperparams.yaml: bos_index is 'x': it must be a number"),
         ("rnn_neurons: 24", "rnn_neurons: 32", "hyperparams.yaml asks for"),
         (
@@ -309,7 +309,7 @@ def test_a_missing_or_damaged_file_is_named(name: str, hub: Path) -> None:
 
 @pytest.mark.parametrize("specials", [(0, 0, 0), (0, 1, 2)])
 def test_segmentations_stay_and_capitals_go(specials: tuple[int, int, int]) -> None:
-    """The same pieces in another order, in lower case; the four special tokens are ours."""
+    """Pieces are reordered and in lower case, with our four special tokens; segmentation stays the same."""
     import sentencepiece
 
     model = train_tokenizer(40, specials)

@@ -1,4 +1,4 @@
-"""Attention: every scorer behind the same interface keeps the same promises."""
+"""Attention: promises that every scorer keeps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config_of(scorer: AttentionKind, window_frames: int | None = None) -> Attent
 
 
 def build(scorer: AttentionKind, window_frames: int | None = None) -> Attention:
-    """A scorer whose weights are large enough to prefer some frames."""
+    """Attention with weights large enough to prefer some frames."""
     torch.manual_seed(3)
     attention = build_attention(QUERY, VALUE, config_of(scorer, window_frames))
     with torch.no_grad():
@@ -37,7 +37,7 @@ def build(scorer: AttentionKind, window_frames: int | None = None) -> Attention:
 
 
 def encoded(lengths: list[int] = LENGTHS) -> tuple[Tensor, Tensor]:
-    """An encoder_out that is zero beyond its lengths, as the encoder makes it."""
+    """Random encoder output, zero beyond its lengths like the encoder's."""
     out = torch.randn(len(lengths), max(lengths), VALUE, generator=torch.Generator().manual_seed(0))
     counts = torch.tensor(lengths)
     return out * (torch.arange(max(lengths)) < counts[:, None])[..., None], counts
@@ -61,7 +61,7 @@ def look(attention: Attention, memory: Memory, asked: Tensor) -> tuple[Tensor, T
 @every_scorer
 @pytest.mark.parametrize("window", [None, 2], ids=["everywhere", "window"])
 def test_weights_sum_to_one_and_nothing_falls_on_padding(scorer: AttentionKind, window: int | None) -> None:
-    """Every head of every row spreads exactly one over the frames that are real."""
+    """The weights of each head sum to one, with none on padding."""
     attention = build(scorer, window)
     _, alignments = look(attention, attention.prepare(*encoded()), queries(3, 6))
     assert alignments.shape == (6, 3, attention.heads, 9)
@@ -74,7 +74,7 @@ def test_weights_sum_to_one_and_nothing_falls_on_padding(scorer: AttentionKind, 
 @every_scorer
 @pytest.mark.parametrize("window", [None, 2], ids=["everywhere", "window"])
 def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind, window: int | None) -> None:
-    """Promise 2, token after token."""
+    """Promise 2, at every token."""
     attention = build(scorer, window)
     (out, lengths), asked = encoded(), queries(3, 6)
     contexts, alignments = look(attention, attention.prepare(out, lengths), asked)
@@ -87,7 +87,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch(scorer: AttentionKind, wi
 
 @every_scorer
 def test_the_state_is_a_value(scorer: AttentionKind) -> None:
-    """A search may keep a state and come back to it: asking does not change it, and asking again says the same."""
+    """A query does not change the state that it was given, so a search may return to that state."""
     attention = build(scorer)
     memory, (first, second) = attention.prepare(*encoded()), queries(3, 2)
     _, state = attention(first, memory, attention.initial_state(memory))
@@ -117,7 +117,7 @@ def test_a_single_frame_gets_all_the_weight(scorer: AttentionKind) -> None:
 
 @every_scorer
 def test_an_utterance_without_frames_gives_numbers(scorer: AttentionKind) -> None:
-    """A row that is all padding must not spread NaN over its batch."""
+    """A row that is all padding does not spread NaN over its batch."""
     attention = build(scorer)
     contexts, alignments = look(attention, attention.prepare(*encoded([5, 0])), queries(2, 3))
     assert contexts.isfinite().all()
@@ -126,7 +126,7 @@ def test_an_utterance_without_frames_gives_numbers(scorer: AttentionKind) -> Non
 
 @every_scorer
 def test_the_window_limits_how_far_attention_moves(scorer: AttentionKind) -> None:
-    """At most `window_frames` to either side of the last peak; before the first token, of the start."""
+    """Attention stays within `window_frames` of the last peak or, before the first token, of the start."""
     attention, width = build(scorer, window_frames=2), 2
     memory = attention.prepare(*encoded([30]))
     _, alignments = look(attention, memory, 4 * queries(1, 12))
@@ -135,12 +135,12 @@ def test_the_window_limits_how_far_attention_moves(scorer: AttentionKind) -> Non
     for alignment in alignments[:, 0]:
         assert not alignment[:, (frames - peak).abs() > width].any()
         peak = int(alignment.mean(0).argmax())
-    assert free[0, 0, :, width + 1 :].any()  # without a window it looks further at once
+    assert free[0, 0, :, width + 1 :].any()  # without a window, attention reaches further
 
 
 @pytest.mark.parametrize("scorer", ["location", "additive", "dot", "scaled_dot", "multi_head"])
 def test_only_the_location_aware_scorer_knows_where_it_was(scorer: AttentionKind) -> None:
-    """The same query over the same frames: the alignment before moves the location-aware one and no other."""
+    """The previous alignment changes the location-aware scorer's result and no other scorer's."""
     attention = build(scorer)
     memory, query = attention.prepare(*encoded([9])), queries(1, 1)[0]
     found = []
@@ -152,7 +152,7 @@ def test_only_the_location_aware_scorer_knows_where_it_was(scorer: AttentionKind
 
 
 def test_location_filters_reach_half_their_width() -> None:
-    """What the scorer knows of the alignment before is local: scores further than that stay."""
+    """A change of the previous alignment leaves scores beyond half the filter width unchanged."""
     attention = build("location")
     memory = attention.prepare(*encoded([9]))
     query = attention.to_query(queries(1, 1)[0])
@@ -164,13 +164,13 @@ def test_location_filters_reach_half_their_width() -> None:
 
 
 def test_scaled_dot_is_dot_divided_by_the_root_of_the_size() -> None:
-    """From one set of weights: scores of the one are those of the other over sqrt(size)."""
+    """With the same weights, scaled dot-product scores are dot-product scores over sqrt(size)."""
     dot, scaled = build("dot"), build("scaled_dot")
     scaled.load_state_dict(dot.state_dict())
     memory, query = dot.prepare(*encoded([9])), queries(1, 1)[0]
     _, loud = dot(query, memory, dot.initial_state(memory))
     _, soft = scaled(query, memory, scaled.initial_state(memory))
-    # Softmax keeps differences of scores.
+    # The logarithm of a softmax preserves differences of scores.
     loud_scores, soft_scores = loud.alignment.log(), soft.alignment.log()
     difference = (loud_scores - loud_scores[..., :1]) / math.sqrt(8)
     torch.testing.assert_close(soft_scores - soft_scores[..., :1], difference, rtol=1e-4, atol=1e-4)
@@ -178,7 +178,7 @@ def test_scaled_dot_is_dot_divided_by_the_root_of_the_size() -> None:
 
 
 def test_dot_attends_where_query_and_key_agree() -> None:
-    """By hand: keys that are the values, a query that is one of them."""
+    """Checked by hand: keys equal values, and the query equals one of them."""
     attention = build_attention(4, 4, AttentionConfig("dot", size=4))
     with torch.no_grad():
         attention.to_query.weight.copy_(torch.eye(4))
@@ -192,7 +192,7 @@ def test_dot_attends_where_query_and_key_agree() -> None:
 
 
 def test_one_head_is_scaled_dot_attention() -> None:
-    """Multi-head with a single head weighs frames as the scaled dot product does."""
+    """Multi-head attention with one head has the weights of scaled dot-product attention."""
     scaled = build("scaled_dot")
     single = build_attention(QUERY, VALUE, AttentionConfig("multi_head", size=8, heads=1))
     single.load_state_dict(scaled.state_dict(), strict=False)
@@ -214,7 +214,7 @@ def test_heads_look_at_different_places() -> None:
 
 @every_scorer
 def test_beams_of_an_utterance_share_its_memory(scorer: AttentionKind) -> None:
-    """Beams of one utterance lie side by side, and each sees what it would see alone, at this token and the next."""
+    """Adjacent hypotheses of an utterance share its memory; each gets the result that it would get alone."""
     attention = build(scorer)
     memory = attention.prepare(*encoded())
     firsts, seconds = queries(6, 2).split(3, dim=1)
@@ -232,7 +232,7 @@ def test_beams_of_an_utterance_share_its_memory(scorer: AttentionKind) -> None:
 
 @every_scorer
 def test_utterances_may_have_any_number_of_hypotheses(scorer: AttentionKind) -> None:
-    """Two of the first, none of the second, one of the third: each sees what it would see alone."""
+    """With two, no and one hypothesis for three utterances, each gets the result that it would get alone."""
     attention = build(scorer, window_frames=2)
     memory, asked = attention.prepare(*encoded()), queries(3, 2)
     owners = torch.tensor([0, 0, 2])
@@ -247,7 +247,7 @@ def test_utterances_may_have_any_number_of_hypotheses(scorer: AttentionKind) -> 
 
 @every_scorer
 def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
-    """Two tokens, so that the alignment before is there to be learned from."""
+    """Over two tokens, so that gradients also flow through the previous alignment."""
     attention = build_attention(QUERY, VALUE, config_of(scorer))
     memory = attention.prepare(*encoded())
     state, total = attention.initial_state(memory), torch.zeros(())
@@ -255,6 +255,6 @@ def test_gradient_reaches_every_parameter(scorer: AttentionKind) -> None:
         context, state = attention(query, memory, state)
         total = total + (context * torch.randn_like(context)).sum()
     total.backward()
-    # A bias of the query moves all scores of a dot product's frames by the frames' keys: it counts like any other.
+    # The query's bias changes dot-product scores by its product with the keys, so it has a gradient too.
     idle = [name for name, p in attention.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle

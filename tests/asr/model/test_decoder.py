@@ -1,4 +1,4 @@
-"""The decoder: step by step it says what it says at once, and its state can be reordered like any value."""
+"""The decoder: steps equal `forward`, and its state is a value that can be reordered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ every_kind = pytest.mark.parametrize(("scorer", "kind"), KINDS)
 @every_kind
 @pytest.mark.parametrize("layers", [1, 2])
 def test_steps_equal_forward(scorer: AttentionKind, kind: str, layers: int) -> None:
-    """What training computes with the true history is what a search finds token by token."""
+    """Steps along the reference give the logits of teacher forcing."""
     decoder, (out, lengths) = build_decoder(scorer, layers, kind=kind), encoded()
     tokens = torch.randint(0, VOCAB, (3, 5))
     expected, alignments = decoder(tokens, out, lengths)
@@ -52,7 +52,7 @@ def advance(
 
 
 def test_the_first_step_may_come_from_even_weights() -> None:
-    """As many hypotheses as there are, and nothing on the padding."""
+    """Even initial weights work for any number of hypotheses, with none on padding."""
     decoder, (out, lengths) = build_decoder(kind="theirs"), encoded()
     alignment = decoder.initial_state(decoder.prepare(out, lengths), beams=2).alignment
     assert alignment.shape == (6, 1, 9)
@@ -63,7 +63,7 @@ def test_the_first_step_may_come_from_even_weights() -> None:
 
 
 def test_select_reorders_the_whole_state() -> None:
-    """A beam that takes over another's place goes on exactly as that one would have."""
+    """A selected row continues exactly like the row that it was taken from."""
     decoder, (out, _) = build_decoder(layers=2), encoded()
     memory = decoder.prepare(out[:1].expand(3, -1, -1), torch.tensor([9, 9, 9]))
     _, state = advance(decoder, decoder.initial_state(memory), memory, [2, 4, 5])
@@ -79,7 +79,7 @@ def test_select_reorders_the_whole_state() -> None:
 
 
 def test_the_state_is_a_value() -> None:
-    """A step leaves the state it was given as it was, and a second one says the same."""
+    """A step does not change the state that it was given, and a second step from it gives the same."""
     decoder, (out, lengths) = build_decoder(layers=2), encoded()
     memory = decoder.prepare(out, lengths)
     _, state = advance(decoder, decoder.initial_state(memory), memory, [2, 3, 4])
@@ -91,7 +91,7 @@ def test_the_state_is_a_value() -> None:
 
 
 def test_what_was_said_matters_for_what_comes() -> None:
-    """The last token, the tokens before it and the context seen last are all fed back."""
+    """The last token, earlier tokens and the last context all affect the next logits."""
     decoder, (out, lengths) = build_decoder(), encoded()
     logits = [
         decoder(torch.tensor([said]), out[:1], lengths[:1])[0][0, -1] for said in ([2, 3, 4], [2, 3, 5], [2, 6, 4])
@@ -116,7 +116,7 @@ def test_logits_never_depend_on_later_tokens() -> None:
 
 
 def test_scheduled_sampling_feeds_the_models_own_words() -> None:
-    """At rate 0 the history given is the history used; at rate 1 nothing but its first token is."""
+    """At rate 0 the decoder gets the given history, at rate 1 only its first token."""
     decoder, (out, lengths) = build_decoder(), encoded()
     one, other = torch.full((3, 6), 4), torch.full((3, 6), 5)
     one[:, 0] = other[:, 0] = 2
@@ -134,7 +134,7 @@ def test_scheduled_sampling_feeds_the_models_own_words() -> None:
 def test_gradients_put_off_to_the_end_are_those_of_the_steps(
     layers: int, kind: str, autocast: bool, tolerance: float
 ) -> None:
-    """Training sums the gradients of the cells' weights in one product; it must be the sum that autograd makes."""
+    """Training computes the gradients of the cells' weights in one product at the end; it equals autograd's sum."""
     decoder, (out, lengths) = build_decoder(layers=layers, kind=kind), encoded()
     tokens, weights = torch.randint(0, VOCAB, (3, 5)), torch.randn(3, 5, VOCAB)
     found = []

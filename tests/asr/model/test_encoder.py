@@ -1,4 +1,4 @@
-"""The encoder: chunks equal the whole, a row is the same in any batch, and the future stays where it is."""
+"""The encoder: chunks equal the whole, rows do not depend on their batch, and nothing beyond the lookahead matters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CONFIGS = {
 CONTEXTS = {
     "causal": Context.causal(),
     "160 + 40 ms": Context(160, 40),
-    "100 + 70 ms": Context(100, 70),  # no whole number of frames in any layer
+    "100 + 70 ms": Context(100, 70),  # not a whole number of frames in any layer
     "80 + 200 ms": Context(80, 200),  # a lookahead longer than the chunk
     "320 + 0 ms": Context(320, 0),
 }
@@ -77,7 +77,7 @@ def whole(encoder: Encoder, features: Tensor, context: Context | None) -> Tensor
 
 
 def in_pieces(encoder: Encoder, features: Tensor, context: Context, cuts: list[int]) -> Tensor:
-    """encoder_out of the pieces between `cuts`, one step for each; the last one is final."""
+    """Encoder output of the pieces between `cuts`, one step each; the last one is final."""
     state, found = encoder.initial_state(len(features)), []
     edges = [0, *cuts, features.shape[1]]
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def in_pieces(encoder: Encoder, features: Tensor, context: Context, cuts: list[i
 @every_context
 @every_config
 def test_chunks_of_features_equal_the_whole(config: EncoderConfig, context: Context) -> None:
-    """From one frame at a time to two seconds at once, with a tail that fills no chunk."""
+    """Chunks from one frame to two seconds, with an incomplete last chunk, equal the whole."""
     encoder = build(config)
     for frames, chunk in ((83, 1), (83, 7), (213, 32), (213, 200)):
         features = sequence(frames)
@@ -112,14 +112,14 @@ def test_chunks_of_features_equal_the_whole(config: EncoderConfig, context: Cont
 def test_any_cuts_in_any_context_equal_the_whole(
     frames: int, cuts: list[int], name: str, chunk_ms: int, lookahead_ms: int
 ) -> None:
-    """Empty pieces and nothing at all included."""
+    """Any cuts, with empty pieces and empty input, equal the whole."""
     encoder, features, context = build(CONFIGS[name]), sequence(frames), Context(chunk_ms, lookahead_ms)
     found = in_pieces(encoder, features, context, sorted(min(cut, frames) for cut in cuts))
     torch.testing.assert_close(found, whole(encoder, features, context), rtol=0, atol=TOLERANCE)
 
 
 def test_the_last_piece_may_be_the_final_one() -> None:
-    """`final` with features in hand is the same as an empty final step after them."""
+    """A final step with features equals the same step followed by an empty final step."""
     encoder, features, context = build(BASE), sequence(50), Context(160, 40)
     first, state = encoder.step(features[:, :30], encoder.initial_state(1), context)
     last, state = encoder.step(features[:, 30:], state, context, final=True)
@@ -130,7 +130,7 @@ def test_the_last_piece_may_be_the_final_one() -> None:
 @every_config
 @pytest.mark.parametrize("frames", [1, 83, 120])
 def test_a_preview_is_the_whole_so_far_and_can_be_gone_on_from(config: EncoderConfig, frames: int) -> None:
-    """Whichever frames the state is to lie behind, those after it come out as they did in one piece."""
+    """A preview equals the whole so far; the frames after its state equal those of the whole, wherever it is taken."""
     encoder, features = build(config), sequence(frames)
     expected = whole(encoder, features, None)
     last = max(0, expected.shape[1] - 1)
@@ -147,7 +147,7 @@ def test_a_preview_is_the_whole_so_far_and_can_be_gone_on_from(config: EncoderCo
 @every_config
 @torch.inference_mode()
 def test_previews_of_several_lengths_are_one_batch(config: EncoderConfig) -> None:
-    """Each row of a padded batch comes out as it does alone, and so does its state."""
+    """Each row of a padded batch has the output and the state that it has alone."""
     encoder, features, lengths = build(config), torch.randn(4, 40, MELS), [40, 1, 23, 8]
     features *= (torch.arange(40) < torch.tensor(lengths)[:, None])[..., None]
     if not encoder.pads:
@@ -166,7 +166,7 @@ def test_previews_of_several_lengths_are_one_batch(config: EncoderConfig) -> Non
 )
 @every_config
 def test_a_row_is_the_same_alone_and_in_a_padded_batch(config: EncoderConfig, context: Context, rows: int) -> None:
-    """Padding neither reaches a row's outputs nor leaves anything beyond its length."""
+    """Padding does not affect a row's output, which is zero beyond its length."""
     encoder = build(config)
     lengths = torch.tensor([61, 0, 1] if rows == 3 else [61, *range(1, 58, 4)])
     features = sequence(61, rows)
@@ -177,7 +177,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch(config: EncoderConfig, co
     for row, (frames, out) in enumerate(zip(lengths.tolist(), found.tolist(), strict=True)):
         assert not together[row, out:].any()
         if row % 3 == 1 and rows == 16:
-            continue  # their neighbours are much like them, and the suite stays quick
+            continue  # other lengths give much the same, and the suite stays quick
         alone = whole(encoder, features[row : row + 1, :frames], context)[0]
         torch.testing.assert_close(together[row, :out], alone, rtol=0, atol=TOLERANCE)
 
@@ -204,13 +204,13 @@ def test_batch_normalisation_learns_from_valid_frames_alone() -> None:
 
 
 def chunk_frames(encoder: Encoder, context: Context) -> int:
-    """How many output frames come out together."""
+    """Number of output frames per chunk."""
     together = encoder.config.bidirectional or encoder.config.hybrid.layers
     return -(-int(context.chunk_ms or 0) // int(encoder.frame_ms)) if together else 1
 
 
 def latest_frame(encoder: Encoder, context: Context, out: int) -> int:
-    """The first feature frame that must not matter to output frame `out`, by what the encoder promises."""
+    """The first feature frame that must not affect output frame `out`, by the encoder's lookahead."""
     chunk = chunk_frames(encoder, context)
     chunk_end_ms = (out // chunk + 1) * chunk * encoder.frame_ms
     return round((chunk_end_ms + encoder.lookahead_ms(context)) / HOP_MS)
@@ -219,7 +219,7 @@ def latest_frame(encoder: Encoder, context: Context, out: int) -> int:
 @every_context
 @every_config
 def test_what_lies_beyond_the_lookahead_never_changes_an_output(config: EncoderConfig, context: Context) -> None:
-    """`lookahead_ms` is a promise about latency: all that comes later may be anything."""
+    """`lookahead_ms` is a promise about latency: no later feature changes an output frame."""
     encoder, features = build(config), sequence(240)
     outs = (0, 3, 9)
     edges = [latest_frame(encoder, context, out) for out in outs]
@@ -244,7 +244,7 @@ def test_what_lies_beyond_the_lookahead_never_changes_an_output(config: EncoderC
     ],
 )
 def test_lookahead_is_not_more_than_it_must_be(name: str, context: Context) -> None:
-    """Where chunks are whole frames in every layer, the very last frame that may matter does."""
+    """Where chunks are whole frames in every layer, the last feature frame of the lookahead does matter."""
     encoder, features = build(CONFIGS[name]).double(), sequence(240).double()
     chunk = chunk_frames(encoder, context)
     changed = features.clone()
@@ -254,7 +254,7 @@ def test_lookahead_is_not_more_than_it_must_be(name: str, context: Context) -> N
 
 
 def test_what_was_given_out_is_the_final_output() -> None:
-    """A frame that `step` gave out is never revised: other endings leave it as it was."""
+    """A frame that `step` returned is final: no continuation of the audio changes it."""
     encoder, context = build(BASE), Context(160, 40)
     start = sequence(100)
     early, _ = encoder.step(start, encoder.initial_state(1), context)
@@ -277,7 +277,7 @@ def test_output_arrives_as_soon_as_the_lookahead_says(config: EncoderConfig, con
 
 
 def test_more_context_is_not_the_same_as_less() -> None:
-    """The context is used: full, bounded and causal runs of one set of weights differ where the future matters."""
+    """With the same weights, full, bounded and causal contexts give different outputs."""
     encoder, features = build(BASE), sequence(64)
     outs = [whole(encoder, features, c) for c in (None, Context(160, 40), Context(160, 0), Context.causal())]
     for a, b in itertools.combinations(outs, 2):
@@ -290,7 +290,7 @@ def test_a_chunk_longer_than_the_utterance_is_full_context() -> None:
 
 
 def elements(state: Any) -> int:
-    """How many numbers a state holds, and keeps alive."""
+    """Number of elements in the storage that a state keeps alive."""
     if isinstance(state, Tensor):
         return max(state.numel(), state.untyped_storage().nbytes() // state.element_size())
     if isinstance(state, (tuple, list)):
@@ -302,7 +302,7 @@ def elements(state: Any) -> int:
 
 @pytest.mark.parametrize("name", ["base", "joins 3, 2, 1", "unidirectional hybrid", "two hybrids, rotary", "front"])
 def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
-    """After 200 steps it is no larger than after the first ten."""
+    """After 200 steps, the state is no larger than after the first ten."""
     encoder, context = build(CONFIGS[name]), Context(80, 40)
     state, sizes, features = encoder.initial_state(1), [], sequence(24)
     for _ in range(200):
@@ -314,7 +314,7 @@ def test_the_state_of_a_stream_does_not_grow(name: str) -> None:
 
 @every_config
 def test_no_frames_in_no_frames_out(config: EncoderConfig) -> None:
-    """A recording too short for one frame of features is nothing, not an error."""
+    """A recording too short for a feature frame gives no output frames and no error."""
     encoder = build(config)
     out, lengths = encoder(torch.zeros(2, 0, MELS), torch.zeros(2, dtype=torch.long))
     assert out.shape == (2, 0, config.output_size)
@@ -347,7 +347,7 @@ def test_time_shrinks_by_the_product_of_the_joins(joins: tuple[int, ...], reduct
 @pytest.mark.parametrize("context", [Context.full(), Context(100, 70)], ids=["full", "bounded"])
 @every_config
 def test_gradient_reaches_every_parameter(config: EncoderConfig, context: Context) -> None:
-    """Nothing in the network is idle."""
+    """Every parameter gets a gradient."""
     encoder = Encoder(config, MELS, HOP_MS).train()
     out, _ = encoder(sequence(64, rows=3), torch.tensor([64, 40, 30]), context)
     (out * torch.randn_like(out)).sum().backward()
@@ -356,7 +356,7 @@ def test_gradient_reaches_every_parameter(config: EncoderConfig, context: Contex
 
 
 def test_the_same_weights_run_in_every_context() -> None:
-    """The context is no property of the weights: their names and shapes are the same for files and microphones."""
+    """Names and shapes of weights do not depend on the context: files and streams share a checkpoint."""
     assert all("context" not in name for name in build(BASE).state_dict())
     residual = build(CONFIGS["residual"])
     assert (

@@ -1,4 +1,4 @@
-"""Log-mel features: librosa's numbers, and the same ones however the waveform is cut or padded."""
+"""Log-mel features: equal to librosa's, and independent of chunks and padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 def sound(samples: int, rows: int = 1, seed: int = 0) -> Tensor:
-    """Tones over noise that swell and fade, `(rows, samples)`: both loud and quiet frames, high and low bins."""
+    """Tones over noise that swell and fade, `(rows, samples)`, for loud and quiet frames in high and low bins."""
     random = torch.Generator().manual_seed(seed)
     time = torch.arange(samples) / CONFIG.sample_rate
     tones = sum(torch.sin(2 * math.pi * f * time) for f in (180.0, 920.0, 3_100.0))
@@ -31,7 +31,7 @@ def sound(samples: int, rows: int = 1, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def frontend() -> LogMel:
-    """A frontend with statistics that are not the neutral ones."""
+    """A frontend with statistics other than mean 0 and deviation 1."""
     logmel = LogMel(CONFIG)
     random = torch.Generator().manual_seed(1)
     logmel.mean.copy_(-6 + torch.randn(CONFIG.n_mels, generator=random))
@@ -45,7 +45,7 @@ def whole(frontend: LogMel, waveform: Tensor) -> Tensor:
 
 
 def in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> Tensor:
-    """Features of the pieces between `cuts`, one step for each."""
+    """Features of the pieces between `cuts`, one step each."""
     state, found = frontend.initial_state(len(waveform)), []
     for start, stop in itertools.pairwise([0, *cuts, waveform.shape[1]]):
         features, state = frontend.step(waveform[:, start:stop], state)
@@ -56,7 +56,7 @@ def in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("config", [CONFIG, FeatureConfig(n_mels=40, win_length=512, hop_length=128, f_min=0.0)])
 def test_features_are_the_logarithm_of_librosas_mel_spectrogram(config: FeatureConfig) -> None:
-    """Anyone can recompute our features with the best-known library and find the same numbers."""
+    """Features equal the logarithm of librosa's mel spectrogram, so that users can recompute them."""
     waveform = sound(16_000)
     expected = librosa.feature.melspectrogram(
         y=waveform[0].double().numpy(),
@@ -79,7 +79,7 @@ def test_features_are_the_logarithm_of_librosas_mel_spectrogram(config: FeatureC
 
 @pytest.mark.parametrize("config", [CONFIG, FeatureConfig(n_mels=40, win_length=512, hop_length=128, f_min=0.0)])
 def test_features_are_torchaudios(config: FeatureConfig) -> None:
-    """The reference is torchaudio, which is not needed: pip may install one that does not load beside torch."""
+    """Features equal torchaudio's, an optional reference that need not load beside every torch."""
     from torchaudio.transforms import MelSpectrogram
 
     reference = MelSpectrogram(
@@ -101,14 +101,14 @@ def test_features_are_torchaudios(config: FeatureConfig) -> None:
 
 
 def test_silence_is_finite_and_at_the_floor(frontend: LogMel) -> None:
-    """A muted microphone gives numbers, not minus infinity."""
+    """Digital silence gives features at the floor, not minus infinity."""
     found = frontend.unnormalised(torch.zeros(1, 4_000))
     torch.testing.assert_close(found, torch.full_like(found, frontend.floor))
 
 
 @pytest.mark.parametrize(("samples", "chunk"), [(1_500, 1), (4_000, 7), (16_123, 160), (16_123, 777), (40_321, 16_000)])
 def test_chunks_equal_the_whole(frontend: LogMel, samples: int, chunk: int) -> None:
-    """Promise 1: the callback's block size is no setting that changes what is heard."""
+    """Promise 1: features do not depend on the chunk size."""
     waveform = sound(samples, rows=2)
     expected = whole(frontend, waveform)
     found = in_pieces(frontend, waveform, list(range(chunk, samples, chunk)))
@@ -119,7 +119,7 @@ def test_chunks_equal_the_whole(frontend: LogMel, samples: int, chunk: int) -> N
 @settings(max_examples=30)
 @given(samples=st.integers(0, 6_000), cuts=st.lists(st.integers(0, 6_000), max_size=12))
 def test_any_cuts_equal_the_whole(frontend: LogMel, samples: int, cuts: list[int]) -> None:
-    """Empty pieces and tails of a few samples included."""
+    """Any cuts, with empty pieces and tails of a few samples, equal the whole."""
     waveform = sound(samples)
     found = in_pieces(frontend, waveform, sorted(min(cut, samples) for cut in cuts))
     torch.testing.assert_close(found, whole(frontend, waveform), rtol=0, atol=TOLERANCE)
@@ -127,7 +127,7 @@ def test_any_cuts_equal_the_whole(frontend: LogMel, samples: int, cuts: list[int
 
 @pytest.mark.parametrize("samples", [0, 1, CONFIG.n_fft - 1])
 def test_shorter_than_a_frame_gives_no_frames(frontend: LogMel, samples: int) -> None:
-    """A click is not an error and not a frame made of padding."""
+    """Audio shorter than a frame gives no frames: no error, and no frame of padding."""
     features, lengths = frontend(sound(samples), torch.tensor([samples]))
     assert features.shape == (1, 0, CONFIG.n_mels)
     assert lengths.tolist() == [0]
@@ -140,7 +140,7 @@ def test_a_frame_begins_with_its_first_whole_window(frontend: LogMel) -> None:
 
 
 def test_padding_in_a_batch_changes_nothing(frontend: LogMel) -> None:
-    """Promise 2: a row's features are its own, whatever the padding holds, and zero beyond its length."""
+    """Promise 2: a row's features do not depend on the padding, and are zero beyond its length."""
     lengths = [16_000, 9_001, 512, 300]
     batch = sound(16_000, rows=4)
     features, counts = frontend(batch, torch.tensor(lengths))
@@ -152,7 +152,7 @@ def test_padding_in_a_batch_changes_nothing(frontend: LogMel) -> None:
 
 
 def test_no_frame_depends_on_samples_after_it(frontend: LogMel) -> None:
-    """Frame t ends with sample t * hop_length + n_fft: what comes later leaves it as it was."""
+    """Frame t ends with sample t * hop_length + n_fft; later samples do not change it."""
     waveform = sound(8_000)
     edge = 20 * CONFIG.hop_length + CONFIG.n_fft
     changed = waveform.clone()
@@ -163,7 +163,7 @@ def test_no_frame_depends_on_samples_after_it(frontend: LogMel) -> None:
 
 
 def test_statistics_are_stored_and_the_filterbank_is_not(frontend: LogMel) -> None:
-    """A checkpoint holds what was measured; what the config says is built from the config."""
+    """A checkpoint stores the measured statistics; the filterbank is built from the config."""
     assert set(frontend.state_dict()) == {"mean", "std"}
     other = LogMel(CONFIG)
     other.load_state_dict(frontend.state_dict())
@@ -184,7 +184,7 @@ def test_features_are_normalised_by_the_statistics(frontend: LogMel) -> None:
 
 
 def test_bfloat16_autocast_does_not_change_features(frontend: LogMel) -> None:
-    """Mixed precision is for the network; the logarithm of small powers would not survive it."""
+    """Features stay in float32 inside autocast: bfloat16 would spoil the logarithm of small powers."""
     waveform = sound(8_000)
     expected = whole(frontend, waveform)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -219,7 +219,7 @@ def decibels_in_pieces(frontend: LogMel, waveform: Tensor, cuts: list[int]) -> T
 
 
 def test_decibels_are_those_of_librosas_spectrogram(decibels: LogMel) -> None:
-    """The power in decibels, with zeros before and after the waveform, and nothing 80 dB below the loudest bin."""
+    """Power in decibels, zero-padded at both ends and limited to 80 dB below the loudest bin, equals librosa's."""
     waveform = torch.cat([sound(8_000), torch.zeros(1, 8_000)], dim=1)
     spectrum = librosa.stft(
         waveform[0].double().numpy(), n_fft=400, hop_length=160, window="hamming", center=True, pad_mode="constant"
@@ -241,7 +241,7 @@ def test_any_cuts_equal_the_whole_in_decibels(decibels: LogMel, samples: int, cu
 
 
 def test_a_stream_knows_the_loudest_so_far(decibels: LogMel) -> None:
-    """However it is cut; only silence before the first sound is lower than in the whole."""
+    """In a stream, the floor depends on the loudest bin so far: initial silence may be lower than in the whole."""
     waveform = torch.cat([torch.zeros(1, 4_000), sound(4_000), torch.zeros(1, 4_000)], dim=1)
     expected = whole(decibels, waveform)
     streams = [decibels_in_pieces(decibels, waveform, list(range(cut, 12_000, cut))) for cut in (50, 777, 12_000)]

@@ -1,4 +1,4 @@
-"""The decoder's internal language model, and fusion that takes it off."""
+"""The decoder's internal language model, and its subtraction in fusion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tiny_model import opinionated_lm
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> None:
-    """The first batch is all that it knows, without its padding; later ones move it a little; use moves nothing."""
+    """The mean context is that of the first batch, without padding; later batches move it a little, inference never."""
     decoder, (out, lengths) = build_decoder(scorer), encoded()
     tokens = torch.randint(0, VOCAB, (3, 2))
     decoder(tokens, out, lengths)
@@ -25,7 +25,7 @@ def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> N
     decoder.train()
     decoder(tokens, out, lengths)
     first = decoder.mean_context.clone()
-    if scorer != "multi_head":  # whose heads have values of their own
+    if scorer != "multi_head":  # multi-head: each head has values of its own
         torch.testing.assert_close(first, (out.sum(1) / lengths[:, None]).mean(0))
     decoder(tokens, out + 100.0, lengths)
     moved = (decoder.mean_context - first).norm()
@@ -33,7 +33,7 @@ def test_training_remembers_what_there_is_to_be_seen(scorer: AttentionKind) -> N
 
 
 def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
-    """Its step is left out, and the mean of all others must not be lost with it."""
+    """The step of a non-finite batch is skipped, and must not spoil the mean context either."""
     decoder, (out, lengths) = build_decoder().train(), encoded()
     tokens = torch.randint(0, VOCAB, (3, 2))
     decoder(tokens, out, lengths)
@@ -61,7 +61,7 @@ def test_it_says_what_the_decoder_says_where_all_audio_is_the_mean(kind: str) ->
 
 @torch.inference_mode()
 def test_the_internal_model_is_taken_off_but_for_the_end() -> None:
-    """However rows are reordered, stacked and split on the way."""
+    """The internal model is subtracted for all tokens except eos, however rows are reordered, stacked and split."""
     decoder, lm, share = build_decoder(layers=2), opinionated_lm(VOCAB), 0.6
     torch.nn.init.normal_(decoder.mean_context)
     internal = InternalLm(decoder)

@@ -1,4 +1,4 @@
-"""From the waveform on, what the model hears in pieces is what it hears at once."""
+"""Features and encoder together: chunks of a waveform equal the whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model() -> Model:
 
 
 def listen(model: Model, waveform: Tensor, context: Context, cuts: list[int]) -> Tensor:
-    """encoder_out of a waveform that arrives in pieces."""
+    """Encoder output of a waveform that arrives in pieces."""
     heard, state = model.features.initial_state(1), model.encoder.initial_state(1)
     found = []
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def listen(model: Model, waveform: Tensor, context: Context, cuts: list[int]) ->
 @pytest.mark.parametrize("context", [Context.causal(), Context(160, 40)], ids=["causal", "160 + 40 ms"])
 @pytest.mark.parametrize(("samples", "chunk"), [(2_000, 1), (20_011, 160), (50_003, 5_120), (70_001, 32_000)], ids=str)
 def test_chunks_of_a_waveform_equal_the_whole(model: Model, samples: int, chunk: int, context: Context) -> None:
-    """Promise 1 from the microphone on: one sample, 10 ms, 320 ms and 2 s at a time."""
+    """Promise 1 for features and encoder: chunks of one sample, 10 ms, 320 ms and 2 s."""
     waveform = torch.randn(1, samples) * 0.1
     with torch.inference_mode():
         expected = model.encode(waveform, torch.tensor([samples]), context).encoder_out

@@ -17,7 +17,7 @@ def tiny(**changes: float) -> LanguageModel:
 @torch.inference_mode()
 @pytest.mark.parametrize("dense_layers", [0, 2])
 def test_token_by_token_equals_the_whole(dense_layers: int) -> None:
-    """`step` says after each token what `forward` says of the whole sentence."""
+    """`step` gives after each token what `forward` gives for the whole sentence."""
     lm = tiny(dense_layers=dense_layers)
     tokens = torch.randint(4, 12, (3, 7))
     whole, last = lm(tokens, lm.initial_state(3))
@@ -31,7 +31,7 @@ def test_token_by_token_equals_the_whole(dense_layers: int) -> None:
 
 @torch.inference_mode()
 def test_the_state_follows_its_hypothesis() -> None:
-    """Rows picked out of a batch go on as they would have; the state they were picked from stays as it was."""
+    """Selected rows continue as in their batch; selection does not change the original state."""
     lm = tiny()
     _, state = lm.step(torch.tensor([5, 6, 7]), lm.initial_state(3))
     kept = state.map(torch.Tensor.clone)
@@ -45,7 +45,7 @@ def test_the_state_follows_its_hypothesis() -> None:
 
 @pytest.mark.parametrize("dense_layers", [0, 1])
 def test_it_learns_a_text_by_heart(dense_layers: int) -> None:
-    """After some passes over one sentence, every next token of it is the likeliest."""
+    """After some passes over one sentence, each of its tokens is the likeliest next one."""
     lm = tiny(dropout=0.0, dense_layers=dense_layers).train()
     sentence = torch.tensor([[SOS, 5, 7, 5, 9, 11, 5, 4, EOS]])
     inputs, targets = sentence[:, :-1], sentence[:, 1:]
@@ -62,7 +62,7 @@ def test_it_learns_a_text_by_heart(dense_layers: int) -> None:
 
 
 def test_one_layer_with_dropout_is_no_reason_for_a_warning() -> None:
-    """The default dropout goes where there is a place for it (warnings are errors here)."""
+    """With one layer, PyTorch's LSTM would warn of the default dropout (warnings are errors here)."""
     lm = tiny(layers=1, dropout=0.5).train()
     tokens = torch.randint(4, 12, (1, 5))
     first, _ = lm(tokens, lm.initial_state(1))

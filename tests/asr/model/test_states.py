@@ -1,4 +1,4 @@
-"""States of streams as rows: whatever a batch is put together from, each stream has its own state again."""
+"""Batches of stream states: each stream gets its own state back from any batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ both = pytest.mark.parametrize("rows", [Vectors(), Slots(CPU, 2)], ids=["vectors
 
 @dataclass(frozen=True)
 class Mixed(State):
-    """All that a state may consist of."""
+    """Everything that a state may consist of."""
 
     level: Tensor
     pair: tuple[Tensor, ...]
@@ -97,7 +97,7 @@ def test_a_vector_keeps_no_batch_in_memory() -> None:
 
 
 def test_slots_are_used_again_and_never_hold_what_was_there() -> None:
-    """Streams come, step and go at random; what has been freed is overwritten with NaN."""
+    """Streams come, step and go at random; freed slots are reused, and NaN in them reaches no stream."""
     generator, slots, plain = random.Random(1), Slots(CPU, 2), Vectors()
     streams: list[tuple[Any, Any]] = []
     most = 0
@@ -113,7 +113,7 @@ def test_slots_are_used_again_and_never_hold_what_was_there() -> None:
         assert slots._count - len(slots._free) == len(streams)
         most = max(most, len(streams))
     assert most >= 5
-    assert slots._count <= 32  # rows freed are rows used again
+    assert slots._count <= 32  # freed rows are reused
 
 
 def stepped(streams: list[tuple[Any, Any]], slots: Slots, plain: Vectors) -> list[tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Output files: what a player, a spreadsheet or a program that reads them relies on."""
+"""Output files: promises to players, spreadsheets and other programs that read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asr.errors import ConfigError, DataError
 from asr.output.formats import FORMATS, parse_formats, render
 from asr.transcript import Alternative, Segment, Transcript, Word, read_json
 
-# A machine under load is no failure.
+# A busy machine must not fail the test.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 EMPTY = Transcript("silence.wav", 3.0)
@@ -28,7 +28,7 @@ def ms_of(stamp: str, point: str) -> int:
 
 
 def parse_srt(text: str) -> list[tuple[int, int, list[str]]]:
-    """A strict SubRip reader: numbered from one, a time line, text, one empty line between cues."""
+    """A strict SubRip reader: numbers from 1, a time line, text, one empty line between cues."""
     cues = []
     for number, block in enumerate(text.removesuffix("\n").split("\n\n") if text else [], start=1):
         index, times, *lines = block.split("\n")
@@ -42,7 +42,7 @@ def one_segment(text: str, start: float = 0.0, end: float = 2.0, words: tuple[Wo
     return Transcript("talk.wav", end, (Segment(text, start, end, -1.0, words),))
 
 
-# Times a few hundred hours long, texts with anything in them.
+# Times up to a few hundred hours, arbitrary text.
 seconds = st.floats(0, 1_000_000)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=300) | st.lists(st.text("abcdefgh'", min_size=1, max_size=12), max_size=60).map(" ".join)
@@ -164,7 +164,7 @@ def test_srt_cues_parse_are_readable_and_in_order(transcript: Transcript) -> Non
         assert all(0 < len(line) <= 42 for line in lines)
         previous_end = end
         shown += "".join(lines)
-    # Nothing is lost; spaces aside, because a word longer than a line has to be cut.
+    # No text is lost, except spaces, since a word longer than a line is split.
     assert shown.replace(" ", "").replace("→", "-->") == "".join(transcript.text.split()).replace("→", "-->")
 
 

@@ -1,4 +1,4 @@
-"""Transcripts as rows: what they hold, what survives a kill, and what is refused."""
+"""Transcripts as rows: content, loss at a kill, refused files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All rows, as someone else would read them."""
+    """All rows, read by a standard library."""
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
     from pyarrow import parquet
@@ -89,7 +89,7 @@ def test_what_has_a_transcript_is_kept_and_what_failed_is_tried_again(path: Path
     write(rows, "/a.wav")
     rows.fail("/b.wav", AudioError("/b.wav", "is empty"))
     rows.close()
-    for _ in range(2):  # the second has no error to take out
+    for _ in range(2):  # the second time, no row has an error
         rows = open_rows(path, resume=True)
         assert [rows.holds(f"/{name}.wav") for name in "abc"] == [True, False, False]
         rows.close()
@@ -107,7 +107,7 @@ def test_a_source_has_one_row_however_often_it_comes(path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8(path: Path) -> None:
-    """In JSON lines its escape had two backslashes, so the file could not be found again; in Parquet it must."""
+    """In JSON lines, the escape in the name had two backslashes, which no program could turn back into the name."""
     name = os.fsdecode(b"/caf\xe9.wav")
     rows = open_rows(path, resume=False)
     write(rows, name)
@@ -121,7 +121,7 @@ def test_a_name_that_is_not_utf_8(path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["/caf\\\\udce9.wav", "/caf\\udce9.wav"], ids=["before", "now"])
 def test_a_name_that_is_not_utf_8_is_known_again(written: str, tmp_path: Path) -> None:
-    """Rows of earlier versions, which have two backslashes, count too."""
+    """--resume also finds rows of earlier versions, whose escapes have two backslashes."""
     path, name = tmp_path / "rows.jsonl", os.fsdecode(b"/caf\xe9.wav")
     path.write_text(f'{{"source": "{written}", "error": null}}\n', encoding="utf-8")
     rows = open_rows(path, resume=True)
@@ -196,11 +196,11 @@ def test_a_device_by_the_name_of_rows_is_left_alone(tmp_path: Path) -> None:
 
 def test_parts_are_written_as_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyarrow")
-    monkeypatch.setattr("asr.output.rows._PART_SEGMENTS", 6)  # each of these rows counts for three
+    monkeypatch.setattr("asr.output.rows._PART_SEGMENTS", 6)  # each of these rows counts as three segments
     path = tmp_path / "rows.parquet"
     rows = open_rows(path, resume=False)
     write(rows, *(f"/{number}.wav" for number in range(5)))
-    assert [row["source"] for row in read(path)] == ["/0.wav", "/1.wav", "/2.wav", "/3.wav"]  # a kill would leave these
+    assert [row["source"] for row in read(path)] == ["/0.wav", "/1.wav", "/2.wav", "/3.wav"]  # safe from a kill
     rows = open_rows(path, resume=True)
     write(rows, "/4.wav", "/5.wav")
     assert sorted(part.name for part in path.iterdir()) == [f"part-0000{number}.parquet" for number in range(3)]

@@ -66,7 +66,7 @@ def test_lines_end_where_the_sense_does(text: str, lines: list[str]) -> None:
     "pair", ["20 minutes", "$5 million", "3:30 p.m.", "May 5th", "Dr. Smith", "J. Smith", "New York"]
 )
 def test_what_belongs_together_stays_so(pair: str) -> None:
-    """Between both words is the middle of the text, where it would be cut otherwise."""
+    """Two words that belong together stay on one line, although the middle of the text is between them."""
     for width in (30, 60):
         lines = [
             line
@@ -77,7 +77,7 @@ def test_what_belongs_together_stays_so(pair: str) -> None:
 
 
 def test_short_times_without_a_cue_are_closed() -> None:
-    """A blank of a tenth of a second between two cues flickers; it was 20 ms between words that are a cue each."""
+    """A gap of 0.1 s between two cues flickers; with one word per cue, gaps were 20 ms."""
     first, second, third = "it was a great while", "before he could", "come back"
     segments = tuple(
         Segment(text, start, start + 2, -1.0) for text, start in ((first, 0.0), (second, 2.4), (third, 4.9))
@@ -91,7 +91,7 @@ def test_short_times_without_a_cue_are_closed() -> None:
 
 
 def test_a_segment_that_would_only_flash_is_shown_with_the_next_one() -> None:
-    """Two words, "It was", were on screen for half a second, and then the rest of the sentence."""
+    """A segment of two words, "It was", was on screen for half a second before the rest of the sentence."""
     segments = tuple(
         Segment(text, start, end, -1.0)
         for text, start, end in (("It was", 0.0, 0.4), ("a horrible journey.", 0.5, 2.0), ("Yes.", 2.2, 3.0))
@@ -105,7 +105,7 @@ def test_one_word_at_a_time() -> None:
 
 
 def test_cues_are_full_rather_than_many() -> None:
-    """Halving a text that was a little too long for two cues once made four of it, each half empty."""
+    """A text a little too long for two cues was halved twice, into four half-empty cues."""
     text = " ".join(["word"] * 36)  # 17 of them fill a cue
     assert [len(" ".join(lines).split()) for lines in blocks(spoken(text), SubtitleShape())] == [12, 12, 12]
 
@@ -146,7 +146,7 @@ def test_each_word_is_underlined_while_it_is_spoken(name: str) -> None:
 
 
 def test_tsv_has_a_row_for_each_cue() -> None:
-    """Rows of whole segments, up to 20 s long, were of no use in an editor; whisper writes cues as well."""
+    """TSV had a row per segment of up to 20 s, useless in an editor; whisper writes cues too."""
     table = render(spoken(TEXT), "tsv", SubtitleShape(max_words=4)).splitlines()
     assert table == ["start\tend\ttext", "0\t2000\tit was a great", "2000\t3900\twhile before he could"]
 

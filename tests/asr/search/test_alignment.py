@@ -1,4 +1,4 @@
-"""Forced alignment: the likeliest of all paths, by torchaudio's kernel and by the plain fallback."""
+"""Forced alignment finds the likeliest path, with torchaudio's kernel and with the fallback."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.ctc_paths import VOCAB, collapse, random_log_probs
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Look for torchaudio anew, before and after the test."""
+    """Forget the result of looking for torchaudio, before and after the test."""
     alignment._path_finder.cache_clear()
     yield
     alignment._path_finder.cache_clear()
 
 
 def likeliest_path(log_probs: Tensor, tokens: list[int]) -> float:
-    """The log-probability of the best of all paths that spell `tokens`; minus infinity where none does."""
+    """The log-probability of the best of all paths that spell `tokens`; minus infinity if none does."""
     frames, vocab = log_probs.shape
     paths = (p for p in itertools.product(range(vocab), repeat=frames) if collapse(list(p)) == tokens)
     return max((sum(float(log_probs[t, k]) for t, k in enumerate(p)) for p in paths), default=-math.inf)
@@ -39,7 +39,7 @@ def likeliest_path(log_probs: Tensor, tokens: list[int]) -> float:
 @settings(max_examples=40)
 @given(tokens=st.lists(st.integers(1, 2), min_size=1, max_size=4), frames=st.integers(1, 5), seed=st.integers(0, 99))
 def test_an_alignment_is_the_likeliest_path(tokens: list[int], frames: int, seed: int) -> None:
-    """The spans, with blanks around them, are as likely as the best of all paths; None where there is no path."""
+    """The spans, with blanks between them, are as likely as the best of all paths; None if there is no path."""
     log_probs = random_log_probs(frames, seed, vocab=3)[0]
     best, spans = likeliest_path(log_probs, tokens), align(log_probs, tokens)
     if spans is None:
@@ -69,7 +69,7 @@ def test_too_few_frames_have_no_alignment() -> None:
 @settings(max_examples=40)
 @given(tokens=st.lists(st.integers(1, 5), min_size=1, max_size=12), spare=st.integers(0, 60), seed=st.integers(0, 1000))
 def test_the_fallback_finds_torchaudios_path(tokens: list[int], spare: int, seed: int) -> None:
-    """Repeated tokens, and from no spare frame to many."""
+    """The fallback finds torchaudio's path, for repeated tokens and any number of spare frames."""
     from torchaudio.functional import forced_align
 
     repeats = sum(a == b for a, b in itertools.pairwise(tokens))
@@ -81,7 +81,7 @@ def test_the_fallback_finds_torchaudios_path(tokens: list[int], spare: int, seed
 def test_a_torchaudio_that_does_not_load_is_named_once(
     fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Words are still timed, and one line names versions and remedy.
+    """If torchaudio does not load, words still get times, and one line names the versions and the remedy.
 
     With pip, a torchaudio built for another torch installs without complaint; its import then raised OSError in the
     middle of the first transcription.
@@ -137,7 +137,7 @@ def sound(log_probs: Tensor, decibels: Sequence[float] = (), seconds: float | No
 
 
 def level(*parts: tuple[float, float]) -> list[float]:
-    """Decibels of stretches of so many seconds, each frame 10 ms."""
+    """Levels, one per 10 ms, of stretches given as (seconds, dB)."""
     return [decibels for seconds, decibels in parts for _ in range(round(seconds / 0.01))]
 
 
@@ -147,7 +147,7 @@ def tokenizer() -> Tokenizer:
 
 
 def heard(tokenizer: Tokenizer, text: str, at: Sequence[int], frames: int) -> tuple[Hypothesis, Tensor]:
-    """A hypothesis, and log-probabilities in which CTC hears its tokens in the frames `at`."""
+    """A hypothesis, and CTC log-probabilities with its tokens in the frames `at`."""
     tokens = tokenizer.encode(text)
     log_probs = torch.full((frames, len(tokenizer)), -9.0)
     log_probs[:, BLANK] = -1.0
@@ -169,7 +169,7 @@ def test_words_are_read_off_a_hypothesis(tokenizer: Tokenizer) -> None:
 
 
 def test_words_meet_where_there_is_no_pause(tokenizer: Tokenizer) -> None:
-    """One boundary between two words; a word used to end with its last token, in the middle of its sound."""
+    """Without a pause, two words share a boundary; a word ended at its last token, in the middle of its sound."""
     found, log_probs = heard(tokenizer, "a b", (4, 5, 14, 15), 20)
     loud = level((0.2, 0), (0.9, 50), (0.1, 0))
     first, second = time_words(tokenizer, found, sound(log_probs, loud))
@@ -187,7 +187,7 @@ def test_a_pause_belongs_to_no_word(tokenizer: Tokenizer) -> None:
 
 
 def test_a_stop_within_a_word_is_no_pause(tokenizer: Tokenizer) -> None:
-    """The closure of a p or t is quiet for less than 80 ms."""
+    """The closure of a p or t, quiet for less than 80 ms, does not end a word."""
     found, log_probs = heard(tokenizer, "a b", (4, 5, 14, 15), 20)
     stop = level((0.5, 50), (0.07, 0), (0.63, 50))
     first, second = time_words(tokenizer, found, sound(log_probs, stop))
@@ -195,7 +195,7 @@ def test_a_stop_within_a_word_is_no_pause(tokenizer: Tokenizer) -> None:
 
 
 def test_noise_in_a_long_pause_does_not_stretch_the_words(tokenizer: Tokenizer) -> None:
-    """Where the level never falls, words end at most 300 ms from their tokens."""
+    """If the level never falls, words still end at most 300 ms from their tokens."""
     found, log_probs = heard(tokenizer, "a b", (4, 5, 54, 55), 60)
     first, second = time_words(tokenizer, found, sound(log_probs, level((3.6, 50))))
     assert (first.end_seconds, second.start_seconds) == pytest.approx((0.36 + 0.3, 54 * 0.06 - 0.3))
@@ -208,7 +208,7 @@ def test_noise_in_a_long_pause_does_not_stretch_the_words(tokenizer: Tokenizer) 
     seconds=st.floats(2.35, 2.5),
 )
 def test_times_are_in_order_and_within_the_sound(frames: list[int], decibels: list[float], seconds: float) -> None:
-    """Whatever the levels, and however many of them there are."""
+    """For any levels, of any number, word times are in order and within the audio."""
     tokenizer = Tokenizer.train(["ab ba", "a b"], 20, "char")
     found, log_probs = heard(tokenizer, "a b", frames, 40)
     words = time_words(tokenizer, found, sound(log_probs, [x for x in decibels for _ in range(5)], seconds))

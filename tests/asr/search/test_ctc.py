@@ -1,4 +1,4 @@
-"""CTC prefix scores are the sums over all paths, counted one by one."""
+"""CTC prefix scores equal explicit sums over all paths."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from asr.search.ctc import CtcPrefixes, CtcState
 from tests.support.ctc_paths import collapse, random_log_probs
 
-EOS = 3  # in these tests; CTC itself never says it
-NEVER = -1e9  # whatever is lower is impossible
+EOS = 3  # in these tests; CTC itself never gives it
+NEVER = -1e9  # anything lower is impossible
 
 
 def texts(log_probs: Tensor) -> dict[tuple[int, ...], float]:
-    """The probability of every text, by summing over every path of `(T, V)`."""
+    """The probability of every text, summed over all paths of `(T, V)`."""
     frames, vocab = log_probs.shape
     found: dict[tuple[int, ...], float] = {}
     values = log_probs.double().exp().tolist()
@@ -32,7 +32,7 @@ def begins(found: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> floa
 
 
 def follow(scorer: CtcPrefixes, prefix: tuple[int, ...], eos: int = EOS) -> tuple[CtcState, Tensor]:
-    """The state of a prefix, and the `last` token to go on from."""
+    """The state of a prefix, and its `last` token."""
     state, last = scorer.initial_state(torch.tensor([0])), torch.tensor([eos])
     for token in prefix:
         increments = scorer.step(state, last, torch.tensor([[token]]), eos)
@@ -50,7 +50,7 @@ def assert_log_close(found: float, probability: float) -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
 def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
-    """Every prefix that fits, and some that do not, with repeated tokens and the end of the sentence."""
+    """For every prefix that fits the frames and some that do not, with repeated tokens and eos."""
     log_probs = random_log_probs(frames, seed=frames, vocab=3)
     found = texts(log_probs[0])
     scorer = CtcPrefixes(torch.nn.functional.pad(log_probs, (0, 1), value=-30.0), torch.tensor([frames]))
@@ -69,7 +69,7 @@ def test_prefix_scores_are_the_sum_over_all_paths(frames: int) -> None:
 
 
 def test_a_prefix_goes_on_or_ends() -> None:
-    """Of all that begins with a prefix, each text either is the prefix or goes on with one of the tokens."""
+    """A prefix's probability is that of its end plus those of its extensions by each token."""
     log_probs = random_log_probs(6, seed=3)
     scorer = CtcPrefixes(torch.cat([log_probs, torch.full((1, 6, 1), -40.0)], dim=-1), torch.tensor([6]))
     for prefix in ((), (1,), (1, 1), (2, 3, 2), (3, 3, 3)):
@@ -79,7 +79,7 @@ def test_a_prefix_goes_on_or_ends() -> None:
 
 
 def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
-    """A hypothesis that ends scores as torch's own CTC loss says, over a long utterance."""
+    """A finished hypothesis of a long utterance has the score of torch's CTC loss."""
     log_probs = random_log_probs(300, seed=8, vocab=20)
     tokens = [5, 5, 7, 19, 4, 4, 4, 11, 6, 12, 5]
     scorer = CtcPrefixes(log_probs, torch.tensor([300]))
@@ -96,9 +96,9 @@ def test_the_whole_text_has_the_probability_that_ctc_loss_gives() -> None:
 
 
 def test_what_does_not_fit_stays_impossible() -> None:
-    """A hypothesis with more tokens than frames is out for good: nothing that follows brings it back."""
+    """A hypothesis with more tokens than frames stays impossible, with any further token."""
     scorer = CtcPrefixes(random_log_probs(2, seed=1), torch.tensor([2]))
-    state, last = follow(scorer, (1, 1))  # a repeated token needs a blank between, so three frames
+    state, last = follow(scorer, (1, 1))  # a repeated token needs a blank in between, so three frames
     assert float(state.score) < NEVER
     for _ in range(3):
         increments = scorer.step(state, last, torch.tensor([[1, 2, EOS]]), EOS)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_stays_impossible() -> None:
 
 
 def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
-    """Promise 2: rows of different lengths, whatever the padding holds, and each with two beams."""
+    """Promise 2: for rows of different lengths with two hypotheses each, and any padding."""
     lengths, beams = [7, 3, 1], 2
     log_probs = random_log_probs(7, seed=4, rows=3)
     scorer = CtcPrefixes(log_probs, torch.tensor(lengths))
@@ -136,7 +136,7 @@ def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:
 
 
 def test_states_are_reordered_with_their_hypotheses() -> None:
-    """`advance` takes parents in any order and `select` any rows: the scores that follow are the parents'."""
+    """After `advance` with parents in any order, or `select` of any rows, scores continue from the right states."""
     scorer = CtcPrefixes(random_log_probs(5, seed=6), torch.tensor([5]))
     start, last = scorer.initial_state(torch.tensor([0, 0])), torch.tensor([EOS, EOS])
     increments = scorer.step(start, last, torch.tensor([[1, 2], [1, 2]]), EOS)

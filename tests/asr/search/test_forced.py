@@ -1,4 +1,4 @@
-"""Scores of hypotheses that differ from a known one in one place, against the scores of the whole."""
+"""Scores of hypotheses that differ from a known one in one place, against full teacher-forced scores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch() -> Encoded:
 
 @torch.inference_mode()
 def whole(row: int, tokens: list[int], first: int = SOS) -> float:
-    """What a search gives to a text, CTC aside, one token after the other."""
+    """The search's score of a text without CTC, token by token."""
     model, lm, (encoder_out, lengths) = tiny_model(), tiny_lm(), batch()
     length = int(lengths[row])
     memory = model.decoder.prepare(encoder_out[row : row + 1, :length], lengths[row : row + 1])
@@ -130,7 +130,7 @@ def test_detours_that_begin_alike_are_scored_together(monkeypatch: pytest.Monkey
 
 
 def followed(trace: Trace, known: dict[int, list[int]]) -> list[Detour]:
-    """From each token of known hypotheses, where a search has tried another one, a detour along what followed it."""
+    """Detours from known hypotheses along other tokens that the search tried, and what followed them."""
     detours = []
     for row, tokens in known.items():
         for start, at in enumerate(trace.path(row, tokens).rows[:-1]):
@@ -147,7 +147,7 @@ def followed(trace: Trace, known: dict[int, list[int]]) -> list[Detour]:
 
 @torch.inference_mode()
 def test_what_the_search_has_followed_is_scored_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain reference is a trace that has the known hypotheses alone."""
+    """Tokens that the search already followed are scored without a decoder step, the same as with one."""
     model, trace, rows, step = tiny_model(), Trace(), [], forced._Forced.step
     found = beam_search(model, batch(), CONFIG, tiny_lm(), None, trace)
     known = {row: best.tokens[:-1] for row, (best, *_) in enumerate(found)}

@@ -1,4 +1,4 @@
-"""Greedy search: what an utterance says does not depend on what else is in its batch."""
+"""Greedy search: the result does not depend on the batch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from asr.model.las import Encoded, Model
 from asr.search.greedy import greedy
 from asr.text.tokenizer import BLANK, EOS, SOS, UNKNOWN
 
-# A random model says the same thing over and over: the rule against loops would cut all of them short.
+# A random model repeats itself: the loop rule would cut all hypotheses short.
 SEARCH = SearchConfig(max_repeats=1_000)
 SECONDS = (1.0, 0.61, 0.27, 1.37, 0.02, 0.9, 0.45, 0.033, 0.75, 1.1, 0.5, 0.13, 0.82, 0.06, 0.31, 0.97)
 
 
 def build(scorer: AttentionKind = "location", encoder: EncoderConfig | None = None) -> Model:
-    """A model with random weights, large enough for it to say different things about different sounds."""
+    """A model with random weights, large enough that different audio gives different tokens."""
     torch.manual_seed(11)
     config = ModelConfig(
         vocab_size=12,
@@ -42,7 +42,7 @@ def build(scorer: AttentionKind = "location", encoder: EncoderConfig | None = No
     model = Model(config)
     with torch.no_grad():
         for weight in (*model.encoder.parameters(), *model.decoder.parameters()):
-            weight.mul_(2.0)  # at 3 its recurrence would blow rounding up to a different sentence
+            weight.mul_(2.0)  # at 3, its recurrence would amplify rounding to a different sentence
         model.decoder.to_logits.bias[EOS] -= 0.5
         model.features.mean.fill_(-6.0)
         model.features.std.fill_(3.0)
@@ -50,7 +50,7 @@ def build(scorer: AttentionKind = "location", encoder: EncoderConfig | None = No
 
 
 def recordings() -> list[Tensor]:
-    """Sixteen sounds, each with a pitch that moves, from too short for a frame to more than a second."""
+    """Sixteen sounds of moving pitch, from shorter than a frame to more than a second."""
     sounds = []
     for i, seconds in enumerate(SECONDS):
         time = torch.arange(int(seconds * 16_000)) / 16_000
@@ -62,7 +62,7 @@ def recordings() -> list[Tensor]:
 
 
 def encode(model: Model, sounds: list[Tensor], context: Context | None) -> Encoded:
-    """One padded batch. The padding is loud: it must not be heard."""
+    """Encode one padded batch. The padding is loud: it must have no effect."""
     samples = torch.tensor([len(sound) for sound in sounds])
     batch = 0.5 * torch.randn(len(sounds), int(samples.max()), generator=torch.Generator().manual_seed(99))
     for row, sound in zip(batch, sounds, strict=True):
@@ -87,7 +87,7 @@ def test_batch_size_never_changes_the_answer(
     """Promise 2: tokens equal and scores within 1e-4 at batch 1, 3 and 16."""
     model, sounds = build(scorer, encoder), recordings()
     alone = [greedy(model, encode(model, [sound], context), SEARCH)[0] for sound in sounds]
-    assert len({tuple(h.tokens) for h in alone}) > 4  # or equal answers would show nothing
+    assert len({tuple(h.tokens) for h in alone}) > 4  # otherwise equal results would prove nothing
     for size in (3, 16):
         found = []
         for start in range(0, len(sounds), size):
@@ -106,7 +106,7 @@ def test_the_order_of_a_batch_is_no_matter() -> None:
 
 
 def test_the_score_is_that_of_the_tokens() -> None:
-    """Each token is the decoder's likeliest, and the total is what the decoder, fed the same tokens, gives them."""
+    """Each token is the decoder's likeliest, and the score is that of teacher forcing with the same tokens."""
     model, sounds = build(), recordings()
     for sound in sounds[:4]:
         encoded = encode(model, [sound], None)
@@ -129,7 +129,7 @@ def limit(model: Model, encoded: Encoded) -> int:
 
 
 def test_no_frames_say_nothing() -> None:
-    """Alone or beside speech, a recording too short to hold any is empty and costs nothing."""
+    """A recording too short for a frame gives no tokens and score 0, alone or beside speech."""
     model = build()
     click, speech = torch.zeros(100), recordings()[0]
     assert greedy(model, encode(model, [click], None), SEARCH)[0].tokens == []
@@ -139,7 +139,7 @@ def test_no_frames_say_nothing() -> None:
 
 
 def test_a_decoder_that_does_not_end_is_cut() -> None:
-    """A row gets as many tokens as its own length allows, however long its neighbours are."""
+    """If the decoder never ends, each row gets as many tokens as its own length allows, whatever its neighbours."""
     model = build()
     with torch.no_grad():
         model.decoder.to_logits.bias[EOS] = -1_000

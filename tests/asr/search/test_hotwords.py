@@ -1,4 +1,4 @@
-"""Hotwords in a hypothesis: what takes the place of what, and the promises of the batch."""
+"""Hotwords in a hypothesis: replacement of words, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spotter(phrases: str) -> Spotter:
 
 
 def said(text: str) -> tuple[Model, Encoded]:
-    """A model whose CTC head is nearly sure of a text, each token for two frames with a blank after it."""
+    """A model whose CTC head is nearly certain of a text, each token for two frames with a blank after it."""
     tokens = [t for token in TOKENIZER.encode(text) for t in (token, token, BLANK)]
     certain = torch.full((len(tokens), len(TOKENIZER)), 0.02)
     certain[range(len(tokens)), tokens] = 1.0
@@ -40,7 +40,7 @@ def said(text: str) -> tuple[Model, Encoded]:
 
 
 def placed(audio: str, text: str, phrases: str, config: SearchConfig = BY_CTC) -> str:
-    """A text after the phrases have been put into it, by CTC alone."""
+    """A text after insertion of the phrases by CTC scores alone."""
     model, encoded = said(audio)
     tokens = TOKENIZER.encode(text)
     found = [[Hypothesis(tokens, -1.0, [-0.1] * len(tokens))]]
@@ -164,7 +164,7 @@ LISTS[4] = LISTS[0]
 @pytest.mark.parametrize("with_prefix", [False, True])
 @torch.inference_mode()
 def test_the_size_of_the_batch_never_changes_the_answer_with_lists(with_prefix: bool) -> None:
-    """Alone or beside streams with other lists and without one: equal tokens, scores within 1e-4."""
+    """Promise 2, beside streams with other lists or none: equal tokens, scores within 1e-4."""
     model, lm = tiny_model(vocab_size=len(TOKENIZER)), tiny_lm(len(TOKENIZER))
     torch.manual_seed(6)
     batch = model.encode(*sounds(len(LISTS)))

@@ -1,4 +1,4 @@
-"""A language model in a recogniser: found, checked, used by every command, and the promises kept with it."""
+"""Language model fusion: finding and checking the model, its use in every command, and the search's promises."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, clips: list[Tensor]) -> Path:
 
 @pytest.fixture
 def command(command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
-    """Runs in the folder."""
+    """Runs the command in the folder."""
     monkeypatch.chdir(folder)
     return command
 
@@ -64,7 +64,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(SENTENCES, 60, "char")
     lm = opinionated_lm(len(tokenizer))
     checkpoint.save_lm(tmp_path, lm, tokenizer, torch.float16)
-    checkpoint.copy_text_models(tmp_path, tmp_path / ".")  # a run may save into the model that it began with
+    checkpoint.copy_text_models(tmp_path, tmp_path / ".")  # a run may save into the folder of its initial model
     found = checkpoint.load_lm(tmp_path, tokenizer)
     assert (found.config, found.training) == (lm.config, False)
     for name, weight in lm.state_dict().items():
@@ -115,7 +115,7 @@ def test_a_broken_one_is_named(folder: Path, file: str, content: object, says: s
 
 
 def test_the_option_names_one_and_the_weight_turns_it_on(command: Command) -> None:
-    """With `--lm-weight 0` nothing changes; one without any weight is most likely not what was meant."""
+    """With `--lm-weight 0` nothing changes; `--lm` without any weight is refused as a likely mistake."""
     transcribe = ("transcribe", "talk.wav", "--model", "model", "--device", "cpu")
     plain = command(*transcribe)
     assert plain[0] == 0
@@ -180,7 +180,7 @@ def test_info_shows_it(command: Command, folder: Path) -> None:
 # --- The promises
 
 
-INTERNAL = pytest.mark.parametrize("internal", [0.0, 0.5])  # of the decoder's own language model, taken off
+INTERNAL = pytest.mark.parametrize("internal", [0.0, 0.5])  # of the decoder's internal LM, which is subtracted
 
 
 def fused_babbler(weight: float = 0.7, policy: PolicyConfig | None = None, internal: float = 0.0) -> Engine:
@@ -207,7 +207,7 @@ def test_however_the_audio_is_cut_the_events_are_the_same(clips: list[Tensor], i
 
 @INTERNAL
 def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], internal: float) -> None:
-    """Streams, and whole files."""
+    """Promise 2 with a language model, for streams and whole files."""
     engine = fused_babbler(internal=internal)
     streams = [clip[: 24_000 + 3_000 * i] for i, clip in enumerate(clips)]
     alone = [listen(engine, [stream]) for stream in streams]
@@ -224,7 +224,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(clips: list[Tensor], int
 @INTERNAL
 @torch.inference_mode()
 def test_it_knows_the_committed_words(clips: list[Tensor], internal: float) -> None:
-    """After every commit the state is that of all that was committed."""
+    """After every commit, the language model's state is that of all committed words."""
     engine = fused_babbler(policy=PolicyConfig("ctc", 0, doubt_ms=0), internal=internal)
     lm = engine.recogniser.language_model(engine.final)
     assert lm is not None
@@ -247,7 +247,7 @@ def test_it_knows_the_committed_words(clips: list[Tensor], internal: float) -> N
 
 @torch.inference_mode()
 def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
-    """With a beam of one, so that the whole search has that prefix in its beam throughout; it needs the LM's state."""
+    """With a beam of 1, a search from a prefix equals the whole search; it needs the LM's state after the prefix."""
     model, lm, (waveform, samples) = tiny_model(), opinionated_lm(20), sounds(8)
     encoded = model.encode(waveform, samples)
     config = SearchConfig(beam_size=1, ctc_weight=0.0, lm_weight=1.0, max_repeats=99)
@@ -267,7 +267,7 @@ def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None
             prefix = Prefix(known[:, -1], state, torch.zeros(len(rows), dtype=torch.long), starts, lm_state)  # noqa: B023
             return [found[0].tokens for found in beam_search(model, some, config, lm, prefix)]  # noqa: B023
 
-        # Where the whole search ran into its limit, the other one has room for a few more tokens.
+        # If the whole search reached its length limit, the other one has room for a few more tokens.
         lengths = [len(whole[i]) - count for i in rows]
         expected = [whole[i][count:] for i in rows]
         assert [tokens[:n] for tokens, n in zip(rest(told), lengths, strict=True)] == expected

@@ -1,4 +1,4 @@
-"""The search: the same answer in any batch, the best there is where the beam is wide enough, and always an end."""
+"""The search: equal results in any batch, the best hypothesis if the beam is wide enough, and always an end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.inference_mode()
 def test_the_size_of_the_batch_never_changes_the_answer(name: str) -> None:
-    """Promise 2: sixteen recordings give the same tokens and scores all together, by threes, and one by one."""
+    """Promise 2: sixteen recordings give the same tokens and scores in batches of 16, 3 and 1."""
     model, lm, config = tiny_model(), tiny_lm(), CONFIGS[name]
     waveform, samples = sounds(16)
 
@@ -44,7 +44,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(name: str) -> None:
         return search(model, model.encode(waveform[rows, :longest], samples[rows]), config, lm)
 
     together = decode(slice(0, 16))
-    assert len({tuple(found[0].tokens) for found in together}) > 4  # else the test would say nothing
+    assert len({tuple(found[0].tokens) for found in together}) > 4  # otherwise the test would prove nothing
     for size in (1, 3):
         apart = [found for i in range(0, 16, size) for found in decode(slice(i, i + size))]
         for one, all_ in zip(apart, together, strict=True):
@@ -55,7 +55,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(name: str) -> None:
 
 
 def counted(model: Model) -> list[int]:
-    """The rows of each decoder step from now on."""
+    """Record the number of rows of each decoder step."""
     rows: list[int] = []
     step = model.decoder.step
 
@@ -70,7 +70,7 @@ def counted(model: Model) -> list[int]:
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.inference_mode()
 def test_computing_live_hypotheses_alone_changes_nothing(name: str) -> None:
-    """A CPU leaves out the empty places of the grid, which a GPU computes so that all shapes stay the same."""
+    """A CPU skips empty slots of the beam, which a GPU computes to keep shapes constant; results are equal."""
     model, lm, config = tiny_model(), tiny_lm(), CONFIGS[name]
     encoded, rows = model.encode(*sounds(12)), counted(model)
     live = search(model, encoded, config, lm)
@@ -85,7 +85,7 @@ def test_computing_live_hypotheses_alone_changes_nothing(name: str) -> None:
 
 
 def test_hypotheses_far_behind_are_dropped() -> None:
-    """With the narrowest margin only the best hypothesis of an utterance lives on; a wide one changes nothing."""
+    """The narrowest margin keeps only the best hypothesis of an utterance; a wide one changes nothing."""
     model = tiny_model()
     encoded, rows = model.encode(*sounds(6)), counted(model)
 
@@ -119,7 +119,7 @@ def test_with_scores_per_token_hypotheses_far_behind_a_finished_one_are_dropped(
 
 
 class Trial(NamedTuple):
-    """A setting in which every possible hypothesis can be written down and scored by hand."""
+    """A setting in which every possible hypothesis can be enumerated and scored."""
 
     model: Model
     lm: LanguageModel
@@ -134,7 +134,7 @@ VOCAB = 7  # three tokens beside the special four
 def trial() -> Trial:
     model, lm = tiny_model(VOCAB, sharpness=3.0), tiny_lm(VOCAB)
     with torch.no_grad():
-        model.decoder.to_logits.bias[EOS] -= 1.5  # so that the best are no empty ones
+        model.decoder.to_logits.bias[EOS] -= 1.5  # so that the best hypotheses are not empty
     torch.manual_seed(5)
     lengths = torch.tensor([12, 9])
     encoder_out = torch.randn(2, 12, model.config.encoder.output_size)
@@ -142,7 +142,7 @@ def trial() -> Trial:
 
 
 def loops(tokens: tuple[int, ...], most: int) -> bool:
-    """Whether the tokens end in a phrase that is said more than `most` times in a row."""
+    """Whether the tokens end in a phrase repeated more than `most` times in a row."""
     sizes = range(1, len(tokens) // (most + 1) + 1)
     return any(tokens[-size * (most + 1) :] == tokens[-size:] * (most + 1) for size in sizes)
 
@@ -160,7 +160,7 @@ def exhaustive(trial: Trial, row: int, config: SearchConfig) -> list[tuple[float
             inputs, targets = torch.tensor([[SOS, *tokens]]), torch.tensor([*tokens, EOS])
             logits, alignments = model.decoder(inputs, encoder_out, torch.tensor([frames]))
             log_probs = logits[0].log_softmax(-1)
-            heeded = config.eos_threshold > 0 and config.ctc_weight < 1  # CTC alone does not ask the decoder
+            heeded = config.eos_threshold > 0 and config.ctc_weight < 1  # CTC alone does not use the decoder
             if heeded and log_probs[-1, EOS] < config.eos_threshold * log_probs[-1, EOS + 1 :].max():
                 continue
             score = (1 - config.ctc_weight) * log_probs.gather(1, targets[:, None]).sum()
@@ -197,7 +197,7 @@ WIDE = SearchConfig(
 )
 @torch.inference_mode()
 def test_a_beam_that_leaves_nothing_out_finds_the_best_there_is(trial: Trial, config: SearchConfig) -> None:
-    """With room for every hypothesis, the n-best are those of trying them all, with the very same scores."""
+    """With a beam that holds every hypothesis, the n-best and their scores equal the exhaustive ones."""
     for row, found in enumerate(beam_search(trial.model, trial.encoded, config, trial.lm)):
         expected = exhaustive(trial, row, config)[: config.nbest]
         assert [h.tokens for h in found] == [tokens for _, tokens in expected]
@@ -206,7 +206,7 @@ def test_a_beam_that_leaves_nothing_out_finds_the_best_there_is(trial: Trial, co
 
 @torch.inference_mode()
 def test_each_weight_matters_in_the_exhaustive_trial(trial: Trial) -> None:
-    """The cases above differ from each other: no scorer could be left out unnoticed."""
+    """The cases above give different results, so a missing scorer would be noticed."""
     settings = [
         WIDE,
         dataclasses.replace(WIDE, ctc_weight=0.4),
@@ -220,7 +220,7 @@ def test_each_weight_matters_in_the_exhaustive_trial(trial: Trial) -> None:
 
 @torch.inference_mode()
 def test_ctc_alone_looks_at_every_token() -> None:
-    """A decoder of weight 0 does not choose the candidates that CTC scores."""
+    """With decoder weight 0, CTC scores every token rather than the decoder's candidates."""
     model, (waveform, samples) = tiny_model(), sounds(6)
     encoded = model.encode(waveform, samples)
     few = dataclasses.replace(CONFIGS["ctc"], candidates=1)
@@ -253,7 +253,7 @@ def test_the_n_best_are_sorted_distinct_and_begin_with_the_best() -> None:
 @pytest.mark.parametrize("scorer", ["location", "additive", "dot", "scaled_dot", "multi_head"])
 @torch.inference_mode()
 def test_a_beam_of_one_is_greedy(scorer: str) -> None:
-    """By attention alone, one beam and greedy search take the same way, with the same scores."""
+    """By attention alone, a beam of 1 gives the tokens and scores of greedy search."""
     model, (waveform, samples) = tiny_model(scorer=scorer), sounds(6)
     encoded = model.encode(waveform, samples)
     config = SearchConfig(beam_size=1, ctc_weight=0.0, eos_threshold=0.0, max_repeats=1000)
@@ -265,7 +265,7 @@ def test_a_beam_of_one_is_greedy(scorer: str) -> None:
 
 @torch.inference_mode()
 def test_searching_twice_gives_the_same_and_changes_nothing() -> None:
-    """State is a value: neither the search nor a step of the decoder leaves a trace in what it was given."""
+    """Neither the search nor a decoder step changes its inputs."""
     model, lm, (waveform, samples) = tiny_model(), tiny_lm(), sounds(3)
     encoded = model.encode(waveform, samples)
     before = encoded.encoder_out.clone()
@@ -285,7 +285,7 @@ def test_searching_twice_gives_the_same_and_changes_nothing() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.inference_mode()
 def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) -> None:
-    """Too short to give a frame: no tokens, a score of zero, and its neighbours are as they were."""
+    """An utterance without a frame gives no tokens and score 0, and does not change its neighbours."""
     model, lm, (waveform, samples) = tiny_model(), tiny_lm(), sounds(3)
     alone = search(model, model.encode(waveform, samples), CONFIGS[name], lm)
     samples[1] = 100
@@ -298,7 +298,7 @@ def test_an_utterance_without_a_frame_is_silence_and_disturbs_nobody(name: str) 
 
 @torch.inference_mode()
 def test_where_nothing_is_left_after_a_prefix_nothing_is_found() -> None:
-    """A frame of the known words was decoded again, and beside a longer utterance a frame of padding."""
+    """With no frame left after the prefix, a frame of the known words, or of padding, was decoded."""
     model, (waveform, samples) = tiny_model(), sounds(2)
     samples[0] = samples[1] // 2
     encoded = model.encode(waveform, samples)
@@ -314,7 +314,7 @@ def test_where_nothing_is_left_after_a_prefix_nothing_is_found() -> None:
 
 @torch.inference_mode()
 def test_searching_on_from_a_prefix_takes_the_path_of_the_whole_search() -> None:
-    """By attention alone and with a beam of one, so that the whole search has that prefix in its beam throughout."""
+    """By attention alone with a beam of 1, a search from a prefix equals the whole search."""
     model, (waveform, samples) = tiny_model(), sounds(8)
     encoded = model.encode(waveform, samples)
     config, starts = SearchConfig(beam_size=1, ctc_weight=0.0, max_repeats=99), torch.ones(20, dtype=torch.bool)

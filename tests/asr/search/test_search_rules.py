@@ -1,4 +1,4 @@
-"""What ends a search and what it weighs: rigged decoders against the rules, and each scorer by itself."""
+"""Ends of a search and weights of its scores: rules with rigged decoders, and each scorer alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Follow = dict[int, dict[int, float]]
 
 
 class Rigged(nn.Module):
-    """A decoder whose next token depends on the last one alone, by a table of logits `(V, V)` for each utterance."""
+    """A decoder whose logits depend on the last token alone, by a table `(V, V)` for each utterance."""
 
     def __init__(self, model: Model, tables: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Rigged(nn.Module):
 
 
 def rigged(*follow: Follow) -> tuple[Model, Encoded]:
-    """A model that after each token gives the next ones these probabilities, and four seconds for each utterance."""
+    """A model with these probabilities of the next token after each token, and 4 s per utterance."""
     model = tiny_model()
     tables = torch.full((len(follow), 20, 20), -30.0)
     for table, pairs in zip(tables, follow, strict=True):
@@ -54,7 +54,7 @@ def rigged(*follow: Follow) -> tuple[Model, Encoded]:
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_a_decoder_that_repeats_itself_is_stopped(beam_size: int) -> None:
-    """Attention that is stuck says a phrase for ever: it is cut off soon after the allowed number of times."""
+    """Stuck attention repeats a phrase forever: the search stops soon after the allowed number of repeats."""
     model, encoded = rigged({SOS: {5: 0.99}, 5: {6: 0.99}, 6: {7: 0.99}, 7: {5: 0.99}})
     config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, max_repeats=3)
     (found,) = search(model, encoded, config)
@@ -64,7 +64,7 @@ def test_a_decoder_that_repeats_itself_is_stopped(beam_size: int) -> None:
 
 
 def test_a_phrase_may_be_said_as_often_as_allowed() -> None:
-    """The rule on loops counts: four times is what `max_repeats` of four still lets through, five is a loop."""
+    """With `max_repeats` of four, a phrase may occur four times; five are a loop."""
     for times in (4, 5):
         repeats, looping = Repeats.start(1, torch.device("cpu")), []
         for token in [9, *[5, 6] * times]:
@@ -76,7 +76,7 @@ def test_a_phrase_may_be_said_as_often_as_allowed() -> None:
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_a_decoder_that_never_ends_is_cut_at_the_limit(beam_size: int) -> None:
-    """Nobody speaks faster than `max_tokens_per_second`: there the search ends, and gives what it has."""
+    """A search that never ends is cut at `max_tokens_per_second`, and returns its best hypothesis."""
     cycle = range(4, 20)  # too long a phrase to count as a loop
     model, encoded = rigged({SOS: {4: 0.9}, **{t: {4 + (t - 3) % len(cycle): 0.9} for t in cycle}})
     config = SearchConfig(beam_size=beam_size, ctc_weight=0.0, max_tokens_per_second=10)
@@ -87,9 +87,9 @@ def test_a_decoder_that_never_ends_is_cut_at_the_limit(beam_size: int) -> None:
 
 
 def test_no_end_while_going_on_is_much_likelier() -> None:
-    """An end with 2 % is taken only where the threshold is off, although the longer hypothesis has the lower score."""
+    """An eos of 2 % is accepted only with the threshold off, although the longer hypothesis has the lower score."""
     words = {SOS: {5: 0.98, EOS: 0.02}, 5: {6: 0.05, 7: 0.05, 8: 0.05}, 6: {EOS: 0.1}, 7: {EOS: 0.1}, 8: {EOS: 0.1}}
-    for last in (5, 6, 7, 8):  # the rest of the probability goes where nothing comes back from
+    for last in (5, 6, 7, 8):  # the rest of the probability goes to a token without return
         words[last][9] = 1 - sum(words[last].values())
     words[9] = {10: 0.3, 11: 0.3, EOS: 0.001, 12: 0.399}
     for last in (10, 11, 12):
@@ -102,7 +102,7 @@ def test_no_end_while_going_on_is_much_likelier() -> None:
 
 
 def test_an_end_among_the_likeliest_passes_the_threshold() -> None:
-    """Where the end is about as likely as the best other token, it may come."""
+    """An eos about as likely as the best other token passes the threshold."""
     model, encoded = rigged({SOS: {5: 1.0}, 5: {6: 0.5, EOS: 0.45, 7: 0.05}, 6: {7: 0.6, EOS: 0.4}, 7: {EOS: 1.0}})
     found = beam_search(model, encoded, SearchConfig(beam_size=4, ctc_weight=0.0, eos_threshold=1.5))
     assert found[0][0].tokens == [5]
@@ -110,7 +110,7 @@ def test_an_end_among_the_likeliest_passes_the_threshold() -> None:
 
 
 def test_a_bonus_for_length_lengthens() -> None:
-    """The same rigged decoder goes on where each token is worth something."""
+    """With a length bonus, the same rigged decoder gives a longer text."""
     model, encoded = rigged({SOS: {5: 1.0}, 5: {6: 0.5, EOS: 0.45, 7: 0.05}, 6: {7: 0.6, EOS: 0.4}, 7: {EOS: 1.0}})
     config = SearchConfig(beam_size=4, ctc_weight=0.0, length_bonus=1.0)
     (found,) = beam_search(model, encoded, config)
@@ -119,9 +119,9 @@ def test_a_bonus_for_length_lengthens() -> None:
 
 
 def test_an_utterance_that_is_done_stays_as_it_is() -> None:
-    """What is far behind when a hypothesis ends cannot gather bonuses later, however long its neighbours take.
+    """A hypothesis far behind a finished one cannot catch up by bonuses while longer utterances are decoded.
 
-    Otherwise the answer would depend on the batch: on how many more steps the longest utterance needs.
+    Otherwise the result would depend on the number of steps of the longest utterance in the batch.
     """
     chain = {t: {t + 1: 1.0} for t in range(5, 18)} | {18: {EOS: 1.0}}
     quick, slow = {SOS: {EOS: 0.99, 5: 1e-4}, **chain}, {SOS: {5: 1.0}, **chain}
@@ -130,11 +130,11 @@ def test_an_utterance_that_is_done_stays_as_it_is() -> None:
     assert first[0].tokens == []
     assert len(second[0].tokens) == 14
     first, _ = beam_search(*rigged(quick, slow), dataclasses.replace(config, length_bonus=3.0))
-    assert len(first[0].tokens) == 14  # where the bonus makes up for it soon, it is waited for
+    assert len(first[0].tokens) == 14  # a hypothesis that can catch up soon is still extended
 
 
 def test_coverage_counts_attention_beyond_the_threshold() -> None:
-    """What the steps add up to is the penalty of the whole: attention above the threshold, summed over frames."""
+    """The sum over steps is the penalty of the whole: attention above the threshold, summed over frames."""
     scorer = CoverageScorer(0.5, 6, torch.device("cpu"))
     alignments = torch.rand(4, 2, 6).softmax(-1) * 2
     state, added = scorer.initial_state(torch.tensor([0, 1])), torch.zeros(2)
@@ -150,7 +150,7 @@ def test_coverage_counts_attention_beyond_the_threshold() -> None:
 
 
 def test_mean_coverage_counts_at_every_token_what_there_is_so_far() -> None:
-    """The attention beyond the threshold over the number of tokens, at each of them."""
+    """Mean coverage: at each token, attention above the threshold divided by the number of tokens so far."""
     scorer = CoverageScorer(0.2, 6, torch.device("cpu"), mean=True)
     alignments = torch.rand(4, 2, 6).softmax(-1)
     state = scorer.initial_state(torch.tensor([0, 1]))
@@ -161,7 +161,7 @@ def test_mean_coverage_counts_at_every_token_what_there_is_so_far() -> None:
 
 
 def test_scores_per_token_let_a_longer_text_win() -> None:
-    """A short text of a higher sum loses to a longer one whose tokens are likelier."""
+    """With scores per token, a short text with a higher sum loses to a longer one with likelier tokens."""
     words = {SOS: {EOS: 0.2, 5: 0.8}, 5: {6: 0.6, EOS: 0.4}, 6: {EOS: 0.5, 7: 0.5}, 7: {EOS: 1.0}}
     model, encoded = rigged(words)
     config = SearchConfig(beam_size=4, ctc_weight=0.0, eos_threshold=0.0)
@@ -172,7 +172,7 @@ def test_scores_per_token_let_a_longer_text_win() -> None:
 
 
 def test_temperatures_flatten_the_scores_of_the_decoder_and_of_the_language_model() -> None:
-    """Probabilities to the power of one over the temperature, normalised again."""
+    """Probabilities are raised to 1 / temperature and normalised again."""
     lm, last = tiny_lm(), torch.tensor([4, 5])
     view = View(last, torch.zeros(2, 20), torch.zeros(2, 4))
     scorer = LmScorer(lm, temperature=2.0)
@@ -195,7 +195,7 @@ def test_length_counts_every_token_but_the_end() -> None:
 
 @torch.inference_mode()
 def test_the_lm_scores_what_it_would_say_next() -> None:
-    """The scorer's states move with the hypotheses: rows that trade places trade scores."""
+    """The LM's states follow the hypotheses: rows that swap places swap scores."""
     lm = tiny_lm()
     scorer = LmScorer(lm)
     state = scorer.initial_state(torch.tensor([0, 1]))

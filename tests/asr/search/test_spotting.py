@@ -1,4 +1,4 @@
-"""Where hotwords can have been said: scores against a plain search of all spans."""
+"""Hotword spotting: scores against an exhaustive search over all spans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spoken(text: str) -> Tensor:
 
 
 def best_span(log_probs: Tensor, tokens: list[int]) -> float:
-    """The best path through any frames that spells tokens, beside the best path of all through these frames."""
+    """The score of the best path that spells the tokens in any span, relative to the best of all paths through it."""
     relative, best = log_probs - log_probs.amax(-1, keepdim=True), -math.inf
     for start in range(len(relative)):
         for end in range(start + len(tokens), len(relative) + 1):
@@ -52,7 +52,7 @@ def _fits(tokens: list[int], frames: int) -> bool:
 
 
 def scores(some: Spotter, log_probs: Tensor, scale: float = 100.0) -> dict[str, float]:
-    """Of the spellings that are not given up."""
+    """Scores of the spellings that are not pruned."""
     rows, paths = best_paths(relative(log_probs), some.table, scale)
     said = [some.table.spellings[row].said for row in rows.tolist()]
     return dict(zip(said, paths.best.tolist(), strict=True))
@@ -90,7 +90,7 @@ def spots(some: Spotter, log_probs: Tensor, known: str = "", margin: float = 0.2
 
 
 def test_a_spot_is_where_the_phrase_was_said() -> None:
-    """Also one that is said twice, the likeliest place first; three frames for each token."""
+    """A phrase is found at three frames per token; one that occurs twice, likeliest place first."""
     log_probs = spoken("back sack back")
     found = spots(spotter("sack, cabs"), log_probs)
     assert [(s.spelling.said, s.first_frame // 3, -(-s.after_last // 3)) for s in found] == [("sack", 5, 10)]
@@ -113,7 +113,7 @@ def test_the_score_of_a_place_is_that_of_its_path() -> None:
 
 
 def test_the_more_a_phrase_is_worth_the_less_likely_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its length and its weight; and of many only the likeliest are taken."""
+    """The threshold falls with a phrase's length and weight; of many phrases, only the likeliest are kept."""
     log_probs = spoken("back a back")
     said = [s.spelling.said for s in spots(spotter("sack, back:0.1, aback:5"), log_probs, margin=0.5)]
     assert sorted(set(said)) == ["aback", "back"]

@@ -1,4 +1,4 @@
-"""What a search has passed: the path to each hypothesis, and the state before each token."""
+"""The trace of a search: the path to each hypothesis, and the state before each token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_path_to_a_hypothesis_has_its_scores_and_states(config: SearchConfig
         expected = trace_of(model, batch, config, lm, texts)
         for utterance, tokens in enumerate(texts):
             path, forced = trace.path(utterance, tokens), expected.path(utterance, tokens)
-            assert len(path.rows) >= len(tokens)  # the search gives up those that are too long
+            assert len(path.rows) >= len(tokens)  # the search drops hypotheses that are too long
             assert path.totals == pytest.approx(forced.totals[: len(path.rows)], abs=1e-4)
             for u, (row, same) in enumerate(zip(path.rows, forced.rows, strict=False)):
                 passed, known = trace.passed[u], expected.passed[u]

@@ -1,4 +1,4 @@
-"""Word times of the shipped model, against the word boundaries that a speech synthesiser gives."""
+"""Word times of the shipped model, against a speech synthesiser's word boundaries."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_wrong_word_does_not_make_its_mark_wrong(hypothesis: str, right: int) 
 
 
 def test_capitals_are_compared_where_the_words_agree() -> None:
-    """All letters count; a wrong capital is both missed and extra, a wrong word neither."""
+    """The case of all letters counts; a wrong capital counts as missed and extra, a wrong word as neither."""
     score = score_written("NASA and iPhone in Bern", "Nasa And iphone in Rome")
     assert score.capitals == Agreement(right=0, missed=2, extra=2)
 

@@ -1,4 +1,4 @@
-"""Error rates: equal to jiwer's, honest about their uncertainty, and useful for finding out what went wrong."""
+"""Error rates: equality with jiwer's, confidence intervals, and reports of the errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from asr.text.error_report import align_text, confusions, table, worst
 from asr.text.metrics import ErrorCounts, Scored, score, summarise, to_json
 
-# A machine under load is no failure.
+# A busy machine must not fail the test.
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 sentences = st.lists(st.sampled_from(["the", "cat", "a", "hat", "it's", "mat"]), max_size=8).map(" ".join)
@@ -65,7 +65,7 @@ def test_pooled_rates_equal_those_of_jiwer(rows: list[tuple[str, str, str]]) -> 
 def test_exchanging_the_sides_exchanges_insertions_and_deletions(left: str, right: str) -> None:
     forth, back = score("id", "c", left, right, 1.0), score("id", "c", right, left, 1.0)
     for one, other in ((forth.words, back.words), (forth.characters, back.characters)):
-        # Which of several shortest alignments is found may differ; the number of errors and the balance may not.
+        # The alignment may be any of the shortest; the number of errors and the balance are the same.
         assert one.errors == other.errors
         assert one.insertions - one.deletions == other.deletions - other.insertions
         assert one.insertions - one.deletions == other.reference_length - one.reference_length

@@ -1,4 +1,4 @@
-"""The one rule by which all text is normalised, for training and for scoring."""
+"""Text normalisation for training and scoring."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ OLD_SPELLING_PARTS = ["to", "day", "night", "morrow", "any", "every", "one", "bo
 
 @pytest.mark.parametrize(("text", "expected"), EXAMPLES)
 def test_normalisation(text: str, expected: str | None) -> None:
-    """Lower case a-z, apostrophes within words, single spaces; None where something that was said would be lost."""
+    """Lower case a-z, apostrophes within words, single spaces; None if spoken content would be lost."""
     assert normalise(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("“Wait… and – go,” she said.", "wait and go she said"),  # books and transcripts with such lost these sentences
+        ("“Wait… and – go,” she said.", "wait and go she said"),  # sentences with such were lost
         ("soft\xadly", "softly"),
         ("one – two", "one two"),
         ("'boys'", "boys'"),
@@ -54,7 +54,7 @@ def test_normalisation(text: str, expected: str | None) -> None:
     ],
 )
 def test_normalisation_at_its_edges(text: str, expected: str) -> None:
-    """Kinds of quote and dash that the corpora do not have, but that users' references do."""
+    """Kinds of quotes and dashes that occur in users' references but not in the corpora."""
     assert normalise(text) == expected
 
 
@@ -106,7 +106,7 @@ def test_accents_ligatures_and_widths_are_folded(text: str, expected: str | None
 
 
 def test_what_cannot_be_folded_can_be_shown() -> None:
-    """Messages show the characters that keep a text out: those of another script whole, accents not among them."""
+    """Messages show the characters that exclude a text: those of other scripts, but not accents."""
     assert plain("Café й №") == "cafe й №"
 
 
@@ -146,7 +146,7 @@ def test_old_spellings_become_modern(old: str, new: str) -> None:
     ],
 )
 def test_two_words_stay_two(text: str) -> None:
-    """The join is conservative: where today's English has two words, they are left alone."""
+    """Pairs that are still two words in modern English are not joined."""
     assert modernise(text) == text
 
 
@@ -156,7 +156,7 @@ def test_two_words_stay_two(text: str) -> None:
     | st.lists(st.sampled_from(OLD_SPELLING_PARTS)).map(" ".join)
 )
 def test_normalised_text_is_normal(text: str) -> None:
-    """What has been normalised stays as it is, and holds nothing but words of letters and apostrophes."""
+    """Normalisation is idempotent, and gives only words of letters and apostrophes."""
     once = normalise(text)
     if once is not None:
         assert normalise(once) == once

@@ -34,14 +34,14 @@ def characters() -> Tokenizer:
 
 
 def test_special_tokens_come_first(bpe: Tokenizer, characters: Tokenizer) -> None:
-    """CTC's blank is token 0, and sos and eos are where the search expects them."""
+    """The blank is token 0, and sos and eos are the tokens that the search expects."""
     for tokenizer in (bpe, characters):
         pieces = [tokenizer.piece(t) for t in (BLANK, UNKNOWN, SOS, EOS)]
         assert pieces == ["<pad>", "<unk>", "<s>", "</s>"]
 
 
 def test_sizes(bpe: Tokenizer, characters: Tokenizer) -> None:
-    """Units fill the vocabulary that was asked for; there are no more characters than there are."""
+    """Byte-pair units fill the requested vocabulary; characters are limited by the text."""
     assert len(bpe) == 60
     assert len(characters) == 4 + 26 + len("▁'")
     assert len(Tokenizer.train(["abc cab"], 8, "char")) == 8
@@ -50,7 +50,7 @@ def test_sizes(bpe: Tokenizer, characters: Tokenizer) -> None:
 @pytest.mark.parametrize("kind", ["bpe", "characters"])
 @given(text=sentences)
 def test_text_survives_tokens(kind: str, text: str, bpe: Tokenizer, characters: Tokenizer) -> None:
-    """Any normalised text, seen in training or not, comes back as it was."""
+    """Any normalised text, seen in training or not, survives encoding and decoding."""
     tokenizer = bpe if kind == "bpe" else characters
     tokens = tokenizer.encode(text)
     assert all(EOS < t < len(tokenizer) for t in tokens)
@@ -60,7 +60,7 @@ def test_text_survives_tokens(kind: str, text: str, bpe: Tokenizer, characters: 
 def test_units_are_fewer_than_characters(bpe: Tokenizer, characters: Tokenizer) -> None:
     text = "the cat sat on the mat"
     assert len(bpe.encode(text)) < len(characters.encode(text))
-    assert len(characters.encode(text)) == len(text) + 1  # one for each letter and for each word's start
+    assert len(characters.encode(text)) == len(text) + 1  # one token for each letter and each start of a word
 
 
 def test_special_tokens_are_left_out_of_text(bpe: Tokenizer) -> None:
@@ -80,7 +80,7 @@ def test_labels_mark_word_starts_in_ascii(bpe: Tokenizer) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "characters"])
 def test_words_know_their_tokens(kind: str, bpe: Tokenizer, characters: Tokenizer) -> None:
-    """Word times rest on which tokens spell which word: all of them, each once, in order."""
+    """Word times depend on the tokens of each word: `words` covers all tokens once, in order."""
     tokenizer = bpe if kind == "bpe" else characters
     text = "it's the boys' jumping cat"
     tokens = tokenizer.encode(text)
@@ -92,7 +92,7 @@ def test_words_know_their_tokens(kind: str, bpe: Tokenizer, characters: Tokenize
 
 
 def test_words_of_a_cut_hypothesis(bpe: Tokenizer) -> None:
-    """A hypothesis may begin within a word: that is a word too."""
+    """A hypothesis may begin within a word: its first part counts as a word."""
     tokens = bpe.encode("jumping cat")[1:]
     words = bpe.words(tokens)
     assert words[-1][0] == "cat"
@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_with_other_special_tokens_is_refused() -> None:
-    """Sentencepiece's own defaults put the unknown token where CTC has its blank."""
+    """A model with sentencepiece's default tokens, unknown in place of the blank, is refused."""
     import io
 
     import sentencepiece

@@ -1,4 +1,4 @@
-"""Lists of hotwords: what can be given, what is refused and why, and how the words are written."""
+"""Lists of hotwords: accepted and refused phrases, and their spelling in text."""
 
 from __future__ import annotations
 
@@ -129,5 +129,5 @@ def test_words_are_written_as_the_list_has_them() -> None:
 
 
 def test_the_plain_reading_comes_first() -> None:
-    """Another reading of the phrase before it does not hide it."""
+    """The plain reading of a phrase is not hidden by another reading of the phrase before it."""
     assert Hotwords.parse("NextCloud, next cloud").forms(["next", "cloud"]) == [Form(0, 2, "next cloud")]

@@ -1,4 +1,4 @@
-"""Numbers as they are written: a table of cases, and what must stay in words."""
+"""Numbers in written form: a table of cases, and cases that must stay in words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ is it a or b i asked and i got no answer
 
 
 def written(words: list[str], sure: list[bool] | None = None) -> str:
-    """The words with their numbers as they are written."""
+    """The words with numbers in written form."""
     parts, at = [], 0
     for form in forms(words, sure):
         parts += [*words[at : form.start], form.text]
@@ -79,7 +79,7 @@ def test_sentences_without_numbers_stay_as_they_are() -> None:
 
 
 def test_a_number_with_an_unsure_word_stays_in_words_as_a_whole() -> None:
-    """Once only the unsure word stayed, and what was left of "twenty three dollars" became $3."""
+    """Only the unsure word stayed in words, so the rest of "twenty three dollars" became $3."""
     for phrase in (
         "twenty three dollars",
         "march fifth nineteen ninety",
@@ -111,7 +111,7 @@ def test_forms_are_in_order_and_keep_to_sure_words_without_breaks(words: list[st
 
 
 def spelled(value: int) -> str:
-    """A cardinal in British words, by another way than the one under test."""
+    """A cardinal in British words, by a method independent of the code under test."""
     ones = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     ones += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
     tens = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -139,7 +139,7 @@ def test_cardinals_are_read_back(value: int) -> None:
     st.lists(st.just("then"), min_size=LOOKAHEAD_WORDS),
 )
 def test_words_that_follow_later_change_nothing_before_them(words: list[str], after: list[str]) -> None:
-    """What `LOOKAHEAD_WORDS` promises to a stream."""
+    """The promise of `LOOKAHEAD_WORDS` to streams: later words do not change numbers before them."""
     early = forms([*words, *after[:LOOKAHEAD_WORDS]])
 
     assert early == forms([*words, *after])

@@ -1,4 +1,4 @@
-"""The tagger for punctuation and capitals: what it gives hangs on nothing but the words, and it is saved as data."""
+"""The tagger for punctuation and capitals: its tags do not depend on batches, and it is saved as data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_hours_are_tagged_in_windows(punctuator: Punctuator) -> None:
     tags = punctuator.tag([long])[0]
 
     assert [tag.text.lower() for tag in tags] == [word.lower() for word in long.words]
-    # Far from the end of a window, and from that of the whole, it makes no difference.
+    # Far from the end of a window and of the text, the window makes no difference.
     assert tags[:100] == punctuator.tag([utterance(0, 1_000)])[0][:100]
 
 

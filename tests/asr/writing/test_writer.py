@@ -1,4 +1,4 @@
-"""The writer: what it joins, and that streams, batches and whole files get the same text."""
+"""The writer: joining of words, and equal text for streams, batches and whole files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.tagger import RuleTagger
 
 
 class Given:
-    """A tagger that gives the same tags to every utterance."""
+    """A stub tagger with the same tags for every utterance."""
 
     def __init__(self, *tags: tuple[str, str]) -> None:
         self.tags, self.seen = [Tag(*tag) for tag in tags], list[Utterance]()
@@ -136,7 +136,7 @@ def test_segments_one_by_one_are_written_as_the_whole() -> None:
         ((said, context),) = writer.write([one], [context])
         found.append(said)
     assert found == writer.write_all(SEGMENTS)
-    assert writer.write_all(found) == found  # and written text is not written again
+    assert writer.write_all(found) == found  # and text in written form stays unchanged
 
 
 def test_a_batch_of_streams_is_written_as_each_alone() -> None:

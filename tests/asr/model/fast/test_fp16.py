@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="packed weights need FBG
 
 
 def halved(module: nn.Module) -> nn.Module:
-    """With weights that float16 holds exactly, as those of a checkpoint are."""
+    """Round weights to float16, like those of a checkpoint."""
     with torch.no_grad():
         for weight in module.parameters():
             weight.copy_(weight.half())
@@ -34,7 +34,7 @@ def packed_parts(module: nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Model, Model]:
-    """A model and itself packed."""
+    """A model and its packed copy."""
     torch.manual_seed(3)
     config = ModelConfig(
         20, encoder=EncoderConfig((3, 2), 32), decoder=DecoderConfig(hidden_size=48, embedding_size=16)
@@ -91,7 +91,7 @@ def test_a_packed_gru_cell_says_the_same(rows: int) -> None:
 
 @torch.inference_mode()
 def test_what_is_said_of_a_row_does_not_depend_on_the_others(pair: tuple[Model, Model]) -> None:
-    """Int8 with one scale for a batch would fail here: a loud stream would coarsen all others."""
+    """Each row has a result of its own: int8 with one scale per batch would let a loud stream coarsen all others."""
     features = torch.randn(5, 40, pair[1].config.features.n_mels) * torch.tensor([1.0, 100, 1, 1, 1])[:, None, None]
     together, _ = pair[1].encoder(features, torch.full((5,), 40))
     alone, _ = pair[1].encoder(features[:1], torch.tensor([40]))
@@ -99,7 +99,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_others(pair: tuple[Model, 
 
 
 def test_only_what_float16_holds_exactly_is_packed(pair: tuple[Model, Model]) -> None:
-    """A model that was never stored as float16 must not be rounded without being asked."""
+    """A model whose weights float16 cannot hold exactly must not be rounded unasked."""
     model = halved(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.LSTMCell(4, 4)))
     with torch.no_grad():
         model[0].weight[2, 1] = 0.1
@@ -110,19 +110,19 @@ def test_only_what_float16_holds_exactly_is_packed(pair: tuple[Model, Model]) ->
 
 
 def test_a_product_with_a_vector_is_left_alone() -> None:
-    """Packed, the attention's scores of many hypotheses took three times as long."""
+    """The packed product with a vector made attention scores of many hypotheses three times slower."""
     one, two = nn.Linear(8, 1).half().float(), nn.Linear(8, 2).half().float()
     assert [type(part) is nn.Linear for part in pack(nn.Sequential(one, two))] == [True, False]
 
 
 def test_an_lstm_of_another_kind_is_left_alone() -> None:
-    """A bidirectional one used to lose its backward direction."""
+    """A packed bidirectional LSTM lost its backward direction."""
     parts = nn.Sequential(nn.LSTM(3, 4, batch_first=True, bidirectional=True), nn.LSTM(3, 4), nn.LSTM(3, 4, bias=False))
     assert packed_parts(pack(halved(parts))) == 0
 
 
 def test_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch lists FBGEMM on ARM too, where it lacks kernels of float16: every recognition would fail there."""
+    """On ARM, PyTorch lists FBGEMM but lacks its float16 kernels: every recognition would fail."""
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert packed_parts(pack(halved(nn.Sequential(nn.Linear(4, 4))))) == 0
 

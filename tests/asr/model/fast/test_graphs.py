@@ -1,4 +1,4 @@
-"""Functions as CUDA graphs. On a CPU, a graph is replaced by a function that writes into the same tensors."""
+"""CUDA graphs. On a CPU, each graph is replaced by a function that writes into the same tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encode(encoder: Encoder) -> Callable[[Tensor, EncoderState, int], tuple[Tens
 
 
 def sequences(encoder: Encoder, rows: int) -> tuple[Tensor, EncoderState]:
-    """Features, and the state of an encoder that has heard others, of so many streams."""
+    """Features of `rows` streams, and an encoder state after earlier features."""
     weight = next(encoder.parameters())
     first, features = (torch.randn(rows, frames, MELS).to(weight) for frames in (24, 36))
     return features, encoder.preview(first, encoder.initial_state(rows), 2)[1]

@@ -1,4 +1,4 @@
-"""LSTMs in int8: close to those in float32, and the same in every batch."""
+"""LSTMs in int8: close to float32, and the same in every batch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_packed_weights_give_the_same_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_largest_sums_do_not_overflow(packed: bool) -> None:
-    """With 8 bits for the inputs, FBGEMM's sums of two products overflow without VNNI: these would be off by 99 %."""
+    """Without VNNI, FBGEMM's sums of two products overflow with 8-bit inputs: results were off by 99 %."""
     weight = torch.ones(4, 512) * torch.tensor([1.0, -1.0, 0.5, 2.0])[:, None]
     linear = int8.Linear8(weight, packed)
     for sign in (1.0, -1.0):
@@ -76,7 +76,7 @@ def test_silence_stays_silence() -> None:
 
 
 def steps(lm: TokenPredictor | InternalLm | Lm8, tokens: Tensor) -> Tensor:
-    """What is said after each of `tokens` `(N, U)`."""
+    """Log-probabilities after each of `tokens` `(N, U)`."""
     state, said = lm.initial_state(len(tokens)), []
     for u in range(tokens.shape[1]):
         log_probs, state = lm.step(tokens[:, u], state)
@@ -86,7 +86,7 @@ def steps(lm: TokenPredictor | InternalLm | Lm8, tokens: Tensor) -> Tensor:
 
 @pytest.fixture(params=["its own", "the decoder's"])
 def pair(request: pytest.FixtureRequest) -> tuple[LanguageModel | InternalLm, TokenPredictor | InternalLm | Lm8]:
-    """A language model, and itself in int8."""
+    """A language model and its int8 copy."""
     if request.param == "its own":
         lm = tiny_lm()
         return lm, quick(lm)
@@ -120,7 +120,7 @@ def test_an_encoder_says_nearly_the_same_and_the_same_in_every_batch() -> None:
     for one, other in zip(state.layers, after.layers, strict=True):
         torch.testing.assert_close(one.hidden, other.hidden, atol=0.05, rtol=0)
 
-    # A batch that is padded for a longer row says the same of each.
+    # Padding for a longer row changes no row's result.
     lengths = torch.tensor([43, 20, 1, 31, 16])
     inside = torch.arange(43) < lengths[:, None]
     together, _ = encoder.preview(features * inside[..., None], encoder.initial_state(5), 0, lengths)
@@ -128,7 +128,7 @@ def test_an_encoder_says_nearly_the_same_and_the_same_in_every_batch() -> None:
         alone, _ = encoder.preview(features[row : row + 1, :length], encoder.initial_state(1), 0)
         assert torch.equal(together[row, : alone.shape[1]], alone[0])
 
-    # So does one whose rows have several numbers of settled frames, and their states are the same too.
+    # Neither do different numbers of settled frames in a batch; states are the same too.
     settled = torch.tensor([7, 3, 0, 0, 1])
     together, after = encoder.preview(features * inside[..., None], state, settled, lengths)
     for row, (length, count) in enumerate(zip(lengths.tolist(), settled.tolist(), strict=True)):
@@ -159,12 +159,12 @@ def test_other_kinds_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("fails", ["missing", "refuses"])
 def test_a_pytorch_without_the_kernels_leaves_float16(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch will remove tensors of dtype qint8: no language model could have been loaded without VNNI then."""
+    """PyTorch will remove tensors of dtype qint8: without VNNI, no language model could then be loaded."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("qint8 tensors are no longer supported")
 
-    half = tiny_lm().half().float()  # as it is saved
+    half = tiny_lm().half().float()  # as saved
     expected = steps(half, tokens := torch.randint(4, 12, (3, 6)))
     monkeypatch.setattr(int8, "vnni", lambda: False)
     monkeypatch.setattr(int8, "_work", int8._work.__wrapped__)  # without its cache

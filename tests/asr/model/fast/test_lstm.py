@@ -1,4 +1,4 @@
-"""What training runs on a CPU in place of PyTorch's LSTM, LSTM cell and recorded attention gives the same results."""
+"""Our CPU training kernels for LSTM, LSTM cell and attention give the results of PyTorch's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gradients(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The norm of the difference, as a share of what is expected."""
+    """The norm of the difference relative to the expected tensor's."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm())
 
@@ -56,7 +56,7 @@ def test_lstm_in_bfloat16_is_pytorchs_to_rounding(rows: int, steps: int) -> None
 
 @pytest.mark.usefixtures("_own_at_any_size")
 def test_lstm_gradients_are_exact_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With float64 in place of bfloat16 and float32 nothing but the formulas is left to differ."""
+    """In float64 instead of bfloat16 and float32, only an error in the formulas could make a difference."""
     torch.manual_seed(1)
     lstm = nn.LSTM(6, 5, batch_first=True).double()
     x = torch.randn(3, 7, 6, dtype=torch.float64, requires_grad=True)
@@ -75,7 +75,7 @@ def test_lstm_gradients_are_exact_but_for_rounding(monkeypatch: pytest.MonkeyPat
 @beside_pytorchs
 @pytest.mark.usefixtures("_own_at_any_size")
 def test_lstm_with_a_long_memory_rounds_no_more_than_pytorchs() -> None:
-    """When what is carried from step to step was bfloat16, its gradients were half as far off again as PyTorch's."""
+    """With a bfloat16 state between steps, the error of the gradients was 1.5 times PyTorch's."""
     torch.manual_seed(1)
     lstm = nn.LSTM(32, 32, batch_first=True)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_lstm_with_a_long_memory_rounds_no_more_than_pytorchs() -> None:
 
 @pytest.mark.usefixtures("_own_at_any_size")
 def test_a_backward_inside_autocast_gives_the_same_gradients() -> None:
-    """The attention's once failed there: "mat1 and mat2 must have the same dtype"."""
+    """The attention's backward pass failed inside autocast: "mat1 and mat2 must have the same dtype"."""
     torch.manual_seed(1)
     lstm, cell = nn.LSTM(6, 5, batch_first=True), nn.LSTMCell(6, 5)
     attention = LocationAwareAttention(5, 5, AttentionConfig(size=6, location_channels=3, location_width=5))
@@ -108,7 +108,7 @@ def test_a_backward_inside_autocast_gives_the_same_gradients() -> None:
 
 
 def test_float32_stays_with_pytorch() -> None:
-    """Ours gives up precision that nobody offered."""
+    """Float32 models use PyTorch's LSTM: ours would lose precision unasked."""
     lstm, large = nn.LSTM(4, 3, batch_first=True), nn.LSTM(2048, 512, batch_first=True)
     x, wide = torch.randn(2, 5, 4), torch.randn(1, 2, 2048)
     assert torch.equal(run_lstm(lstm, x), lstm(x)[0])
@@ -117,7 +117,7 @@ def test_float32_stays_with_pytorch() -> None:
 
 @beside_pytorchs
 def test_small_sizes_and_inference_stay_with_pytorch() -> None:
-    """There ours is slower."""
+    """Small sizes and inference use PyTorch's LSTM, since ours is slower there."""
     lstm, large = nn.LSTM(4, 3, batch_first=True), nn.LSTM(2048, 512, batch_first=True)
     x, wide = torch.randn(2, 5, 4), torch.randn(1, 2, 2048)
     with torch.autocast("cpu", torch.bfloat16):
@@ -151,7 +151,7 @@ def test_a_deferred_cell_is_the_cell(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("width", "window_frames"), [(5, None), (11, None), (1, None), (5, 2)])
 def test_deferred_attention_is_the_attention(width: int, window_frames: int | None) -> None:
-    """At every step of a loop, with rows of different lengths, one of them empty."""
+    """Deferred attention equals ordinary attention at every step, for rows of different lengths, one empty."""
     torch.manual_seed(1)
     config = AttentionConfig(size=6, location_channels=3, location_width=width, window_frames=window_frames)
     attention = LocationAwareAttention(5, 8, config)

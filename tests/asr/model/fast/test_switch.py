@@ -68,7 +68,7 @@ def test_a_decoder_trains_the_same_without_its_fast_loop(attention: str, monkeyp
         return [loss, *torch.autograd.grad(loss, list(decoder.parameters()))]
 
     fast = gradients()
-    monkeypatch.setattr(decoder_loop._CellStep, "apply", None)  # would fail if it were used
+    monkeypatch.setattr(decoder_loop._CellStep, "apply", None)  # fails if the fast path is used
     with fast_paths(False):
         plain = gradients()
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
