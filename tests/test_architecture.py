@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, `import asr` is quick, files stay short, the top level stays tidy."""
+"""The architecture: imports run one way, `import asr` is quick, files stay short, the top level stays tidy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those before it
 
-# The rooms of asr, from errors up to the command. A file may import from rooms of earlier layers and from its own room;
-# no files may import each other in a circle. `__init__` is `asr` itself, the public face.
+# The packages of asr, from errors up to the command. A file may import from its own package and from earlier layers;
+# files must not import each other in a cycle. `__init__` is `asr` itself, the public API.
 LAYERS = (
     ("errors", "lazy", "packing", "steps", "terminal"),
     ("settings",),
@@ -71,12 +71,12 @@ TOP_LEVEL = (
 
 
 class Import(NamedTuple):
-    """One import of one of our own modules."""
+    """An import of one of our modules."""
 
     path: Path
     line: int
     source: str  # dotted name of the importing module, "asr.search.beam"
-    target: str  # dotted name of what is imported, at most a module, never a class or function
+    target: str  # dotted name of the imported package or module
     in_function: bool
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ def python_files(root: Path, folders: tuple[str, ...]) -> list[Path]:
 
 
 def room(name: str) -> str:
-    """The part of `asr` that a dotted name belongs to: asr.search.beam is in search, asr itself is `__init__`."""
+    """The part of `asr` to which a dotted name belongs: asr.search.beam is in search, asr itself is `__init__`."""
     return [*name.split("."), "__init__"][1]
 
 
@@ -146,7 +146,7 @@ def breaks_layers(found: Import) -> bool:
 
 
 def circle(imports: list[Import]) -> list[str]:
-    """Files of `asr` that import each other in a circle, the first of them twice; empty if there is none."""
+    """Files of `asr` that import each other in a cycle, the first one twice; empty if there is none."""
     graph: dict[str, set[str]] = {}
     for found in imports:
         if found.source.startswith("asr.") and found.target.startswith("asr."):
@@ -246,7 +246,7 @@ def test_the_import_rules_catch_what_they_should(tmp_path: Path, file: str, code
 
 
 def imported_tests(path: Path) -> list[str]:
-    """What a file under `tests` imports from there, but for `tests.support`."""
+    """Imports of a file under `tests` from `tests`, except from `tests.support`."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -258,7 +258,7 @@ def imported_tests(path: Path) -> list[str]:
 
 
 def test_no_test_imports_a_test(repository_root: Path) -> None:
-    """Helpers that tests share are in `tests/support`, so that a test can change or go without regard to others."""
+    """Shared helpers are in `tests/support`, so that each test can be changed or removed without effect on others."""
     found = {str(path): imported_tests(path) for path in python_files(repository_root, ("tests",))}
     wrong = [f"{path} imports {', '.join(names)}" for path, names in found.items() if names]
     assert not wrong, "\n".join(["", *wrong])
@@ -285,7 +285,7 @@ def test_a_test_that_imports_a_test_is_caught(tmp_path: Path, code: str, caught:
 
 
 def test_import_asr_is_quick(repository_root: Path) -> None:
-    """Heavy imports happen where they are used."""
+    """`import asr` does not import slow modules, which are imported where they are used."""
     code = f"import sys, asr; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository_root, capture_output=True, text=True, check=True)
     loaded = done.stdout.strip()
@@ -302,7 +302,7 @@ def test_files_stay_short(repository_root: Path) -> None:
 
 
 def test_what_the_architecture_page_names_exists(repository_root: Path) -> None:
-    """Every file and every test that ARCHITECTURE.md names in backticks is there."""
+    """Every file and test that ARCHITECTURE.md names in backticks exists."""
     page = (repository_root / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:asr|streaming|recipes|tests)/[\w./]*)(?:::(\w+))?`", page)
     assert len(named) > 40

@@ -1,4 +1,4 @@
-"""The attention zoo at a tiny scale: every variant is trained, measured and drawn, and nothing is done twice."""
+"""The attention zoo at a tiny scale: every variant is trained, measured and plotted, and no work is repeated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def arguments(tmp_path: Path) -> list[str]:
 def test_every_variant_is_measured_once(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped in the third variant, the experiment goes on with it."""
+    """An experiment stopped in the third variant resumes with it."""
     trained: list[str] = []
     build = zoo.build
 
@@ -52,7 +52,7 @@ def test_every_variant_is_measured_once(
         assert checkpoint.load(tmp_path / "w" / name).model.config.attention.scorer == name.partition("+")[0]
     assert run.main(arguments) == 0
     assert len(trained) == len(names) + 1
-    # The report told the new settings, above numbers that the old ones had given.
+    # The report named the new settings above results of the old ones.
     assert run.main([*arguments[:-1], "2"]) == 1
     assert "holds results of another model, other data or settings" in capsys.readouterr().err
 
@@ -75,7 +75,7 @@ def test_variants_differ_in_attention_alone_and_only_what_is_new_is_trained(argu
 
 
 def test_stored_frames_are_what_the_encoder_gives(arguments: list[str], tmp_path: Path) -> None:
-    """The short cut, to compute the pyramid once, must not change what is measured."""
+    """Results with stored pyramid outputs equal those of the whole model."""
     start = checkpoint.load(arguments[7])
     spoken = zoo.encode(start, Path(arguments[1]), tmp_path / "c.safetensors", 0.8, torch.device("cpu"))
     assert all(one.seconds <= 0.8 for one in spoken)

@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic and tables; neither peer nor model is needed for them."""
+"""The benchmarks' arithmetic and tables, without peers or models."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_an_unknown_peer_is_named(name: str) -> None:
 
 
 def test_a_peer_is_never_looked_for_on_the_network(tmp_path: Path) -> None:
-    """faster-whisper takes a folder that is not there for the name of a model to download."""
+    """A missing folder is an error: faster-whisper would take its path for a model to download."""
     with pytest.raises(DataError, match=r"tiny: no CTranslate2 model: it has no model\.bin"):
         peer(f"faster-whisper:{tmp_path}/tiny")
 
@@ -165,7 +165,7 @@ def test_a_missing_peer_is_one_clear_line(
 
 
 def heard(text: str, *ends: float) -> tuple[Word, ...]:
-    """Words of 0.2 s that end then."""
+    """Words of 0.2 s with these end times."""
     return tuple(Word(one, end - 0.2, end, 1.0) for one, end in zip(text.split(), ends, strict=True))
 
 
@@ -202,10 +202,10 @@ def test_a_word_said_elsewhere_is_another_word() -> None:
 def test_words_that_change_are_counted() -> None:
     events = [shown.event for shown in SHOWN]
     assert streaming.flicker(events[:1]) == (1, 0)
-    assert streaming.flicker(events[:2]) == (3, 1)  # won became one
-    assert streaming.flicker(events[:3]) == (5, 2)  # to became two
-    assert streaming.flicker(events) == (5, 3)  # three went away
-    assert streaming.flicker([*events, *events[:1]]) == (6, 3)  # another segment
+    assert streaming.flicker(events[:2]) == (3, 1)  # won changed to one
+    assert streaming.flicker(events[:3]) == (5, 2)  # to changed to two
+    assert streaming.flicker(events) == (5, 3)  # three was removed
+    assert streaming.flicker([*events, *events[:1]]) == (6, 3)  # next segment
 
 
 def test_a_stream_has_a_clock_that_computing_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_a_stream_has_a_clock_that_computing_moves_on(monkeypatch: pytest.Monkey
     clock = iter([0.0, 0.5, 1.0, 1.25, 2.0, 2.25])
     monkeypatch.setattr(streaming.time, "perf_counter", lambda: next(clock))
     shown, chunks = streaming.live(Engine(), torch.zeros(1_124))  # type: ignore[arg-type]
-    assert [s.clock_seconds for s in shown] == pytest.approx([0.532, 0.782, 1.032])  # it is late from the first on
+    assert [s.clock_seconds for s in shown] == pytest.approx([0.532, 0.782, 1.032])  # late from the first chunk on
     assert chunks == [1.0]
 
 
@@ -313,7 +313,7 @@ def test_the_streaming_plot_is_drawn(tmp_path: Path) -> None:
 def test_live_streams_are_measured_from_end_to_end(
     repository_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole program on one recording: it once failed after an hour's work, on a line below the table."""
+    """The benchmark failed after an hour's work, on a line below the table: run all of it on one recording."""
     monkeypatch.chdir(tmp_path)
     sample = repository_root / "recipes" / "sample"
     row = {"id": "one", "audio": str(sample.with_suffix(".flac")), "text": sample.with_suffix(".txt").read_text()}

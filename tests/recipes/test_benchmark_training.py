@@ -1,4 +1,4 @@
-"""The training benchmark: both sides get the same work in turn, and ours really learns."""
+"""The training benchmark: both systems get the same batches in turn, and ours learns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_batches_are_of_the_length_asked_for_and_padded_with_nothing() -> None:
         for row, (samples, tokens) in enumerate(zip(batch.samples, batch.token_lengths, strict=True)):
             assert batch.waveform[row, samples:].abs().sum() == 0
             assert batch.tokens[row, tokens:].sum() == 0
-            assert batch.tokens[row, :tokens].min() > 3  # no special token
+            assert batch.tokens[row, :tokens].min() > 3  # no special tokens
         assert batch.tokens.max() < TINY.vocab_size
 
 
@@ -48,7 +48,7 @@ def test_ours_learns_what_it_is_shown(dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def _forgotten_afterwards() -> Iterator[None]:
-    """SpeechBrain's lazy modules fail whoever walks through `sys.modules` later, as hypothesis does."""
+    """Forget SpeechBrain's lazy modules, which fail when hypothesis iterates over `sys.modules`."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -58,7 +58,7 @@ def _forgotten_afterwards() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_forgotten_afterwards")
 def test_both_sides_are_the_same_network() -> None:
-    """Weights differ by no more than biases and the peer's projection of what attention saw."""
+    """Both networks have the same weights except for biases and the peer's projection of the context."""
     pytest.importorskip("speechbrain")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def test_both_sides_are_the_same_network() -> None:
         losses = [float(system.forward(batch).detach()) for system in (peer, ours)]
         peer.step(batch)
     assert peer.parameters == pytest.approx(ours.parameters, rel=0.1)
-    # Attention's part alone is about the logarithm of 50 tokens for both; CTC's is counted differently.
+    # Only the attention losses could be compared (about log 50); the CTC losses are scaled differently.
     assert all(0 < loss < 1_000 for loss in losses)
 
 
@@ -86,11 +86,11 @@ def test_systems_take_turns_step_by_step() -> None:
     largest = 4 * max(batch.waveform.numel() for batch in work)
     assert all(
         largest <= measured.memory_bytes <= 3 * largest for measured in measurements
-    )  # what exp and the product keep
+    )  # saved by exp and by the product
 
 
 def test_the_table_compares_throughput() -> None:
-    """One step in which something else was busy does not make the comparison."""
+    """The speed-up is a median: a single slow step does not decide it."""
     peer = Measurement(PEER, 8_400_000, 300 * 2**20, 600, cpu_seconds=[2, 4, 4], wall_seconds=[10, 20, 10])
     ours = Measurement(OURS, 8_400_000, 200 * 2**20, 600, cpu_seconds=[1, 2, 3], wall_seconds=[2, 5, 3])
     for cpu, rates in ((True, ("60.0", "100.0", "2.00")), (False, ("15.0", "60.0", "4.00"))):

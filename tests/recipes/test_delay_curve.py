@@ -1,4 +1,4 @@
-"""The curve of delays: several recordings heard at once, its table and its plot; no model is needed."""
+"""The delay curve, without a model: recordings streamed together, table and plot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Heard:
 
 
 class Echo:
-    """An engine that shows the loudest sample as a word after a second of it, and commits it at the end."""
+    """A stub engine: after 1 s, the loudest sample is shown as a word, which is committed at the end."""
 
     def __init__(self) -> None:
         self.most = 0
@@ -67,7 +67,7 @@ def test_recordings_are_heard_at_once_and_each_to_its_end() -> None:
     assert engine.most == 2
     assert [scored.hypothesis for scored in point.measured.scored] == ["w0", "w1", "w2"]
     assert point.audio_seconds == pytest.approx((8_000 + 40_000 + 9_001 + 3 * 24_000) / 16_000)
-    assert point.measured.to_partial == pytest.approx([1.28 - 0.5] * 3)  # the fourth chunk of 320 ms is beyond a second
+    assert point.measured.to_partial == pytest.approx([1.28 - 0.5] * 3)  # the fourth chunk of 320 ms ends after 1 s
     assert point.measured.to_commit == pytest.approx([n / 16_000 + 1.5 - 0.5 for n in (8_000, 40_000, 9_001)])
     assert (point.measured.shown, point.measured.changed) == (3, 0)
 

@@ -1,4 +1,4 @@
-"""Every example in recipes/examples runs, and does what its first line says."""
+"""Every example in recipes/examples runs, and does what its docstring says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAID = "the old man stood at the window and watched the boats come home before t
 
 
 def errors(written: str) -> float:
-    """The word error rate, whatever the capitals and marks."""
+    """The word error rate, ignoring case and punctuation."""
     return jiwer.wer(SAID, normalise(written) or "")
 
 
@@ -51,7 +51,7 @@ def server(shipped_engine: Engine) -> Iterator[Running]:
 
 
 def ran(root: Path, *command: object, **environment: str) -> str:
-    """Standard output of an example, which must succeed."""
+    """Run an example, which must succeed; returns its standard output."""
     paths = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
@@ -68,7 +68,7 @@ def ran(root: Path, *command: object, **environment: str) -> str:
 def test_captions(
     examples: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a file in place of the microphone: partials are overwritten, the final stays on a line of its own."""
+    """With a file in place of the microphone, partials are overwritten, and each final stays on its own line."""
     listen = streaming.listen
     monkeypatch.setattr(streaming, "listen", lambda: listen(streaming.FileReplay(sample, speed=None)))
     runpy.run_path(str(examples / "captions.py"), run_name="__main__")
@@ -86,20 +86,20 @@ def test_captions_of_a_microphone(repository_root: Path, examples: Path, sample:
 
 
 def listeners(microphone: VirtualMicrophone) -> str:
-    """The programs that have the microphone open, a line each."""
+    """The programs that have the microphone open, one per line."""
     command = ["pactl", "list", "short", "source-outputs"]
     return subprocess.run(command, env=microphone.environment, capture_output=True, text=True).stdout.strip()
 
 
 def heard_by(microphone: VirtualMicrophone, root: Path, script: Path, sound: Path) -> str:
-    """What a script prints that listens to the microphone while a recording is played; ended by Ctrl-C."""
+    """Output of a script that listens to the microphone while a recording is played, then gets Ctrl-C."""
     environment = {**microphone.environment, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not listeners(microphone) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.5)  # the burst of silence with which the sink begins
+        time.sleep(1.5)  # the sink's initial burst of silence
         microphone.play(sound)
         time.sleep(5)
         process.send_signal(signal.SIGINT)
@@ -109,7 +109,7 @@ def heard_by(microphone: VirtualMicrophone, root: Path, script: Path, sound: Pat
 
 
 def test_a_folder_to_subtitles(repository_root: Path, examples: Path, sample: Path, tmp_path: Path) -> None:
-    """A broken recording is named, the others are done, and a second run does nothing."""
+    """A broken recording is reported, the others get subtitles, and a second run does nothing."""
     shutil.copy(sample, tmp_path / "talk.flac")
     (tmp_path / "broken.wav").write_bytes(b"not audio")
     out = ran(repository_root, sys.executable, examples / "subtitles.py", tmp_path)
@@ -140,7 +140,7 @@ def test_an_openai_client(repository_root: Path, examples: Path, sample: Path, s
 
 @pytest.mark.slow
 def test_fine_tuning(repository_root: Path, examples: Path, sample: Path, tmp_path: Path) -> None:
-    """Ten recordings and two steps: a model comes out, and it is measured beside the one it began with."""
+    """Fine-tuning on ten recordings for two steps gives a model, and scores of it and of the initial model."""
     waveform, own = load(sample).numpy(), tmp_path / "own"
     own.mkdir()
     for number in range(10):
@@ -155,7 +155,7 @@ def test_fine_tuning(repository_root: Path, examples: Path, sample: Path, tmp_pa
 def test_the_notebook_plots_attention(
     repository_root: Path, examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its cells run in order, as Jupyter would run them, and leave a picture of every token's weights."""
+    """The notebook's cells run in order, and plot the attention of every token."""
     monkeypatch.chdir(examples)
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = json.loads((examples / "attention.ipynb").read_text(encoding="utf-8"))

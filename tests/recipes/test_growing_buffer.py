@@ -1,4 +1,4 @@
-"""A recogniser of whole files heard live: what two passes agree on is committed, and a slow pass makes words late."""
+"""A growing buffer: words on which two passes agree are committed, and slow passes delay words."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from recipes.benchmark import growing_buffer, streaming
 from recipes.benchmark.growing_buffer import Agreement, hear, spoken
 from streaming.events import Final, Partial
 
-SAID = ["one", "two", "three", "four", "five", "six", "seven", "eight"]  # one each second
+SAID = ["one", "two", "three", "four", "five", "six", "seven", "eight"]  # one per second
 
 
 def words(text: str, first_second: float = 0.0) -> list[Word]:
-    """Words of half a second, one each second."""
+    """Words of half a second, one per second."""
     return [Word(w, first_second + i, first_second + i + 0.5, 1.0) for i, w in enumerate(text.split())]
 
 
@@ -30,7 +30,7 @@ def texts(found: tuple[Word, ...]) -> str:
 
 
 class Peer:
-    """Hears what was said in the buffer, except that the newest word is always wrong; a sample tells its second."""
+    """A stub recogniser whose newest word is always wrong; samples encode their second."""
 
     def __init__(self, said: list[str]) -> None:
         self.said = said
@@ -58,7 +58,7 @@ def test_words_are_committed_once_two_passes_agree() -> None:
     assert (texts(first.committed), texts(first.tentative)) == ("", "one to")
     second = first.after(words("one two three"))
     assert (texts(second.committed), texts(second.tentative)) == ("one", "two three")
-    third = second.after(words("wun two three four"))  # what is committed stays
+    third = second.after(words("wun two three four"))  # committed words stay
     assert (texts(third.committed), texts(third.tentative)) == ("one two three", "four")
 
 
@@ -83,7 +83,7 @@ def test_a_recording_is_heard_second_by_second() -> None:
 
 
 def test_a_slow_pass_makes_words_late_and_passes_fewer() -> None:
-    """What came while it worked is all in the next one; the stream ends only with the last."""
+    """Audio that arrives during a pass is all in the next one, so slow passes are fewer and words late."""
     peer, clock = Peer(SAID), timer(2.5)
     shown, _ = hear(peer, recording(11), lambda: next(clock))
     assert [at for _, at in shown] == [3.5, 6.0, 8.5, 11.0, 13.5]
@@ -106,7 +106,7 @@ def test_words_are_compared_as_they_are_spoken() -> None:
 
 
 def test_a_peer_is_measured_as_our_streams_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same recording, reference, delays and error rate; a second of audio costs what its passes took."""
+    """A peer is measured on the same recordings and by the same metrics as our streams; its cost is that of its passes."""
     monkeypatch.setattr(streaming, "whisper", lambda folder: Peer(SAID))
     utterance = Utterance("a", Path("a.wav"), 11.0, " ".join([*SAID[:-1], "nine"]), "books", None)
     clock = timer(0.5)

@@ -1,4 +1,4 @@
-"""The benchmark of imported models: its recipe, what it chooses, and its table; SpeechBrain is not needed for them."""
+"""The benchmark of imported models, without SpeechBrain: recipe, choice of utterances, table."""
 
 from __future__ import annotations
 

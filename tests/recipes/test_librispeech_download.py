@@ -1,4 +1,4 @@
-"""Downloading LibriSpeech, from a server of our own: cut connections, wrong checksums, full disks, hostile archives."""
+"""Download of LibriSpeech from a local server: cut connections, wrong checksums, full disks, hostile archives."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ WORDS = "1272-128104-0000 MISTER QUILTER IS THE APOSTLE\n"
 
 
 class Server:
-    """Serves one archive as /good/dev-clean.tar.gz, and remembers from which byte it was asked each time."""
+    """Serves one archive as /good/dev-clean.tar.gz, and records the first byte of each request."""
 
     def __init__(self, archive: bytes) -> None:
         self.archive = archive
         self.starts: list[int] = []
-        self.cut_after: list[int] = []  # answers to come that end after so many bytes
+        self.cut_after: list[int] = []  # numbers of bytes after which the next responses break off
         self.knows_ranges = True
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -152,7 +152,7 @@ def test_a_server_without_ranges_sends_it_all_again(server: Server, get: Any, tm
 def test_what_came_whole_but_was_not_checked_is_not_asked_for_again(server: Server, get: Any, tmp_path: Path) -> None:
     part(tmp_path).write_bytes(ARCHIVE)
     assert get().status == 0
-    assert server.starts == [len(ARCHIVE)]  # and the server says that nothing is left
+    assert server.starts == [len(ARCHIVE)]  # and the server says that no bytes are left
 
 
 def test_a_wrong_checksum_is_named_and_the_file_goes(server: Server, get: Any, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_mirrors_come_from_the_environment_and_must_be_addresses(
 
 
 class FullDisk(io.FileIO):
-    """Takes a few bytes."""
+    """A file on a disk with room for a few bytes."""
 
     def write(self, data: Any) -> int:
         if self.tell() + len(data) > 300:
@@ -262,9 +262,9 @@ def test_an_archive_of_tricks_is_refused(
     assert not (tmp_path / "LibriSpeech" / PART).exists()
 
 
-@pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")  # of a Python that does have filters
+@pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")  # the error of a Python with filters
 def test_a_link_in_an_archive_is_refused_whatever_python_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian 12's Python 3.11.2 has no filters for archives: the download refused to unpack at all there."""
+    """On Debian 12, whose Python 3.11.2 has no filters for archives, the download refused to unpack anything."""
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     archive, link = tmp_path / "a.tar.gz", tarfile.TarInfo(f"LibriSpeech/{PART}/out")
     link.type, link.linkname = tarfile.SYMTYPE, "/"

@@ -1,4 +1,4 @@
-"""The LibriSpeech recipe: every stage at a tiny scale, and what it says of wrong use."""
+"""The LibriSpeech recipe: every stage at a tiny scale, and messages on wrong use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN = "recipes/librispeech/run.sh"
 
 
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the script with this Python's own `python` and `spellstream`."""
+    """Run the script with `python` and `spellstream` of the current environment."""
     paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": paths, "OMP_NUM_THREADS": "1"}
     command = ["bash", str(root / RUN), *arguments]
@@ -32,7 +32,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_every_stage_runs_and_runs_again(repository_root: Path, speech_dir: Path, tmp_path: Path) -> None:
-    """From a corpus to a table with a language model; the second time nothing is trained anew."""
+    """The recipe goes from a corpus to a table with a language model; a second run trains nothing."""
     make_librispeech(speech_dir, tmp_path / "corpus")
     text = tmp_path / "text.txt"
     sentences = [u.text or "" for u in manifest.read(speech_dir / "core.jsonl") if u.corpus == "dev-clean"]
@@ -65,7 +65,7 @@ def test_wrong_use_is_one_line(repository_root: Path, tmp_path: Path) -> None:
     for arguments, said in (
         (("--nonsense",), "run.sh: no option '--nonsense'; see --help"),
         (("--config", "huge", *work), "run.sh: no config 'huge' is known here"),
-        ((*work, "download", "dance"), "run.sh: no stage 'dance'"),  # told before anything is downloaded
+        ((*work, "download", "dance"), "run.sh: no stage 'dance'"),  # reported before any download
     ):
         done = run(repository_root, *arguments)
         assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", said)
@@ -100,7 +100,7 @@ def test_a_part_becomes_a_manifest(tmp_path: Path) -> None:
 def test_a_part_with_something_missing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str, said: str
 ) -> None:
-    """A word error rate over what happens to be there would be that of another set."""
+    """A part with a missing recording or text is refused: its word error rate would be that of another test set."""
     next(chapter(tmp_path).glob(f"*.{lost}")).unlink()
     assert part_manifest.main([str(tmp_path / "test-clean"), "--output", str(tmp_path / "m.jsonl")]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The list of sentences without numbers that the rules for numbers change."""
+"""The recipe that lists sentences without numbers that the number rules change."""
 
 from __future__ import annotations
 

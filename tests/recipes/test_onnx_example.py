@@ -1,4 +1,4 @@
-"""The example for onnxruntime: where neither PyTorch nor this program is installed, it says what this program says."""
+"""The onnxruntime example: without PyTorch or Spellstream, it gives Spellstream's transcripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.small_model import small_model
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-# Stands for an environment without them.
+# Simulates an environment without them.
 ABSENT = ("torch", "torchaudio", "asr", "streaming", "sentencepiece", "onnx", "safetensors", "av", "soxr")
 RUN = f"""
 import runpy, sys
@@ -49,7 +49,7 @@ def example(script: Path) -> dict[str, Any]:
 
 
 def said(script: Path, graphs: Path, recordings: list[Path], *options: str) -> list[str]:
-    """The lines that the example prints."""
+    """Run the example; returns the lines that it prints."""
     command = [sys.executable, "-c", RUN, script, graphs, *recordings, *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=500, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def said(script: Path, graphs: Path, recordings: list[Path], *options: str) -> l
 
 
 def ours(model: str | Path, recordings: list[Path]) -> Iterator[str]:
-    """The text of our own greedy search."""
+    """Spellstream's greedy transcript."""
     network, tokenizer, _ = checkpoint.load(model)
     for path in recordings:
         waveform = load(path)[None]
@@ -85,7 +85,7 @@ def test_without_torch_it_says_what_our_greedy_search_says(script: Path, tmp_pat
 
 @dataclass
 class Heard:
-    """In place of graphs: the CTC head gives these log-probabilities `(1, T, V)`."""
+    """Stub graphs whose CTC head gives these log-probabilities `(1, T, V)`."""
 
     log_probs: np.ndarray[Any, np.dtype[Any]]
     facts: ClassVar = {"tokens": {"blank": BLANK}}
@@ -96,7 +96,7 @@ class Heard:
 
 
 def test_the_ctc_search_finds_the_text_of_most_probability(example: dict[str, Any]) -> None:
-    """Against the sum over all paths."""
+    """The example's CTC search finds the most probable text by the sum over all paths."""
     search: Callable[..., tuple[int, ...]] = example["ctc_prefixes"]
     for seed in range(30):
         log_probs = random_log_probs(5, seed)[0].double().numpy()
@@ -119,7 +119,7 @@ def test_a_phrase_that_is_said_over_and_over_ends_the_text(example: dict[str, An
 
 @pytest.mark.slow
 def test_the_shipped_model_says_the_same(script: Path, speech_dir: Path, tmp_path: Path) -> None:
-    """Speech of LibriSpeech: the two greedy searches on a hundred utterances."""
+    """With the shipped model, the example's greedy search equals ours on a hundred utterances of LibriSpeech."""
     exporting.export("default", tmp_path / "graphs")
     recordings = [Path(one.audio) for one in manifest.read(speech_dir / "dev.jsonl") if one.corpus == "dev-clean"][:100]
     lines, expected = said(script, tmp_path / "graphs", recordings), list(ours("default", recordings))

@@ -1,4 +1,4 @@
-"""The table of F1 for marks and capitals."""
+"""The recipe that measures F1 of marks and capitals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_table_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     evaluate.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| news")]
     assert len(rows) == 2  # by the model, and by the baseline
-    # Of 2 full stops the baseline has the last, and one where the question mark is; of 6 capitals all but 2.
+    # The baseline finds 1 of 2 full stops, adds one in place of the question mark, and misses 2 of 6 capitals.
     assert rows[1][1:] == ["0.0", "50.0", "0.0", "–", "–", "80.0 |"]
 
 
@@ -57,7 +57,7 @@ def test_wrong_use_shows_how(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_and_pauses_become_settings(tmp_path: Path) -> None:
-    """A wrong word in three; a pause after one comma of two, of 0.2 s."""
+    """One wrong word in three, and a pause of 0.2 s after one of two commas, become settings."""
     found = measure.Found()
     for start in (1.2, 1.0):
         words = [Word("well", 0.0, 1.0, 1.0), Word("i", start, 2.0, 1.0), Word("lift", 2.0, 3.0, 1.0)]

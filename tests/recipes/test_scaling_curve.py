@@ -1,4 +1,4 @@
-"""The scaling curve: subsets that hold each other, and a law through error rates."""
+"""The scaling curve: nested subsets, and a power law fitted to error rates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_subsets_hold_the_smaller_ones_and_mix_corpora(tmp_path: Path) -> None:
     assert (len(small), len(large)) == (100, 200)
     assert small < large
     assert not any(name.startswith("mute") for name in large)
-    assert 30 <= sum(name.startswith("two") for name in large) <= 70  # of 50 that are to be expected
+    assert 30 <= sum(name.startswith("two") for name in large) <= 70  # 50 are expected
 
 
 def test_more_hours_than_there_are_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of servers counts who is let in, and how late answers are."""
+"""The server benchmark: admitted streams, and latency of answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def peer(url: str) -> Peer:
 
 
 def test_a_server_is_filled_until_it_takes_no_more(server: Running) -> None:
-    """Those who knock later are counted; those who are in are answered on."""
+    """Refused streams are counted, while admitted ones still get answers."""
     held = asyncio.run(serve.hold(peer(server.ws_url), SPEECH, 1.0, 10, knock=True))
     assert (held.streams, held.failed) == (2, 0)
     assert held.refused > 2

@@ -1,4 +1,4 @@
-"""The teacher of unlabelled speech: its words go to the right clips, and labels that cannot be trusted are refused."""
+"""The teacher of unlabelled speech: words go to the right clips, and unreliable labels are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 
 
 def spelled(tokenizer: Tokenizer, text: str, sure: float = 12.0) -> Tensor:
-    """CTC log-probabilities `(T, V)` of somebody who says `text`, three frames a token."""
+    """CTC log-probabilities `(T, V)` of `text`, at three frames per token."""
     tokens = tokenizer.encode(text)
     logits = torch.zeros(3 * len(tokens) + 1, len(tokenizer))
     logits[:, 0] = sure / 2
@@ -51,7 +51,7 @@ def test_each_clip_gets_its_own_words(tokenizer: Tokenizer) -> None:
 
 def test_a_clip_of_which_nothing_was_written_gets_no_words(tokenizer: Tokenizer) -> None:
     clips = [spelled(tokenizer, "one morning"), torch.zeros(30, len(tokenizer)).log_softmax(-1)]
-    clips[1] = clips[1].index_fill(1, torch.tensor([0]), 0.0)  # nothing but blanks
+    clips[1] = clips[1].index_fill(1, torch.tensor([0]), 0.0)  # blanks only
 
     assert [text for text, _ in teacher.give_words(tokenizer, clips, "one morning")] == ["one morning", ""]
 
@@ -128,7 +128,7 @@ def test_a_quiet_clip_is_as_loud_as_its_neighbour() -> None:
 def test_labels_of_a_stopped_run_are_completed_and_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was labelled before a kill is not labelled again, and the accepted become a manifest with texts."""
+    """A resumed run keeps labels from before a kill; accepted labels become a manifest with texts."""
     manifest.write(tmp_path / "untold.jsonl", [clip(tmp_path / f"{name}.wav", 2.0) for name in "abc"])
     (tmp_path / "heard.jsonl").write_text(json.dumps(vars(TRUSTED)) + "\n", encoding="utf-8")
     whisper = SimpleNamespace(

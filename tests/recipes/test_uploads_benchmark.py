@@ -1,4 +1,4 @@
-"""The benchmark of uploads: what is sent is decoded, a refusal is an error, and ratios are of medians."""
+"""The upload benchmark: uploads are decoded, a refusal is an error, and ratios are of medians."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of word times: which words are compared, and the synthesisers' boundaries."""
+"""The word-time benchmark: compared words, and the synthesisers' boundaries."""
 
 from __future__ import annotations
 
