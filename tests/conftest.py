@@ -164,7 +164,7 @@ SPEECH = Path(os.environ.get("SPELLSTREAM_SPEECH") or ROOT.parent / "shared" / "
 
 @pytest.fixture(scope="session")
 def speech_dir() -> Path:
-    """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; skips if missing."""
+    """Real speech: `$SPELLSTREAM_SPEECH`, or `../shared/speech` beside the repository; skipped if missing."""
     if not SPEECH.is_dir():
         pytest.skip(f"no real speech: {SPEECH} is not a folder (name one in SPELLSTREAM_SPEECH)")
     return SPEECH

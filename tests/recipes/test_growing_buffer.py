@@ -106,7 +106,7 @@ def test_words_are_compared_as_they_are_spoken() -> None:
 
 
 def test_a_peer_is_measured_as_our_streams_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer is measured on the same recordings and by the same metrics as our streams; its cost is that of its passes."""
+    """A peer is measured on the recordings and by the metrics of our streams; its cost is that of its passes."""
     monkeypatch.setattr(streaming, "whisper", lambda folder: Peer(SAID))
     utterance = Utterance("a", Path("a.wav"), 11.0, " ".join([*SAID[:-1], "nine"]), "books", None)
     clock = timer(0.5)

@@ -1,4 +1,4 @@
-"""Segments encoded as on a GPU, with states in a table and steps as graphs: streams hear what they hear without."""
+"""Segments encoded as on a GPU, with states in a table and steps as graphs: results are the same as without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNCOMMITTED = StreamConfig(policy=PolicyConfig(margin_ms=100_000))
 
 
 class Spoilt(Slots):
-    """Slots on the CPU, in which every free row is overwritten with NaN before it is used again."""
+    """Slots on the CPU, with every free row overwritten with NaN before it is reused."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"), 2)
@@ -45,7 +45,7 @@ class Spoilt(Slots):
 
 
 def streams(recordings: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The chunks of streams that come at different times, push different amounts, and go."""
+    """Chunks of streams that start and end at different times and push different amounts."""
     generator = random.Random(7)
     made = []
     for i in range(4):
@@ -70,13 +70,13 @@ def test_slots_and_graphs_change_no_event(recordings: list[Tensor], monkeypatch:
         assert rounded(found) == rounded(expected)
     assert capturing.replayed > 0 or kind == "hybrid"
     free = len(engine.encoder.rows._free)
-    assert engine.encoder.rows._count - free == 1  # what a segment begins with
+    assert engine.encoder.rows._count - free == 1  # the initial state of segments
 
 
 def test_a_session_can_be_stepped_again_from_where_it_was(
     recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step does not change the session that it was given: a table must not, either."""
+    """A step does not change the session that it was given, even with states in a table."""
     monkeypatch.setattr(chunk_encoder, "Vectors", Spoilt)
     engine = Engine(babbler())
     first, second = recordings[0][:24_000], recordings[0][24_000:48_000]
@@ -90,7 +90,7 @@ def test_a_session_can_be_stepped_again_from_where_it_was(
 
 
 def heard(engine: Engine, pushed: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The encoder output of streams that are stepped together, in float32; nothing is committed."""
+    """Encoder output in float32 of streams that are stepped together; nothing is committed."""
     sessions = [engine.start() for _ in pushed]
     for chunks in zip(*pushed, strict=True):
         sessions, _ = engine.step(sessions, chunks)
@@ -104,14 +104,14 @@ def halved(device: str = "cpu") -> Engine:
 
 
 def near(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """As close as numbers of 8 bits, through two layers, can be."""
+    """Check equality up to rounding to 8 bits of mantissa in two layers."""
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape
         assert (a - b).abs().mean() < 0.05 * b.abs().mean()
 
 
 def test_bfloat16_hears_nearly_what_float32_hears(recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With slots and graphs, too, where the features stay float32."""
+    """Encoder output in bfloat16 is close to float32, also with slots and graphs, whose features stay float32."""
     pushed = [recording[:64_000].split(6_000) for recording in recordings[:3]]
     expected = heard(Engine(babbler(), UNCOMMITTED), pushed)
     assert min(map(len, expected)) > 15

@@ -1,4 +1,4 @@
-"""Where speech begins and ends: the rules, and the speech detector that they listen to."""
+"""Start and end of speech: the endpoint rules, and the voice detector."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decisions(probabilities: list[float], config: EndpointConfig = RULES) -> lis
 
 @torch.inference_mode()
 def listen(waveform: Tensor) -> list[float]:
-    """silero-vad's probability for each window of one stream, by its own code, one window after another."""
+    """silero-vad's probability for each window of one stream, by its own code, window by window."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the format of the network
         package = importlib.util.find_spec("silero_vad")
@@ -50,7 +50,7 @@ def test_a_segment_begins_after_enough_speech_in_a_row() -> None:
 def test_a_segment_ends_after_enough_silence_in_a_row() -> None:
     begun = [0.9] * 3
     assert decisions([*begun, 0.1, 0.1, 0.1, 0.1, 0.4, *[0.1] * 5])[3:] == ["SPEAK"] * 9 + ["END"]
-    # What is neither speech nor silence keeps a segment open, but begins none.
+    # Windows between the two thresholds keep a segment open, but begin none.
     assert decisions([*begun, *[0.4] * 50])[3:] == ["SPEAK"] * 50
     assert decisions([0.4] * 50) == ["WAIT"] * 50
 
@@ -65,7 +65,7 @@ def test_times_are_rounded_up_to_windows() -> None:
     assert (config.speech_windows, config.silence_windows, config.held_windows) == (2, 6, 2)
     nothing = EndpointConfig(min_speech_ms=0, min_silence_ms=1, padding_ms=0)
     assert (nothing.speech_windows, nothing.silence_windows, nothing.held_windows) == (1, 1, 0)
-    assert RULES.held_windows == 4  # the padding, and the two windows of speech before the third made sure
+    assert RULES.held_windows == 4  # the padding, and the two windows of speech before the third confirmed it
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_settings_out_of_their_bounds_are_refused(settings: dict[str, float], na
 
 
 def test_the_detector_is_silero_vad_whatever_the_batch(recordings: list[torch.Tensor]) -> None:
-    """Streams of different lengths, heard together, in two parts of which one stream's second is shorter."""
+    """In a batch of streams of different lengths, pushed in two parts, probabilities equal silero-vad's."""
     clips = [waveform[: n * WINDOW_SAMPLES] for waveform, n in zip(recordings[:3], (40, 25, 31), strict=True)]
     padded = pad_sequence(clips, batch_first=True).unflatten(1, (-1, WINDOW_SAMPLES))
     detector, state, found = SpeechDetector(CPU), SpeechState.start(3, CPU), []

@@ -1,4 +1,4 @@
-"""Streams through the engine: promises 1 to 5 of the design, on real speech and a small model that babbles."""
+"""Streams through the engine: promises 1 to 5 of the design, on real speech with a small untrained model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_last_chunk_may_be_the_end(engine: Engine, recordings: list[Tensor])
 
 @every_kind
 def test_the_size_of_the_batch_never_changes_the_answer(recordings: list[Tensor], encoder: dict[str, Any]) -> None:
-    """Sixteen others that begin at other times, hear other things and push other amounts; some end early."""
+    """A stream's events are the same beside sixteen others with other audio, starts, chunk sizes and ends."""
     engine = Engine(babbler(**encoder))
     streams = [torch.roll(recordings[i % 8], 7_777 * i)[: 16_000 + 1_500 * i] for i in range(17)]
     streams[3], streams[9] = torch.zeros(20_000), 0.1 * torch.randn(20_000)
@@ -91,7 +91,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(recordings: list[Tensor]
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
 def test_encoder_out_is_that_of_the_whole_segment(recordings: list[Tensor], context: Context) -> None:
-    """And comes no later than the latency that the engine states."""
+    """Encoder output of a stream equals that of the whole segment, no later than the engine's latency."""
     nothing_committed = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), nothing_committed, overlap_ms=0)
     engine = Engine(babbler(), config)
@@ -110,12 +110,12 @@ def test_encoder_out_is_that_of_the_whole_segment(recordings: list[Tensor], cont
 @pytest.mark.parametrize("kind", ["ctc", "attention", "agreement"])
 @pytest.mark.parametrize("overlap_ms", [0, 1200])
 def test_what_is_committed_never_changes(recordings: list[Tensor], kind: Any, margin_ms: int, overlap_ms: int) -> None:
-    policy = PolicyConfig(kind, margin_ms, doubt_ms=0, show_margin_ms=0)  # a babbler doubts every word
+    policy = PolicyConfig(kind, margin_ms, doubt_ms=0, show_margin_ms=0)  # an untrained model doubts every word
     endpoint = EndpointConfig(max_seconds=4.0)
     config = StreamConfig(policy=policy, endpoint=endpoint, overlap_ms=overlap_ms)
     events = listen(Engine(babbler(), config), torch.cat(recordings[:2])[:160_000].split(5_120))
     committed = keeps_its_word(events)
-    assert committed >= (3 if kind == "ctc" else 1)  # a babbler hears other words when it hears more, and agrees rarely
+    assert committed >= (3 if kind == "ctc" else 1)  # an untrained model rarely agrees with itself
     partials = [event for event in events if isinstance(event, Partial)]
     assert any(p.tentative for p in partials)
     assert all(a.heard_seconds <= b.heard_seconds for a, b in itertools.pairwise(events))
@@ -278,7 +278,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def kept_bytes(session: Session) -> int:
-    """All memory that a session keeps alive, views counted as what they look at."""
+    """Bytes of memory that a session keeps alive; a view counts as its whole storage."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(session)}
     return sum(storages.values())
 
@@ -301,7 +301,7 @@ def test_a_session_stays_as_small_as_it_was(recordings: list[Tensor], minutes: t
 
 @pytest.mark.slow
 def test_thirty_minutes_neither_loop_nor_grow_nor_stop(speech_dir: Path, repository_root: Path) -> None:
-    """Recordings with silences of 0.2 to 3 s between them, by the shipped model where there is one."""
+    """Thirty minutes of recordings with pauses of 0.2 to 3 s, by the shipped model if available: stable to the end."""
     shipped = (repository_root / "asr/pretrained/default/model.safetensors").is_file()
     engine = Engine(asr.load("default", device="cpu") if shipped else babbler())
     generator, session, events, spans, memory = random.Random(0), engine.start(), [], [], []
@@ -326,7 +326,7 @@ def test_thirty_minutes_neither_loop_nor_grow_nor_stop(speech_dir: Path, reposit
 
 
 def occupied() -> int:
-    """Bytes of memory that this process occupies now."""
+    """Resident memory of this process in bytes."""
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else 0
 

@@ -1,4 +1,4 @@
-"""Streams with hotwords of their own: the promises of the engine hold with lists."""
+"""Streams with their own hotwords: the engine keeps its promises."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LISTS = ["the hill:3, cat sat", None, "jazz:5, vexing hour, mat", "the hill:3, c
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     recogniser = babbler()
-    search = replace(recogniser.model.config.search, hotword_weight=2.0, hotword_margin=3.0)  # it never says them whole
+    search = replace(recogniser.model.config.search, hotword_weight=2.0, hotword_margin=3.0)  # never whole phrases
     return Engine(recogniser, StreamConfig(policy=PolicyConfig("ctc", 240, 0, doubt_ms=0), final=search))
 
 
 def with_hotwords(
     engine: Engine, hotwords: Sequence[str | None], streams: Sequence[Sequence[Tensor]]
 ) -> list[list[Event]]:
-    """Streams with their lists, stepped together, their ends included."""
+    """Events of streams with their hotwords, stepped together to their ends."""
     sessions = [engine.start(one) for one in hotwords]
     heard: list[list[Event]] = [[] for _ in sessions]
     for i in range(max(map(len, streams)) + 1):
@@ -46,7 +46,7 @@ def with_hotwords(
 def test_however_the_audio_is_cut_the_events_are_the_same(engine: Engine, recordings: list[Tensor]) -> None:
     waveform = recordings[0][:40_000]
     (whole,) = with_hotwords(engine, LISTS[:1], [[waveform]])
-    assert rounded(whole) != rounded(listen(engine, [waveform]))  # the list does something
+    assert rounded(whole) != rounded(listen(engine, [waveform]))  # the list has an effect
     assert keeps_its_word(whole) > 0
     for samples in (1_600, 5_123):
         assert with_hotwords(engine, LISTS[:1], [waveform.split(samples)]) == [whole]
@@ -64,7 +64,7 @@ def test_others_with_other_lists_never_change_the_answer(engine: Engine, recordi
 def test_words_aligned_in_the_search_have_the_same_times(
     engine: Engine, recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plain reference aligns them again."""
+    """Word times aligned during the search equal those of a new alignment."""
     streams = [recordings[0][:40_000].split(4_000)]
     found = with_hotwords(engine, LISTS[:1], streams)
     aligned, plain = [0], alignment.align
@@ -84,7 +84,7 @@ def test_words_aligned_in_the_search_have_the_same_times(
 def test_words_that_have_waited_are_searched_again_in_a_pause(
     engine: Engine, recordings: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CTC finds nothing new in a pause: without a list there is no search then."""
+    """In a pause, where CTC finds no new words, only a stream with hotwords searches its waiting words again."""
     searches, find = [0], engine.search.find
 
     def counted(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Streams of models as they are imported: a convolutional front, features in decibels, GRU cells."""
+"""Streams with the parts of imported models: convolutional front, features in decibels, GRU cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.streams import finals, keeps_its_word, listen, listen_togethe
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    # A babbler doubts every word.
+    # An untrained model doubts every word.
     return Engine(babbler(theirs=True), StreamConfig(policy=PolicyConfig(doubt_ms=0)))
 
 
@@ -40,9 +40,9 @@ def test_however_the_audio_is_cut_the_events_are_the_same(engine: Engine, record
 def test_encoder_out_is_that_of_the_whole_segment(
     recordings: list[Tensor], context: Context | None, overlap_ms: int
 ) -> None:
-    """In the context of the stream or, with an overlap that goes back to the start, in full; no later than stated.
+    """Encoder output equals the whole segment's in the stream's context or, with full overlap, in full context.
 
-    Features are those of a stream, which knows the loudest sound so far alone.
+    Features are those of a stream, whose floor depends on the loudest bin so far.
     """
     nothing_committed = PolicyConfig(margin_ms=100_000)
     stream = context or Context(360, 120)

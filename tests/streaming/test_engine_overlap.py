@@ -23,7 +23,7 @@ def waveform(recordings: list[Tensor]) -> Tensor:
 
 
 def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[OpenSegment, Tensor]:
-    """A segment and its encoder output; early on, frames were released, as behind committed words."""
+    """An open segment and its encoded audio; early frames were released, as after a commit."""
     session = engine.start()
     for chunk in waveform.split(700):
         (session,), _ = engine.step([session], [chunk])
@@ -40,9 +40,9 @@ def hear_and_release(engine: Engine, waveform: Tensor) -> tuple[OpenSegment, Ten
 def test_what_is_encoded_anew_has_heard_what_came_after(
     waveform: Tensor, context: Context, encoder: dict[str, Any]
 ) -> None:
-    """With an overlap that goes back to the start, frames are those of full context, and come no later.
+    """With an overlap back to the start, frames equal those of full context, and are no later.
 
-    Frames that were released, as those behind committed words are, before they have settled, do not come back.
+    Frames released before they have settled, as after a commit, do not come back.
     """
     policy = PolicyConfig(margin_ms=100_000)
     engine = Engine(
@@ -62,7 +62,7 @@ def test_what_is_encoded_anew_has_heard_what_came_after(
 def test_frames_settle_once_the_overlap_is_behind_them(
     waveform: Tensor, context: Context, encoder: dict[str, Any], overlap_ms: int
 ) -> None:
-    """Each chunk stays as encoded once the overlap after it was full, and the next continues from that state."""
+    """A chunk is final once the overlap after it is full, and the next chunk continues from its state."""
     policy = PolicyConfig(margin_ms=100_000)
     config = StreamConfig(context, EndpointConfig(max_seconds=30), policy, overlap_ms=overlap_ms)
     engine = Engine(babbler(**encoder), config)

@@ -1,4 +1,4 @@
-"""Listening from Python: events as they come, the last words whatever ends the stream, dropped audio, asyncio."""
+"""Listening from Python: events, last words however the stream ends, dropped audio, asyncio."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def collect(events: Generator[Event, None, None], seen: list[Event]) -> None:
 
 def test_what_an_engine_says_is_yielded(recogniser: Recogniser, speech: torch.Tensor) -> None:
     source = Replay(speech)
-    config = StreamConfig(policy=PolicyConfig(show_margin_ms=0))  # what babbles ends at the edge
+    config = StreamConfig(policy=PolicyConfig(show_margin_ms=0))  # an untrained model's words end at the edge
     events = list(streaming.listen(source, model=recogniser, config=config))
     assert source.closed
 
@@ -71,7 +71,7 @@ def test_a_model_is_loaded_by_name(recogniser: Recogniser, speech: torch.Tensor)
 def test_what_was_said_is_kept_whatever_ends_it(
     recogniser: Recogniser, speech: torch.Tensor, ending: BaseException
 ) -> None:
-    """The source fails within a word, or Ctrl-C is pressed while waiting for audio."""
+    """Words are kept if the source fails within a word, or Ctrl-C is pressed while waiting for audio."""
     stop_at = 12
 
     def fail(chunk: int) -> None:
@@ -122,7 +122,7 @@ def test_stopping_and_leaving_close_the_source(recogniser: Recogniser, speech: t
 def test_dropped_audio_is_told(
     recogniser: Recogniser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reported at once when it begins, then at intervals, and the rest at the end."""
+    """Dropped audio is reported at once, then at intervals, and the rest at the end."""
 
     def drop(chunk: int) -> None:
         if chunk >= 2:
@@ -167,7 +167,7 @@ def test_asyncio_raises_what_the_source_raises(recogniser: Recogniser) -> None:
 
 
 def test_cancelling_closes_the_source_and_blocks_no_one(recogniser: Recogniser) -> None:
-    """A microphone in a silent room: without an event, the loop is free, and a cancelled task ends."""
+    """While a silent microphone gives no event, the event loop is free, and a cancelled task ends."""
     source = Replay(torch.zeros(3_600 * 16_000), lambda chunk: time.sleep(0.02))
 
     async def gather() -> None:
@@ -206,7 +206,7 @@ def test_leaving_early_closes_the_source(recogniser: Recogniser, speech: torch.T
 
 
 def test_every_public_name_has_a_docstring_of_its_own() -> None:
-    """The API reference is made of them; a dataclass without one would show its signature instead."""
+    """Every public name has a docstring for the API reference; a dataclass without one would show its signature."""
     for name in streaming.__all__:
         value = getattr(streaming, name)
         text = inspect.getdoc(value) if inspect.isclass(value) or inspect.isfunction(value) else "an alias"

@@ -1,4 +1,4 @@
-"""Which words may be committed, by each policy."""
+"""Committed words under each policy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_agreement_commits_what_was_found_twice() -> None:
     assert count(30, "agreement") == 0
     assert count(30, "agreement", ("one",)) == 1
     assert count(30, "agreement", ("one", "too")) == 1
-    assert count(30, "agreement", ("won", "two")) == 0  # nothing is committed behind a word that is not
+    assert count(30, "agreement", ("won", "two")) == 0  # no word is committed after an uncommitted one
 
 
 def test_ctc_commits_earlier_what_was_found_twice() -> None:
@@ -80,7 +80,7 @@ def test_a_doubtful_word_at_the_edge_is_shown_once_it_was_found_twice() -> None:
 
 def test_a_sure_word_at_the_edge_is_shown_at_once() -> None:
     config = PolicyConfig(show_margin_ms=240)
-    for confidence in (1.0, 1 - 1e-7):  # how a probability of 1 is rounded must not matter
+    for confidence in (1.0, 1 - 1e-7):  # rounding of a probability of 1 has no effect
         assert showable([replace(word, confidence=confidence) for word in WORDS], (), 28, FRAME_MS, config) == 3
 
 

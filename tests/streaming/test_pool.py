@@ -1,4 +1,4 @@
-"""Admission and back-pressure: sessions come and go, and one that falls behind is told what it lost."""
+"""Admission and back-pressure: sessions come and go, and a slow one is notified of its losses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from streaming.pool import PoolFullError, SessionPool
 
 @dataclass(frozen=True)
 class Heard:
-    """A session that only remembers what it was given."""
+    """A stub session that records its samples and gaps."""
 
     samples: tuple[float, ...] = ()
-    skipped: tuple[tuple[int, int], ...] = ()  # after how many samples how many were missing
+    skipped: tuple[tuple[int, int], ...] = ()  # samples before a gap, samples missing in it
 
     def skip(self, samples: int) -> Heard:
         return replace(self, skipped=(*self.skipped, (len(self.samples), samples)))
@@ -72,7 +72,7 @@ def test_no_more_are_let_in_than_there_is_room_for() -> None:
         made.open()
     made.close(first)
     with pytest.raises(PoolFullError):
-        made.open()  # it is not done yet
+        made.open()  # not finished yet
     assert texts(made.step()) == [(first, "0")]
     assert len(made) == 1
     assert made.open() not in (first, second)
@@ -102,7 +102,7 @@ def test_what_is_too_late_is_dropped_oldest_first_and_counted() -> None:
     assert made.push(b, samples(0, 25)) == 15
     assert made.behind_seconds(a) == made.behind_seconds(b) == 10 / 16_000
     assert (made.dropped_seconds(a), made.dropped_seconds(b)) == (3 / 16_000, 15 / 16_000)
-    assert texts(made.step()) == [(a, "4"), (b, "0")]  # what was open ends at the gap
+    assert texts(made.step()) == [(a, "4"), (b, "0")]  # the open segment ends at the gap
     while made.busy:
         made.step()
     assert heard(made, a).samples == (*range(4), *range(7, 17))

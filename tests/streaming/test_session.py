@@ -1,4 +1,4 @@
-"""One stream's state without a model: what audio goes into which segment, and what is kept."""
+"""A stream's state without a model: audio of each segment, and kept audio."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def window(number: int) -> Tensor:
 def run(
     probabilities: list[float], config: EndpointConfig = RULES, committed_seconds: float = 0.0
 ) -> tuple[Session, list[tuple[int, int]]]:
-    """Hear windows 0, 1, …; the session, and the spans of windows of the segments that ended."""
+    """Process windows 0, 1, …; returns the session, and the window spans of finished segments."""
     session, spans = started(), []
     for number, probability in enumerate(probabilities):
         session, _ = session.receive(window(number)).hear([probability], config, FRESH, FRAME_SAMPLES)
@@ -97,7 +97,7 @@ def test_half_the_silence_is_left_for_who_speaks_next() -> None:
     assert spans == [(0, 14)]
     assert [int(w.samples[0]) for w in session.latest] == [14, 15, 16, 17]
     _, spans = run([0.9] * 10 + [0.0] * 8 + [0.9] * 5 + [0.0] * 8)
-    assert spans == [(0, 14), (15, 27)]  # its padding is three windows before the two that made sure
+    assert spans == [(0, 14), (15, 27)]  # padding: three windows before the two that confirmed speech
 
 
 def test_what_is_committed_is_not_left_to_the_next() -> None:
@@ -120,7 +120,7 @@ def test_it_is_cut_behind_all_that_is_committed() -> None:
     probabilities[50], probabilities[55] = 0.6, 0.7
     _, spans = run(probabilities, committed_seconds=1.65)
     assert spans == [(0, 55)]
-    _, spans = run(probabilities, committed_seconds=60.0)  # up to the very edge
+    _, spans = run(probabilities, committed_seconds=60.0)  # up to the edge
     assert spans == [(0, 62)]
 
 
@@ -173,7 +173,7 @@ def everything(session: Session) -> tuple[object, ...]:
     st.integers(0, WINDOW_SAMPLES - 1),
 )
 def test_windows_heard_at_once_are_those_heard_one_by_one(probabilities: list[float], missing: int, rest: int) -> None:
-    """Up to the same window, where a segment begins or ends, or the encoder has what it waits for."""
+    """Windows processed together stop at the same window: a segment's start or end, or enough for an encoder step."""
     audio = torch.cat([window(i) for i in range(len(probabilities))])
     audio = audio[: len(audio) - rest]  # the last may be shorter
     at_once = one_by_one = started().receive(audio)
@@ -215,7 +215,7 @@ def test_words_have_times_on_the_streams_clock_and_end_with_the_segment() -> Non
     assert (first.start_seconds, first.end_seconds) == pytest.approx((2.12, 2.3))
     assert (second.start_seconds, second.end_seconds) == pytest.approx((2.3, 3.0))
     segment = replace(segment, encoder_out=torch.arange(12.0)[:, None])
-    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])  # wider: it was made in a batch
+    decoder = DecoderState(NOTHING, NOTHING, torch.arange(20.0)[None, None])  # padded: it comes from a batch
     after = segment.commit(Hypothesis([7, 8, 9], -3.0, [-0.5, -1.0, -2.0]), found[:1], decoder, 0.06, 99)
     committed = after.committed
     assert (committed.tokens, committed.score, committed.end_frame, after.released) == ((7,), -0.5, 5, 0)
@@ -225,7 +225,7 @@ def test_words_have_times_on_the_streams_clock_and_end_with_the_segment() -> Non
 
 
 def test_a_word_never_begins_before_the_committed_ones_end() -> None:
-    """Each search times the first of its words anew, without the words before it; their end is fixed by then."""
+    """Each search times its first word without the committed words, whose end is fixed by then."""
     segment = replace(FRESH, start_samples=32_000, samples=16_000)
     committed = segment.committed._replace(words=(Word("a", 2.1, 2.5, 0.5),))
     (word,) = replace(segment, committed=committed).words([TimedWord("b", 1, 8, 10, 0.45, 0.7, 0.5)], 0.06)

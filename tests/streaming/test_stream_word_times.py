@@ -1,4 +1,4 @@
-"""Word times of a stream, with the shipped model, against those of the whole file."""
+"""Word times of a stream against those of the whole file, with the shipped model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MEDIAN_SECONDS, WORST_SECONDS = 0.02, 0.15
 
 
 def boundaries(words: Sequence[Word]) -> list[tuple[float, float]]:
-    """End and next start between the words of a run; a word beside one that is recognised differently moves with it."""
+    """End of each word and start of the next within runs of equal words; neighbours of other words move with them."""
     return [(word.end_seconds, following.start_seconds) for word, following in pairwise(words)]
 
 
 @pytest.mark.parametrize("silence_seconds", [0.0, 2.0])
 def test_a_streams_word_times_are_those_of_the_file(repository_root: Path, silence_seconds: float) -> None:
-    """Captions of a stream and subtitles of its recording share one clock, and a committed word keeps its times."""
+    """Word times of a stream equal those of the whole file, and a committed word keeps its times."""
     recogniser = asr.load(device="cpu")
     speech = load(repository_root / "recipes" / "sample.flac")
     whole = recogniser.transcribe(speech, sample_rate=SAMPLE_RATE, style="spoken").words

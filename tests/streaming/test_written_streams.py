@@ -1,4 +1,4 @@
-"""Written text of streams: it depends neither on chunks nor on other streams, and the words stay as spoken."""
+"""Written text of streams: it depends neither on chunks nor on other streams, and keeps the spoken words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small model and a recording, for the commands that listen."""
+"""A small model and a recording for the commands that listen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `spellstream dictate`: what it types, how it is controlled, and what it says when something is wrong."""
+"""`spellstream dictate`: typed text, control of the running dictation, error messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def expected(model: Path, talk: Path) -> str:
 
 @pytest.fixture
 def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """A session whose only typing program is a fake one, with nothing of the user's own."""
+    """A session without the user's own files, whose only typing program is a fake."""
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -98,10 +98,10 @@ def test_signals(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGUSR1 pauses: the source is closed; a second one goes on with another one; SIGTERM ends it.
+    """SIGUSR1 pauses and closes the source; a second SIGUSR1 resumes with a new source; SIGTERM ends the dictation.
 
-    The second one once came a second after the first, whatever the dictation did. On a busy machine that was still in a
-    call into PyTorch, so that both counted as one, and the test waited for ever.
+    The test sent the second signal a fixed second after the first. On a busy machine the dictation was still in a call
+    into PyTorch, so both signals counted as one, and the test waited forever.
     """
     sources: list[Replay] = []
     waveform = asr.audio.load(talk)
@@ -144,7 +144,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_toggle(
     command: Command, model: Path, tmp_path: Path, repository_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Starts one in the background, pauses it, goes on; a second one is refused; --stop ends it."""
+    """--toggle starts a dictation in the background, pauses and resumes it; a second one is refused; --stop ends it."""
     path = tmp_path / "silence.wav"
     soundfile.write(path, torch.zeros(16_000 * 120).numpy(), 16_000)
     monkeypatch.setenv("PYTHONPATH", f"{repository_root}:{plugin(tmp_path)}")

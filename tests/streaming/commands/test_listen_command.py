@@ -1,4 +1,4 @@
-"""The commands `spellstream listen` and `spellstream devices`: what they write where, and how they end."""
+"""`spellstream listen` and `spellstream devices`: output, signals, wrong use."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_one_thread_unless_told_otherwise(
 ) -> None:
     """With a thread on each core, one busy core delayed every step, and most audio was dropped."""
     for options, expected in (((), 1), (("--threads", 3), 3)):
-        chosen: list[int] = []  # the voice detector's, for a moment of its own, come later
+        chosen: list[int] = []  # the voice detector's threads start later, and only for a moment
         monkeypatch.setattr(torch, "set_num_threads", chosen.append)
         command("listen", "--file", talk, "--speed", 0, "--model", model, *options)
         assert chosen[0] == expected
@@ -109,7 +109,7 @@ def test_ctrl_c_brings_the_last_words(model: Path, talk: Path) -> None:
 
 
 def test_killed_is_not_lost(model: Path, talk: Path, expected: list[str], tmp_path: Path) -> None:
-    """Samples come on standard input and stay away; what was said until then is in the files."""
+    """After a kill, the files hold all that was recognised before."""
     saved, text = tmp_path / "saved.wav", tmp_path / "talk.txt"
     heard = soundfile.read(talk, dtype="int16")[0][:-CHUNK_SAMPLES]
     with listening("--stdin", "--model", model, "--threads", 1, "--save", saved, "--output", text) as process:
@@ -126,7 +126,7 @@ def test_killed_is_not_lost(model: Path, talk: Path, expected: list[str], tmp_pa
 
 
 def test_signals(command: Command, model: Path, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One SIGTERM is like Ctrl-C; a second signal interrupts."""
+    """SIGTERM ends the stream like Ctrl-C; a second signal interrupts."""
     presses: dict[int, int] = {12: signal.SIGTERM}
 
     def press(chunk: int) -> None:
@@ -141,7 +141,7 @@ def test_signals(command: Command, model: Path, talk: Path, monkeypatch: pytest.
 
     presses = {2: signal.SIGINT, 3: signal.SIGINT}
     source = Replay(torch.zeros(80_000), press)
-    monkeypatch.setattr(source, "stop", lambda: None)  # one that does not end when it is asked to
+    monkeypatch.setattr(source, "stop", lambda: None)  # a source that does not end when it is stopped
     status, _, err = command("listen", "--model", model)
     assert (status, err.splitlines()[-1]) == (130, "spellstream: interrupted")
 
@@ -208,7 +208,7 @@ def test_files_that_cannot_be_used(option: str, command: Command, model: Path, t
 
 
 def test_the_model_is_announced_before_anything_slow(talk: Path, repository_root: Path) -> None:
-    """Nothing was said for the seconds that the imports take. Here, importing torch fails: what came before is seen."""
+    """The command was silent for the seconds of its imports. Here the import of torch fails, after the message."""
     code = f"import sys; sys.modules['torch'] = None; {RUN.removeprefix('import sys;')}"
     given = [sys.executable, "-c", code, "listen", "--file", str(talk)]
     done = subprocess.run(given, cwd=repository_root, capture_output=True, text=True)
@@ -227,7 +227,7 @@ def test_help(command: Command, repository_root: Path) -> None:
 
 @pytest.mark.parametrize("command", [commands.listen, serve])
 def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None:
-    """Defaults are written twice, so that help need not import torch."""
+    """Defaults are written twice, so that --help need not import torch: both are equal."""
     given = {name: one.default for name, one in inspect.signature(command).parameters.items()}
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)

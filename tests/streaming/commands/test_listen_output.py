@@ -1,4 +1,4 @@
-"""What `spellstream listen` writes and shows, event by event: transcripts, the recording, latency, the live view."""
+"""Output of `spellstream listen`, event by event: transcripts, recording, latency, live view."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS: list[Event] = [
 ]
 
 
-WRITTEN = {  # at the beginning, and by each of these
+WRITTEN = {  # text written at the start, then for each event
     "txt": ["", "", "one <two>\n", "", "", "three\n"],
     "srt": [
         "",
@@ -108,7 +108,7 @@ def test_a_recording_is_whole_after_every_chunk(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_a_closed_pipe_ends_it() -> None:
-    """The command ends quietly where whoever read along has gone, as in `spellstream listen | head -1`."""
+    """A full disk is reported; a closed pipe, as in `spellstream listen | head -1`, ends the command quietly."""
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     with (
@@ -133,7 +133,7 @@ def test_latency_is_from_when_a_word_was_spoken() -> None:
     now += 2
     statistics.heard(1.0, 0.0)  # a second late: the recogniser was busy
     now = 103.5
-    statistics.show(Partial(words("one", "two")[:1], (), 2.0))  # said until 0.5
+    statistics.show(Partial(words("one", "two")[:1], (), 2.0))  # spoken until 0.5
     assert statistics.recent_latency_seconds == pytest.approx(3.0, abs=0.01)
     statistics.show(final("one", "two"))  # "two" until 1.5
     assert statistics.latency_seconds == pytest.approx(2.5, abs=0.01)
@@ -148,7 +148,7 @@ def test_latency_is_from_when_a_word_was_spoken() -> None:
 
 
 def test_audio_faster_than_real_time_has_no_latency() -> None:
-    """This was asserted of a real run, which failed where a busy machine took longer than the recording lasts."""
+    """A file read faster than real time has no latency. A real run is too slow for this on a busy machine."""
     now = 100.0
     statistics = LiveStatistics(lambda: now)
     now += 1

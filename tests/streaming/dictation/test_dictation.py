@@ -1,4 +1,4 @@
-"""From words to edits: spoken commands, spaces, capitals, corrections."""
+"""Conversion of words to edits: spoken commands, spaces, capitals, corrections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = {"Return": "\n", "Tab": "\t"}
 
 
 def said(text: str) -> list[Unit]:
-    """Units of written text: a word "23=twenty_three" was spoken as it says, any other as it is written."""
+    """Units of written text: the word "23=twenty_three" was spoken as "twenty three", any other as it is written."""
     found: list[Unit] = []
     for word in text.split():
         written, _, spoken = word.partition("=")
@@ -30,7 +30,7 @@ def said(text: str) -> list[Unit]:
 
 
 def applied(text: str, edits: Iterable[Edit]) -> str:
-    """A text field, with the cursor at its end."""
+    """The content of a text field after the edits, with the cursor at its end."""
     for edit in edits:
         if isinstance(edit, Type):
             assert not set(edit.text) & set("\n\t")
@@ -44,7 +44,7 @@ def applied(text: str, edits: Iterable[Edit]) -> str:
 
 
 def dictated(*utterances: str, table: Table = TABLE) -> str:
-    """What the field holds after the finals of some utterances; each must come out alike word by word."""
+    """The field after the finals of some utterances, which must be the same if each is typed word by word."""
     text, state = "", Dictation()
     for utterance in utterances:
         units = said(utterance)
@@ -158,7 +158,7 @@ def test_only_what_differs_is_corrected() -> None:
 
 
 def test_nothing_before_a_return_is_corrected() -> None:
-    """It may have sent a message."""
+    """Text before a Return is not corrected, since the Return may have sent a message."""
     state, edits = step(Dictation(), said("how are you new line i am"), TABLE, final=False)
     assert edits == [Type("how are you"), Press("Return"), Type("i am")]
     state, edits = step(state, said("How are you? New line. I am 23.=twenty_three"), TABLE, final=True)
@@ -205,7 +205,7 @@ VOCABULARY = [*{word for words in TABLE.commands for word in words}, "literal", 
 @settings(max_examples=25)
 @given(st.lists(st.lists(st.sampled_from(VOCABULARY), max_size=12), max_size=5))
 def test_typed_word_by_word_or_at_once_is_the_same(utterances: Sequence[Sequence[str]]) -> None:
-    """Unless a word before a Return is corrected: nothing is, as the words of the partials are those of the final."""
+    """Words typed one by one give the same text as at once, since the final has the same words as the partials."""
     dictated(*map(" ".join, utterances))
 
 

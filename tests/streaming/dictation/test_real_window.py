@@ -1,4 +1,4 @@
-"""A real capture and a real window: what is played into a microphone is typed into a browser's text field."""
+"""Dictation with a real microphone and window: played speech is typed into a browser's text field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VALUE = "document.querySelector('textarea').value"
 
 
 def wait_for(page: Page, expected: Callable[[str], bool], seconds: float = 40.0) -> bool:
-    """Whether the field comes to hold what is expected. By a clock of our own: a busy browser draws no frames."""
+    """Wait for the expected text, by our own clock: a busy browser draws no frames; returns whether it came."""
     end = time.monotonic() + seconds
     while not expected(page.evaluate(VALUE)):
         if time.monotonic() > end:
@@ -64,9 +64,9 @@ def test_what_is_said_is_typed(
                 assert process.stderr is not None
                 while "listening to" not in (line := process.stderr.readline()):
                     assert line, "it has ended"
-                time.sleep(1.5)  # the burst of silence with which the sink begins
+                time.sleep(1.5)  # the sink's initial burst of silence
                 microphone.play(heard)
-                # while it still listens
+                # before the dictation ends
                 assert wait_for(page, lambda typed: "storm" in typed.lower()), page.evaluate(VALUE)
                 process.send_signal(signal.SIGINT)
                 assert process.wait(timeout=60) == 0

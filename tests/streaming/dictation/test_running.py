@@ -1,4 +1,4 @@
-"""The lock by which a dictation is found, and at most one runs."""
+"""The lock of the running dictation, which limits it to one and finds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of spoken commands: the shipped one, the user's own, and what is wrong in it."""
+"""The table of spoken commands: the shipped one, the user's own, and error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_user_without_a_home_folder_has_no_entries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that runs under a user id which no account has: the command ended in a traceback."""
+    """In a container whose user id has no account, the command ended in a traceback."""
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
@@ -73,7 +73,7 @@ def test_the_longest_match_counts() -> None:
             '"comma": space, sentence and noun are for mark and type',
         ),
         ('[commands]\ncomma = "\\u001b[A"', '"comma": type: U\\+001B cannot be typed'),
-        ("literal = " + 5000 * "1", "not TOML: "),  # a plain ValueError, and a traceback
+        ("literal = " + 5000 * "1", "not TOML: "),  # a plain ValueError gave a traceback
         (b"\xff", "not UTF-8, at byte 0"),
         (b"#" * 1_000_001, "larger than 1000 kB"),
         (None, "cannot be read: No such file"),

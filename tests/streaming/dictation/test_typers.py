@@ -1,4 +1,4 @@
-"""The programs that type: which one, what they are given, and what is said when they fail."""
+"""The programs that type: choice, arguments and input, failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.dictation.typers import find_typer
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder of programs; those in it write down their arguments and input."""
+    """The only folder of programs, which record their arguments and input."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}")
@@ -102,7 +102,7 @@ def test_failures_are_named(programs: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ctrl_c_does_not_reach_it(programs: Path) -> None:
-    """A terminal sends it to all processes of its session, and half a word was typed."""
+    """Ctrl-C in a terminal also ended the typing program, within a word."""
     code = "import os, sys; sys.exit(f'session {os.getsid(0)}')"
     (programs / "xdotool").write_text(f"#!{sys.executable}\n{code}\n")
     (programs / "xdotool").chmod(0o755)
@@ -112,7 +112,7 @@ def test_ctrl_c_does_not_reach_it(programs: Path) -> None:
 
 
 def test_ydotool_types_ascii_alone(programs: Path) -> None:
-    """It passes over every other character without a word."""
+    """The program ydotool silently skips characters other than ASCII, so they are refused."""
     install(programs, "ydotool")
     with pytest.raises(DeviceError, match="ydotool cannot type é"):
         find_typer("ydotool").type([Type("café")])

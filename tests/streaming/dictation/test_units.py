@@ -1,4 +1,4 @@
-"""Words of a segment to units: which spoken words each was written for, and the mark after it."""
+"""Conversion of a segment's words to units: their spoken words, and the mark after them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_mark_is_known(written: str, text: str, mark: str) -> None:
 
 
 class FullStops:
-    """A tagger: every utterance is a sentence, which names Anna."""
+    """A stub tagger: a full stop after every utterance, and a capital for Anna."""
 
     def tag(self, utterances: Sequence[Utterance]) -> list[list[Tag]]:
         return [
@@ -71,7 +71,7 @@ class FullStops:
 
 
 def test_events_are_written() -> None:
-    """A partial has no mark at its end, where nothing is known of what follows."""
+    """A partial has no mark after its last word, since the next words are unknown."""
     first, second = timed("hello", "anna"), timed("yes", first=2.0)
     events = [
         Partial(tuple(first[:1]), tuple(first[1:]), 1.0),

@@ -1,8 +1,8 @@
-"""Admission in a simulation: clients come and go; the number of streams neither swings nor overloads the server.
+"""Admission in a simulation: as clients come and go, the number of streams neither oscillates nor overloads the server.
 
-Discrete and seeded. A turn takes the audio that has arrived since the turn before and decodes the chunks that it
-completes, in a fixed time and a time for each chunk, with noise; without a complete chunk, it only detects speech.
-Between two turns the engine rests as the worker does.
+The simulation is discrete and seeded. A turn takes the audio that has arrived since the previous turn, and decodes the
+chunks that it completes, in a fixed time plus a time per chunk, with noise; without a complete chunk, it only detects
+speech. Between two turns the engine rests, as in the worker.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ DETECTOR_SECONDS = 0.003  # of a turn, for the detection of speech
 
 @dataclass(frozen=True)
 class Machine:
-    """Seconds of computing of a turn: fixed, and for each chunk."""
+    """Computing time of a turn in seconds: fixed, and per chunk."""
 
     fixed: float
     chunk: float
 
 
 CPU = Machine(fixed=0.039, chunk=0.0148)  # one thread, measured: 0.057 s for one chunk, 0.28 s for sixteen
-EVEN = Machine(fixed=0.0, chunk=0.025)  # a chunk costs the same however many there are
+EVEN = Machine(fixed=0.0, chunk=0.025)  # a chunk's cost does not depend on their number
 GPU = Machine(fixed=0.08, chunk=0.001)
 
 
@@ -47,7 +47,7 @@ class Client:
 
 @dataclass
 class Door:
-    """A server and its clients."""
+    """A simulated server and its clients."""
 
     machine: Machine
     random: random.Random
@@ -57,12 +57,12 @@ class Door:
     load: Load = field(default_factory=Load)
     clients: dict[int, Client] = field(default_factory=dict)
     latencies: list[tuple[float, float]] = field(default_factory=list)  # (when, seconds)
-    began: float = -1.0  # when the latest turn began
-    worked: float = 0.0  # seconds of computing, altogether
+    began: float = -1.0  # start of the latest turn
+    worked: float = 0.0  # total seconds of computing
     count: int = 0
 
     def arrive(self) -> bool:
-        """A client asks for a stream; whether it is admitted."""
+        """Let a client ask for a stream; returns whether it is admitted."""
         if not self.open:
             return False
         self.admit()
@@ -75,7 +75,7 @@ class Door:
 
     @property
     def messages(self) -> int:
-        """Of a chunk."""
+        """Number of messages per chunk."""
         return round(CHUNK_SECONDS / self.message_seconds)
 
     def turn(self, slowness: float = 1.0) -> None:
@@ -121,7 +121,7 @@ class Door:
 
 
 def run(door: Door, until: float, clients_a_second: float, stay_seconds: float, slowness: float = 1.0) -> Iterator[int]:
-    """Let clients come at random, stay for a random time, and leave; the number of open streams after each turn."""
+    """Let clients come at random and stay for a random time; returns the number of open streams after each turn."""
     ends: dict[int, float] = {}
     next_client = door.now
     while door.now < until:
@@ -143,7 +143,7 @@ def run(door: Door, until: float, clients_a_second: float, stay_seconds: float, 
 def test_a_crowd_fills_the_server_and_delays_nobody(
     machine: Machine, message_seconds: float, least: int, most: int
 ) -> None:
-    """More clients than fit: the number of streams settles below the capacity, and words come in time.
+    """With more clients than capacity, the number of streams settles below it, and latency stays low.
 
     Two threads of the CPU hold about thirty.
     """
@@ -151,7 +151,7 @@ def test_a_crowd_fills_the_server_and_delays_nobody(
     list(run(door, 25, clients_a_second=8, stay_seconds=30))
     steady = list(run(door, 45, clients_a_second=8, stay_seconds=30))
     assert least <= statistics.mean(steady) <= most
-    assert statistics.pstdev(steady) < 0.25 * statistics.mean(steady)  # it does not swing between empty and full
+    assert statistics.pstdev(steady) < 0.25 * statistics.mean(steady)  # it does not oscillate between empty and full
     assert door.p95(25, 45) < CHUNK_SECONDS
 
 
@@ -175,7 +175,7 @@ def test_streams_that_wait_for_each_other_cost_less(message_seconds: float) -> N
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_few_streams_do_not_wait(streams: int) -> None:
-    """A chunk is decoded as soon as it is there, except for one that comes during another's step."""
+    """With few streams, a chunk is decoded at once, unless another stream's step is running."""
     door = Door(CPU, random.Random(0))
     for _ in range(streams):
         door.admit()
@@ -185,7 +185,7 @@ def test_few_streams_do_not_wait(streams: int) -> None:
 
 @pytest.mark.parametrize(("machine", "seed"), [(CPU, 0), (CPU, 1), (EVEN, 0), (EVEN, 1), (GPU, 0)])
 def test_a_slow_moment_closes_the_door_until_it_has_been_caught_up_with(machine: Machine, seed: int) -> None:
-    """A half-full server, where for a second and a half everything takes eight times as long.
+    """A half-full server is eight times slower for 1.5 s: admission resumes as soon as it has caught up.
 
     Admission stopped for ten to fourteen seconds, until the last slow turn had left the window; with such a moment
     every ten seconds, it stopped for good.
@@ -201,7 +201,7 @@ def test_a_slow_moment_closes_the_door_until_it_has_been_caught_up_with(machine:
     while not door.open:
         door.turn()
     assert door.now - slow_until < 7
-    assert door.p95(slow_until + 4, door.now) < MAX_LATENCY  # nobody was let in while those inside were late
+    assert door.p95(slow_until + 4, door.now) < MAX_LATENCY  # no stream was admitted while others were late
     door.hold(10)
     assert door.open
 

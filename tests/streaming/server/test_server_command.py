@@ -1,4 +1,4 @@
-"""`spellstream serve` as it is typed: what it needs, where it listens, how it stops, what it logs."""
+"""The command `spellstream serve`: requirements, address, stop, log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port in use."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -108,7 +108,7 @@ def served_port(process: subprocess.Popen[str]) -> int:
 
 
 async def last_words(port: int, key: str, stop: Callable[[], None]) -> dict[str, Any]:
-    """What a stream that is open gets when the server is stopped."""
+    """The last answer to an open stream when the server is stopped."""
     headers = {"Authorization": f"Bearer {key}"}
     async with connect(f"ws://127.0.0.1:{port}", additional_headers=headers) as websocket:
         await websocket.send(b"\0" * 3200)
@@ -122,7 +122,7 @@ async def last_words(port: int, key: str, stop: Callable[[], None]) -> dict[str,
 
 
 def test_a_signal_ends_it_with_the_last_words_and_status_0(model: Path, repository_root: Path) -> None:
-    """And its log is JSON, a line for each event, in which no key stands."""
+    """A signal ends open streams with their last words; the log is JSON, without keys."""
     command = [
         sys.executable,
         "-m",
@@ -173,7 +173,7 @@ def test_what_a_client_sends_cannot_forge_a_line_of_the_log(caplog: pytest.LogCa
 
 
 def test_a_fault_is_logged_and_counted_as_500() -> None:
-    """An outer layer makes the response, so the log had status 0."""
+    """A request that failed with 500 was logged with status 0, since an outer layer makes the response."""
 
     async def faulty(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("a fault")
@@ -185,7 +185,7 @@ def test_a_fault_is_logged_and_counted_as_500() -> None:
 
 
 def test_streams_that_do_not_finish_are_cut_off_when_time_is_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that hangs does not keep clients waiting."""
+    """Clients of a hanging engine are disconnected at the end of the grace period."""
     engine, hanging = Engine(asr.load(str(model), "cpu")), threading.Event()
     step = engine.step
 
@@ -199,7 +199,7 @@ def test_streams_that_do_not_finish_are_cut_off_when_time_is_up(model: Path, mon
             await websocket.recv()
             monkeypatch.setattr(engine, "step", slow)
             await websocket.send(b"\0" * 3200)
-            await websocket.recv()  # the answer does not wait for ever either
+            await websocket.recv()  # the response must not wait forever either
             made.stop()
             with contextlib.suppress(ConnectionClosed):
                 await websocket.recv()

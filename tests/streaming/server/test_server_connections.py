@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def ask(server: Running, head: str) -> bytes:
-    """The whole response, up to the close of the connection."""
+    """Send a request; returns the whole response, up to the close of the connection."""
     answer = b""
     with connected(server) as connection:
         connection.sendall(f"{head}\r\nHost: localhost\r\n\r\n".encode())
@@ -73,7 +73,7 @@ def test_a_full_server_refuses_everybody_else(full: Running, head: str) -> None:
 
 
 def test_silent_connections_cannot_keep_a_probe_out(full: Running) -> None:
-    """Places for probes are few: the oldest connection gives way."""
+    """If all connections reserved for probes are silent, the oldest is closed for the next probe."""
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(connected(full))
@@ -83,7 +83,7 @@ def test_silent_connections_cannot_keep_a_probe_out(full: Running) -> None:
 
 
 def test_a_probe_s_connection_is_for_one_request(full: Running) -> None:
-    """Otherwise it would admit further requests to a full server."""
+    """A probe's connection takes one request only: more would get into a full server."""
     with connected(full) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
         answer = b""

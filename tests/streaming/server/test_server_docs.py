@@ -1,4 +1,4 @@
-"""What a browser finds: `/` leads to the page, and `/docs` documents the API and loads nothing from elsewhere."""
+"""Pages for browsers: `/` redirects to the page, and `/docs` documents the API without external resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads are decoded as files are: the same spans, several at a time, to the same text."""
+"""Uploads are decoded like files: the same spans, in batches, to the same text."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_upload_is_decoded_in_batches_to_the_text_of_a_file(
 
     monkeypatch.setattr(recogniser, "decode_steps", counted)
     found = list(decoded(Service(shipped_engine, ServerConfig()), conversation))
-    assert len(batches[0]) == 1  # the first segment comes soon
+    assert len(batches[0]) == 1  # the first segment comes early
     assert max(map(len, batches)) > 1
     assert sum(map(len, batches)) == 7
 
@@ -92,7 +92,7 @@ def test_all_threads_decode_batches_of_one_upload_at_the_same_time(
         nonlocal begun
         begun += 1
         if begun <= 2:
-            met.wait(30)  # breaks unless another thread comes
+            met.wait(30)  # the barrier breaks unless another thread arrives
         return (yield from steps(waveforms, *arguments))
 
     monkeypatch.setattr(shipped_engine.recogniser, "decode_steps", paired)
@@ -170,7 +170,7 @@ def test_streams_are_stepped_between_two_tokens_of_a_file(
     decoding = replace(shipped_engine.final, nbest=1)
 
     def watched() -> Steps[list[int]]:
-        """What the streams had been stepped at each step of the file."""
+        """Number of stream steps at each step of the file."""
         seen = []
         for _ in shipped_engine.recogniser.decode_steps([waveform[: 9 * 16_000]], decoding, False):
             seen.append(stepped)
@@ -184,4 +184,4 @@ def test_streams_are_stepped_between_two_tokens_of_a_file(
 
     seen = asyncio.run(use(Service(shipped_engine, ServerConfig())))
     assert len(seen) > 12
-    assert len({*seen}) >= 10  # the stream's four seconds are ten steps, of a chunk each
+    assert len({*seen}) >= 10  # the stream's four seconds take ten steps of a chunk

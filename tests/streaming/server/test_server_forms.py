@@ -1,4 +1,4 @@
-"""Forms as different clients write them, and errors that tell nothing of the server's insides."""
+"""Forms as sent by different clients, and errors without internal names."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_an_unknown_granularity_is_refused_by_the_field_s_name(server: Running, 
     ['name="file"', 'name="file"; filename=""', 'filename="a.flac"', 'filename=""; name="file"'],
 )
 def test_a_file_part_needs_no_name(server: Running, speech: bytes, disposition: str) -> None:
-    """Some clients leave out the name of the file, or that of the part: there can be only one file."""
+    """Some clients leave out the file name, or the name of the part."""
     body = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + speech + END
     expected = post(server, form(speech))[1]["text"]
     status, answer = post(server, body)

@@ -1,4 +1,4 @@
-"""HEAD wherever GET: the usual check of a container is `wget --spider`, which asks so."""
+"""HEAD is answered wherever GET is: `wget --spider`, a usual container health check, sends HEAD."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_head_is_answered_as_get_without_a_body(server: Running, path: str) -> N
     assert (status, body) == (expected, b"")
     assert status == 200 if path in PATHS else status >= 400
     assert headers["content-type"] == expected_headers["content-type"]
-    if path != "/metrics":  # which changes from one to the other
+    if path != "/metrics":  # its content changes between requests
         assert headers["content-length"] == str(len(content))
 
 

@@ -22,7 +22,7 @@ OTHERS = ["evil.example", "evil.example:2700", "localhost.evil.example", "127.0.
 
 
 def status(config: ServerConfig, host: str | None) -> int:
-    """What a request with this Host is answered with."""
+    """The status of a request with this Host header."""
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,16 +39,16 @@ def status(config: ServerConfig, host: str | None) -> int:
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1", "127.1"])
 def test_on_localhost_without_a_key_only_local_names_are_answered(bound: str) -> None:
-    """The name of a page can be made to lead to 127.0.0.1, and its scripts then to use the server: DNS rebinding."""
+    """DNS rebinding: a page whose name is made to resolve to 127.0.0.1 could use a server on localhost."""
     config = ServerConfig(host=bound)
     assert {host: status(config, host) for host in LOCAL} == dict.fromkeys(LOCAL, 200)
     assert {host: status(config, host) for host in OTHERS} == dict.fromkeys(OTHERS, 403)
-    assert status(config, "192.168.1.7") == 200  # nobody can make that lead here, but who passes connections on
+    assert status(config, "192.168.1.7") == 200  # an address cannot be rebound; a proxy may forward it
     assert status(config, None) == 200  # no browser
 
 
 def test_the_machines_own_name_is_local_where_nobody_else_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian gives it 127.0.1.1. What clients ask for is not looked up: any page's name may lead here."""
+    """The machine's own name is local (Debian: 127.0.1.1); a client's Host is not resolved, since DNS may be forged."""
     found = {"own": ["127.0.1.1", "::1"], "both": ["127.0.1.1", "192.168.1.7"], "evil.example": ["127.0.0.1"]}
 
     def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
@@ -67,7 +67,7 @@ def test_the_machines_own_name_is_local_where_nobody_else_can_reach_it(monkeypat
 
 @pytest.mark.parametrize("config", [ServerConfig(api_key="k"), ServerConfig(host="0.0.0.0"), ServerConfig(host="::")])
 def test_with_a_key_or_for_the_network_any_name_is_answered(config: ServerConfig) -> None:
-    """A proxy passes on the name that it has itself; a page that is none of ours has no key."""
+    """With a key, or on the network, any name is accepted: a proxy forwards its own name, and pages lack the key."""
     assert {status(config, host) for host in (*LOCAL, "speech.example.org")} == {200}
 
 

@@ -1,4 +1,4 @@
-"""A model imported from SpeechBrain behind the server: streams by vosk's protocol, and OpenAI's uploads."""
+"""A server with a model imported from SpeechBrain: streams over vosk's protocol, and OpenAI uploads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.uploads import form, post
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the command makes of a model of SpeechBrain."""
+    """The folder of a SpeechBrain model, imported by the command."""
     folder = tmp_path_factory.mktemp("imported")
     source = speechbrain_folder(folder / "theirs")
     assert main(["import", "speechbrain", str(source), "--output", str(folder / "ours"), "--half"]) == 0

@@ -22,7 +22,7 @@ def one_step_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(use: Callable[[Jobs], Any], trial: Callable[[], None] = lambda: None) -> None:
-    """Let `use` submit jobs; then all are run, slice by slice."""
+    """Let `use` submit jobs, then run all of them, slice by slice."""
 
     async def whole() -> None:
         thread = EngineThread()
@@ -38,7 +38,7 @@ def run(use: Callable[[Jobs], Any], trial: Callable[[], None] = lambda: None) ->
 
 
 def counting(said: list[str], name: str, count: int) -> Steps[str]:
-    """Work that says its name at every step, and at its end that it was closed."""
+    """Work that records its name at every step, and that it was closed."""
     try:
         for _ in range(count):
             said.append(name)

@@ -1,4 +1,4 @@
-"""Who may come in, and how much of everything there may be: keys, origins, connections, sizes, silence, readers."""
+"""Access and limits: keys, origins, connections, sizes, silent clients, clients that do not read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(scope="module")
 def guarded(engine: Engine) -> Iterator[Running]:
-    """A server with a key and little patience."""
+    """A server with a key and short timeouts."""
     limits = replace(PATIENT, max_connections=20, max_upload_bytes=100_000, max_uploads=1, idle_seconds=1.5)
     limits = replace(limits, max_message_bytes=50_000, max_sessions=2, send_seconds=1.0)
     with running(ServerConfig(limits=limits, api_key=KEY, cors=("https://friend.example",)), engine) as made:
@@ -59,7 +59,7 @@ def authorised(made: Running, method: str, path: str, body: Any = None, **header
 
 
 async def opened(url: str, **arguments: Any) -> int:
-    """The status that a handshake ends with, 101 if it succeeds."""
+    """The status of a handshake, 101 if it succeeds."""
     try:
         async with connect(url, **arguments):
             return 101
@@ -68,7 +68,7 @@ async def opened(url: str, **arguments: Any) -> int:
 
 
 async def closed(websocket: Any) -> tuple[int, str]:
-    """The code and reason with which the server closes."""
+    """The server's close code and reason."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             await asyncio.wait_for(websocket.recv(), 30)
@@ -94,7 +94,7 @@ def test_without_the_key_only_probes_and_the_page_are_open(guarded: Running) -> 
 
 
 def test_a_websocket_takes_the_key_in_three_ways(guarded: Running) -> None:
-    """As a header, in the query or as a subprotocol, which a browser may use."""
+    """The key may come in a header, in the query or, from browsers, as a subprotocol."""
     url, key = guarded.ws_url, "a%20key"
     right = [
         opened(url, additional_headers=BEARER),
@@ -139,7 +139,7 @@ def test_only_listed_origins_may_read_answers(guarded: Running) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_whatever_it_says_of_itself(guarded: Running) -> None:
-    """413 before it is stored: a gigabyte is announced, and one comes piece by piece without end."""
+    """A body that declares a gigabyte, or comes in endless pieces, gets 413 before it is stored."""
     path = "/v1/audio/transcriptions"
     sent = 0
 
@@ -155,7 +155,7 @@ def test_a_body_that_is_too_large_is_refused_whatever_it_says_of_itself(guarded:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         status, _ = authorised(guarded, "POST", path, endless(), Content_Type="multipart/form-data; boundary=x")
         assert status == 413
-    assert sent < 1 << 30  # the server does not listen to all of it
+    assert sent < 1 << 30  # the server does not read all of it
     assert resident_bytes() < before + (30 << 20)
 
 
@@ -180,7 +180,7 @@ def test_messages_and_streams_are_bounded(guarded: Running) -> None:
             await third.send(b"\0" * 3200)
             assert "2 streams are open" in json.loads(await third.recv())["error"]
             assert (await closed(third))[0] == 1013
-            async with connect(url) as fourth:  # is told before it says anything
+            async with connect(url) as fourth:  # is refused before it sends anything
                 assert "2 streams are open" in json.loads(await fourth.recv())["error"]
             assert ask(guarded, "GET", "/ready")[0] == 503
             assert ask(guarded, "GET", "/health")[0] == 200
@@ -232,7 +232,7 @@ def test_who_says_nothing_is_dropped(guarded: Running) -> None:
 
 
 def held(made: Running, count: int) -> list[socket.socket]:
-    """Connections that are opened and left, some in the midst of a request."""
+    """Abandoned connections, some within a request."""
     found = []
     for n in range(count):
         one = socket.create_connection((made.host, made.port), timeout=30)
@@ -257,7 +257,7 @@ def gone(connections: list[socket.socket]) -> int:
 
 @pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_connections_that_are_opened_and_left_are_closed_and_do_no_harm(guarded: Running, count: int) -> None:
-    """Twenty fit; the others are turned away at once, and the twenty after a while. A stream goes on meanwhile."""
+    """Abandoned connections: beyond 20 they are refused, and the 20 are closed later. A stream continues meanwhile."""
 
     async def main() -> int:
         async with connect(f"{guarded.ws_url}/?key=a%20key") as websocket:
@@ -280,7 +280,7 @@ def test_connections_that_are_opened_and_left_are_closed_and_do_no_harm(guarded:
 
 
 def test_a_client_that_never_reads_is_dropped(guarded: Running) -> None:
-    """It asks for page after page and leaves them all unread; others are served meanwhile."""
+    """A client that requests page after page and reads none is dropped; others are served meanwhile."""
     request = f"GET /metrics HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
     with socket.socket() as silent:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -328,7 +328,7 @@ def test_a_head_without_end_is_not_gathered(guarded: Running, start: str) -> Non
         while sent < 50 << 20:
             endless.sendall(piece)
             sent += len(piece)
-    assert sent < 20 << 20  # some of which waits in the system
+    assert sent < 20 << 20  # part of it stays in the system's buffers
     assert authorised(guarded, "POST", "/nothing", b"x" * 90_000, X_Long="a" * 30_000)[0] == 404
 
 

@@ -1,4 +1,4 @@
-"""Audio faster than the engine: what is dropped, who is notified, and the metrics."""
+"""Audio faster than the engine: dropped audio, notices to clients, metrics."""
 
 from __future__ import annotations
 

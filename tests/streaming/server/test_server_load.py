@@ -14,7 +14,7 @@ BOUND = CHUNK_SECONDS / 2
 
 
 def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0.001, audio: float = 0.1) -> Load:
-    """Turns, all alike, in the five seconds up to 0."""
+    """Equal turns in the five seconds up to time 0."""
     load = Load()
     for n in range(turns):
         load = load.heard(Turn(5 * (n / turns - 1), compute, audio, (latency,), streams))
@@ -22,7 +22,7 @@ def measured(streams: int, turns: int, latency: float = 0.01, compute: float = 0
 
 
 def room(load: Load, streams: int, now: float = 0.0) -> bool:
-    """Whether there is room beside some streams opened just now."""
+    """Whether there is room beside `streams` streams opened at `now`."""
     return load.has_room(now, [now] * streams, BOUND, MAX_USE)
 
 
@@ -43,7 +43,7 @@ def test_streams_that_are_silent_keep_nobody_out() -> None:
 def test_many_short_streams_are_let_in_one_after_the_other() -> None:
     """Ended streams counted as unmeasured, so the next ones were refused without any load."""
     load, now = Load(), 0.0
-    for _ in range(200):  # each of which is open for four turns
+    for _ in range(200):  # each stream is open for four turns
         now += 0.05
         load = load.heard(Turn(now, 0.002, 0.2, (0.003,) * 4, 4))
         assert room(load, 4, now)
@@ -53,7 +53,7 @@ def test_late_streams_close_the_door_until_enough_of_them_have_gone() -> None:
     """Admission resumes at once, not only when the old measurements have left the window."""
     load = measured(20, 50, latency=0.4)
     assert [room(load, streams) for streams in (20, 15, 14, 10)] == [False, False, True, True]
-    assert room(load, 0)  # nobody is delayed: it had refused the next stream of the only client of a slow machine
+    assert room(load, 0)  # no stream to delay: the only client of a slow machine was refused its next stream
     assert room(load, 3, WINDOW_SECONDS + 0.1)
 
 
@@ -91,7 +91,7 @@ def test_steps_that_only_detect_speech_do_not_shorten_the_rest() -> None:
 
 
 def test_who_sends_faster_than_real_time_does_not_keep_others_out() -> None:
-    """A recording takes all the time that nobody else needs."""
+    """Recordings sent faster than real time take only the time that other streams leave."""
     load = measured(1, 50, latency=0.1, compute=0.1, audio=1.0)
     assert load.use(0.0, 2) == pytest.approx(0.2)
     assert room(load, 1)
@@ -107,9 +107,9 @@ def test_the_latency_that_counts_is_that_of_the_last_seconds() -> None:
 
 @pytest.mark.parametrize(("turn_seconds", "chunk_cost"), [(0.002, 0.015), (0.05, 0.015)], ids=["shares", "batches"])
 def test_whoever_is_let_in_stays_in_time_however_many_knock(turn_seconds: float, chunk_cost: float) -> None:
-    """Four of five streams have speech at a time, and two more ask each second: lucky moments once admitted too many.
+    """With speech in four of five streams and two requests per second, fast moments admitted too many streams.
 
-    When half have left, there is room for others in less than a second.
+    After half of the streams have ended, admission resumes in less than a second.
     """
     generator, load = random.Random(1), Load()
     now, knocked, turned, due = 0.0, 0.0, 0.0, list[float]()

@@ -1,4 +1,4 @@
-"""The page in a browser: the words of its microphone and of files, kept and downloaded, by mouse and by keyboard."""
+"""The page in a browser: microphone, files, downloads, mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.engine import Engine
 from streaming.server.config import ServerConfig
 from tests.support.serving import Running, running
 
-if TYPE_CHECKING:  # imported where a browser is asked for
+if TYPE_CHECKING:  # imported only where a browser is requested
     from playwright.sync_api import Page, WebSocketRoute
 
     from tests.support.browser import Visit
@@ -41,7 +41,7 @@ def server(shipped_engine: Engine) -> Iterator[Running]:
 
 
 def downloaded(page: Page, name: str) -> tuple[str, str]:
-    """The file name and the content of what a button downloads."""
+    """Name and content of the file that a button downloads."""
     with page.expect_download() as download:
         page.get_by_role("group", name="Save as").get_by_role("button", name=name).click()
     return download.value.suggested_filename, Path(download.value.path()).read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_words_come_while_one_speaks_by_keyboard_alone(visit: Visit, server: Run
 
 
 def test_a_second_press_goes_on_where_the_first_ended(visit: Visit, server: Running) -> None:
-    """The server's clock begins anew with each stream; the transcript's does not."""
+    """A second press continues the transcript's clock, although the server's restarts with each stream."""
     words = [{"word": "boats", "start": 0.2, "end": 0.5, "conf": 1.0}]
 
     def recognise(socket: WebSocketRoute, message: str | bytes) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_is_no_audio_is_told_and_can_be_tried_again(visit: Visit, se
     failure = page.get_by_role("article").filter(has_text="notes.txt").locator("[data-part=problem]")
     failure.wait_for()
     assert failure.inner_text() == "It is not audio: it looks like text."
-    visit.expect("#said", "sample.flac: 1 line")  # the next one is done all the same
+    visit.expect("#said", "sample.flac: 1 line")  # the next file is still transcribed
     asked = len([url for url in visit.requests if url.endswith("/transcriptions")])
     page.get_by_role("button", name="Try again").click()
     failure.wait_for()
@@ -175,7 +175,7 @@ def test_a_file_that_is_no_audio_is_told_and_can_be_tried_again(visit: Visit, se
 
 def test_an_upload_can_be_cancelled(visit: Visit, server: Running, sample: Path) -> None:
     held = []
-    visit.page.route("**/v1/audio/transcriptions", lambda route: held.append(route))  # and never answered
+    visit.page.route("**/v1/audio/transcriptions", lambda route: held.append(route))  # never answered
     page = visit.open(f"{server.url}/ui")
     page.get_by_label("Choose a file").set_input_files(sample)
     assert page.get_by_role("progressbar", name="Progress").is_visible()

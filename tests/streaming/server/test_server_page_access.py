@@ -1,4 +1,4 @@
-"""The page for everybody: names and roles, the keyboard's way through it, contrast, small screens, long lines."""
+"""Accessibility of the page: names and roles, keyboard navigation, contrast, small screens, long lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streaming.engine import Engine
 from streaming.server.config import ServerConfig
 from tests.support.serving import Running, running
 
-if TYPE_CHECKING:  # imported where a browser is asked for
+if TYPE_CHECKING:  # imported only where a browser is requested
     from playwright.sync_api import Browser
 
     from tests.support.browser import Visit
@@ -27,7 +27,7 @@ LINES = (
     "and seventeen of them at that",
 )
 
-# The least ratio of WCAG 2.2 (1.4.3) among all texts that can be seen, with the text that has it.
+# The lowest contrast ratio (WCAG 2.2, 1.4.3) of all visible texts, and the text that has it.
 CONTRAST = """() => {
     const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
     const light = (colour) => channels(colour).slice(0, 3)
@@ -55,7 +55,7 @@ def server(shipped_engine: Engine) -> Iterator[Running]:
 
 
 def with_a_file(visit: Visit, server: Running) -> None:
-    """Open the page and have it transcribe a file, whose lines are known."""
+    """Open the page, and let it transcribe a file with known lines."""
     events: list[dict[str, object]] = [
         {"type": "transcript.text.segment", "id": i, "start": 5.0 * i, "end": 5.0 * i + 4, "text": text, "words": []}
         for i, text in enumerate(LINES)
@@ -96,7 +96,7 @@ def test_everything_has_a_role_and_a_name(visit: Visit, server: Running) -> None
 
 
 def test_only_what_is_final_is_read_out(visit: Visit, server: Running) -> None:
-    """A screen reader that read every partial would never be silent; a file's hundred lines neither."""
+    """Screen readers announce finals only, neither partials nor a file's hundred lines."""
     with_a_file(visit, server)
     page = visit.page
     page.locator("#talk").click()
@@ -132,7 +132,7 @@ def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(visit: V
         page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")  # Clear
     assert page.get_by_role("article").count() == 0
-    assert page.evaluate("document.activeElement.id") == "talk"  # not lost with the button that had it
+    assert page.evaluate("document.activeElement.id") == "talk"  # focus is not lost with the removed button
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -172,7 +172,7 @@ def test_small_screens(browser: Browser, server: Running, width: int) -> None:
 
 
 def test_long_lines_become_subtitles_that_can_be_read(visit: Visit, server: Running) -> None:
-    """At most two lines of 42 characters, seven seconds; every word once, in order, at its time."""
+    """Long lines become cues of at most two lines of 42 characters and 7 s; every word once, in order, at its time."""
     words = " ".join([LINES[0], LINES[1]] * 4).split()
     timed = [{"text": word, "start": 3590 + 0.5 * i, "end": 3590 + 0.5 * i + 0.4} for i, word in enumerate(words)]
     segment = {"start": 3590, "end": timed[-1]["end"], "text": " ".join(words), "words": timed}

@@ -1,4 +1,4 @@
-"""The files of the browser page, as they are served: what they may do, how they are kept, and that they are enough."""
+"""The served files of the browser page: content policy, caching, completeness."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_unchanged_file_is_not_sent_again(client: TestClient) -> None:
 def test_the_page_is_a_folder_wherever_it_is_mounted(client: TestClient) -> None:
     answer = client.get("/ui")
     assert answer.status_code == 307
-    assert answer.headers["location"] == "ui/"  # relative: a proxy may serve all this under a prefix
+    assert answer.headers["location"] == "ui/"  # relative: a proxy may add a path prefix
 
 
 @pytest.mark.parametrize(

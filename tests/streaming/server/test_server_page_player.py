@@ -1,4 +1,4 @@
-"""Listening on the page: to a file or to what was said, from any word; how sure each word is, and which may change."""
+"""Playback on the page, of a file or recording, from any word; confidence and state of each word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streaming.engine import Engine
 from streaming.server.config import ServerConfig
 from tests.support.serving import Running, running
 
-if TYPE_CHECKING:  # imported where a browser is asked for
+if TYPE_CHECKING:  # imported only where a browser is requested
     from playwright.sync_api import WebSocketRoute
 
     from tests.support.browser import Visit
@@ -101,7 +101,7 @@ def test_uncertain_words_are_underlined_and_said_to_be(visit: Visit, server: Run
     assert unsure.get_attribute("aria-description") == "Confidence 31 %"
     assert page.get_by_text("Underlined words are uncertain.").is_visible()
     assert visit.lines == ["boats home"]
-    assert page.locator("audio").is_hidden()  # what the browser cannot play is not offered
+    assert page.locator("audio").is_hidden()  # no player for formats that the browser cannot play
     assert page.locator("li button").is_disabled()
 
 
@@ -129,7 +129,7 @@ def test_words_that_will_not_change_are_darker(visit: Visit, server: Running) ->
 
 
 def test_what_was_said_can_be_played(visit: Visit, server: Running) -> None:
-    """The recording has the length of what was heard, so that its words lie at their times."""
+    """The recording has the length of the streamed audio, so that word times fit its playback."""
     page = visit.open(f"{server.url}/ui")
     for seconds in (3, 2):
         visit.listen(seconds)
@@ -154,7 +154,7 @@ def test_the_microphone_does_not_hear_the_page(visit: Visit, server: Running, re
 
 
 def test_a_browser_at_the_root_finds_the_page_and_the_documentation(visit: Visit, server: Running) -> None:
-    """Neither breaks the policy that lets them reach nothing else."""
+    """A browser at / finds the page and the documentation, neither of which violates its content policy."""
     page = visit.open(server.url)
     assert page.url == f"{server.url}/ui/"
     page.goto(f"{server.url}/docs")

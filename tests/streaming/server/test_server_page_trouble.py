@@ -1,4 +1,4 @@
-"""What the page says when something is wrong: no microphone, no place, no key, no connection, words that are markup."""
+"""Errors on the page: no microphone, full server, no key, no connection, words that are markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streaming.engine import Engine
 from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
 
-if TYPE_CHECKING:  # imported where a browser is asked for
+if TYPE_CHECKING:  # imported only where a browser is requested
     from playwright.sync_api import WebSocketRoute
     from starlette.types import Receive, Scope, Send
 
@@ -39,7 +39,7 @@ def server(shipped_engine: Engine) -> Iterator[Running]:
 
 
 def answering(visit: Visit, answer: Callable[[WebSocketRoute, str | bytes], None]) -> None:
-    """Let `answer` take the server's place at the other end of the WebSocket."""
+    """Let `answer` act as the server on the WebSocket."""
     every = re.compile("^ws:")
     visit.page.route_web_socket(every, lambda socket: socket.on_message(lambda message: answer(socket, message)))
 
@@ -69,7 +69,7 @@ def test_the_chosen_microphone_is_the_one_that_is_opened(visit: Visit, server: R
     visit.page.add_init_script(KEEP_MICROPHONE)
     page = visit.open(f"{server.url}/ui")
     choice = page.get_by_role("combobox", name="Microphone")
-    # Whether there are names before the user has allowed a microphone is the browser's business.
+    # Before the user allows a microphone, the browser may hide device names.
     visit.listen(1)
     names = choice.locator("option").all_inner_texts()
     assert len(set(names)) == len(names) > 1
@@ -77,7 +77,7 @@ def test_the_chosen_microphone_is_the_one_that_is_opened(visit: Visit, server: R
     visit.listen(1)
     assert page.evaluate("wanted.audio.deviceId.exact") == choice.input_value()
     assert choice.locator("option:checked").inner_text() == names[-1]
-    assert page.evaluate("opened.getTracks()[0].readyState") == "ended"  # it does not go on listening
+    assert page.evaluate("opened.getTracks()[0].readyState") == "ended"  # the page stops listening
 
 
 def test_a_microphone_that_goes_away_ends_the_stream(visit: Visit, server: Running) -> None:
@@ -88,11 +88,11 @@ def test_a_microphone_that_goes_away_ends_the_stream(visit: Visit, server: Runni
     page.evaluate("opened.getTracks()[0].dispatchEvent(new Event('ended'))")
     visit.expect("#problem", "microphone has gone away")
     visit.expect("#talk", "Press to talk")
-    assert json.loads(visit.frames[-1]) == {"eof": 1}  # what had been said is still finished
+    assert json.loads(visit.frames[-1]) == {"eof": 1}  # the words so far are still finished
 
 
 def test_a_microphone_that_goes_away_while_it_connects_is_not_listened_to(visit: Visit, server: Running) -> None:
-    """The page said that it listened, until the server had heard nothing for too long."""
+    """If the microphone vanished while connecting, the page claimed to listen until the server's idle timeout."""
     visit.page.add_init_script(KEEP_MICROPHONE)
     visit.page.add_init_script(
         "window.WebSocket = class extends WebSocket "
@@ -124,7 +124,7 @@ def test_a_busy_server_is_told_and_tried_again(visit: Visit, shipped_engine: Eng
 
 @pytest.mark.parametrize("key", ["plain-key", "a/b+c=="])
 def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(visit: Visit, shipped_engine: Engine, key: str) -> None:
-    """The second key has letters that no WebSocket subprotocol may have."""
+    """The page asks for a key and keeps it while the tab is open, even one invalid as a WebSocket subprotocol."""
     with running(ServerConfig(api_key=key), shipped_engine) as server:
         page = visit.open(f"{server.url}/ui", connection="Key needed")
         visit.expect("#problem", "needs a key")
@@ -185,7 +185,7 @@ def test_audio_that_the_connection_cannot_carry_is_dropped_and_counted(visit: Vi
 
 
 def test_audio_that_the_server_has_no_time_for_is_counted_too(visit: Visit, server: Running) -> None:
-    """The page asks for it: words that come ever later are of no use to who is speaking."""
+    """The page opens live streams, and shows how much audio the server dropped: late words are useless to a speaker."""
     heard: list[str | bytes] = []
 
     def answer(socket: WebSocketRoute, message: str | bytes) -> None:
@@ -228,7 +228,7 @@ def test_markup_stays_text(visit: Visit, server: Running) -> None:
 
 
 def test_it_works_under_a_prefix(visit: Visit, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As behind a proxy that gives the whole server a folder of its own."""
+    """The page works behind a proxy that adds a path prefix."""
     prefix = "/tools/speech"
     inner = server.server.config.loaded_app
 

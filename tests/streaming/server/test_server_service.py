@@ -1,4 +1,4 @@
-"""The service between clients and the engine: what it bounds, how it drops, fails, drains and refuses."""
+"""The service between clients and the engine: bounds, dropped streams, failures, stop, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOMY = ServerLimits(load_share=100)
 
 @dataclass(frozen=True)
 class Heard:
-    """A session that counts what it was given."""
+    """A stub session that counts its samples."""
 
     samples: int = 0
     missing: int = 0
@@ -88,7 +88,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @contextlib.asynccontextmanager
 async def held(engine: Counter) -> AsyncIterator[None]:
-    """Block the steps of the engine."""
+    """Block the engine's steps."""
     engine.may_step.clear()
     try:
         yield
@@ -102,7 +102,7 @@ async def texts(stream: Any) -> list[str]:
 
 @pytest.mark.parametrize("sample_rate", [16_000, 8_000])
 def test_all_that_is_pushed_is_heard_however_it_is_cut(serve: Any, sample_rate: int) -> None:
-    """An odd byte waits for its other half."""
+    """All pushed audio is heard, however it is cut; an odd byte waits for its second half."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream(sample_rate) as stream:
@@ -147,7 +147,7 @@ def test_a_client_that_is_too_fast_has_to_wait(serve: Any) -> None:
 
 
 def test_a_live_one_loses_the_oldest_and_is_told_how_much(serve: Any) -> None:
-    """It waits at most for the current step, so memory is bounded."""
+    """A live stream's push waits for the current step at most, and drops the oldest audio, so memory is bounded."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream(live=True) as stream:
@@ -218,7 +218,7 @@ def test_no_more_streams_than_there_is_room_for(serve: Any) -> None:
                 with pytest.raises(OverloadError, match="2 streams are open"):
                     async with service.stream():
                         pass
-            async with service.stream() as third:  # at once, though the engine has not forgotten the second yet
+            async with service.stream() as third:  # at once, though the engine still holds the second
                 await third.push(SECOND)
                 third.finish()
                 assert await texts(third) == ["16000 0"]
@@ -227,7 +227,7 @@ def test_no_more_streams_than_there_is_room_for(serve: Any) -> None:
 
 
 def test_no_more_streams_once_those_that_are_open_get_late(serve: Any) -> None:
-    """The one that is late is heard to its end."""
+    """No streams are admitted once open ones are late; the late one is heard to its end."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:
@@ -259,7 +259,7 @@ def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) 
             async with service.stream() as new:
                 await new.push(SECOND)
                 await new.heard()
-                await stack.aclose()  # the one that failed goes only now, and takes nobody with it
+                await stack.aclose()  # the failed stream is dropped only now, without effect on others
                 await new.push(SECOND)
                 new.finish()
                 assert await texts(new) == ["32000 0"]
@@ -269,7 +269,7 @@ def test_a_fault_of_the_engine_ends_the_streams_but_not_the_service(serve: Any) 
 
 
 def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
-    """Successful files once reset the count of failed steps; none is tried after the last failure."""
+    """Successful files reset the count of failed steps, so an engine that kept failing was never reported."""
 
     async def use(service: Service, engine: Counter) -> None:
         engine.fail = True
@@ -341,7 +341,7 @@ def test_functions_take_turns_with_the_streams(serve: Any) -> None:
 
 
 def test_an_idle_service_does_nothing(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No busy waiting, neither without streams nor for one that says nothing."""
+    """No busy waiting, neither without streams nor for a silent one."""
 
     async def use(service: Service, engine: Counter) -> None:
         async with service.stream() as stream:

@@ -1,4 +1,4 @@
-"""A server that streams come to and leave for twenty minutes is as large at the end as after the first."""
+"""Memory of a server stays flat over twenty minutes of streams that come and go."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GROWTH = 1.05
 
 @pytest.mark.slow
 def test_memory_stays_flat_while_streams_come_and_go(repository_root: Path) -> None:
-    """Some finish, some leave in the midst of a word, some say nothing, some send nonsense, some upload files."""
+    """Streams that finish, leave within a word, stay silent or send nonsense, and uploads, leave no memory behind."""
     waveform = asr.audio.load(repository_root / "recipes" / "sample.flac")
     pcm = (waveform.clamp(-1, 1) * 32767).short().numpy().tobytes()
     command = [
@@ -47,7 +47,7 @@ def test_memory_stays_flat_while_streams_come_and_go(repository_root: Path) -> N
 
 
 async def soak(peer: Peer, pcm: bytes) -> tuple[int, int, int]:
-    """Resident bytes after the first minute and at the end, and how many streams there were."""
+    """Resident bytes after the first minute and at the end, and the number of streams."""
     end = time.monotonic() + 60 * MINUTES
     served = 0
 
@@ -68,7 +68,7 @@ async def soak(peer: Peer, pcm: bytes) -> tuple[int, int, int]:
 
 
 async def visit(url: str, pcm: bytes, generator: random.Random) -> None:
-    """One stream, of one kind or another."""
+    """A stream of a random kind."""
     rate, kind = generator.choice([8000, 16_000, 44_100]), generator.randrange(6)
     async with connect(url) as socket:
         await socket.send(json.dumps({"config": {"sample_rate": rate, "words": generator.randrange(2)}}))

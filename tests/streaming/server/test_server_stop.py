@@ -46,7 +46,7 @@ def engine(model: Path) -> Engine:
 
 @pytest.fixture
 def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Steps wait until this is set."""
+    """Block the engine's steps until the event is set."""
     step, going = engine.step, threading.Event()
 
     def wait(*arguments: Any) -> Any:
@@ -59,7 +59,7 @@ def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.
 
 
 def upload() -> bytes:
-    """A request for what is said in half a second of silence."""
+    """An upload of half a second of silence."""
     file = io.BytesIO()
     soundfile.write(file, np.zeros(8000), 16_000, format="FLAC")
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % file.getvalue()
@@ -69,7 +69,7 @@ def upload() -> bytes:
 
 @contextlib.contextmanager
 def begun(made: Running) -> Iterator[tuple[socket.socket, bytes]]:
-    """An upload of which all has been sent but the last bytes, which are given."""
+    """An upload without its last bytes; yields the connection and these bytes."""
     with socket.create_connection((made.host, made.port), timeout=20) as connection:
         connection.sendall(upload()[:-9])
         yield connection, upload()[-9:]
@@ -84,13 +84,13 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
 def test_an_upload_that_begins_in_a_stop_is_refused_and_one_that_is_under_way_is_answered(
     engine: Engine, held: threading.Event
 ) -> None:
-    """The connection was open before. Its upload was read, then cut off when the server ended."""
+    """An upload that began during a stop, on an open connection, was read, then cut off when the server ended."""
     held.set()
     with running(ServerConfig(limits=PATIENT, grace_seconds=20), engine) as made, begun(made) as (early, rest):
         late = http.client.HTTPConnection(made.host, made.port, timeout=20)
         late.request("GET", "/ready")
         assert late.getresponse().read()
-        with connect(made.ws_url) as stream:  # for which the stop has to wait
+        with connect(made.ws_url) as stream:  # which the stop has to wait for
             stream.send(b"\0" * 3200)
             stream.recv(timeout=20)
             held.clear()
@@ -124,7 +124,7 @@ def test_an_upload_that_does_not_come_in_the_time_of_grace_is_told(engine: Engin
 
 
 def wait_for_body(made: Running) -> None:
-    """Until the server has begun to read the only upload there is."""
+    """Wait until the server has begun to read the only upload."""
     connections = made.server.server_state.connections
     wait_until(lambda: any(getattr(one, "cycle", None) is not None for one in list(connections)))
     time.sleep(0.05)
@@ -138,7 +138,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_an_upload_that_goes_on_for_ever_is_given_up(engine: Engine) -> None:
-    """A byte now and then kept one of the few places for uploads as long as the client liked."""
+    """An upload of a byte now and then could hold one of the few upload slots forever."""
     limits = replace(PATIENT, max_upload_seconds=0.5)
     with running(ServerConfig(limits=limits), engine) as made, begun(made) as (connection, rest):
         connection.settimeout(0.1)

@@ -1,4 +1,4 @@
-"""Uploads too large, too long, too slow, broken or clever; and requests made up from the server's own OpenAPI."""
+"""Uploads that are too large, long or slow, broken or hostile; and requests generated from the server's OpenAPI."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def flac(waveform: np.ndarray[Any, np.dtype[Any]], rate: int = 16_000) -> bytes:
 
 
 def claiming(file: bytes, samples: int) -> bytes:
-    """A FLAC file whose header has another number of samples, a 36-bit field."""
+    """A FLAC file whose header declares another number of samples (a 36-bit field)."""
     head = bytearray(file)
     head[21:26] = ((head[21] >> 4 << 36) | samples).to_bytes(5, "big")
     return bytes(head)
@@ -80,7 +80,7 @@ def descriptors() -> int:
 
 
 def test_an_upload_too_large_is_refused_by_its_header(server: Running) -> None:
-    """Before any of it is read."""
+    """An upload whose header declares too large a size is refused before any of it is read."""
     with socket.create_connection((server.host, server.port), timeout=5) as connection:
         connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
@@ -92,7 +92,7 @@ def test_an_upload_too_large_is_refused_as_it_comes(server: Running) -> None:
 
 
 def test_a_length_beyond_the_bound_is_refused_by_its_header(server: Running, speech: bytes) -> None:
-    """A hundred hours, says the header; nothing of it is decoded."""
+    """A file whose header declares a hundred hours is refused without decoding."""
     started = time.monotonic()
     message = refusal(server, form(claiming(speech, 100 * 3600 * 16_000)))
     assert message == "file: is longer than 60 s, which is the limit"
@@ -100,7 +100,7 @@ def test_a_length_beyond_the_bound_is_refused_by_its_header(server: Running, spe
 
 
 def test_a_length_beyond_the_bound_is_found_where_the_header_does_not_tell(server: Running) -> None:
-    """Some kilobytes that unpack to more than a minute."""
+    """A file too long, without a length in its header, is refused: some kilobytes decode to over a minute."""
     bomb = claiming(flac(np.zeros(int(16_000 * (MAX_SECONDS + 10)))), 0)
     assert len(bomb) < 40_000
     status, answer = post(server, form(bomb))
@@ -120,7 +120,7 @@ def test_too_many_fields_and_files_are_refused(server: Running, speech: bytes) -
 
 
 def test_a_slow_upload_is_given_up_and_others_come_in_meanwhile(server: Running, speech: bytes) -> None:
-    """Beyond `max_uploads` requests are told to come back; once the slow ones are dropped there is room again."""
+    """Requests beyond `max_uploads` are told to retry; after slow uploads are dropped, there is room again."""
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
     head += f"Content-Length: {len(speech)}\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -156,7 +156,7 @@ def zip_bomb() -> bytes:
         (flac(np.random.default_rng(0).uniform(-1, 1, 16_000))[:9000], "file: is damaged or cut short"),
         (bytes(range(256)) * 40, "file: "),
     ],
-    ids=["empty", "text", "zip", "no samples", "cut flac", "noise"],  # a zip holds the time
+    ids=["empty", "text", "zip", "no samples", "cut flac", "noise"],  # a zip file contains the time
 )
 def test_what_is_no_audio_is_refused(server: Running, file: bytes, reason: str) -> None:
     assert refusal(server, form(file)).startswith(reason)
@@ -197,7 +197,7 @@ def test_a_files_name_means_nothing(
 
 
 def test_a_short_file_does_not_wait_for_a_long_one(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even for one in which there is nothing to decode: such a file is small, and long to listen to."""
+    """A short file does not wait for a long one, even of silence: a small file that takes long to read."""
     done: list[str] = []
     hear = StreamDetector.run
 
@@ -223,7 +223,7 @@ def test_a_short_file_does_not_wait_for_a_long_one(server: Running, monkeypatch:
 
 
 def test_a_client_that_goes_away_ends_its_job(server: Running, speech: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more of its file is decoded, and nothing of it stays open."""
+    """When a client disconnects, decoding of its file ends, and its file is closed."""
     post(server, form(speech))
     before = descriptors()
     decoded: list[float] = []
@@ -244,7 +244,7 @@ def test_a_client_that_goes_away_ends_its_job(server: Running, speech: bytes, mo
         with socket.create_connection((server.host, server.port), timeout=10) as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             wait_for(lambda: len(decoded) >= 2)
-        assert post(server, form(speech))[0] == 200  # after whatever was under way
+        assert post(server, form(speech))[0] == 200  # after the current slice
         count = len(decoded)
         time.sleep(0.5)
         assert len(decoded) == count < 5  # two batches, perhaps a third, and the other file
@@ -252,7 +252,7 @@ def test_a_client_that_goes_away_ends_its_job(server: Running, speech: bytes, mo
 
 
 def test_a_server_that_is_stopped_tells_its_clients(shipped_engine: Engine, speech: bytes) -> None:
-    """What takes longer than the time of grace is refused before that is over, not cut off."""
+    """At a stop, a file too long for the grace period gets an error response rather than a cut connection."""
     waveform, _ = sf.read(io.BytesIO(speech), dtype="float32")
     body = form(flac(np.tile(np.concatenate([waveform, np.zeros(16_000)]), 50)), stream="true")
     with (
@@ -267,7 +267,7 @@ def test_a_server_that_is_stopped_tells_its_clients(shipped_engine: Engine, spee
 
 
 def test_a_broken_file_is_told_of_in_the_stream(server: Running, speech: bytes) -> None:
-    """Segments before the damage have been sent; the client's library then raises the error."""
+    """In an event stream, segments before the damage are sent, then an error that the client's library raises."""
     waveform, _ = sf.read(io.BytesIO(speech), dtype="float32")
     broken = flac(np.tile(waveform, 8))[: 5 * len(speech)]
     request = Request(server.url + PATH, form(broken, stream="true"), {"Content-Type": FORM})
@@ -281,7 +281,7 @@ def test_a_broken_file_is_told_of_in_the_stream(server: Running, speech: bytes) 
 
 
 def fuzz(server: Running, examples: int) -> None:
-    """Ask for every operation of the server's OpenAPI with whatever schemathesis makes up, right and wrong."""
+    """Call every operation of the server's OpenAPI with valid and invalid requests from schemathesis."""
     schemathesis = pytest.importorskip("schemathesis")
     with urlopen(f"{server.url}/openapi.json", timeout=10) as answer:
         schema = schemathesis.openapi.from_dict(json.load(answer))
@@ -316,7 +316,7 @@ def test_many_made_up_requests_are_answered(server: Running) -> None:
 
 @pytest.mark.slow
 def test_a_long_file_needs_no_more_memory_than_a_short_one(shipped_engine: Engine, speech: bytes) -> None:
-    """Twelve minutes with a sentence in each."""
+    """Twelve minutes of audio, with a sentence in each, need no more memory than a short file."""
     waveform, _ = sf.read(io.BytesIO(speech), dtype="float32")
     minute = np.concatenate([waveform, np.zeros(60 * 16_000 - len(waveform), np.float32)])
     short, long = (flac(np.tile(minute, minutes)) for minutes in (1, 12))

@@ -31,12 +31,12 @@ from streaming.server.stream import Stream
 from tests.support.small_model import small_model
 
 LIMITS = ServerLimits(load_share=100)
-FAULT, HANG = 0.5, 1.0  # samples that do so
+FAULT, HANG = 0.5, 1.0  # values of a sample at which the stub fails or hangs
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A session that counts its samples."""
+    """A stub session that counts its samples."""
 
     samples: int = 0
 
@@ -155,7 +155,7 @@ def test_all_threads_together_take_no_more_streams_than_allowed(trap: Trap) -> N
 
 
 def test_threads_at_work_at_the_same_time_hear_what_one_alone_hears(tmp_path: Path) -> None:
-    """The threads share the model and everything that is computed once."""
+    """Streams on parallel threads get the results of a single thread, though all share the model and its caches."""
     always = EndpointConfig(speech_threshold=1e-9, silence_threshold=1e-9)
     config = StreamConfig(endpoint=always, style="spoken")
     engine = Engine(asr.load(str(small_model(tmp_path)), "cpu"), config)

@@ -1,4 +1,4 @@
-"""A microphone is opened with settings that it accepts, and all of its audio arrives."""
+"""Capture: a microphone is opened with settings that it accepts, and all of its audio arrives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.live_audio import cut, noise, whole
 def test_a_capture_equals_the_whole_file(
     monkeypatch: pytest.MonkeyPatch, rate: int, channels: int, size: int | None
 ) -> None:
-    """Promise 7: the native rate, resampled by us, whatever the blocks that the device brings."""
+    """Promise 7: capture at the native rate, resampled, equals the whole file for any block size."""
     system = FakeSounddevice(("microphone", channels, rate)).install(monkeypatch)
     values = noise(0.7, rate, channels)
     with Microphone() as source:
@@ -68,7 +68,7 @@ def test_late_reading_drops_and_tells(monkeypatch: pytest.MonkeyPatch) -> None:
         assert source.overflows == 1
         source.stop()
         chunks = list(source)
-    assert max(map(len, chunks)) <= SAMPLE_RATE // 2  # what has piled up comes in moderate pieces
+    assert max(map(len, chunks)) <= SAMPLE_RATE // 2  # a backlog comes in moderate pieces
     assert torch.equal(torch.cat(chunks)[:-160], torch.from_numpy(values[-2 * SAMPLE_RATE + 160 :, 0]))
     assert source.dropped_seconds == pytest.approx(1.01)
 
@@ -113,7 +113,7 @@ def test_a_device_that_comes_back_is_opened_again(monkeypatch: pytest.MonkeyPatc
 
     def plug_in() -> None:
         if system.refreshed == 3:
-            system.inputs = [("USB", 1, 48_000)]  # as another number now, and at another rate
+            system.inputs = [("USB", 1, 48_000)]  # with another number and rate
 
     with Microphone(1, reconnect=True, retry_seconds=0.1, notify=told.append) as source:
         system.streams[0].send(values)
@@ -158,7 +158,7 @@ def test_a_sound_system_that_hangs_does_not_hang_us(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(first, "abort", wake.wait)
         threading.Timer(1.5, source.stop).start()
         assert list(source) == []
-        assert len(system.streams) == 1  # no other was opened meanwhile
+        assert len(system.streams) == 1  # no other device was opened meanwhile
     wake.set()
 
 
@@ -173,7 +173,7 @@ def test_a_device_that_cannot_be_opened_says_why(monkeypatch: pytest.MonkeyPatch
     [
         ((44_100, 2), {(44_100, 2), (48_000, 2)}, (None, None), (44_100, 2)),
         ((44_100, 1), {(48_000, 1)}, (None, None), (48_000, 1)),
-        ((44_100, 1), {(44_100, 2), (48_000, 1)}, (None, None), (44_100, 2)),  # its own rate comes first
+        ((44_100, 1), {(44_100, 2), (48_000, 1)}, (None, None), (44_100, 2)),  # the device's own rate comes first
         ((44_100, 2), {(16_000, 1)}, (None, None), (16_000, 1)),
         ((96_000, 6), {(8_000, 2)}, (None, None), (8_000, 2)),
         ((0, 2), {(48_000, 2)}, (None, None), (48_000, 2)),
@@ -231,7 +231,7 @@ def test_the_only_microphone_needs_no_default(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("size", [160, 999, None])
 def test_channels_that_cancel_are_heard(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
-    """A balanced line in a stereo socket: the two channels are each other's inverse, and their mean was silence."""
+    """A balanced line in a stereo socket gives opposite-phase channels, whose mean was silence."""
     system = FakeSounddevice(("line in", 2, 48_000)).install(monkeypatch)
     values = noise(0.5, 48_000) * np.float32([[1, -1]])
     with Microphone() as source:

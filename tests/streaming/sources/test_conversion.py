@@ -1,4 +1,4 @@
-"""A source's rate and channels become 16 kHz mono, the same however the stream is cut."""
+"""Conversion of a source to 16 kHz mono, independently of its chunks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.live_audio import cut, noise
 @pytest.mark.parametrize("cancelling", [False, True])
 @pytest.mark.parametrize("size", [1, 441, None])
 def test_chunks_equal_the_whole(rate: int, channels: int, cancelling: bool, size: int | None) -> None:
-    """Where channels cancel from the middle on, too: the change of the mix does not depend on the chunks."""
+    """Chunks equal the whole, even with channels that cancel from the middle on, where the downmix changes."""
     values = noise(0.12, rate, channels)
     if cancelling and channels == 2:
         values[len(values) // 2 :, 1] = -values[len(values) // 2 :, 0]

@@ -1,4 +1,4 @@
-"""The list of microphones, and the one that a name means."""
+"""The list of microphones, and the choice of one by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replayed file is the file, in its own time."""
+"""Replay of a file: its audio, in real time."""
 
 from __future__ import annotations
 

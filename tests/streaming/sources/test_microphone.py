@@ -1,4 +1,4 @@
-"""A real capture: what is played into a virtual microphone comes out of `Microphone`."""
+"""Real capture: `Microphone` gives the audio that is played into a virtual microphone."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def microphone(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMicrophone]:
 
 
 def signal(seconds: float = 2.0, rate: int = 48_000) -> np.ndarray:
-    """A chirp that rises from 200 Hz to 5 kHz over a steady tone: it looks like itself at one place only."""
+    """A chirp from 200 Hz to 5 kHz over a steady tone, which correlates with itself at one position only."""
     time_axis = np.arange(round(seconds * rate)) / rate
     chirp = np.sin(2 * np.pi * (200 + 2400 / seconds * time_axis) * time_axis)
     return np.float32(0.3 * chirp + 0.1 * np.sin(2 * np.pi * 440 * time_axis))
 
 
 def similarity(heard: torch.Tensor, played: torch.Tensor) -> float:
-    """The normalised cross-correlation at the place where `played` fits best: 1 where it was heard unchanged.
+    """The maximum of the normalised cross-correlation with `played`: 1 if it was recorded unchanged.
 
-    The place is found to an eighth of a sample, as the server's clock is not ours.
+    The position is found to an eighth of a sample, since the server's clock is not ours.
     """
     size, finer = len(heard) + len(played), 8
     product = torch.fft.rfft(heard, size) * torch.fft.rfft(played, size).conj()
@@ -88,11 +88,11 @@ def test_what_is_played_is_heard(microphone: VirtualMicrophone, tmp_path: Path) 
     assert np.median(loud) == pytest.approx(-13, abs=2)  # 0.3 and 0.1 are the peaks of the two sines
     whole = torch.cat(heard)
     assert similarity(whole, load(path)) > 0.99
-    assert similarity(whole[::2], load(path)) < 0.5  # it does tell
+    assert similarity(whole[::2], load(path)) < 0.5  # the measure does detect differences
 
 
 def record(microphone: VirtualMicrophone, path: Path, **settings: int) -> torch.Tensor:
-    """What is heard while a file is played."""
+    """The audio captured while a file is played."""
     with Microphone(microphone.device, **settings) as source:
         chunks = iter(source)
         heard = [next(chunks)]
@@ -153,7 +153,7 @@ def test_the_sound_server_ends_and_comes_back(microphone: VirtualMicrophone) -> 
 def test_the_command_writes_what_is_said(
     microphone: VirtualMicrophone, speech_dir: Path, repository_root: Path, tmp_path: Path
 ) -> None:
-    """A recording of the test set is played; `spellstream listen` hears it and writes its words."""
+    """`spellstream listen` on a virtual microphone transcribes a played recording of the test set."""
     if not (repository_root / "asr/pretrained/default/model.safetensors").is_file():
         pytest.skip("no model is shipped yet: asr/pretrained/default holds no weights")
     rows = [json.loads(line) for line in (speech_dir / "test.jsonl").read_text().splitlines()]
@@ -163,7 +163,7 @@ def test_the_command_writes_what_is_said(
 
     arguments = ("--input-device", microphone.device, "--save", saved, "--style", "spoken")
     with listening(*arguments, environment=microphone.environment) as process:
-        time.sleep(1.5)  # the burst of silence with which the sink begins
+        time.sleep(1.5)  # the sink's initial burst of silence
         microphone.play(path)
         time.sleep(0.5)
         process.send_signal(SIGINT)

@@ -1,4 +1,4 @@
-"""The writer never waits, the reader gets every sample once or has it counted as dropped."""
+"""The ring buffer: the writer never waits, and each sample is read once or counted as dropped."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RATE = 16_000
 
 
 def ramp(start: int, stop: int, channels: int = 1) -> np.ndarray:
-    """Samples that tell their own position; float32 holds these exactly."""
+    """Samples that equal their position, exact in float32."""
     return np.repeat(np.arange(start, stop, dtype=np.float32)[:, None], channels, axis=1)
 
 
 def at_copy(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> None:
-    """Do something each time that the reader has just copied and not yet checked."""
+    """Call `do` each time the reader has copied samples and not yet checked them."""
 
     def concatenate(parts: Any) -> np.ndarray:
         copied = np.concatenate(parts)
@@ -60,7 +60,7 @@ def test_channels_stay_together() -> None:
 
 
 def test_the_writer_keeps_nothing_of_the_block() -> None:
-    """The audio system reuses its memory as soon as the callback returns."""
+    """The buffer copies each block: the audio system reuses its memory after the callback."""
     buffer, block = RingBuffer(8, RATE), ramp(0, 4)
     buffer.write(block)
     block[:] = -1
@@ -74,7 +74,7 @@ def test_the_oldest_gives_way_and_is_counted() -> None:
     buffer.write(ramp(0, RATE))
     assert buffer.dropped_samples == 0
     buffer.write(ramp(RATE, RATE + 4000))
-    assert buffer.dropped_samples == 4000  # known before the reader comes back
+    assert buffer.dropped_samples == 4000  # counted before the next read
     assert buffer.dropped_seconds == 0.25
     assert buffer.read()[0] == 4000
     buffer.write(ramp(0, 3 * RATE))  # more than fits
@@ -115,7 +115,7 @@ def test_what_is_overwritten_during_a_read_is_not_delivered(monkeypatch: pytest.
     extra = iter([ramp(10, 14), ramp(14, 30)])
     at_copy(monkeypatch, lambda: buffer.write(next(extra, ramp(0, 0))))
     assert np.array_equal(buffer.read(), ramp(4, 10))
-    assert np.array_equal(buffer.read(max_samples=2), ramp(20, 22))  # nothing of the first copy was left
+    assert np.array_equal(buffer.read(max_samples=2), ramp(20, 22))  # all of the first copy was overwritten
     assert np.array_equal(buffer.read(), ramp(22, 30))
     assert buffer.dropped_samples == 4 + 10
 
@@ -196,7 +196,7 @@ def test_two_threads_lose_nothing_uncounted() -> None:
 
 
 def test_a_stalled_reader_never_blocks_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise 6: the reader is stuck, at the worst place there is, and a device that calls every 10 ms is in time."""
+    """Promise 6: with the reader stuck at the worst point, a callback every 10 ms is never late."""
     block_seconds, blocks = 0.01, 100
     block = ramp(0, round(RATE * block_seconds))
     buffer = RingBuffer(RATE // 4, RATE)
@@ -216,7 +216,7 @@ def test_a_stalled_reader_never_blocks_the_callback(monkeypatch: pytest.MonkeyPa
         buffer.write(block)
         taken.append(time.perf_counter() - called)
     assert reader.is_alive()
-    assert sorted(taken)[-2] < block_seconds  # one may have met another process's turn
+    assert sorted(taken)[-2] < block_seconds  # the scheduler may delay one
     assert np.median(taken) < 0.001
 
     free.set()

@@ -1,4 +1,4 @@
-"""Raw PCM on standard input: all of it arrives, as soon as it comes."""
+"""Raw PCM on standard input: all of it arrives, without delay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.live_audio import noise, whole
 
 @pytest.fixture
 def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """What is written to this file descriptor comes on standard input."""
+    """A file descriptor whose data arrives on standard input."""
     reader, writer = os.pipe()
     with os.fdopen(reader) as file:
         monkeypatch.setattr(sys, "stdin", file)
@@ -88,7 +88,7 @@ def test_standard_input_does_not_wait_for_more(feed: int) -> None:
 
 
 def test_what_is_in_the_pipe_at_a_stop_is_still_delivered(feed: int) -> None:
-    """Up to two seconds of speech were lost at Ctrl-C where the recogniser was behind."""
+    """At Ctrl-C, up to two seconds of speech were lost if the recogniser was behind."""
     with StandardInput() as source:
         os.write(feed, b"\0\1" * 30_000)
         source.stop()

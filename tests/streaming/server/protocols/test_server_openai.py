@@ -1,4 +1,4 @@
-"""The HTTP API as OpenAI's own client uses it, against a running server with the shipped model."""
+"""The HTTP API, used by OpenAI's own client, on a running server with the shipped model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sample(repository_root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def transcript(shipped_engine: Engine, sample: Path) -> Transcript:
-    """The transcript of the command line."""
+    """The transcript from the command line."""
     return shipped_engine.recogniser.transcribe(sample)
 
 
@@ -82,7 +82,7 @@ def test_json_is_what_the_command_line_says(client: openai.OpenAI, sample: Path,
 
 
 def test_text_and_subtitles(client: openai.OpenAI, sample: Path, transcript: Transcript) -> None:
-    with sample.open("rb") as file:  # no path, as from a web form
+    with sample.open("rb") as file:  # bytes without a path, as from a web form
         said = client.audio.transcriptions.create(file=file, model="default", response_format="text")
     assert said == transcript.text + "\n"
     for name in ("srt", "vtt"):
@@ -121,7 +121,7 @@ def test_granularities_choose_what_is_told(client: openai.OpenAI, sample: Path) 
 
 
 def test_a_long_file_is_told_as_it_is_found(client: openai.OpenAI, conversation: Path) -> None:
-    """Segments have the times of their speech, and the deltas of a stream add up to the text."""
+    """Segments of a long file have correct times, and the deltas of the event stream add up to the text."""
     whole = client.audio.transcriptions.create(file=conversation, model="default", response_format="verbose_json")
     assert whole.segments is not None
     assert len(whole.segments) >= 6
@@ -198,7 +198,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, sample: Path) -> N
 
 
 def test_real_speech_in_every_container(client: openai.OpenAI, shipped_engine: Engine, speech_dir: Path) -> None:
-    """mp3 and opus from the corpora, as they are."""
+    """Real speech from the corpora in its own mp3 and opus files."""
     clips = [min((speech_dir / "dev/dev-clean").glob("*")), min((speech_dir / "dev").glob("common*/*"))]
     for clip in clips:
         said = client.audio.transcriptions.create(file=clip, model="default").text
@@ -207,7 +207,7 @@ def test_real_speech_in_every_container(client: openai.OpenAI, shipped_engine: E
 
 
 def test_the_names_of_a_prompt_are_listened_for(client: openai.OpenAI, sample: Path) -> None:
-    """What cannot be spelled is left out; a weight that no sound can outweigh shows that the others count."""
+    """Words of a prompt are hotwords: an overwhelming weight makes one appear; unspellable ones are left out."""
     plain = client.audio.transcriptions.create(file=sample, model="whisper-1")
     asked = client.audio.transcriptions.create(file=sample, model="whisper-1", prompt="東京, windows:5, a:0")
     assert "windows" in asked.text.lower()

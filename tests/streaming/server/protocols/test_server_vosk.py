@@ -1,4 +1,4 @@
-"""The WebSocket protocol of vosk-server: a client of it gets what the engine says, whatever others do meanwhile."""
+"""vosk-server's WebSocket protocol: clients get the engine's results, whatever other clients do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pcm(waveform: Tensor) -> bytes:
 async def talk(
     url: str, audio: bytes, config: dict[str, Any] | None = None, message_bytes: int = 6400
 ) -> list[dict[str, Any]]:
-    """As vosk-server's own client: send 0.2 s at a time, and wait for an answer to each."""
+    """Like vosk-server's own client, send 0.2 s at a time, and wait for the answer to each message."""
     answers = []
     async with connect(url) as socket:
         await socket.send(json.dumps({"config": {"sample_rate": 16_000, **(config or {})}}))
@@ -79,7 +79,7 @@ def results(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def words(answers: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, float]]:
-    """With times and confidences, these as exactly as a batch of another size leaves them."""
+    """Words with times and confidences, which may differ by rounding between batch sizes."""
     return [
         (w["word"], w["start"], w["end"], pytest.approx(w["conf"], abs=1e-3))
         for answer in results(answers)
@@ -88,14 +88,14 @@ def words(answers: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, fl
 
 
 def said(engine: Engine, audio: bytes, style: Style = "spoken", hotwords: str | None = None) -> list[Final]:
-    """The text of the engine without a server."""
+    """The engine's finals without a server."""
     waveform = torch.frombuffer(bytearray(audio), dtype=torch.int16).float() / 32768
     _, (events,) = engine.step([engine.start(hotwords, style)], [waveform], [True])
     return [event for event in events if isinstance(event, Final)]
 
 
 def test_two_streams_at_once_say_what_each_says_alone(server: Running, engine: Engine, sample: Tensor) -> None:
-    """Partials come on the way, results with words, times and confidences at the end of each segment."""
+    """Two streams at once get what each gets alone: partials, then a result with times and confidences per segment."""
     both = [pcm(sample), pcm(torch.cat([sample[30_000:], torch.zeros(20_000), sample[:30_000]]))]
 
     async def main() -> list[list[dict[str, Any]]]:
@@ -141,11 +141,11 @@ def test_an_unknown_style_is_refused(style: Any) -> None:
 def test_a_real_recording_is_understood_as_the_engine_understands_it(
     server: Running, engine: Engine, speech_dir: Path
 ) -> None:
-    """At the recording's own rate, and with the words said to be left out."""
+    """A real recording at the client's own sample rate, with word times switched off, is recognised."""
     rows = [json.loads(line) for line in (speech_dir / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
     row = next(row for row in rows if 3 < row["duration"] < 6 and row.get("text"))
     waveform = load(speech_dir / row["audio"])
-    halved = waveform[: len(waveform) // 2 * 2].reshape(-1, 2).mean(1)  # 8 kHz, as a telephone has it
+    halved = waveform[: len(waveform) // 2 * 2].reshape(-1, 2).mean(1)  # telephone speech at 8 kHz
     answers = asyncio.run(talk(server.ws_url, pcm(halved), {"sample_rate": 8000, "words": 0}))
     text = " ".join(answer["text"] for answer in results(answers))
     assert not any("result" in answer for answer in answers)
@@ -164,7 +164,7 @@ def test_several_alternatives_when_asked_for(server: Running, engine: Engine, sa
 
 
 def test_a_reset_ends_what_is_being_said_and_the_stream_goes_on(server: Running, sample: Tensor) -> None:
-    """Times go on as well; a config may come again."""
+    """After a reset, the stream and its times continue, and another config message is accepted."""
 
     async def main() -> list[Any]:
         async with connect(server.ws_url) as socket:
@@ -256,7 +256,7 @@ MESSAGES = (
 @settings(max_examples=40)
 @given(messages=st.lists(MESSAGES, max_size=6))
 def test_whatever_comes_is_answered_or_refused(server: Running, messages: list[str | bytes]) -> None:
-    """Every answer is JSON, every end one that the protocol knows."""
+    """For any input, answers are JSON and close codes are the protocol's."""
 
     async def main() -> None:
         async with connect(server.ws_url) as socket:
@@ -273,7 +273,7 @@ def test_whatever_comes_is_answered_or_refused(server: Running, messages: list[s
 
 
 def test_text_where_audio_is_due_ends_the_stream(server: Running) -> None:
-    """So does another sample rate; odd bytes do not."""
+    """Text in place of audio, or another sample rate, ends the stream; an odd number of bytes does not."""
 
     async def main() -> list[str]:
         complaints = []

@@ -1,4 +1,4 @@
-"""The Wyoming protocol against a running server with the shipped model: Home Assistant's client, and worse ones."""
+"""The Wyoming protocol on a running server with the shipped model: Home Assistant's client, and hostile ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(shipped_engine: Engine) -> Iterator[Running]:
         port = free.getsockname()[1]
     config = ServerConfig(wyoming_port=port, limits=LIMITS, stream=StreamConfig(style="spoken"))
     with pytest.MonkeyPatch.context() as patch, running(config, shipped_engine) as live:
-        patch.setattr(Load, "has_room", lambda *_: True)  # however slow the machine that tests
+        patch.setattr(Load, "has_room", lambda *_: True)  # enough for a slow machine
         wait_for(lambda: b"pong" in send(port, line(type="ping")))
         yield live
 
@@ -66,7 +66,7 @@ def speech(repository_root: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def expected(shipped_engine: Engine, speech: torch.Tensor) -> str:
-    """What the engine says of 16-bit samples, without a server."""
+    """The engine's transcript of 16-bit samples, without a server."""
     _, (events,) = shipped_engine.step(
         [shipped_engine.start()], [torch.from_numpy(pcm16(speech) / 32768).float()], [True]
     )
@@ -74,7 +74,7 @@ def expected(shipped_engine: Engine, speech: torch.Tensor) -> str:
 
 
 def send(port: int, data: bytes, seconds: float = 5.0) -> bytes:
-    """Send raw bytes and the end; whatever comes back until the server closes."""
+    """Send raw bytes, then end of file; returns all bytes until the server closes."""
     received = b""
     with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=seconds) as client:
         client.sendall(data)
@@ -171,7 +171,7 @@ def test_other_formats_give_the_same_words(port: int, speech: torch.Tensor, expe
 
 
 def test_eight_bits_and_other_rates_are_understood(port: int, speech: torch.Tensor, expected: str) -> None:
-    """Not sample for sample the same, so neither is every word."""
+    """8-bit samples and other rates are accepted; conversion changes samples, so some words may differ."""
     bytes_8 = (pcm16(speech).astype(np.int32) // 256 + 128).astype(np.uint8).tobytes()
     at_48k = np.repeat(pcm16(speech), 3).tobytes()
     for answers in (converse(port, bytes_8, width=1), converse(port, at_48k, rate=48_000)):
@@ -322,7 +322,7 @@ def test_a_connection_that_cannot_be_closed_is_cut_off(server: Running) -> None:
 
 
 def test_beyond_the_sessions_there_may_be_clients_are_refused(port: int) -> None:
-    """And those that are in go on."""
+    """Clients beyond max_sessions are refused, while admitted ones continue."""
 
     async def crowd() -> tuple[list[str], list[Event]]:
         clients = [AsyncTcpClient("127.0.0.1", port, read_timeout=10) for _ in range(LIMITS.max_sessions)]

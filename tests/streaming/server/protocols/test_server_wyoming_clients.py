@@ -1,4 +1,4 @@
-"""Wyoming clients that leave out an event or send unusual audio: each is answered, none waits for ever."""
+"""Wyoming clients that leave out an event or send unusual audio: each gets an answer instead of waiting forever."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_chunks_without_a_start_are_a_stream(port: int, samples: np.ndarray) -> 
 
 
 def test_channels_that_cancel_are_heard(port: int, samples: np.ndarray) -> None:
-    """A balanced line plugged into a stereo socket: the mean of its channels is silence."""
+    """Opposite-phase channels, as from a balanced line, are heard: their mean would be silence."""
     stereo = np.stack([samples, -samples], axis=1)
     expected = said(port, samples.tobytes())
     assert said(port, stereo.tobytes(), channels=2) == expected != ""
@@ -68,7 +68,7 @@ def test_channels_that_cancel_are_heard(port: int, samples: np.ndarray) -> None:
 
 
 def test_all_of_a_short_stream_is_heard(server: Running, port: int) -> None:
-    """Several channels are mixed in windows: the samples of the last one are pushed, too."""
+    """Channels are mixed in windows: the samples of the last, incomplete window are pushed too."""
     frames = np.ones((12_345, 2), "<i2")
     before = heard_seconds(server)
     asyncio.run(converse(port, frames.tobytes(), channels=2))
