@@ -12,7 +12,7 @@ RESUME = Options(SearchConfig(), word_timestamps=False, batch_size=16, resume=Tr
 
 
 def files(folder: Path, *names: str) -> Path:
-    """Make empty files; gives the folder."""
+    """Make empty files; returns the folder."""
     paths = [folder / name for name in names]
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)

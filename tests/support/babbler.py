@@ -1,4 +1,4 @@
-"""An untrained model that babbles, for streams, and what it is run with."""
+"""An untrained model whose streams have many words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SENTENCES = [
 every_kind = pytest.mark.parametrize(
     "encoder", [{}, {"hybrid": HybridConfig(layers=1, heads=2, past_frames=8)}], ids=["pyramid", "hybrid"]
 )
-THEIRS = {  # what imported models are made of
+THEIRS = {  # parts of imported models
     "joins": (1, 1),
     "normalisation": "none",
     "front": FrontConfig((3, 4), (1, 4), (2, 2)),

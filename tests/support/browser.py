@@ -1,4 +1,4 @@
-"""Chromium without a window, whose microphone is a file, and a watch over what its pages do."""
+"""Headless Chromium with a file as its microphone, and checks of its pages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, WebSocket, expect
 
 __all__ = ["Visit", "browsing", "visiting"]
 
-# What the browser itself tells of answers like 401 and of connections that fail; the page tells its user.
+# The browser's own messages on responses such as 401 and failed connections, which the page reports to its user.
 _NETWORK = ("Failed to load resource:", "WebSocket connection to")
 
 
 @dataclass
 class Visit:
-    """A page that has been opened, and what it has done."""
+    """An open page, with its requests and errors."""
 
     page: Page
     context: BrowserContext
@@ -33,7 +33,7 @@ class Visit:
 
     @property
     def lines(self) -> list[str]:
-        """What has been recognised, and stays so."""
+        """The final lines of the transcript."""
         return self.page.locator("#takes li > span").all_inner_texts()
 
     @property
@@ -41,13 +41,13 @@ class Visit:
         return self.page.locator("#takes li time").all_inner_texts()
 
     def open(self, url: str, connection: str = "Ready") -> Page:
-        """Open it, and wait until the page knows how it stands with the server."""
+        """Open the page, and wait until it knows the server's state."""
         self.page.goto(url)
         self.expect("#connection", connection)
         return self.page
 
     def expect(self, selector: str, text: str, attribute: str | None = None) -> None:
-        """Wait until an element that can be seen says `text`, a pattern, or has it in an attribute."""
+        """Wait until a visible element, or one of its attributes, matches the pattern `text`."""
         element = expect(self.page.locator(selector).filter(visible=True).first)
         if attribute is None:
             element.to_have_text(re.compile(text))
@@ -55,14 +55,14 @@ class Visit:
             element.to_have_attribute(attribute, re.compile(text))
 
     def until(self, condition: str, seconds: float = 20) -> None:
-        """Wait until JavaScript's `condition` is true; playwright's own way is against the page's policy."""
+        """Wait until JavaScript's `condition` is true; playwright's own method violates the page's content policy."""
         deadline = time.monotonic() + seconds
         while not self.page.evaluate(condition):
             assert time.monotonic() < deadline, condition
             self.page.wait_for_timeout(20)
 
     def listen(self, seconds: int) -> None:
-        """Press the button, wait until so much has been heard, a few seconds, and press it again."""
+        """Press the button, wait until a few seconds have been streamed, and press it again."""
         self.page.locator("#talk").click()
         self.expect("#connection", "Listening")
         self.expect("#elapsed", f"0:0[{seconds}-9]|0:[1-9]")
@@ -70,7 +70,7 @@ class Visit:
         self.expect("#talk", "Press to talk")
 
     def origins(self) -> set[str]:
-        """Whom the page talked to."""
+        """Origins of the page's requests."""
         return {urlsplit(url).netloc for url in self.requests if not url.startswith(("blob:", "data:"))}
 
 
@@ -90,7 +90,7 @@ def browsing(program: str, recording: Path) -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def visiting(browser: Browser, **options: Any) -> Iterator[Visit]:
-    """A fresh visitor; one that met a script's error or a breach of the page's policy fails at the end."""
+    """A new visit; it fails at the end on an error in a script or a violation of the content policy."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     visit = Visit(context.new_page(), context)
     page = visit.page

@@ -1,4 +1,4 @@
-"""How tests run the command, and what stands in for a recogniser meanwhile."""
+"""Calls of the command with a stub recogniser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def caller(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command; gives its exit status, standard output and standard error."""
+    """A function that runs the command, and returns exit status, standard output and standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         status = main([str(argument) for argument in arguments])
@@ -32,7 +32,7 @@ def transcript_of(source: str, text: str = "hello there") -> Transcript:
 
 
 class Stub:
-    """Hears in every file the file's own name; one with "bad" in it cannot be read. Two at a time, in disorder."""
+    """Transcribes each file as its name, or fails if that has "bad" in it; outcomes come in pairs, in reverse order."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -54,7 +54,7 @@ class Stub:
 
 
 class StubRecogniser(Stub):
-    """What the command asks of a recogniser, and a record of how it asked."""
+    """The interface that the command needs of a recogniser, and a record of the calls."""
 
     def __init__(self) -> None:
         super().__init__()

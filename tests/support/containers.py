@@ -1,4 +1,4 @@
-"""Small files of many kinds, made by ffmpeg, and what happens to files: cuts, gaps, late tracks, damage."""
+"""Small files in many formats, made by ffmpeg, with faults: cuts, gaps, late tracks, damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 3.0  # length of the files that the fixture `originals` makes
 
 
 class Kind(NamedTuple):
-    """How ffmpeg is asked for a container, and what its files tell."""
+    """A container: ffmpeg's options, and properties of its files."""
 
     suffix: str
     options: str
@@ -57,20 +57,20 @@ KINDS = {
 
 
 def ffmpeg(*arguments: object) -> None:
-    """Run ffmpeg, which overwrites."""
+    """Run ffmpeg; existing files are overwritten."""
     subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)
 
 
 @cache
 def bursts(seconds: float) -> np.ndarray:
-    """Noise that comes and goes four times a second, as syllables do; what an encoder cannot make small."""
+    """Noise modulated at 4 Hz, like syllables, which codecs cannot compress much."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(time))
     return (noise * (0.05 + np.square(np.sin(4 * np.pi * time)))).astype(np.float32)
 
 
 def make(folder: Path, suffix: str, seconds: float = 3.0) -> Path:
-    """A file of this kind that holds `bursts`."""
+    """Make a file of this kind with `bursts`."""
     source, path = folder / "source.wav", folder / f"whole.{suffix}"
     soundfile.write(source, bursts(seconds), SAMPLE_RATE)
     ffmpeg("-i", source, *KINDS[suffix].options.split(), path)

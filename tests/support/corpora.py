@@ -1,4 +1,4 @@
-"""Small corpora of tones, and what was left out of them."""
+"""Small corpora of tones, and reports of omitted utterances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tone(path: Path, seconds: float = 1.0, rate: int = 16_000, channels: int = 1
 
 
 def manifest(folder: Path, *rows: tuple[str, str | None] | str) -> Path:
-    """Rows of id and text; audio is `ID.wav`, a second long."""
+    """A manifest of (id, text) rows; the audio is `ID.wav`, 1 s long."""
     lines = []
     for row in rows:
         about = (
@@ -29,13 +29,13 @@ def manifest(folder: Path, *rows: tuple[str, str | None] | str) -> Path:
 
 
 def tones(folder: Path, count: int) -> Path:
-    """A manifest of good utterances, each of another length."""
+    """A manifest of valid utterances of different lengths."""
     for i in range(count):
         tone(folder / f"u{i}.wav", 1.0 + i / 100)
     return manifest(folder, *((f"u{i}", "go on") for i in range(count)))
 
 
 def problems(folder: Path) -> dict[str, str]:
-    """Kinds by id, as they were stored."""
+    """Stored kind of problem by id."""
     rows = [json.loads(line) for line in (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
     return {row["id"]: row["kind"] for row in rows}

@@ -1,4 +1,4 @@
-"""What stands in for a typing program and its window, and the command's entry point where it is not installed."""
+"""A fake typing program with its window, and the command's entry point if it is not installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ field.write_text(text)
 
 @dataclass(frozen=True)
 class Screen:
-    """What a fake `xdotool` in `folder` typed into."""
+    """The text field of a fake `xdotool` in `folder`."""
 
     folder: Path
 
@@ -42,12 +42,12 @@ class Screen:
             (self.folder / name).unlink(missing_ok=True)
 
     def break_it(self) -> None:
-        """It fails from now on."""
+        """From here on, the program fails."""
         (self.folder / "broken").touch()
 
 
 def fake_typer(folder: Path) -> Screen:
-    """Install it."""
+    """Install the fake program."""
     made = Screen(folder / "bin")
     made.folder.mkdir()
     program = made.folder / "xdotool"

@@ -1,4 +1,4 @@
-"""CUDA graphs without a GPU: a function that writes into the tensors of its first result."""
+"""CUDA graphs without a GPU: a replay writes into the tensors of the first result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Capturing"]
 
 
 class Capturing:
-    """In place of a GPU: what was captured, and how often it was run."""
+    """A stub for the GPU that records captures and replays."""
 
     def __init__(self) -> None:
         self.captured = self.replayed = 0

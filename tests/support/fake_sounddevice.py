@@ -1,4 +1,4 @@
-"""A stand-in for the sounddevice module, with as many devices as a test wants and a callback that it calls itself."""
+"""A stub for the sounddevice module, with any devices; the test calls the callback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNAVAILABLE = ("Device unavailable", -9985)
 
 
 class FakeStream:
-    """What `InputStream` returns; the test plays the part of the audio system's own thread."""
+    """The object that `InputStream` returns; the test acts as the audio system's thread."""
 
     def __init__(self, system: FakeSounddevice, **options: Any) -> None:
         system.check_input_settings(options["device"], options["channels"], options["dtype"], options["samplerate"])
@@ -44,7 +44,7 @@ class FakeStream:
         self.state = "closed"
 
     def send(self, block: np.ndarray, overflow: bool = False) -> None:
-        """Call back with `(samples, channels)` or, for one channel, `(samples,)`, in memory that is then reused."""
+        """Call the callback with `(samples, channels)`, or `(samples,)` for one channel; the memory is then reused."""
         block = np.float32(block).reshape(len(block), -1).copy()
         assert block.shape[1] == self.options["channels"]
         self.options["callback"](block, len(block), None, SimpleNamespace(input_overflow=overflow))
@@ -75,7 +75,7 @@ class FakeSounddevice:
         self.inputs, self.accepts = list(inputs), accepts
         self.default = SimpleNamespace(device=(default, -1))
         self.streams: list[FakeStream] = []
-        self.refuses: tuple[str, int] | None = None  # why no stream can be opened: text and code
+        self.refuses: tuple[str, int] | None = None  # error on opening a stream: text and code
         self.refreshed = 0
         self.on_refresh: Callable[[], None] = lambda: None
 
@@ -109,6 +109,6 @@ class FakeSounddevice:
         pass
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeSounddevice:
-        """Stand in for the real one until the test ends."""
+        """Replace the real module until the end of the test."""
         monkeypatch.setitem(sys.modules, "sounddevice", self)
         return self

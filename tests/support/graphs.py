@@ -1,4 +1,4 @@
-"""Graphs that onnxruntime runs, and their largest differences from the modules they were made of."""
+"""Graphs run by onnxruntime, and their largest differences from the exported modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asr.model.lm import LanguageModel
 
 __all__ = ["Graphs", "Recorded"]
 
-MOST_KEPT = 8  # features or frames, of the settings of tests
+MOST_KEPT = 8  # features or frames, with the settings of the tests
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,7 +52,7 @@ class Graphs:
 
 @torch.inference_mode()
 def compare_whole(graphs: Graphs, model: Model, waveform: Tensor, samples: Tensor, into: Recorded) -> None:
-    """Features, encoder output, CTC and the decoder's memory of a padded batch."""
+    """Compare features, encoder output, CTC and the decoder's memory of a padded batch."""
     features, lengths = model.features(waveform, samples)
     found = graphs.run("features", waveform, samples)
     into.compare("features", features, found[0])
@@ -69,7 +69,7 @@ def compare_whole(graphs: Graphs, model: Model, waveform: Tensor, samples: Tenso
 def compare_decoder(
     graphs: Graphs, model: Model, encoder_out: Tensor, lengths: Tensor, tokens: Tensor, into: Recorded
 ) -> None:
-    """Each step over `tokens` `(B, U)`; the graph's state is its own from beginning to end."""
+    """Compare each decoder step over `tokens` `(B, U)`; the graph continues from its own states."""
     memory = model.decoder.prepare(encoder_out, lengths)
     state = model.decoder.initial_state(memory)
     keys, values, inside, alignment = graphs.run("memory", encoder_out, lengths)
@@ -86,7 +86,7 @@ def compare_decoder(
 
 @torch.inference_mode()
 def compare_lm(graphs: Graphs, lm: LanguageModel, tokens: Tensor, into: Recorded) -> None:
-    """Each step over `tokens` `(N, U)`."""
+    """Compare each language model step over `tokens` `(N, U)`."""
     state = lm.initial_state(len(tokens))
     hidden, cell = np.zeros_like(state.hidden), np.zeros_like(state.cell)
     for last in tokens.unbind(1):
@@ -99,7 +99,7 @@ def compare_lm(graphs: Graphs, lm: LanguageModel, tokens: Tensor, into: Recorded
 def compare_stream(
     graphs: Graphs, model: Model, features: Tensor, context: Context, sizes: dict[str, int], into: Recorded
 ) -> None:
-    """The encoder's steps over `features` `(B, T, n_mels)`; `sizes` are of the metadata, `model` may be of float64."""
+    """Compare encoder steps over `features` `(B, T, n_mels)`; `sizes` from the metadata; `model` may be float64."""
     expected, _ = model.encoder.step(
         features.to(model.dtype), model.encoder.initial_state(len(features)), context, final=True
     )
@@ -114,7 +114,7 @@ def compare_stream(
 
 @torch.inference_mode()
 def compare_preview(graphs: Graphs, model: Model, features: Tensor, pace: int, settled: int, into: Recorded) -> None:
-    """The latest features encoded again with every `pace` new ones, from a state before them."""
+    """Compare previews: after every `pace` features, the latest ones are encoded again from the state before them."""
     encoder, reduction = model.encoder, model.config.encoder.reduction
     state, stream = encoder.initial_state(len(features)), Stream(graphs, len(features))
     for end in range(pace, features.shape[1] + 1, pace):
@@ -126,7 +126,7 @@ def compare_preview(graphs: Graphs, model: Model, features: Tensor, pace: int, s
 
 
 class Stream:
-    """The encoder's step from call to call, with no more than the graph and its ports to know what a state is."""
+    """A stream of encoder steps, whose state is known from the graph's ports alone."""
 
     def __init__(self, graphs: Graphs, rows: int) -> None:
         self.graphs, self.at = graphs, 0  # `at`: settled features
@@ -141,7 +141,7 @@ class Stream:
         }
 
     def step(self, features: Tensor, count: int, chunk: int, settled: int, lookahead: int) -> Array:
-        """Encoder output of the next `chunk` of at most `count` features."""
+        """Encoder output of the next `chunk` features; up to `count` are passed, lookahead included."""
         seen = features[:, self.at : self.at + count]
         given = {"features": seen, "chunk": chunk, "settled": settled, "lookahead": lookahead} | self.state
         found = self.graphs.run("encoder_step", *(given[name] for name in self.takes))

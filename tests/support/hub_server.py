@@ -1,4 +1,4 @@
-"""A server that speaks the hub's API as huggingface_hub calls it, and can be told to fail."""
+"""A server with the part of the hub's API that huggingface_hub calls, and with failures on request."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ import pytest
 
 __all__ = ["LARGE", "HubServer", "serving_hub"]
 
-LARGE = 2_000  # bytes from which a file is in LFS
+LARGE = 2_000  # bytes; files of at least this size are in LFS
 
 
 @dataclass
 class HubServer:
-    """Repositories by name, what was asked, and what goes wrong."""
+    """Repositories by name, recorded requests, and simulated failures."""
 
     url: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)  # "GET path" with the range, if one was asked for
-    cut_after: dict[str, int] = field(default_factory=dict)  # path: bytes of one answer, then the connection is closed
-    wrong: set[str] = field(default_factory=set)  # paths whose content is not what the list says
+    asked: list[str] = field(default_factory=list)  # "GET path", with the range if requested
+    cut_after: dict[str, int] = field(default_factory=dict)  # path: bytes of a response before it is cut off
+    wrong: set[str] = field(default_factory=set)  # paths whose content differs from the listing
     ranges: bool = True
     pause_seconds: float = 0.0  # between blocks of 64 KiB
 
     def commit(self, name: str) -> str:
-        """It changes with the content."""
+        """The commit, which changes with the content."""
         content = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.repositories[name].items())
         return hashlib.sha1(repr(content).encode()).hexdigest()
 
     def add(self, name: str, folder: Path) -> None:
-        """A repository with the files of a folder."""
+        """Add a repository with the files of a folder."""
         self.repositories[name] = {
             path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
         }
 
     def downloads(self) -> list[str]:
-        """The files that were asked for with their content."""
+        """The files whose content was requested."""
         return [each.split("/", 5)[5] for each in self.asked if each.startswith("GET") and "/resolve/" in each]
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
-    """A file as the hub lists it."""
+    """A file's entry in the hub's listing."""
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     listed: dict[str, Any] = {"type": "file", "oid": blob, "size": len(data), "path": path}
     if len(data) >= LARGE:
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             body = body[:cut_after]
-            with contextlib.suppress(ConnectionError):  # the client may be gone
+            with contextlib.suppress(ConnectionError):  # the client may have disconnected
                 for begun in range(0, len(body), 1 << 16):
                     self.wfile.write(body[begun : begun + (1 << 16)])
                     time.sleep(self.hub.pause_seconds)
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]:
-    """The hub is this server, and the cache is empty, until this is left."""
+    """Within the context, this server is the hub, and the cache starts empty."""
     from huggingface_hub import constants
 
     hub = HubServer()

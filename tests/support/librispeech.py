@@ -1,4 +1,4 @@
-"""A folder shaped like LibriSpeech, made of a few real utterances."""
+"""A folder with the layout of LibriSpeech and a few real utterances."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from pathlib import Path
 import soundfile
 
 from asr import audio
-
-# Part, the manifest it is filled from, utterances: what the recipe's tiny config learns from and is measured on.
 from asr.archive import manifest
 
-# Part, the manifest it is filled from, utterances: what the recipe's tiny config learns from and is measured on.
+# Part, source manifest, number of utterances: training and test data of the recipe's tiny config.
 PARTS = (("dev-clean", "core.jsonl", 24), ("dev-other", "dev.jsonl", 4))
 
 
 def make_librispeech(speech: Path, corpus: Path) -> None:
-    """LibriSpeech/part/speaker/chapter/*.flac and *.trans.txt below `corpus`, in capitals as there."""
+    """Write LibriSpeech/part/speaker/chapter/*.flac and *.trans.txt below `corpus`, in capitals like the original."""
     for part, source, count in PARTS:
         short = [u for u in manifest.read(speech / source) if u.corpus == "dev-clean" and u.duration_seconds < 5]
         for one in short[:: len(short) // count][:count]:

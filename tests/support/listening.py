@@ -1,4 +1,4 @@
-"""`spellstream listen` as a process of its own."""
+"""`spellstream listen` in its own process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN = (
 
 @contextlib.contextmanager
 def listening(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run `spellstream listen` until the end of the context, which begins when it listens."""
+    """Run `spellstream listen` during the context, which is entered when it listens."""
     given = [sys.executable, "-c", RUN, "listen", *map(str, arguments)]
     pipe = subprocess.PIPE
     root = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""Audio for sources of live audio, and how it comes."""
+"""Audio for live sources, and its blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def noise(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
 
 
 def cut(values: np.ndarray, size: int | None) -> Iterator[np.ndarray]:
-    """Cut into blocks of one size, or of random ones."""
+    """Cut into blocks of a fixed size or of random sizes."""
     generator, start = np.random.default_rng(1), 0
     while start < len(values):
         count = size or int(generator.integers(1, 3000))

@@ -18,7 +18,7 @@ LENGTHS = [9, 4, 6]
 
 
 def unsettle(module: torch.nn.Module) -> None:
-    """Weights that carry far, and running statistics that are not the neutral ones."""
+    """Scale up the weights, and set running statistics other than mean 0 and variance 1."""
     with torch.no_grad():
         for weight in module.parameters():
             weight.mul_(2.0 if weight.dim() > 1 else 1.0)
@@ -38,7 +38,7 @@ def build_decoder(
     heads = 2 if scorer == "multi_head" else 1
     attention = AttentionConfig(scorer, size=8, heads=heads, location_channels=3, location_width=5)
     config = DecoderConfig(layers, 10, 5, dropout)
-    if kind == "theirs":  # what SpeechBrain's decoders are made of
+    if kind == "theirs":  # parts of SpeechBrain's decoders
         attention = replace(attention, context_size=7, start="uniform")
         config = replace(config, cell="gru", readout="linear")
     decoder = Decoder(VOCAB, VALUE, attention, config)

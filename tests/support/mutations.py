@@ -1,4 +1,4 @@
-"""Damage to a file's bytes, drawn at random: cut, flip, insert, delete, splice."""
+"""Random damage to a file's bytes: cut, flip, insert, delete, splice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MUTATIONS = ("cut", "flip", "insert", "delete", "splice")
 
 
 def mutate(data: bytes, other: bytes, kind: str, generator: np.random.Generator) -> bytes:
-    """A damaged copy of `data`; a splice goes on as `other` from some place on."""
+    """A damaged copy of `data`; a splice continues with the bytes of `other`."""
     size = len(data)
     at = int(generator.integers(1, size))
     if kind == "cut":

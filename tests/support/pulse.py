@@ -1,4 +1,4 @@
-"""A microphone without hardware: a private PulseAudio server whose null sink is heard by whoever listens.
+"""A microphone without hardware: the null sink of a private PulseAudio server.
 
 with virtual_microphone() as microphone:
     subprocess.Popen(["spellstream", "listen", "--input-device", microphone.device], env=microphone.environment)
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SINK = "spellstream"
-DEVICE = "pulse"  # what ALSA, and so PortAudio, calls whatever PulseAudio listens to
+DEVICE = "pulse"  # the name of PulseAudio's default source in ALSA, and so in PortAudio
 START_SECONDS = 20.0
 
 
 @dataclass
 class VirtualMicrophone:
-    """What is played into it is what a microphone called `device` hears.
+    """A microphone called `device`, which hears the audio played into it.
 
     The sink's clock starts with a burst of up to two seconds of silence: read some audio before playing.
     """
@@ -35,7 +35,7 @@ class VirtualMicrophone:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables by which programs find the server; nothing of the user's own is touched."""
+        """The environment variables by which programs find this server and not the user's own."""
         return {
             "PULSE_SERVER": f"unix:{self.folder / 'native'}",
             "PULSE_SINK": SINK,
@@ -46,11 +46,11 @@ class VirtualMicrophone:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The whole environment for a program that listens or plays."""
+        """The complete environment for a program that listens or plays."""
         return {**os.environ, **self.variables}
 
     def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         command = ["pulseaudio", "-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1"]
         command += ["--high-priority=no", "--realtime=no", "--disallow-exit", "--log-target=stderr"]
         command += ["-L", f"module-null-sink sink_name={SINK} rate={self.sample_rate} channels=2"]

@@ -1,4 +1,4 @@
-"""A source of live audio that replays a waveform, for tests of whoever listens."""
+"""A live source that replays a waveform, for tests of listening."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server for tests: the real one, in a thread of this process, on a port that is free."""
+"""The real server in a thread of this process, on a free port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Running", "running"]
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is being run."""
+    """A running server."""
 
     host: str
     port: int
@@ -35,13 +35,13 @@ class Running:
         return f"ws://{self.host}:{self.port}"
 
     def stop(self) -> None:
-        """What a signal does."""
+        """Stop the server like a signal."""
         self.server.handle_exit(15, None)
 
 
 @contextlib.contextmanager
 def running(config: ServerConfig, engine: Engine) -> Iterator[Running]:
-    """Serve until this is left; the config's port counts for nothing."""
+    """Serve during the context; the config's port is ignored."""
     listener = listen(config.host, 0)
     config = replace(config, port=listener.getsockname()[1])
     app = create_app(config, engine)

@@ -1,4 +1,4 @@
-"""A model for tests: it has learnt nothing, but says something else of every sound."""
+"""An untrained model for tests, with different words for different audio."""
 
 from __future__ import annotations
 

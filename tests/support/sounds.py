@@ -14,7 +14,7 @@ from asr.errors import AudioError
 
 
 class Pipe(io.BytesIO):
-    """Bytes that come once, as from a pipe."""
+    """Bytes that can be read once, as from a pipe."""
 
     def seekable(self) -> bool:
         return False

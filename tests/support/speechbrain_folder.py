@@ -1,4 +1,4 @@
-"""A model of SpeechBrain as the hub holds it, made without SpeechBrain: random tensors under its names."""
+"""The folder of a SpeechBrain model, made without SpeechBrain: random tensors under its names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tests.support.speechbrain_model import YAML, Sizes, train_tokenizer
 
 __all__ = ["lm_tensors", "model_tensors", "speechbrain_folder"]
 
-SHARPNESS = 2.5  # of the weights: other sounds, other words
+SHARPNESS = 2.5  # of the weights, so that different audio gives different words
 
 
 def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module; a weight with two or more dimensions is sharpened."""
+    """The tensors of a module; weights of two or more dimensions are scaled up."""
     state = module.state_dict()
     return {f"{prefix}.{name}": x * SHARPNESS if x.dim() > 1 else x for name, x in state.items()}
 
 
 def model_tensors(sizes: Sizes) -> dict[str, Tensor]:
-    """Those of a CRDNN without projections, with a decoder of GRU cells."""
+    """Tensors of a CRDNN without projections, with a decoder of GRU cells."""
     found, below, bins = {}, 1, sizes.n_mels
     for block, channels in enumerate(sizes.channels):
         for j, inputs in ((1, below), (2, channels)):
@@ -53,7 +53,7 @@ def model_tensors(sizes: Sizes) -> dict[str, Tensor]:
 
 
 def lm_tensors(sizes: Sizes) -> dict[str, Tensor]:
-    """Those of an RNNLM."""
+    """Tensors of an RNNLM."""
     return {
         **_named("embedding.Embedding", nn.Embedding(sizes.vocab, sizes.emb)),
         **_named("rnn.rnn", nn.LSTM(sizes.emb, sizes.lm_rnn, 2)),

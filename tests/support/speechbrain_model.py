@@ -1,4 +1,4 @@
-"""SpeechBrain's modules at any size with random weights, and their folder as the hub holds it."""
+"""SpeechBrain's modules at any size with random weights, and their folder as on the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Sizes", "Theirs", "build", "train_tokenizer"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a model; the defaults are small. `rnnp` projects between the LSTMs, `specials` are blank, bos and eos.
+    """Sizes of a model; the defaults are small. `rnnp` projects between the LSTMs, `specials` are blank, bos and eos.
 
     `heard`: whether batch normalisation has statistics of the waveforms, so that the encoder output depends on them.
     """
@@ -172,7 +172,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def train_tokenizer(vocab: int, specials: tuple[int, int, int]) -> bytes:
-    """A unigram model over capitals, as SpeechBrain trains it: bos and eos are its own tokens, or none."""
+    """A unigram model over capitals, as SpeechBrain trains it: with its own tokens for bos and eos, or without."""
     import sentencepiece
 
     chance = random.Random(0)
@@ -180,7 +180,7 @@ def train_tokenizer(vocab: int, specials: tuple[int, int, int]) -> bytes:
         "A BLUE BIRD CAN DO EVERY FINE GAME HE IS JUST KNOWN LIKE MY NEW OLD PET QUITE RARE SO THE UP VERY WE X YOU ZOO"
     )
     known = words.split()
-    if vocab > 57:  # all that these words give
+    if vocab > 57:  # the most that these words give
         syllables = [consonant + vowel for consonant in "BCDFGHJKLMNPQRSTVWXZ" for vowel in "AEIOUY"]
         known += ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(3 * vocab)]
     lines, sink = [" ".join(chance.choices(known, k=6)) for _ in range(max(400, vocab * 2))], io.BytesIO()
@@ -201,7 +201,7 @@ def train_tokenizer(vocab: int, specials: tuple[int, int, int]) -> bytes:
 
 
 class Theirs:
-    """SpeechBrain's modules, ready to be saved and run."""
+    """SpeechBrain's modules, which can be saved and run."""
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         with warnings.catch_warnings():
@@ -289,7 +289,7 @@ class Theirs:
         )
 
     def _sharpen(self) -> None:
-        """Weights so large that every input matters, and running statistics that are not the neutral ones."""
+        """Set weights so large that every input matters, and running statistics other than mean 0 and variance 1."""
         with torch.no_grad():
             self.output.w.weight.mul_(self.sizes.sharpness)
             self.output.w.bias[self.sizes.specials[2]] += self.sizes.ending
@@ -305,7 +305,7 @@ class Theirs:
 
     @torch.inference_mode()
     def measure(self, waveforms: list[Tensor]) -> None:
-        """Statistics of the features, as a training would collect them."""
+        """Compute the statistics of the features, as training would."""
         self.normalise.train()
         for waveform in waveforms:
             self.normalise(self.features(waveform[None]))
@@ -314,7 +314,7 @@ class Theirs:
             self._measure_encoder(waveforms)
 
     def _measure_encoder(self, waveforms: list[Tensor]) -> None:
-        """Means over the waveforms of what batch normalisation sees in each."""
+        """Set batch normalisation's statistics to the means over the waveforms."""
         norms = [module for module in self.model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -353,7 +353,7 @@ class Theirs:
         return " ".join(self.tokenizer.decode_ids([int(t) for t in hypotheses[0]]).split())
 
     def save(self, folder: Path) -> None:
-        """Write the folder, with the files as SpeechBrain's pretrainer reads them."""
+        """Write the folder with the files that SpeechBrain's pretrainer reads."""
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(self.model.state_dict(), folder / "asr.ckpt")
         torch.save(self.lm.state_dict(), folder / "lm.ckpt")

@@ -1,4 +1,4 @@
-"""Streams through an engine, their events, and sounds that are no speech."""
+"""Streams through an engine, their events, and audio without speech."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streaming.events import Event, Final, Partial
 
 
 def listen(engine: Engine, chunks: Sequence[Tensor]) -> list[Event]:
-    """One stream, its end included."""
+    """Events of one stream, to its end."""
     session, heard = engine.start(), []
     for chunk in chunks:
         (session,), (events,) = engine.step([session], [chunk])
@@ -23,7 +23,7 @@ def listen(engine: Engine, chunks: Sequence[Tensor]) -> list[Event]:
 
 
 def listen_together(engine: Engine, streams: Sequence[Sequence[Tensor]]) -> list[list[Event]]:
-    """The chunks of several streams, a chunk of each in every step, their ends included."""
+    """Events of several streams to their ends, with a chunk of each in every step."""
     sessions = [engine.start() for _ in streams]
     heard: list[list[Event]] = [[] for _ in streams]
     for step in range(max(map(len, streams)) + 1):
@@ -41,7 +41,7 @@ def finals(events: Sequence[Event]) -> list[Final]:
 
 
 def keeps_its_word(events: Sequence[Event]) -> int:
-    """Check that what is committed stays; how many words were committed before their segment was finished."""
+    """Check that committed words stay; returns how many were committed before the final."""
     committed: tuple[Any, ...] = ()
     count = 0
     for event in events:
@@ -53,7 +53,7 @@ def keeps_its_word(events: Sequence[Event]) -> int:
 
 
 def rounded(events: Sequence[Event]) -> list[Any]:
-    """Events without the last digits of confidences and scores."""
+    """Events with rounded confidences and scores."""
 
     def words(found: Any) -> Any:
         return tuple(dataclasses.replace(w, confidence=round(w.confidence, 3)) for w in found)

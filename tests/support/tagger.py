@@ -1,4 +1,4 @@
-"""A tagger by rule, for tests of what is made of its tags."""
+"""A rule-based tagger, for tests of the writer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MARKS = {"e": ".", "t": ",", "d": "?", "g": "—"}
 
 
 class RuleTagger:
-    """Gives a word the mark of its last letter unless the word before ends with the same, and Paris its capital.
+    """Tags a word with the mark of its last letter unless the previous word ends in it, and Paris with a capital.
 
-    As a trained one does, it looks at the words of earlier segments, and gives the last word of an unfinished
-    utterance no mark. `batches` has the number of utterances of each call.
+    Like a trained tagger, it uses the words of earlier segments, and gives the last word of an unfinished utterance
+    no mark. `batches` has the number of utterances of each call.
     """
 
     def __init__(self) -> None:

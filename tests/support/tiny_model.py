@@ -14,7 +14,7 @@ __all__ = ["opinionated_lm", "sounds", "tiny_lm", "tiny_model"]
 
 
 def tiny_model(vocab_size: int = 20, scorer: str = "location", sharpness: float = 6.0) -> Model:
-    """An untrained model that is nevertheless sure of what it says, and says different things of different audio."""
+    """An untrained model that is nevertheless confident, and gives different words for different audio."""
     torch.manual_seed(3)
     config = ModelConfig(
         vocab_size=vocab_size,
@@ -41,7 +41,7 @@ def tiny_lm(vocab_size: int = 20) -> LanguageModel:
 
 
 def opinionated_lm(vocab_size: int) -> LanguageModel:
-    """It has learnt nothing, but has strong opinions."""
+    """An untrained language model with peaked probabilities."""
     torch.manual_seed(5)
     lm = LanguageModel(LmConfig(vocab_size, embedding_size=16, hidden_size=24)).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of training share: a tiny corpus, a tiny run, and a witness of what happens in it."""
+"""Helpers of the training tests: a tiny corpus, a tiny run, and a record of its weights."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ def recordings(folder: Path) -> Path:
 
 
 def prepared(folder: Path) -> Path:
-    """The eight recordings, made ready to train on."""
+    """The prepared corpus of the eight recordings."""
     report = prepare([recordings(folder)], folder / "prepared", Settings())
     assert (report.utterances, report.problems) == (8, [])
     return folder / "prepared"
 
 
 class KilledError(Exception):
-    """Stands for a kill -9: nothing of ours answers to it."""
+    """Simulates a kill -9: our code does not catch it."""
 
 
 class Witness:
-    """Sees the weights that enter each step of a run and those it ends with, and can end it in the middle."""
+    """Records the weights before each step of a run and at its end, and can kill the run at a step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entering: dict[int, list[Tensor]] = {}
@@ -96,7 +96,7 @@ class Witness:
         monkeypatch.setattr(LasModule, "training_step", training_step)
         monkeypatch.setattr(LasModule, "dev_wer", dev_wer)
         monkeypatch.setattr(LasModule, "on_train_end", self._on_train_end, raising=False)
-        # Drawing takes longer than all the rest.
+        # Plots take longer than everything else.
         monkeypatch.setattr(Samples, "on_validation_batch_end", lambda *arguments, **options: None)
 
     @property
@@ -115,7 +115,7 @@ class Witness:
 
 
 class Unbroken:
-    """What a run that nothing happened to saw: made once, to compare with."""
+    """The record of an uninterrupted run, for comparison."""
 
     def __init__(self, entering: dict[int, list[Tensor]], final: list[Tensor]) -> None:
         self.entering, self.final = entering, final
@@ -128,7 +128,7 @@ class Unbroken:
 
 
 def steps(printed: str) -> list[int]:
-    """At which steps dev was measured."""
+    """The steps at which dev was measured."""
     return [int(line.split()[1]) for line in printed.splitlines()]
 
 

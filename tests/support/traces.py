@@ -26,7 +26,7 @@ def trace_of(
     texts: Sequence[Sequence[int]],
     prefix: Prefix | None = None,
 ) -> Trace:
-    """What a search with one hypothesis for each utterance, its text of `texts`, passes."""
+    """The trace of a search whose only hypothesis for each utterance is its text in `texts`."""
     frames, device = encoded.encoder_out.shape[1], encoded.encoder_out.device
     scorers = full_scorers(config, model.config.vocab_size, frames, device, lm, None)
     owners, memory = torch.arange(len(texts)), model.decoder.prepare(*encoded)

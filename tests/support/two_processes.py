@@ -1,4 +1,4 @@
-"""Trains a tiny model for four steps on fixed batches, shared out among as many processes as torchrun starts.
+"""Training of a tiny model for four steps on fixed batches, split between the processes of torchrun.
 
 `python two_processes.py OUT` saves each step's loss and the weights at the end.
 """
@@ -48,7 +48,7 @@ CONFIG = dataclasses.replace(
 
 
 class Losses(pl.Callback):
-    """The loss of each step, as it is logged."""
+    """Records the logged loss of each step."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -69,7 +69,7 @@ def batches(rank: int, world_size: int) -> list[Batch]:
 def main(output: Path) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(1)
-    torch.manual_seed(rank)  # lightning brings the weights of the first process to the others
+    torch.manual_seed(rank)  # lightning copies the weights of the first process to the others
     model = Model(ModelConfig(12, CONFIG.features, CONFIG.encoder, CONFIG.attention, CONFIG.decoder))
     module = LasModule(model, Tokenizer.train(["a"], 8, "char"), CONFIG)
     losses = Losses()

@@ -1,4 +1,4 @@
-"""Uploads as a client sends them: multipart forms made by hand, so that they may also be wrong."""
+"""Uploads as hand-made multipart forms, which may be invalid."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def form(file: bytes, filename: str = "a.wav", **fields: str) -> bytes:
 
 
 def post(server: Running, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
-    """What a request is answered with: status and JSON. An iterator is sent in pieces, its length untold."""
+    """Status and JSON of the response. An iterator is sent in pieces, without a Content-Length."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=600)
     with contextlib.closing(connection):
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before all was sent
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the whole body was sent
             connection.request("POST", PATH, body, {"Content-Type": FORM, **headers})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())

@@ -1,4 +1,4 @@
-"""A screen without hardware, and on it a browser whose page is a text field that has the focus."""
+"""A virtual screen with a browser whose page is a focused text field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELD = "<body style='margin:0'><textarea autofocus style='width:100vw;height:10
 
 @contextlib.contextmanager
 def screen() -> Iterator[str]:
-    """The name of the display of an X server of its own; the test is skipped where that or xdotool is missing."""
+    """The display name of a private X server; the test is skipped if Xvfb or xdotool is missing."""
     for program in ("Xvfb", "xdotool"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -48,7 +48,7 @@ def text_field(display: str, program: str) -> Iterator[Page]:
         try:
             page = browser.pages[0]
             page.set_content(FIELD)
-            # Without a window manager, the keyboard belongs to whatever lies under the pointer.
+            # Without a window manager, the window under the pointer gets the keys.
             move = ["xdotool", "mousemove", "400", "400", "click", "1"]
             subprocess.run(move, env=environment, check=True, timeout=20)
             page.wait_for_function("document.hasFocus() && document.activeElement.tagName == 'TEXTAREA'")
@@ -57,7 +57,7 @@ def text_field(display: str, program: str) -> Iterator[Page]:
                 page.wait_for_timeout(200)
                 if page.evaluate("document.activeElement.value"):
                     break
-            page.wait_for_timeout(500)  # keys that are still under way
+            page.wait_for_timeout(500)  # keys that have not arrived yet
             page.evaluate("document.activeElement.value = ''")
             yield page
         finally:

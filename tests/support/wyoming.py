@@ -26,7 +26,7 @@ async def converse(
     cut: int = 2048,
     started: bool = True,
 ) -> list[Event]:
-    """Send one utterance as Home Assistant does; all that is answered up to the transcript-stop.
+    """Send one utterance as Home Assistant does; returns all events up to the transcript-stop.
 
     An audio-start comes first if `started`.
     """
