@@ -1,4 +1,4 @@
-"""What is done to the audio of training beyond gain and noise: rooms, codecs and vocal tracts."""
+"""Augmentation beyond gain and noise: rooms, codecs and vocal tracts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_silence_and_padding_stay_silent(augment: Augment, config: AugmentConfig
 
 
 def test_a_room_fades_by_60_db_in_its_time_and_hears_nothing_before_the_sound() -> None:
-    """A click comes where it was, and what follows it loses 30 dB in half of the reverberation time."""
+    """A click stays in place, and its reverberation falls by 30 dB in half of the reverberation time."""
     click = torch.zeros(20, 16_000)
     click[:, 4_000] = 1.0
     config = dataclasses.replace(ROOM, reverb_seconds=(0.4, 0.4))
@@ -67,7 +67,7 @@ def test_a_room_leaves_the_loudness_as_it_was() -> None:
 
 
 def test_a_codec_adds_as_much_noise_as_was_asked_for_in_loud_and_quiet_bands() -> None:
-    """The noise follows the signal: 15 dB below it in a band that is 40 dB louder than the other, and in that one."""
+    """Codec noise is 15 dB below the signal in both of two bands whose levels differ by 40 dB."""
     samples = torch.full((4,), 32_000)
     spectrum = torch.fft.rfft(torch.randn(4, 32_000))
     hertz = torch.arange(spectrum.shape[1]) / 2
@@ -77,7 +77,7 @@ def test_a_codec_adds_as_much_noise_as_was_asked_for_in_loud_and_quiet_bands() -
     for low, high in ((500, 3_500), (4_500, 7_500)):
         inside = (hertz > low) & (hertz < high)
         snr_db = 10 * (signal[:, inside].sum() / noise[:, inside].sum()).log10()
-        # Overlapping frames share the noise between them, which takes some of it away.
+        # Overlap-add of frames averages some of the noise away.
         assert 14.5 < float(snr_db) < 18.5
 
 
@@ -87,7 +87,7 @@ def test_a_codec_drops_what_is_far_below_its_band() -> None:
     loud, faint = torch.sin(2 * torch.pi * 6_000 * time), 0.01 * torch.sin(2 * torch.pi * 6_200 * time)
     samples, config = torch.tensor([16_000, 16_000]), dataclasses.replace(CODEC, codec_snr_db=(8.0, 8.0))
     together, alone = degrade(torch.stack([loud + faint, faint]), samples, config)
-    place = 6_200  # a bin each Hz
+    place = 6_200  # a bin per Hz
     before = torch.fft.rfft(faint).abs()[place]
     assert torch.fft.rfft(alone).abs()[place] == pytest.approx(float(before), rel=0.2)
     assert abs(torch.fft.rfft(together).abs()[place] - before) > 0.5 * before
@@ -102,11 +102,11 @@ def test_a_vocal_tract_is_as_it_was_unless_asked_for() -> None:
 
 
 def test_a_vocal_tract_scales_formants_within_the_range_and_keeps_the_edges() -> None:
-    """A peak at 1,500 Hz moves by at most the range, to both sides; the highest bin, and each frame, stay in place."""
+    """A peak at 1,500 Hz moves by at most the range in both directions; the highest bin and all frames stay."""
     config = dataclasses.replace(OFF, vocal_tract_range=0.2)
     distance = (CENTRES_HZ.log() - torch.tensor(1_500.0).log()).abs()
     features = (-distance).expand(200, 4, 80).clone()
-    features[:, 2] = 7.0  # a frame of its own
+    features[:, 2] = 7.0  # a constant frame
     warped = warp_vocal_tract(features, CENTRES_HZ, config)
     assert (warped[:, 2] == 7.0).all()
     torch.testing.assert_close(warped[:, 0, -1], features[:, 0, -1])

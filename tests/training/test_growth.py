@@ -1,4 +1,4 @@
-"""Encoders that grow while they learn: what they know is carried over, and a run that is killed grows the same way."""
+"""Encoders that grow during training: weights are carried over, and a killed run grows the same way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def module(joins: Sequence[int]) -> LasModule:
 
 
 def saved_run(trained: LasModule) -> dict[str, Any]:
-    """What lightning saves of a module that has taken a step."""
+    """The state that lightning saves of a module after a step."""
     optimiser = trained.configure_optimizers()["optimizer"]
     for parameter in trained.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -57,7 +57,7 @@ def test_a_layer_that_joins_fewer_or_more_frames_hears_the_same_in_a_steady_soun
 
 
 def test_weights_and_what_the_optimiser_knows_of_them_are_carried_over() -> None:
-    """All but the layer that is new, and the weights that had to be resampled, whose moments begin anew."""
+    """Weights and optimiser moments carry over, except for a new layer, and moments of resampled weights."""
     before, after = module((4,)), module((2, 2))
     saved, fresh = saved_run(before), {name: w.clone() for name, w in after.state_dict().items()}
     moments = {
@@ -79,7 +79,7 @@ def test_weights_and_what_the_optimiser_knows_of_them_are_carried_over() -> None
     assert not known["model.encoder.layers.0.forward_lstm.weight_ih_l0"]
     for parameter in after.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimiser.step()  # what is known and what is new fit together
+    optimiser.step()  # old and new moments fit together
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def shapes(weights: list[Tensor]) -> list[torch.Size]:
 def test_a_run_grows_at_its_steps_and_ends_as_the_model_that_was_asked_for(
     corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each stage is measured at its end; the models left behind fit their own configs."""
+    """A run grows at the given steps to the final model; each stage is measured, and saved models fit their configs."""
     with pytest.MonkeyPatch.context() as patch:
         witness = Witness(patch)
         witness.dev_wer = lambda step: 1 / step
@@ -121,7 +121,7 @@ def test_a_run_grows_at_its_steps_and_ends_as_the_model_that_was_asked_for(
 def test_a_killed_run_grows_as_if_nothing_had_been(
     corpus: Path, tmp_path: Path, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, kill: int
 ) -> None:
-    """Killed just after it grew, before that was saved, or later: the same weights at every step."""
+    """A run killed just after growth, before a save, or later has the same weights at every step."""
     witness = Witness(monkeypatch)
     witness.kill_at(kill)
     with pytest.raises(KilledError):
@@ -132,7 +132,7 @@ def test_a_killed_run_grows_as_if_nothing_had_been(
 
 
 def test_growth_that_was_not_asked_for_is_refused(corpus: Path, tmp_path: Path) -> None:
-    """A run of one encoder does not become one of another because the config was changed."""
+    """Growth not in the settings is refused: a changed config must not turn a run into one of another encoder."""
     from asr.errors import CheckpointError
 
     short = dataclasses.replace(RUN.optimiser, max_steps=1, decay_steps=0)

@@ -8,7 +8,7 @@ from asr.training.muon import GateMuon, orthogonal
 
 
 def test_singular_values_come_near_one_and_directions_stay() -> None:
-    """Wide and tall matrices whose singular values differ a hundredfold."""
+    """For wide and tall matrices with condition number 100, singular values come near one, and directions stay."""
     torch.manual_seed(0)
     for rows, columns in ((8, 20), (20, 8)):
         left, _, right = torch.linalg.svd(torch.randn(3, rows, columns), full_matrices=False)
@@ -21,7 +21,7 @@ def test_singular_values_come_near_one_and_directions_stay() -> None:
 
 
 def test_a_gate_never_sees_the_others() -> None:
-    """The first gate's step is the same whatever the gradients of the other three."""
+    """The first gate's step does not depend on the gradients of the other three."""
     torch.manual_seed(0)
     gradient = torch.randn(12, 5)
     stepped = []

@@ -1,4 +1,4 @@
-"""Training in bfloat16 where the machine has it, and in float32 where it does not."""
+"""Training in bfloat16 if the processor supports it, otherwise in float32."""
 
 from __future__ import annotations
 

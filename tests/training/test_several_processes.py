@@ -1,4 +1,4 @@
-"""Training in several processes, and the full size of the largest recipe: what needs more than a few seconds."""
+"""Slow tests of training: several processes, a real kill, the largest recipe at full size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", 
 
 
 def started(*command: object) -> str:
-    """What a program printed; it must end well."""
+    """Standard output of a program, which must succeed."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -36,9 +36,9 @@ def started(*command: object) -> str:
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """The same utterances, in one process or shared out unevenly between two: the same loss and weights.
+    """The same utterances in one process, or split unevenly between two, give the same loss and weights.
 
-    The mean context is no weight but an estimate, which two processes take from the first one's utterances.
+    Only the mean context, an estimate and not a weight, differs: two processes take it from the first one's utterances.
     """
     results = []
     for count in (1, 2):
@@ -56,7 +56,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 
 def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
-    """`--devices 2` starts the second process itself; each measurement is one line, and the run can be resumed."""
+    """`--devices 2` starts the second process; each measurement is printed once, and the run can be resumed."""
     data, config, run = prepared(tmp_path), tmp_path / "tiny.toml", tmp_path / "run"
     config.write_text(
         'extends = "base.toml"\nvalidate_every = 2\nsave_every = 1\n'
@@ -74,7 +74,7 @@ def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_for_good_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    """Promise 8, with a real kill -9 that no code of ours sees: the model at the end is that of an unbroken run."""
+    """Promise 8 with a real kill -9: the final model equals that of an uninterrupted run."""
     data, config = prepared(tmp_path), tmp_path / "tiny.toml"
     config.write_text(
         "validate_every = 10\nsave_every = 3\n[encoder]\njoins = [2, 2]\nhidden_size = 16\n"
@@ -112,7 +112,7 @@ def test_a_run_killed_for_good_at_any_moment_goes_on_as_if_nothing_had_been(tmp_
 
 
 def test_the_largest_recipe_takes_a_step_within_three_gib(repository_root: Path) -> None:
-    """las_960h at full size, on the CPU: the memory of the whole process, the libraries included."""
+    """A step of las_960h at full size on the CPU takes at most 3 GiB for the whole process, libraries included."""
     code = (
         "from pathlib import Path; from asr.training.config import read_config; from asr.training.probe import probe;"
         f"config = read_config(Path({str(repository_root)!r}) / 'recipes/librispeech/configs/las_960h.toml');"

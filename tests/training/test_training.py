@@ -1,4 +1,4 @@
-"""The settings of a training run, and what it learns from: the joint loss and the errors on dev."""
+"""Settings of a training run, the joint loss, and errors on dev."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_missing_or_binary_config_names_the_file(tmp_path: Path) -> None:
 
 
 def test_a_config_extends_another_table_by_table(tmp_path: Path) -> None:
-    """What it says itself holds; of the other's tables and values the rest; lists are taken whole."""
+    """A config's own values override those of the config that it extends, table by table; lists are replaced whole."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "base.toml").write_text(
         "seed = 1\nchunk_ms = [0, 240]\n[optimiser]\nmax_steps = 500\ndecay_steps = 7\n"
@@ -107,7 +107,7 @@ def test_a_second_level_of_extension_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
-    """Values as in TOML, or plain strings; a tokenizer may be a path."""
+    """Options override configs: values as in TOML, or plain strings; a tokenizer may be a path."""
     path = tmp_path / "run.toml"
     path.write_text('tokenizer = "a.model"\n[optimiser]\nmax_steps = 3000\n')
     config = read_config(
@@ -137,7 +137,7 @@ def test_a_run_that_grows_has_stages() -> None:
 
 
 def test_a_batch_that_is_not_finite_leaves_the_running_statistics_alone() -> None:
-    """Batch normalisation would otherwise be spoiled for good by one bad batch."""
+    """A non-finite batch must not change batch normalisation's running statistics, which would never recover."""
     layer = Normalisation("batch", 4).train()
     good, lengths = torch.randn(2, 5, 4) + 1, torch.tensor([5, 3])
     layer(good, lengths)
@@ -158,7 +158,7 @@ def test_the_learning_rate_rises_holds_and_falls() -> None:
     assert scales[90] == pytest.approx(0.5)
     assert 0 < scales[100] < 0.06
     assert OptimiserConfig(warmup_steps=0, decay_steps=0).scale(0) == 1.0
-    # A run made shorter than its fall falls all along; once it was refused, as an example in finetune's help was.
+    # A run shorter than its decay decays throughout; it was refused, even in an example of finetune's help.
     assert OptimiserConfig(warmup_steps=0, decay_steps=200, max_steps=100).scale(50) == 0.5
 
 
@@ -190,7 +190,7 @@ def cut(batch: Batch, row: int) -> Batch:
 
 @torch.no_grad()
 def test_padding_has_no_part_in_the_loss() -> None:
-    """A batch's loss is that of its utterances alone, each weighed by its tokens."""
+    """A batch's loss is the mean of its utterances' own losses, weighted by tokens: padding has no effect."""
     model, batch = Model(TINY), random_batch([16_000, 9_000, 5_000], [6, 3, 1])
     for smoothing in (0.0, 0.1):
         together = joint_loss(model, model.encode(batch.waveform, batch.samples), batch, smoothing, 0.0)
@@ -207,7 +207,7 @@ def test_padding_has_no_part_in_the_loss() -> None:
 
 @torch.no_grad()
 def test_the_losses_are_cross_entropy_and_ctc_by_hand() -> None:
-    """One utterance: the mean over tokens and eos of the decoder's surprise, with a share spread over all tokens."""
+    """For one utterance, attention loss is smoothed cross-entropy over tokens and eos, and CTC loss is torch's."""
     model, batch = Model(TINY), random_batch([9_000], [3])
     encoded = model.encode(batch.waveform, batch.samples)
     inputs, targets = torch.tensor([[SOS, *batch.tokens[0].tolist()]]), torch.tensor([*batch.tokens[0].tolist(), EOS])
@@ -230,7 +230,7 @@ def test_the_losses_are_cross_entropy_and_ctc_by_hand() -> None:
 
 
 def test_too_few_frames_for_the_tokens_cost_nothing_and_spoil_nothing() -> None:
-    """CTC cannot spell ten tokens in two frames, nor anything in none: the loss and its gradient stay finite."""
+    """With fewer frames than tokens, or none, the loss and its gradient stay finite."""
     model, batch = Model(TINY), random_batch([16_000, 1_500, 300], [4, 10, 2])
     encoded = model.encode(batch.waveform, batch.samples)
     assert encoded.encoder_out_lengths.tolist()[1:] == [2, 0]
@@ -243,7 +243,7 @@ def test_too_few_frames_for_the_tokens_cost_nothing_and_spoil_nothing() -> None:
 
 @torch.no_grad()
 def test_scheduled_sampling_shows_the_decoder_its_own_words() -> None:
-    """With a rate of 0 the true history alone counts; above, what it is shown, and so its loss, is drawn anew."""
+    """At rate 0 the decoder gets the reference history; above, its own tokens are sampled, so the loss varies."""
     model, batch = Model(TINY), random_batch([16_000] * 4, [8] * 4)
     encoded = model.encode(batch.waveform, batch.samples)
     true = {float(joint_loss(model, encoded, batch, 0.0, 0.0).attention) for _ in range(3)}
@@ -254,7 +254,7 @@ def test_scheduled_sampling_shows_the_decoder_its_own_words() -> None:
 
 
 def test_in_mixed_precision_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
-    """Sampling uses weights first where no gradient is wanted; autocast must not keep those casts for the loss."""
+    """Sampling runs first, without gradients; autocast must not reuse its cached casts of weights for the loss."""
     model, batch = Model(TINY), random_batch([16_000] * 4, [8] * 4)
     with autocast(torch.device("cpu")):
         losses = joint_loss(model, model.encode(batch.waveform, batch.samples), batch, 0.0, 0.5)

@@ -1,4 +1,4 @@
-"""`spellstream train`, `finetune`, `average` and `train-tokenizer`: what the options come to, and wrong use."""
+"""`spellstream train`, `finetune`, `average` and `train-tokenizer`: options and wrong use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a run was asked for, in place of the run."""
+    """Record the arguments of a run instead of running it."""
     asked: dict[str, Any] = {}
 
     def train(config: Any, data: list[Path], dev: Path, output: Path, **options: Any) -> Path:
@@ -65,7 +65,7 @@ def test_a_processor_without_bfloat16_is_one_line(
 
 
 def test_train_on_several_corpora_and_machines(config: Path, tmp_path: Path, command: Command, asked: Any) -> None:
-    """@N says how often a corpus comes in a pass, unless a folder is called so."""
+    """CORPUS@N repeats a corpus N times per pass, unless a folder has that name."""
     (tmp_path / "odd@2").mkdir()
     data = ["--data", "one@0.5", "--data", tmp_path / "odd@2", "--data", "two@three"]
     machine = ["--devices", 4, "--nodes", 2]
@@ -127,7 +127,7 @@ def test_average_names_what_it_took(tmp_path: Path, command: Command, monkeypatc
 
 
 def test_a_tokenizer_is_learned_from_a_corpus_and_from_text(tmp_path: Path, command: Command) -> None:
-    """Text is normalised; what cannot be is left out."""
+    """A tokenizer learns from a corpus and from text, which is normalised; other lines are left out."""
     text = tmp_path / "text.txt"
     text.write_text("Hello, World!\nthe year 1984\n\nhello hello\n")
     output = tmp_path / "own.model"
@@ -145,7 +145,7 @@ def test_a_tokenizer_is_learned_from_a_corpus_and_from_text(tmp_path: Path, comm
 
 
 def test_the_recipe_configs_and_that_of_fine_tuning_are_sound(repository_root: Path) -> None:
-    """Every config that is shipped can be read, and says of itself what its name does."""
+    """Every shipped config is valid, and its settings fit its name."""
     from asr.training.config import read_config
 
     folder = repository_root / "recipes" / "librispeech" / "configs"
@@ -163,7 +163,7 @@ def test_the_recipe_configs_and_that_of_fine_tuning_are_sound(repository_root: P
 
 @pytest.mark.parametrize("name", ["train", "finetune"])
 def test_data_that_is_not_there_leaves_no_run_behind(name: str, tmp_path: Path, command: Command) -> None:
-    """An empty folder used to be left, which looked like a run that had begun."""
+    """A run without data left an empty folder, which looked like a started run."""
     config = tmp_path / "run.toml"
     config.write_text("")
     options = ("--config", config) if name == "train" else ()

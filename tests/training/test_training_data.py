@@ -1,4 +1,4 @@
-"""Training data: what is done to the audio, in which batches it comes, what a prepared corpus gives and tells."""
+"""Training data: augmentation, batches, prepared corpora and their errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OFF = AugmentConfig(speeds=(), gain_db=0.0, noise_probability=0.0, bandwidth_pro
 
 
 def test_speed_changes_length_and_pitch() -> None:
-    """A tone played 10 % faster is 10 % shorter and 10 % higher; shorter rows shrink by the same share."""
+    """A tone played 10 % faster is 10 % shorter and 10 % higher; shorter rows shrink by the same factor."""
     tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16_000) / 16_000)
     waveform = torch.stack([tone, tone * (torch.arange(16_000) < 8_000)])
     fast, samples = perturb_waveform(
@@ -69,7 +69,7 @@ def test_gain_stays_within_its_bounds_and_differs_from_row_to_row() -> None:
 
 
 def test_noise_comes_at_the_level_that_was_asked_for() -> None:
-    """Signal to noise, measured over each row's own samples, is what the config says, even of uneven noise."""
+    """The signal-to-noise ratio over each row's own samples is the configured one, even with uneven noise."""
     samples = torch.tensor([16_000, 4_000, 8_000])
     waveform = 0.1 * torch.randn(3, 16_000) * (torch.arange(16_000) < samples[:, None])
     noise = torch.randn(50_000) * torch.linspace(0.01, 3, 50_000)
@@ -89,7 +89,7 @@ def test_noise_comes_as_often_as_was_asked_for() -> None:
 
 
 def test_narrow_bands_lose_what_lies_above_and_nothing_else() -> None:
-    """Each row keeps its low bins as they were; from some bin above the lowest cut on there is only the floor."""
+    """Each row keeps its low bins; above a cut-off that is at least the minimum, all bins are at the floor."""
     centres, floor = torch.linspace(100, 8_000, 40), torch.linspace(-3, -2, 40)
     features = torch.randn(300, 5, 40)
     config = dataclasses.replace(OFF, bandwidth_probability=0.5, bandwidth_min_hz=3_000.0)
@@ -97,13 +97,13 @@ def test_narrow_bands_lose_what_lies_above_and_nothing_else() -> None:
     gone = (narrow == floor).all(1)  # (rows, bins)
     assert torch.equal(narrow[~gone[:, None].expand_as(narrow)], features[~gone[:, None].expand_as(narrow)])
     assert not gone[:, centres <= 3_000].any()
-    assert (gone.int().diff(dim=1) >= 0).all()  # once gone, gone up to the top
+    assert (gone.int().diff(dim=1) >= 0).all()  # all bins above the first at the floor are too
     assert float(gone.any(1).float().mean()) == pytest.approx(0.5, abs=0.15)
     assert len(gone.sum(1).unique()) > 10
 
 
 def test_masks_stay_inside_utterances_and_their_shares() -> None:
-    """SpecAugment hides at most the asked number of frames and bins, and never takes a whole short utterance."""
+    """SpecAugment masks at most the configured frames and bins, and never a whole short utterance."""
     lengths = torch.tensor([100, 40, 10] * 50)
     config = dataclasses.replace(OFF, time_masks=1, time_mask_frames=20, time_mask_share=0.3)
     hidden = mask_spectrum(torch.ones(150, 100, 8), lengths, config)[..., 0] == 0
@@ -134,7 +134,7 @@ def test_batches_are_bounded_and_every_utterance_comes_once_a_pass() -> None:
         batches = list(sampler.one_pass(number))
         assert sorted(i for batch in batches for i in batch) == list(range(60))
         assert all(len(batch) * max(SECONDS[i] for i in batch) <= 20 for batch in batches)
-        assert len(batches) <= 2 * sum(SECONDS) / 20  # little of it is padding
+        assert len(batches) <= 2 * sum(SECONDS) / 20  # with little padding
 
 
 def test_the_first_pass_goes_from_short_to_long_and_later_ones_do_not() -> None:
@@ -145,7 +145,7 @@ def test_the_first_pass_goes_from_short_to_long_and_later_ones_do_not() -> None:
 
 
 def test_the_order_depends_on_the_seed_alone_and_can_be_entered_anywhere() -> None:
-    """A run that goes on at step 30, in a later pass, gets the batches it would have got, quickly or from nothing."""
+    """A run resumed at step 30, in a later pass, gets the same batches as an uninterrupted one."""
     unbroken = BucketSampler(SECONDS, DATA, seed=3)
     whole = take(unbroken, 80)
     assert take(BucketSampler(SECONDS, DATA, seed=3), 80) == whole
@@ -173,7 +173,7 @@ def test_a_late_pass_is_entered_without_the_ones_before(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("count", [60, 7, 1])
 def test_ranks_share_a_pass_and_take_as_many_steps(count: int) -> None:
-    """Three ranks get different batches of like length; only where too few are left does one come twice."""
+    """Three ranks get different batches of similar length; a batch repeats only if too few are left."""
     ranks = [BucketSampler(SECONDS[:count], DATA, seed=3, rank=rank, world_size=3) for rank in range(3)]
     shares = [list(sampler.one_pass(1)) for sampler in ranks]
     assert len({len(share) for share in shares}) == 1
@@ -199,7 +199,7 @@ def test_nothing_to_train_on_is_said_so() -> None:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recordings, and `prepared` in it."""
+    """A folder with recordings and their prepared corpus `prepared`."""
     folder = tmp_path_factory.mktemp("recordings")
     prepared(folder)
     return folder
@@ -207,7 +207,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(recorded: Path, tmp_path: Path) -> Path:
-    """A prepared corpus that a test may break."""
+    """A copy of the prepared corpus that a test may damage."""
     shutil.copytree(recorded / "prepared", tmp_path / "prepared")
     return tmp_path / "prepared"
 
@@ -250,7 +250,7 @@ def test_corpora_are_joined_by_weight(recorded: Path, folder: Path) -> None:
 
 
 def test_batches_go_on_where_the_checkpoint_says(recorded: Path, tokenizer: Tokenizer) -> None:
-    """What workers fetched ahead of the step that was saved comes again."""
+    """Batches that workers fetched ahead of the saved step come again after resuming."""
     corpus = Corpus.open(recorded / "prepared").tokenise(tokenizer, DataConfig(), FRAME)
     config = DataConfig(batch_seconds=2, max_seconds=2, workers=0)
     data = LasData(corpus, corpus, config, seed=3)
@@ -272,7 +272,7 @@ def trainer_of(rank: int, world_size: int) -> Any:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])
 def test_processes_share_dev(recorded: Path, tokenizer: Tokenizer, world_size: int) -> None:
-    """Each measures a part, in as many batches as the others; where processes outnumber utterances, each all."""
+    """Each process measures part of dev, in equally many batches; if processes outnumber utterances, all of dev."""
     corpus = Corpus.open(recorded / "prepared").tokenise(tokenizer, DataConfig(), FRAME)
     corpus = dataclasses.replace(corpus, entries=corpus.entries * 5) if world_size < 9 else corpus
     shares = []
@@ -288,7 +288,7 @@ def test_processes_share_dev(recorded: Path, tokenizer: Tokenizer, world_size: i
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_audio_that_is_gone_is_one_line_from_a_worker_too(folder: Path, tokenizer: Tokenizer, workers: int) -> None:
-    """An error that a worker raises comes as torch's own, a page long: it is handed over instead."""
+    """Missing audio in a worker is one line, rather than torch's page-long error around it."""
     corpus = Corpus.open(folder).tokenise(tokenizer, DataConfig(), FRAME)
     (folder / "audio" / "000000.wav").unlink()
     data = LasData(corpus, corpus, DataConfig(workers=workers), seed=3)
@@ -298,7 +298,7 @@ def test_audio_that_is_gone_is_one_line_from_a_worker_too(folder: Path, tokenize
 
 
 def test_what_is_no_prepared_corpus_is_one_line(folder: Path, tmp_path: Path) -> None:
-    """Missing, no gzip, cut short, not JSON, of other keys; audio that is shorter than it was, or gone."""
+    """Broken corpora (missing, not gzip, truncated, not JSON, wrong keys, audio shorter or gone) are one line."""
 
     def said(kind: type[Exception] = DataError) -> str:
         with pytest.raises(kind) as caught:
@@ -339,7 +339,7 @@ def test_statistics_are_of_each_corpus_and_of_all(recorded: Path) -> None:
 
 
 def test_stored_features_are_what_was_measured(recorded: Path, folder: Path) -> None:
-    """Normalised by what was measured, features have mean 0 and deviation 1; two corpora count by their hours."""
+    """Features normalised by the stored statistics have mean 0 and deviation 1; two corpora count by their hours."""
     corpus, config = Corpus.open(recorded / "prepared"), FeatureConfig(n_mels=12)
     features = LogMel(config)
     measured = measure_features(corpus, features)
@@ -363,7 +363,7 @@ def test_stored_features_are_what_was_measured(recorded: Path, folder: Path) -> 
     both = feature_statistics([folder, two], config)
     assert both is not None
     torch.testing.assert_close(both.mean, ones)
-    torch.testing.assert_close(both.std, 2 * ones)  # 1 within, and 3 from the distance of the two
+    torch.testing.assert_close(both.std, 2 * ones)  # variance 1 within each, and 3 between their means
     for damaged in ("", "[]", "{}", (two / "statistics.json").read_text().replace("4.0", "NaN", 1)):
         (two / "statistics.json").write_text(damaged)
         with pytest.raises(DataError, match=r"statistics\.json: damaged"):

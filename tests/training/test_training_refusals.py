@@ -1,4 +1,4 @@
-"""Runs that are refused: one line says why, and the folder of the run stays as it was."""
+"""Refused runs: one line names the reason, and the run's folder stays unchanged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(packed: Path, tmp_path: Path) -> Callable[..., Path]:
 def test_what_does_not_fit_is_one_line(
     run: Callable[..., Path], packed: Path, tmp_path: Path, witness: Witness
 ) -> None:
-    """Another model than the one begun, a damaged save, no noise, no device, nothing left to learn from."""
+    """Another model than the run's, a damaged save, no noise, no device or no utterances: one line each."""
 
     def said(kind: type[SpellstreamError], *arguments: Any, **options: Any) -> str:
         with pytest.raises(kind) as caught:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: measurements, models to average, curves and pictures; when it gives up; fine-tuning."""
+"""Results of a run: measurements, models to average, curves and plots; giving up; fine-tuning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WERS = {2: 0.5, 4: 0.2, 6: 0.4, 8: 0.3, 10: 0.6}
 def test_the_last_and_the_best_models_are_kept_and_averaged(
     run: Callable[..., Path], witness: Witness, tmp_path: Path
 ) -> None:
-    """Of five measurements the last and the best two stay; their mean is the mean of their weights.
+    """Of five measured models, the last and the best two are kept; their average has the mean weights.
 
     Other files in a folder of that name are not the run's: they were once deleted.
     """
@@ -79,7 +79,7 @@ def test_the_last_and_the_best_models_are_kept_and_averaged(
 
 
 def test_what_cannot_be_averaged_is_one_line(tmp_path: Path, run: Callable[..., Path], witness: Witness) -> None:
-    """No run, too few models, or models that are not alike."""
+    """No run, too few models or different models cannot be averaged: one line each."""
     with pytest.raises(CheckpointError, match="not a run with measurements"):
         average.choose(tmp_path)
     first = run(SHORT)
@@ -102,7 +102,7 @@ def test_what_cannot_be_averaged_is_one_line(tmp_path: Path, run: Callable[..., 
 def test_a_run_ends_when_patience_does_and_stays_ended(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two measurements in a row that are no better than the best; started again it has nothing left to do."""
+    """A run ends after two measurements in a row without improvement; a restart does nothing."""
     witness.dev_wer = WERS.__getitem__
     patient = changed(validate_every=2, patience=2)
     run(patient)
@@ -116,7 +116,7 @@ def test_a_run_ends_when_patience_does_and_stays_ended(
 def test_stops_by_the_clock_do_not_wear_out_patience(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each brings a measurement of its own, and a run that was made in slices ended sooner than one that was not."""
+    """Stops at the time limit add measurements, so a run in slices lost its patience sooner."""
     witness.dev_wer = float
     patient = changed(validate_every=4, patience=2)
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_stops_by_the_clock_do_not_wear_out_patience(
 def test_a_run_without_a_finite_step_gives_up(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line says at which step and what to try; a good step in between makes the count begin again."""
+    """After several non-finite steps in a row, a run gives up with one line: the step, and what to try."""
     witness.loss = lambda step, loss: loss * (1 if step == 2 else torch.nan)
     impatient = changed(optimiser=dataclasses.replace(RUN.optimiser, max_skipped=4))
     with pytest.raises(TrainingError, match=r"step 6: the gradient of 4 steps in a row was not finite.*learning_rate"):
@@ -138,7 +138,7 @@ def test_a_run_without_a_finite_step_gives_up(
 def test_steps_left_out_are_told_at_the_end(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Counted over a kill, too."""
+    """Skipped steps are reported at the end, including those before a kill."""
     witness.loss = lambda step, loss: loss * (torch.nan if step in (1, 6) else 1)
     witness.kill_at(5)
     with pytest.raises(KilledError):
@@ -151,7 +151,7 @@ def test_steps_left_out_are_told_at_the_end(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_one_process_draws_a_progress_bar(first: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    """All processes of a machine write to the same terminal."""
+    """Only one process draws a progress bar, since all write to the same terminal."""
     bar, trainer = Bar(10), types.SimpleNamespace(is_global_zero=first, global_step=3, progress_bar_metrics={})
     bar.on_train_start(trainer, None)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer)  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def test_one_process_draws_a_progress_bar(first: bool, capfd: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Path) -> None:
-    """At the steps they belong to, those after a resume included."""
+    """TensorBoard shows curves, texts and pictures at the right steps, also after resuming."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = changed(optimiser=dataclasses.replace(RUN.optimiser, max_steps=21), validate_every=21, save_every=20)
@@ -179,7 +179,7 @@ def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Pat
 
 
 def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Smoothed labels were once part of the former, and hid for 25 passes how much the default model memorised."""
+    """Training loss included label smoothing, which hid for 25 passes how much the default model memorised."""
     told: list[float] = []
     log = LasModule.log_dict
 
@@ -198,7 +198,7 @@ def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, m
 def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
     run: Callable[..., Path], witness: Witness, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It keeps the model's search, contexts and language model, measures first, and says what was gained."""
+    """Fine-tuning keeps the model's search, contexts and language model, and reports WER before and after."""
     began = run(SHORT)
     own, tokenizer = checkpoint.load(began).model.config, checkpoint.load(began).tokenizer
     checkpoint.save_lm(began, LanguageModel(LmConfig(len(tokenizer), 4, 4)), tokenizer)
@@ -211,7 +211,7 @@ def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
     assert steps(capfd.readouterr().out) == [0, 2, 4]
     measured = average.measurements(tuned.parent)
     assert finetune.verdict(measured) == "WER on dev: 50.0 % before, 25.0 % after 2 steps"
-    # In the folder of a run of `train`, which does not measure what it begins with, it was a KeyError.
+    # A run of `train`, which does not measure its initial model, gave a KeyError.
     assert finetune.verdict({2: {"wer": 0.25}}) == "WER on dev: 25.0 % after 2 steps"
     weights = [checkpoint.load(folder).model.ctc.weight for folder in (tuned, began)]
     assert not torch.equal(*weights)
@@ -272,7 +272,7 @@ def test_a_full_disk_names_the_curves_of_the_run(
 def test_a_full_disk_does_not_hide_the_first_error(
     run: Callable[..., Path], witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that fails closes its curves, which then fail too: the first error is the one to report."""
+    """If closing the curves after an error fails too, the first error is reported."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -1,4 +1,4 @@
-"""Whole training runs, tiny ones: quiet, measured to the end, and none the worse for being killed or stopped."""
+"""Whole tiny training runs: quiet, measured to the end, and unaffected by kills and stops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As collections come: a licence, and folders with recordings."""
+    """A noise collection as distributed: a licence, and folders with recordings."""
     folder = tmp_path_factory.mktemp("noise")
     (folder / "LICENSE").write_text("free", encoding="utf-8")
     (folder / "hiss").mkdir()
@@ -66,7 +66,7 @@ def unbroken(packed: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory
 def test_a_run_says_what_it_measures_and_nothing_else(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line for each measurement, the last step's included; no warning, no advertisement, no table."""
+    """A run prints a line for each measurement, including the last step's, and no library's warnings or tables."""
     best = run()
     out, err = capfd.readouterr()
     assert steps(out) == [4, 8, 10]
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     capfd: pytest.CaptureFixture[str],
     kills: tuple[int, ...],
 ) -> None:
-    """Promise 8: whenever it is killed, the run that is resumed has, step by step, the weights of one that was not."""
+    """Promise 8: whenever a run is killed, it resumes with the weights of an uninterrupted run at every step."""
     measured = []
     for kill in kills:
         witness.kill_at(kill)
@@ -121,7 +121,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
 def test_a_run_killed_while_it_measures_measures_again(
     run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a save and a measurement fall on the same step, the save does not make the measurement look done."""
+    """A run killed during a measurement repeats it, even if it saved at the same step."""
 
     def killed(step: int) -> float:
         raise KilledError
@@ -139,7 +139,7 @@ def test_a_run_killed_while_it_measures_measures_again(
 def test_a_run_that_is_out_of_time_stops_and_goes_on_from_its_own_weights(
     run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It measures where it stops, and saves the trained weights and not their average; each start has its own time."""
+    """At the time limit, a run measures, and saves trained weights, not their average; each start has its own limit."""
     for _ in range(2):
         run(max_seconds=1e-9)
     assert steps(capfd.readouterr().out) == [1, 2]
@@ -157,7 +157,7 @@ def test_a_finished_run_is_not_run_again(run: Callable[..., Path], witness: Witn
 
 
 def test_the_best_so_far_survives_the_kill(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
-    """What a resumed run finds worse than before the kill does not take the best one's place; what is better does."""
+    """After resuming, only a model better than the best before the kill replaces it."""
     witness.dev_wer = {4: 0.5, 8: 0.6, 10: 0.55}.__getitem__
     witness.kill_at(6)
     with pytest.raises(KilledError):
@@ -173,7 +173,7 @@ def test_the_best_so_far_survives_the_kill(run: Callable[..., Path], witness: Wi
 
 
 def test_a_resumed_run_goes_on_at_the_rates_that_are_asked_for(run: Callable[..., Path], witness: Witness) -> None:
-    """The optimiser's and the schedule's saved states once brought back the old rate and decay, and said nothing."""
+    """On resuming, saved optimiser and schedule states silently restored the old learning rate and decay."""
     no_statistics = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, normalisation="layer"))
     witness.kill_at(6)
     with pytest.raises(KilledError):
@@ -195,7 +195,7 @@ def test_a_resumed_run_goes_on_at_the_rates_that_are_asked_for(run: Callable[...
 def test_the_best_model_is_the_average_that_was_measured(
     run: Callable[..., Path], witness: Witness, tmp_path: Path
 ) -> None:
-    """The checkpoint holds the averaged weights; at the last step these are what the run ends with."""
+    """The best checkpoint has the averaged weights that were measured; at the last step, the run ends with them."""
     witness.dev_wer = {4: 0.5, 8: 0.4, 10: 0.3}.__getitem__
     saved = checkpoint.load(run()).model.state_dict()
     for (name, weights), final in zip(saved.items(), witness.final, strict=True):
@@ -205,7 +205,7 @@ def test_the_best_model_is_the_average_that_was_measured(
 
 
 def test_a_step_that_is_not_finite_is_left_out(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
-    """A bad batch changes no weight, although the optimiser has momentum; it is counted, and the next step learns."""
+    """A non-finite batch changes no weight, despite momentum; it is counted, and the next step is a normal one."""
     witness.loss = lambda step, loss: loss * (torch.nan if step in (5, 7) else 1)
     no_statistics = dataclasses.replace(RUN, encoder=dataclasses.replace(RUN.encoder, normalisation="layer"))
     logged: list[tuple[int, float]] = []
@@ -228,7 +228,7 @@ def test_a_step_that_is_not_finite_is_left_out(run: Callable[..., Path], witness
         )
         for step in range(9)
     }
-    # The mean context, which is no weight, moves with what was heard.
+    # The mean context, which is not a weight, may still change.
     assert [step for step, moved in changed.items() if moved <= 1] == [5, 7]
     assert all(torch.isfinite(w).all() for w in witness.final)
     assert logged[-1] == (9, 2.0)
@@ -237,7 +237,7 @@ def test_a_step_that_is_not_finite_is_left_out(run: Callable[..., Path], witness
 def test_an_interrupted_run_is_saved_and_goes_on(
     run: Callable[..., Path], witness: Witness, unbroken: Unbroken, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C: the step under way ends, nothing is measured, the run is saved, and later ends as an unbroken one."""
+    """Ctrl-C ends a run after the current step, saved but not measured; resumed, it equals an uninterrupted run."""
     witness.before_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 6 else None
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -252,7 +252,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(
 
 @pytest.mark.slow
 def test_a_second_interrupt_stops_at_once(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
-    """Who does not want to wait for the step presses again: what was saved last is what there is."""
+    """A second Ctrl-C stops at once, without waiting for the step; the last save remains."""
 
     def twice(step: int) -> None:
         if step == 5:
@@ -272,7 +272,7 @@ def test_a_second_interrupt_stops_at_once(run: Callable[..., Path], witness: Wit
 
 
 def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness, tmp_path: Path) -> None:
-    """It keeps the model's weights, tokenizer and statistics, and takes search and streaming from its own config."""
+    """A run from a model keeps weights, tokenizer and statistics; search and streaming come from the run's config."""
     witness.dev_wer = {4: 0.5, 8: 0.4, 10: 0.3, 1: 0.2}.__getitem__
     first = run()
     other = dataclasses.replace(
@@ -292,7 +292,7 @@ def test_a_run_can_start_from_a_model(run: Callable[..., Path], witness: Witness
 
 
 def test_a_run_from_a_model_can_take_another_dropout(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is what the model learns with, and what it says of itself afterwards."""
+    """A run from a model trains with its own dropout, and saves it in the new config."""
     first, used = run(), set[float]()
     learn = LasModule.training_step
 
@@ -312,7 +312,7 @@ def test_a_run_from_a_model_can_take_another_dropout(run: Callable[..., Path], m
 def test_a_run_from_a_model_can_take_finer_frames_and_more_layers(
     run: Callable[..., Path], witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It begins with what the model knows, new layers aside, and is resumed as any run."""
+    """A run with finer frames and more layers keeps the model's weights, except in new layers, and can be resumed."""
     first = run()
     finer = dataclasses.replace(RUN, init=str(first), joins=(1, 2, 1))
     witness.kill_at(6)

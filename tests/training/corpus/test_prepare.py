@@ -1,4 +1,4 @@
-"""`spellstream prepare` and `statistics`: what is kept of broken corpora, what is said of the rest, and going on."""
+"""`spellstream prepare` and `statistics`: broken corpora, reports of problems, resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.corpora import manifest, problems, tone, tones
 
 
 def break_audio(folder: Path) -> None:
-    """Files that are wrong, each in its own way."""
+    """Files with one kind of damage each."""
     whole = tone(folder / "cut.wav").read_bytes()
     (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.wav").write_bytes(b"")
@@ -60,7 +60,7 @@ TEXT = {
 
 @pytest.mark.parametrize("store", ["copy", "link"])
 def test_broken_utterances_are_named_counted_and_left_out(tmp_path: Path, command: Command, store: str) -> None:
-    """Each by its id and with its reason, on standard error and in problems.jsonl; the good ones are there."""
+    """Broken utterances are reported by id and reason, on standard error and in problems.jsonl; the others are kept."""
     break_audio(tmp_path)
     for name in ("good", "curly", "twice", *TEXT):
         tone(tmp_path / f"{name}.wav")
@@ -110,7 +110,7 @@ def test_the_terminal_shows_some_of_many(tmp_path: Path, command: Command) -> No
 
 
 def test_where_nothing_is_left_the_command_fails_and_keeps_what_was_there(tmp_path: Path, command: Command) -> None:
-    """An empty manifest, and one of which all is wrong."""
+    """With an empty manifest, or no usable utterance, the command fails and keeps the previous corpus."""
     (tmp_path / "empty.jsonl").write_text("\n")
     status, _, err = command("prepare", tmp_path / "empty.jsonl", "--output", tmp_path / "out")
     assert (status, "the manifest is empty" in err, len(err.splitlines())) == (1, True, 1)
@@ -136,7 +136,7 @@ def test_what_is_no_prepared_corpus_is_not_replaced(tmp_path: Path, command: Com
 
 
 def test_lhotse_reads_what_was_prepared(tmp_path: Path) -> None:
-    """Recordings, supervisions and cuts agree, and a cut's audio is the file's."""
+    """For lhotse, recordings, supervisions and cuts agree, and a cut has the audio of its file."""
     prepare([tones(tmp_path, 3)], tmp_path / "out", Settings())
     cuts = (
         lhotse.CutSet.from_file(tmp_path / "out" / "cuts.jsonl.gz")
@@ -156,7 +156,7 @@ def test_lhotse_reads_what_was_prepared(tmp_path: Path) -> None:
 
 
 def test_linked_audio_stays_where_it_is(tmp_path: Path, command: Command) -> None:
-    """Other rates are read as they are; several channels, which lhotse would part, must be copied."""
+    """Linked audio of another rate stays in place; several channels, which lhotse would split, must be copied."""
     for name, rate, channels in (("a.wav", 16_000, 1), ("b.flac", 44_100, 1), ("c.wav", 16_000, 2)):
         tone(tmp_path / name, 1.0, rate, channels)
     rows = [json.dumps({"id": n[0], "audio": n, "duration": 1.0, "text": "on"}) for n in ("a.wav", "b.flac", "c.wav")]
@@ -176,7 +176,7 @@ def test_linked_audio_stays_where_it_is(tmp_path: Path, command: Command) -> Non
 
 
 def test_the_same_command_finds_it_done_and_another_makes_it_anew(tmp_path: Path, command: Command) -> None:
-    """What counts is what is listed, how, and whether the files are the same."""
+    """The command does nothing if the manifest, the options and the files are unchanged; otherwise it starts again."""
     source, out = tones(tmp_path, 2), tmp_path / "out"
     (tmp_path / "u1.wav").unlink()
     command("prepare", source, "--output", out)
@@ -202,7 +202,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_preparation_goes_on(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
-    """Ctrl-C in the third shard: what is done is kept, nothing half done is shown, and the end is the same."""
+    """After Ctrl-C in the third shard, finished shards are kept, none is partial, and the final result is the same."""
     source, out = tones(tmp_path, 10), tmp_path / "out"
     prepare([source], tmp_path / "unbroken", Settings())
     write = shards._write_shard
@@ -235,7 +235,7 @@ def test_an_interrupted_preparation_goes_on(
 
 
 def test_a_corpus_is_prepared_by_one_run_at_a_time(tmp_path: Path, command: Command) -> None:
-    """Two runs that wrote into one folder would spoil each other's; one that was killed is in nobody's way."""
+    """A second run on the same folder is refused; the lock of a killed run does not block the next one."""
     source, out, part = tones(tmp_path, 2), tmp_path / "out", tmp_path / "out.part"
     holding = "import sys; from asr.training.corpus.prepare import *; from asr.training.corpus.prepare import _alone\n"
     holding += "from pathlib import Path\nwith _alone(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
@@ -273,7 +273,7 @@ def test_what_lies_beside_a_corpus_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_full_disk_is_one_line_and_leaves_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library that writes audio may stop in the middle without a word."""
+    """On a full disk, the library that writes audio may truncate a file silently."""
     source = tones(tmp_path, 2)
     monkeypatch.setattr(soundfile.SoundFile, "write", lambda self, data: None)
     with pytest.raises(DataError, match=r"000000\.wav: could not be written whole: is the disk full"):

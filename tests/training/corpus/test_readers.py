@@ -1,4 +1,4 @@
-"""Corpora in the shapes they come in: LibriSpeech's and Kaldi's folders, Common Voice's tables, lhotse's cuts."""
+"""Formats of corpora: LibriSpeech's and Kaldi's folders, Common Voice's tables, lhotse's cuts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wrong(source: Path) -> dict[str, str]:
 
 
 def test_a_corpus_in_a_relative_folder_can_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its audio was looked for below the prepared folder, and nothing said so before the training."""
+    """Linked audio in a relative folder was looked up below the prepared folder, an error only in training."""
     chapter = tmp_path / "Libri" / "19" / "198"
     table(chapter / "19-198.trans.txt", "19-198-0000 NORTHANGER ABBEY")
     tone(chapter / "19-198-0000.flac")
@@ -48,7 +48,7 @@ def test_a_corpus_in_a_relative_folder_can_be_linked(tmp_path: Path, monkeypatch
 
 
 def test_folders_like_librispeech(tmp_path: Path) -> None:
-    """Speakers are folders; the corpus is the subset, whether the whole tree or one subset was given."""
+    """Speakers are folders; the corpus is the subset, whether the whole tree or one subset is given."""
     chapter = tmp_path / "LibriSpeech" / "train-clean-5" / "19" / "198"
     table(chapter / "19-198.trans.txt", "19-198-0000 NORTHANGER ABBEY", "19-198-0001 IT'S GONE", "19-198-0002")
     tone(chapter / "19-198-0000.flac")
@@ -66,7 +66,7 @@ def test_folders_like_librispeech(tmp_path: Path) -> None:
 
 
 def test_folders_like_kaldi(tmp_path: Path) -> None:
-    """Utterances are cut out of recordings that are read once; commands are named and never run."""
+    """Utterances are cut from recordings, each read once; a command in wav.scp is reported and never run."""
     folder = tmp_path / "train"
     tone(folder / "wav" / "one.wav", 10.0)
     mark = tmp_path / "mark"
@@ -82,7 +82,7 @@ def test_folders_like_kaldi(tmp_path: Path) -> None:
         "h one 1 x",
         "i one 1 2",
     )
-    table(folder / "segments", *segments, "j\tone\t4\t5")  # once taken for a recording that wav.scp does not know
+    table(folder / "segments", *segments, "j\tone\t4\t5")  # was taken for a recording missing from wav.scp
     table(folder / "utt2spk", "a anna", "b bob")
     prepare([folder], tmp_path / "out", Settings())
     corpus = Corpus.open(tmp_path / "out")
@@ -120,7 +120,7 @@ def test_kaldi_without_segments(tmp_path: Path) -> None:
 
 
 def test_tables_of_common_voice(tmp_path: Path) -> None:
-    """Quotes mean nothing; the validated ones are taken of a folder; a row without its columns is named."""
+    """Quotes are literal; a folder gives its validated clips; a row with missing columns is reported."""
     rows = ("client_id\tpath\tsentence\tup_votes", 'ab12\tone.mp3\t"Yes," she said.\t2', "cd34\ttwo\tNo.\t2", "ef56")
     source = table(tmp_path / "en" / "validated.tsv", *rows)
     clips = tmp_path / "en" / "clips"
@@ -152,7 +152,7 @@ def test_tables_and_folders_of_any_tool(tmp_path: Path) -> None:
 
 
 def test_cuts_of_lhotse(tmp_path: Path) -> None:
-    """What was prepared can be prepared again; what is no plain cut of a file is named."""
+    """Prepared cuts can be prepared again; a cut other than a plain part of a file is reported."""
     prepare([tones(tmp_path, 2)], tmp_path / "out", Settings())
     found = candidates(tmp_path / "out")
     assert [(c.id, c.text, c.start_seconds, c.seconds, c.corpus) for c in found] == [

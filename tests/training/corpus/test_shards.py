@@ -1,4 +1,4 @@
-"""Decoding in several processes: in order, and whole whatever becomes of a process."""
+"""Decoding in several processes: results in order, and complete even if a process dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clip(name: str) -> Clip:
 
 
 def decode(one: Clip) -> Found:
-    """The name as samples; one file kills its process, as a fault in a decoding library or want of memory would."""
+    """The name as samples; one file kills its process, like a crash of a decoding library or lack of memory."""
     if one.path.stem == "killer":
         os.kill(os.getpid(), signal.SIGKILL)
     return [np.frombuffer(one.path.stem.encode("utf-16-le"), np.int16)]

@@ -1,4 +1,4 @@
-"""Widening of a language model: the wider one begins where the narrow one ended."""
+"""Widening of a language model: the wider model starts with the predictions of the narrow one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def model(hidden_size: int, embedding_size: int = 8, layers: int = 2, seed: int 
 
 
 def test_a_wider_model_predicts_the_same_and_all_its_units_learn() -> None:
-    """Two layers, since the second reads the new units of the first; the new units must get gradients to be of use."""
+    """A widened model of two layers has the same predictions, and its new units get gradients."""
     narrow, wide = model(12), model(17, seed=2)
     wide.load_state_dict(widened(narrow, wide))
     tokens = torch.randint(0, 20, (3, 9))

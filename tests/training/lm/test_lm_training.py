@@ -1,4 +1,4 @@
-"""`spellstream train-lm`: what it learns from, what it leaves, and that no way of stopping it loses anything."""
+"""`spellstream train-lm`: texts, results, and resuming after any interruption."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
-    """What a run needs."""
+    """A folder with the files of a run."""
     (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     (tmp_path / "tokenizer.model").write_bytes(tokenizer.model)
     (tmp_path / "lm.toml").write_text(SETTINGS, encoding="utf-8")
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
-    """Runs train-lm in the folder; gives its exit status, standard output and standard error."""
+    """A function that runs train-lm in the folder, and returns exit status, standard output and standard error."""
     monkeypatch.chdir(folder)
 
     def call(*options: str, output: str = "lm") -> tuple[int, str, str]:
@@ -71,7 +71,7 @@ BASE = ("train-lm", "--tokenizer", "tokenizer.model", "--config", "lm.toml", "--
 def prepared(
     folder: Path, tokenizer: Tokenizer, *texts: tuple[str, int], config: LmTrainConfig | None = None
 ) -> Sentences:
-    """Texts, each with how often it is read, as what is trained on."""
+    """Tokenised sentences of the texts, each read the given number of times per pass."""
     sources = []
     for i, (text, times) in enumerate(texts):
         sources.append(Source(folder / f"{i}.txt", times))
@@ -80,7 +80,7 @@ def prepared(
 
 
 def read(sentences: Sentences, config: LmTrainConfig, tokenizer: Tokenizer) -> list[str]:
-    """What a pass reads, in its order, as text."""
+    """The sentences of a pass, in order."""
     rows = []
     for batch, _, passes in sentences.batches(Position(), config):
         rows += [tokenizer.decode(row) for row in batch.targets.tolist()]
@@ -90,7 +90,7 @@ def read(sentences: Sentences, config: LmTrainConfig, tokenizer: Tokenizer) -> l
 
 
 def test_it_learns_and_leaves_a_model_that_a_search_can_use(command: Command, tokenizer: Tokenizer) -> None:
-    """Perplexity falls towards that of a text with few choices; the best model lies in the folder."""
+    """Perplexity falls to nearly that of a text with few choices; the best model is in the folder."""
     Path("lm.toml").write_text(SETTINGS.replace("passes = 6", "passes = 20"), encoding="utf-8")
     status, out, err = command()
     assert status == 0
@@ -106,7 +106,7 @@ def test_it_learns_and_leaves_a_model_that_a_search_can_use(command: Command, to
 
 
 def test_a_sentence_is_read_from_sos_to_eos_with_nothing_before_it(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """As hypotheses are: rows hold one sentence each, and the padding is no target."""
+    """Like hypotheses, rows have one sentence each, from sos to eos; padding is not a target."""
     sentences = prepared(tmp_path, tokenizer, ("the cat\na dog saw the bird\na bird\n", 1))
     batch, *_ = next(sentences.batches(Position(), LmTrainConfig()))
     for inputs, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
@@ -117,7 +117,7 @@ def test_a_sentence_is_read_from_sos_to_eos_with_nothing_before_it(tmp_path: Pat
 
 
 def test_a_pass_reads_each_text_as_often_as_it_was_asked(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """All but the last of each text, which perplexity is measured on."""
+    """A pass reads each text the requested number of times, except its end, which measures perplexity."""
     texts = ("\n".join(LINES[:30]), 1), ("my dog\nmy cat\nmy bird\n", 3)
     config = LmTrainConfig(held_out=0.1, batch_tokens=200)
     sentences = prepared(tmp_path, tokenizer, *texts, config=config)
@@ -143,7 +143,7 @@ def test_long_sentences_are_cut_into_pieces_and_nothing_is_lost(tmp_path: Path, 
 
 
 def test_batches_go_on_from_any_position(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Across the end of a pass, and each pass in an order of its own."""
+    """Batches continue from any position, also across the end of a pass; each pass has its own order."""
     config = LmTrainConfig(batch_tokens=150, held_out=0.01)
     sentences = prepared(tmp_path, tokenizer, ("\n".join(LINES), 1), config=config)
     source = sentences.batches(Position(), config)
@@ -158,7 +158,7 @@ def test_batches_go_on_from_any_position(tmp_path: Path, tokenizer: Tokenizer) -
 
 
 def test_manifests_are_read_too_and_text_is_normalised(command: Command, folder: Path) -> None:
-    """Sentences that cannot be spelled, as those with digits, are left out and counted."""
+    """Manifests are read, and text is normalised; sentences that cannot be spelled, as with digits, are skipped."""
     rows = [{"id": str(i), "text": line.upper() + "."} for i, line in enumerate(LINES)]
     rows += [{"id": "x", "text": None}, {"id": "y", "text": "7 dogs"}, {"id": "z", "text": "..."}]
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -173,7 +173,7 @@ def test_manifests_are_read_too_and_text_is_normalised(command: Command, folder:
 def test_broken_off_and_resumed_it_reaches_the_same_weights(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`kill -9` in the midst of a step; what was done since the last save is done again, the same."""
+    """After `kill -9` within a step, the steps since the last save are repeated to the same weights."""
     from asr.training.saved_run import SavedRun
 
     assert command(output="whole")[0] == 0
@@ -199,7 +199,7 @@ def test_broken_off_and_resumed_it_reaches_the_same_weights(
 
 
 def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step under way ends, and the same command goes on after it."""
+    """Ctrl-C saves the run after the current step, and the same command resumes it."""
     from asr.training.saved_run import SavedRun
 
     steps = []
@@ -217,11 +217,11 @@ def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPa
     assert "interrupted: saved after step 3; the same command resumes the run" in err
     assert command()[0] == 0
     whole = int(load_file(Path("lm/last.safetensors"))["optimiser.step.bias"])
-    assert len(steps) == whole > 30  # none was made twice
+    assert len(steps) == whole > 30  # no step was made twice
 
 
 def test_time_is_of_the_whole_run(command: Command) -> None:
-    """The learning rate falls to zero by then, and a run whose time is over is only measured again."""
+    """The time limit covers the whole run: the learning rate reaches zero by then; a later start only measures."""
     status, out, _ = command("--max-minutes", "0.01")
     assert status == 0
     first = out.splitlines()
@@ -232,13 +232,13 @@ def test_time_is_of_the_whole_run(command: Command) -> None:
 
 
 def test_a_run_begins_where_another_ended(command: Command) -> None:
-    """At a rate of nearly zero, a wider model has the perplexity of the one it began with, and is fit for a search."""
+    """At a rate of nearly zero, a wider model has the perplexity of its initial model, and works in a search."""
     first = float(command()[1].splitlines()[-2].split()[-6])
     settings = SETTINGS.replace("hidden_size = 32", "hidden_size = 40").replace("rate = 0.0", "rate = 1e-12 # ")
     Path("lm.toml").write_text(settings.replace("passes = 6", "passes = 0.1"), encoding="utf-8")
     status, out, _ = command("--init", "lm", output="wider")
     assert status == 0
-    assert float(out.splitlines()[-2].split()[-6]) == pytest.approx(first, rel=0.005)  # weights are saved in float16
+    assert float(out.splitlines()[-2].split()[-6]) == pytest.approx(first, rel=0.005)  # weights are in float16
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_run_begins_where_another_ended(command: Command) -> None:
     ],
 )
 def test_what_cannot_be_used_is_one_line(options: tuple[str, str], says: str, command: Command, folder: Path) -> None:
-    """A folder, a device and a pipe once were "no such file"."""
+    """A folder, device or pipe was reported as "no such file"."""
     (folder / "folder.txt").mkdir()
     os.mkfifo(folder / "pipe.txt")
     (folder / "empty.txt").write_text("\n2000\n", encoding="utf-8")
@@ -275,7 +275,7 @@ def test_what_cannot_be_used_is_one_line(options: tuple[str, str], says: str, co
 
 
 def test_a_folder_keeps_to_its_run(command: Command, folder: Path) -> None:
-    """Other text or another model than the run in the folder was of, and a damaged file, are refused and named."""
+    """A run is not resumed with another text or model, nor from a damaged file; the error names which."""
     assert command("--max-minutes", "0.01")[0] == 0
     (folder / "other.toml").write_text(SETTINGS + "layers = 2\n", encoding="utf-8")
     assert "another model or seed" in command("--config", "other.toml")[2]

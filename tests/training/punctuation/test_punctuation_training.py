@@ -1,4 +1,4 @@
-"""`spellstream train-punctuation`: what it learns from, what it makes of it, and that stopping it loses nothing."""
+"""`spellstream train-punctuation`: text, results, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs train-punctuation in a folder with a text and settings; gives exit status, standard output and error."""
+    """A function that runs train-punctuation on a text, and returns exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("\n".join(LINES * 4) + "\n", encoding="utf-8")
     Path("marks.toml").write_text(SETTINGS, encoding="utf-8")
@@ -77,7 +77,7 @@ def text(tmp_path: Path) -> Text:
 
 
 def test_it_learns_and_leaves_a_tagger(command: Command) -> None:
-    """F1 rises to nearly 1 for a text with few choices; the best model lies in the folder and tags."""
+    """F1 rises to nearly 1 for a text with few choices; the best model is in the folder, and works."""
     status, out, err = command()
     assert status == 0
     *lines, folder = out.splitlines()
@@ -94,7 +94,7 @@ def test_it_learns_and_leaves_a_tagger(command: Command) -> None:
 def test_killed_and_resumed_equals_a_run_that_was_not(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Ctrl-C saves the run, and the same command goes on to the same weights."""
+    """Ctrl-C saves the run, and the same command resumes it to the same weights."""
     Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 20"))
     assert command()[0] == 0
     whole = checkpoint.load_punctuation(Path("marks")).network.state_dict()
@@ -151,10 +151,10 @@ def test_a_wrong_setting_is_told(command: Command) -> None:
 
 
 def test_capitals_at_the_beginning_of_a_sentence_are_believed_only_if_they_are_elsewhere(text: Text) -> None:
-    """The "The" and "Who" of a beginning say nothing; nor does the rest of the vocabulary get a capital by them."""
+    """Capitals at the start of sentences are no evidence, unless the word also has one elsewhere."""
     names = {number: word for word, number in zip(text.vocabulary.words, text.encoded.words.tolist(), strict=False)}
     assert names
-    first = text.types[0]  # "yes", which occurs at beginnings only
+    first = text.types[0]  # "yes", which occurs only at the start of sentences
     assert set(text.cases[text.types == first].tolist()) == {IGNORED}
     assert set(text.cases.tolist()) == {Case.LOWER, Case.CAPITAL, Case.UPPER, IGNORED}
 
@@ -166,11 +166,11 @@ def test_a_batch_hangs_on_its_step_alone(text: Text) -> None:
 
 
 def test_held_out_words_are_never_learned(text: Text) -> None:
-    """Nor are they read twice by the measurement."""
+    """Held-out words are not in the training text, and are measured once."""
     held_out = int(text.regions[0, 2] - text.regions[0, 1])
     assert sum(int((batch.marks != IGNORED).sum()) for batch in dev_batches(text, config())) == held_out
     marked = Text(**{**vars(text), "marks": text.marks.copy()})
-    marked.marks[text.regions[0, 1] :] = 5  # a colon, which the training text has not
+    marked.marks[text.regions[0, 1] :] = 5  # a colon, which does not occur in the training text
     for step in range(20):
         assert not (training_batch(marked, config(errors=ErrorConfig(clean=1.0)), step).marks == 5).any()
 
@@ -189,7 +189,7 @@ def test_rows_end_as_segments_do(text: Text) -> None:
 
 
 def test_errors_are_made_at_about_their_rate(text: Text) -> None:
-    """A deleted word leaves its mark to the one before it."""
+    """Errors have about their configured rate; the mark of a deleted word moves to the previous word."""
     none = config(errors=ErrorConfig(clean=1.0), pauses=PauseConfig(unknown=1.0, unrelated=0.0))
     many = config(errors=ErrorConfig(clean=0.0, substituted=0.0, deleted=0.4, inserted=0.0), pauses=none.pauses)
 
@@ -215,7 +215,7 @@ def test_pauses_follow_the_marks(text: Text) -> None:
 
 
 def test_offsets_raise_the_f1_of_a_rare_mark() -> None:
-    """A comma whose probability is 0.4 wherever it may stand is never the likeliest, and right 4 times of 10."""
+    """Offsets raise F1 of a comma with probability 0.4 at each place: never the likeliest, but right 4 times of 10."""
     scores = torch.tensor([[0.6, 0.4, 1e-9]] * 10 + [[1.0, 0.01, 1e-9]] * 90).log()
     wanted = torch.tensor([1] * 4 + [0] * 96)
     assert not scores.argmax(-1).any()
@@ -225,7 +225,7 @@ def test_offsets_raise_the_f1_of_a_rare_mark() -> None:
 
 
 def test_text_that_was_cut_short_is_named(tmp_path: Path) -> None:
-    """A file cut by a full disk was a BadZipFile with a traceback."""
+    """A file truncated by a full disk gave a traceback with BadZipFile."""
     source, folder = tmp_path / "text.txt", tmp_path / "run"
     source.write_text("\n".join(LINES) + "\n", encoding="utf-8")
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Punctuated text as spoken words with what belongs to each."""
+"""Reading of punctuated text as spoken words with marks and case."""
 
 from __future__ import annotations
 
