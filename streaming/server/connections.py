@@ -91,7 +91,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
-            raise ValueError("too many requests at once")  # the parser stops, and the client is told: 400
+            raise ValueError("too many requests at once")  # the parser stops, and the client gets status 400
         self.held_bytes = self.ignored_bytes = 0
         super().on_message_begin()
 

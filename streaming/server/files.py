@@ -140,7 +140,7 @@ class FileDecoder:
         try:
             decoded = await asyncio.gather(*tasks)
         finally:
-            for task in tasks:  # those that are left after one has failed
+            for task in tasks:  # the remaining batches after a failure
                 task.cancel()
         return sorted(itertools.chain(*decoded), key=lambda segment: segment.start_seconds)
 

@@ -42,7 +42,7 @@ class Service:
     """Opens streams and runs jobs.
 
     Args:
-        engine: used by nobody else from now on.
+        engine: from now on used by the service alone.
         config: the server's settings.
     """
 

@@ -194,7 +194,7 @@ class Stream:
         self._notify()
 
     def fail(self, error: SpellstreamError) -> None:
-        """Drop the stream: whoever waits for it gets the error."""
+        """Drop the stream: calls that wait for it raise the error."""
         self.error = self.error or error
         self._notify()
 

@@ -84,7 +84,7 @@ class Worker:
         self._task = asyncio.create_task(self._work(), name="spellstream-worker")
 
     async def stop(self) -> None:
-        """End the turns. The current call in the thread goes on."""
+        """End the turns. The current call in the thread continues."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

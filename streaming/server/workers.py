@@ -24,7 +24,7 @@ class Workers:
     worker that fails for good makes all of them unhealthy, since only a restart of the process helps.
 
     Args:
-        engine: used by nobody else from now on. Its state is that of the sessions, so threads can share it.
+        engine: from now on used by the workers alone. Threads can share it, since all state is in the sessions.
         limits: the server's limits.
         metrics: the server's metrics.
         threads: the number of workers. With several, each uses one PyTorch thread, since those of one operation wait
