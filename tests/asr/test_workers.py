@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
 import asr
+from asr.audio import SAMPLE_RATE
 from asr.audio.segment import SegmentConfig
+from asr.batches import Batches
+from asr.config import SearchConfig
+from asr.errors import AudioError
+from asr.jobs import Decoding
 from asr.recogniser import Recogniser
 from asr.steps import Steps
+from asr.transcript import Segment
 from asr.workers import Workers
 from tests.support.small_model import small_model
 
@@ -86,6 +93,29 @@ def test_an_error_of_a_worker_names_its_file(
     outcomes = list(recogniser.transcribe_many(clips, segment=ALL, batch_size=3))
     assert sorted(o.source for o in outcomes) == clips
     assert [str(o.error) for o in outcomes if o.error] == [f"{longest}: MemoryError: no room"]
+
+
+def test_a_file_that_breaks_off_while_it_is_decoded_is_reported_once(recogniser: Recogniser, two_threads: None) -> None:
+    """A file whose reading fails while its batches are decoded has one outcome; the next file is transcribed."""
+    noise = torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    begun = threading.Event()
+
+    def steps(waveforms: Sequence[Tensor]) -> Steps[list[Segment]]:
+        begun.set()
+        return (yield from recogniser.decode_steps(waveforms, greedy, word_timestamps=False))
+
+    def broken() -> Generator[Tensor, None, None]:
+        for _ in range(40):  # longer than what the speech detector takes at a time
+            yield noise
+        assert begun.wait(30)
+        raise AudioError("broken", "is cut short")
+
+    greedy, sources = SearchConfig(beam_size=1), [("broken", broken()), ("whole", (noise for _ in range(3)))]
+    spans_of_a_second = SegmentConfig(1.0, 500, speech_threshold=1e-9, silence_threshold=1e-9, presence_threshold=0.0)
+    decoding = Decoding(greedy, spans_of_a_second, word_timestamps=False, batch_size=2)
+    outcomes = list(Batches(steps, decoding, CPU).run(sources))
+    assert [o.source for o in outcomes] == ["broken", "whole"]
+    assert [o.error and str(o.error) for o in outcomes] == ["broken: is cut short", None]
 
 
 def test_leaving_ends_the_work_after_the_step_under_way(two_threads: None) -> None:
