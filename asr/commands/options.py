@@ -111,7 +111,7 @@ HotwordsOption = Annotated[
         "--hotwords",
         metavar="LIST|FILE",
         help="Names and terms to listen for: 'Nextcloud, Siobhán:1.5' (1.5 is a weight), or a file with one per line. "
-        "Useful weights are 0.5 to 1.5; from 2 on, a name may be repeated. At most 5.",
+        "Useful weights are 0.5 to 1.5; from 2 on, a name may replace other words. At most 5.",
         rich_help_panel=_SEARCH,
     ),
 ]
