@@ -9,7 +9,6 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from asr.errors import TrainingError
 from asr.training.curves import naming
 
 __all__ = ["Board"]
@@ -46,6 +45,5 @@ class Board(TensorBoardLogger):
             super().save()
 
     def finalize(self, status: str) -> None:
-        # After another error, that one is to be reported.
-        with contextlib.suppress(TrainingError) if status == "failed" else contextlib.nullcontext(), self.writing():
+        with naming(self._folder, failed=status == "failed"):
             super().finalize(status)

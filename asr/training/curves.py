@@ -13,8 +13,12 @@ __all__ = ["naming", "quiet_writer"]
 
 
 @contextlib.contextmanager
-def naming(folder: str | Path) -> Iterator[None]:
+def naming(folder: Path, failed: bool = False) -> Iterator[None]:
     """Convert errors of TensorBoard's writer in the block to errors that name `folder`.
+
+    Args:
+        folder: of the curves.
+        failed: whether the run has failed already; the writer's errors are then dropped, so that they hide nothing.
 
     Raises:
         TrainingError: the block raised an OSError, or an error that Lightning made of one.
@@ -25,6 +29,8 @@ def naming(folder: str | Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
             raise
+        if failed:
+            return
         reason = f"cannot be written: {cause.strerror or cause}; the run resumes from the last save"
         raise TrainingError(f"{folder}: {reason}") from error
 

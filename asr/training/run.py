@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -111,7 +111,7 @@ def train(
     # Inputs are opened first, so that an error leaves no half-made folder behind.
     corpus, dev_corpus, noises = Corpus.open(data, weights), Corpus.open(dev), load_noise(noise)
     start = starting_checkpoint(config)
-    last = _run_folder(output)
+    last, saved = _run_folder(output)
 
     tokenizer = start.tokenizer if start else run_tokenizer(config, output, corpus)
     frame_seconds = start.model.config.frame_seconds if start else _frame_seconds(config)
@@ -125,14 +125,15 @@ def train(
     with warnings.catch_warnings(), quiet_writer(), heeding_interrupts() as interrupted:
         for message in _NOISE:
             warnings.filterwarnings("ignore", message)
-        for number, stage in _stages_left(config, last):
+        for number, stage in _stages_left(config, saved["global_step"] if saved else 0):
             model = build_model(config, stage, tokenizer, start)
             if not start and not last.exists():
                 set_statistics(model.features, data, corpus)
             grown_from = config.stages()[number - 1].encoder.joins if number else None
             module = LasModule(model, tokenizer, config, noises, grown_from)
-            if last.exists():
-                _check_saved(module, last)
+            if saved is not None:
+                _check_saved(module, saved, output)
+                saved = None  # later stages resume what this one saves
             write_atomically(output / "training.json", json.dumps(to_dict(config), indent=2) + "\n")
 
             is_last = stage.until_step == config.optimiser.max_steps
@@ -154,26 +155,27 @@ def train(
     return output / "best"
 
 
-def _run_folder(output: Path) -> Path:
-    """Make the run's folder; the path of the file to resume from, which may not exist yet."""
+def _run_folder(output: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Make the run's folder; the path of the file to resume from, and its content, None if it does not exist yet."""
     output.mkdir(parents=True, exist_ok=True)
     last = output / _LAST
-    if last.exists() and not _is_whole(last):
+    if not last.exists():
+        return last, None
+    if not _is_whole(last):
         raise CheckpointError(f"{last}: damaged, or not a saved run; delete it to start again")
-    return last
+    return last, TorchCheckpointIO().load_checkpoint(last, weights_only=True)
 
 
-def _check_saved(module: LasModule, last: Path) -> None:
-    """Check that a saved run is of this model, before anything is written to its folder.
+def _check_saved(module: LasModule, saved: dict[str, Any], output: Path) -> None:
+    """Check that the saved run in `output` is of this model, before anything is written there.
 
     Raises:
-        CheckpointError: it is of another one.
+        CheckpointError: it is of another model.
     """
-    saved = TorchCheckpointIO().load_checkpoint(last, weights_only=True)
     try:
         module.on_load_checkpoint(saved)
     except CheckpointError as error:
-        raise CheckpointError(f"{last.parent}: {error}; use another folder") from None
+        raise CheckpointError(f"{output}: {error}; use another folder") from None
 
 
 def _is_whole(file: Path) -> bool:
@@ -239,11 +241,9 @@ def build_trainer(
     )
 
 
-def _stages_left(config: TrainConfig, last: Path) -> Iterator[tuple[int, Stage]]:
-    """The stages still to run, with their numbers; always at least the last."""
-    stages, done = config.stages(), 0
-    if len(stages) > 1 and last.exists():
-        done = int(TorchCheckpointIO().load_checkpoint(last, weights_only=True)["global_step"])
+def _stages_left(config: TrainConfig, done: int) -> Iterator[tuple[int, Stage]]:
+    """The stages still to run after `done` steps, with their numbers; always at least the last."""
+    stages = config.stages()
     for number, stage in enumerate(stages):
         if done < stage.until_step or number == len(stages) - 1:
             yield number, stage

@@ -19,7 +19,7 @@ from asr.training.config import Growth, TrainConfig
 from asr.training.growth import grow
 from asr.training.module import LasModule
 from asr.training.run import Machine, train
-from tests.support.tiny_run import RUN, KilledError, Unbroken, Witness, prepared, steps
+from tests.support.tiny_run import RUN, KilledError, Unbroken, Witness, steps
 
 CPU = Machine("cpu")
 GROWING = dataclasses.replace(RUN, growth=(Growth(3, (4,)), Growth(7, (4, 2))))
@@ -83,15 +83,10 @@ def test_weights_and_what_the_optimiser_knows_of_them_are_carried_over() -> None
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def unbroken(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+def unbroken(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     with pytest.MonkeyPatch.context() as patch:
         witness = Witness(patch)
-        train(GROWING, [corpus], corpus, tmp_path_factory.mktemp("unbroken"), machine=CPU)
+        train(GROWING, [packed], packed, tmp_path_factory.mktemp("unbroken"), machine=CPU)
     return Unbroken(witness.entering, witness.final)
 
 
@@ -100,13 +95,13 @@ def shapes(weights: list[Tensor]) -> list[torch.Size]:
 
 
 def test_a_run_grows_at_its_steps_and_ends_as_the_model_that_was_asked_for(
-    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A run grows at the given steps to the final model; each stage is measured, and saved models fit their configs."""
     with pytest.MonkeyPatch.context() as patch:
         witness = Witness(patch)
         witness.dev_wer = lambda step: 1 / step
-        best = train(GROWING, [corpus], corpus, tmp_path, machine=CPU)
+        best = train(GROWING, [packed], packed, tmp_path, machine=CPU)
     out, err = capfd.readouterr()
     assert (steps(out), err) == ([3, 4, 7, 8, 10], "")
     assert sorted(witness.entering) == list(range(10))
@@ -119,19 +114,19 @@ def test_a_run_grows_at_its_steps_and_ends_as_the_model_that_was_asked_for(
 
 @pytest.mark.parametrize("kill", [3, pytest.param(5, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_run_grows_as_if_nothing_had_been(
-    corpus: Path, tmp_path: Path, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, kill: int
+    packed: Path, tmp_path: Path, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, kill: int
 ) -> None:
     """A run killed just after growth, before a save, or later has the same weights at every step."""
     witness = Witness(monkeypatch)
     witness.kill_at(kill)
     with pytest.raises(KilledError):
-        train(GROWING, [corpus], corpus, tmp_path, machine=CPU)
+        train(GROWING, [packed], packed, tmp_path, machine=CPU)
     witness.kill_at(None)
-    train(GROWING, [corpus], corpus, tmp_path, machine=CPU)
+    train(GROWING, [packed], packed, tmp_path, machine=CPU)
     unbroken.equals(witness)
 
 
-def test_growth_that_was_not_asked_for_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_growth_that_was_not_asked_for_is_refused(packed: Path, tmp_path: Path) -> None:
     """Growth not in the settings is refused: a changed config must not turn a run into one of another encoder."""
     from asr.errors import CheckpointError
 
@@ -139,7 +134,7 @@ def test_growth_that_was_not_asked_for_is_refused(corpus: Path, tmp_path: Path) 
     deeper = dataclasses.replace(RUN.encoder, joins=(2, 2, 1))
 
     def run(config: TrainConfig) -> None:
-        train(dataclasses.replace(config, optimiser=short), [corpus], corpus, tmp_path, machine=CPU)
+        train(dataclasses.replace(config, optimiser=short), [packed], packed, tmp_path, machine=CPU)
 
     run(RUN)
     with pytest.raises(CheckpointError, match="another model"):

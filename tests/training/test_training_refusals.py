@@ -15,19 +15,9 @@ from asr.config import DecoderConfig
 from asr.errors import CheckpointError, DataError, DeviceError, SpellstreamError
 from asr.training.config import DataConfig, TrainConfig
 from asr.training.run import Machine, train
-from tests.support.tiny_run import RUN, KilledError, Witness, prepared
+from tests.support.tiny_run import RUN, KilledError, Witness
 
 CPU = Machine("cpu")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared(tmp_path_factory.mktemp("packed"))
-
-
-@pytest.fixture
-def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
-    return Witness(monkeypatch)
 
 
 @pytest.fixture

@@ -22,23 +22,13 @@ from asr.training.callbacks import Bar, Saver
 from asr.training.config import TrainConfig
 from asr.training.module import LasModule
 from asr.training.run import Machine, train
-from tests.support.tiny_run import RUN, KilledError, Witness, prepared, steps
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared(tmp_path_factory.mktemp("corpus"))
+from tests.support.tiny_run import RUN, KilledError, Witness, steps
 
 
 @pytest.fixture
-def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
-    return Witness(monkeypatch)
-
-
-@pytest.fixture
-def run(corpus: Path, tmp_path: Path) -> Callable[..., Path]:
+def run(packed: Path, tmp_path: Path) -> Callable[..., Path]:
     def run(config: TrainConfig = RUN, **options: Any) -> Path:
-        return train(config, [corpus], corpus, tmp_path / "run", machine=Machine("cpu"), **options)
+        return train(config, [packed], packed, tmp_path / "run", machine=Machine("cpu"), **options)
 
     return run
 
@@ -160,12 +150,12 @@ def test_one_process_draws_a_progress_bar(first: bool, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_curves_texts_and_pictures(packed: Path, tmp_path: Path) -> None:
     """TensorBoard shows curves, texts and pictures at the right steps, also after resuming."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = changed(optimiser=dataclasses.replace(RUN.optimiser, max_steps=21), validate_every=21, save_every=20)
-    train(config, [corpus], corpus, tmp_path, machine=Machine("cpu"))
+    train(config, [packed], packed, tmp_path, machine=Machine("cpu"))
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
     board.Reload()
     curves = {tag: [event.step for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
@@ -178,7 +168,7 @@ def test_tensorboard_shows_curves_texts_and_pictures(corpus: Path, tmp_path: Pat
     assert b"| reference | hypothesis |" in text.tensor_proto.string_val[0]
 
 
-def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_dev_losses_can_be_compared(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training loss included label smoothing, which hid for 25 passes how much the default model memorised."""
     told: list[float] = []
     log = LasModule.log_dict
@@ -190,13 +180,13 @@ def test_training_and_dev_losses_can_be_compared(corpus: Path, tmp_path: Path, m
     monkeypatch.setattr(LasModule, "log_dict", watched)
     for smoothing in (0.0, 0.5):
         config = dataclasses.replace(SHORT, label_smoothing=smoothing)
-        train(config, [corpus], corpus, tmp_path / str(smoothing), machine=Machine("cpu"))
+        train(config, [packed], packed, tmp_path / str(smoothing), machine=Machine("cpu"))
     assert len(told) == 2
     assert told[0] == pytest.approx(told[1])
 
 
 def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
-    run: Callable[..., Path], witness: Witness, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Callable[..., Path], witness: Witness, packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Fine-tuning keeps the model's search, contexts and language model, and reports WER before and after."""
     began = run(SHORT)
@@ -207,7 +197,7 @@ def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
     assert config.optimiser.learning_rate < 1e-3
     witness.dev_wer = {0: 0.5, 2: 0.25, 4: 0.4}.__getitem__
     capfd.readouterr()
-    tuned = train(config, [corpus], corpus, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
+    tuned = train(config, [packed], packed, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
     assert steps(capfd.readouterr().out) == [0, 2, 4]
     measured = average.measurements(tuned.parent)
     assert finetune.verdict(measured) == "WER on dev: 50.0 % before, 25.0 % after 2 steps"
@@ -221,12 +211,12 @@ def test_a_model_is_fine_tuned_and_compared_with_what_it_was(
 
 
 def test_a_model_that_gets_no_better_is_kept_as_it_was(
-    run: Callable[..., Path], witness: Witness, corpus: Path, tmp_path: Path
+    run: Callable[..., Path], witness: Witness, packed: Path, tmp_path: Path
 ) -> None:
     began = run(SHORT)
     config = finetune.settings(str(began), ["optimiser.max_steps=2", "optimiser.decay_steps=2", "validate_every=2"])
     witness.dev_wer = {0: 0.5, 2: 0.6}.__getitem__
-    tuned = train(config, [corpus], corpus, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
+    tuned = train(config, [packed], packed, tmp_path / "tuned", machine=Machine("cpu"), measure_first=True)
     assert "no measurement was better" in finetune.verdict(average.measurements(tuned.parent))
     before, after = (checkpoint.load(folder).model.state_dict() for folder in (began, tuned))
     for name, weight in before.items():

@@ -20,19 +20,9 @@ from asr.errors import ConfigError
 from asr.training.config import TrainConfig
 from asr.training.module import LasModule
 from asr.training.run import Machine, train
-from tests.support.tiny_run import RUN, KilledError, Unbroken, Witness, prepared, steps
+from tests.support.tiny_run import RUN, KilledError, Unbroken, Witness, steps
 
 CPU = Machine("cpu")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared(tmp_path_factory.mktemp("packed"))
-
-
-@pytest.fixture
-def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
-    return Witness(monkeypatch)
 
 
 @pytest.fixture(scope="module")

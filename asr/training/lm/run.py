@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from asr import checkpoint
-from asr.errors import TrainingError
 from asr.model.lm import LanguageModel
 from asr.text.tokenizer import BLANK, Tokenizer
 from asr.training.curves import naming, quiet_writer
@@ -165,8 +163,7 @@ class _Curves:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        # After another error, that one is to be reported.
-        with contextlib.suppress(TrainingError) if failed else contextlib.nullcontext(), naming(self._folder):
+        with naming(self._folder, failed=failed is not None):
             self._writer.close()
 
     def step(self, progress: Progress, batch: Batch, loss: Tensor, norm: Tensor, rate: float) -> None:
