@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,11 @@ class Recogniser:
         if lm is not None:  # a named one is checked now, the model's own only when a search needs it
             recogniser._load_lm()
         return recogniser
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process loads the model from its folder: packed weights cannot be copied."""
+        again = partial(Recogniser.load, self.folder, device=str(self.device), dtype=self.dtype, lm=self._lm_folder)
+        return again, ()
 
     def language_model(self, search: SearchConfig) -> TokenPredictor | None:
         """The language model for a search, read when first needed; None if `lm_weight` is 0.

@@ -117,6 +117,10 @@ class Engine:
         self.writer = recogniser.writer
         self._fresh = self._fresh_segment()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process loads the model again."""
+        return Engine, (self.recogniser, self.config)
+
     @property
     def chunk_samples(self) -> int:
         """Audio samples that are encoded at a time."""

@@ -90,11 +90,23 @@ class Peer:
     process: subprocess.Popen[str]
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU time of all its processes."""
+        fields = (stat.rsplit(")", 1)[1].split() for stat in self._read("stat"))
+        return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
     def memory_bytes(self) -> int:
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Memory of all its processes; what they share, mostly PyTorch's code, counts a fraction in each."""
+        lines = (line for rollup in self._read("smaps_rollup") for line in rollup.splitlines())
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+    def _read(self, name: str) -> Iterator[str]:
+        """A file of `/proc` for the process and each of its children."""
+        pid = str(self.process.pid)
+        threads = list(Path(f"/proc/{pid}/task").iterdir())  # each has a list of the children that it has started
+        children = {child for thread in threads for child in (thread / "children").read_text().split()}
+        for each in {pid, *children}:
+            with contextlib.suppress(OSError):  # it has just ended
+                yield Path(f"/proc/{each}/{name}").read_text()
 
 
 @dataclass(frozen=True)

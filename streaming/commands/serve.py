@@ -26,7 +26,7 @@ __all__ = ["register"]
 
 KEY_VARIABLE = "SPELLSTREAM_API_KEY"
 
-_MOST_THREADS = 4  # by default: the threads also share Python's lock, and larger batches cost less
+_MOST_THREADS = 4  # by default: each takes the memory of a model, and larger batches cost less
 _ACCESS, _LIMITS, _OTHER = "Access", "Limits", "Other clients and logs"
 
 
@@ -50,7 +50,8 @@ Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"CPU threads, each of which steps a share of the streams; all cores by default, at most {_MOST_THREADS}.",
+        help=f"CPU cores to use; with several, each has a process that steps a share of the streams and decodes files. "
+        f"All cores by default, at most {_MOST_THREADS}.",
         rich_help_panel="Model",
     ),
 ]
@@ -259,7 +260,7 @@ def serve(
 
     def engine() -> Engine:
         # PyTorch's threads for one operation wait for each other, and a core busy with the network delays all of them.
-        # So each thread of the server computes alone.
+        # So each process of the server computes alone.
         alone = replace(model, threads=1)
         return make_engine(alone, lm_weight, streams, config.stream, config.hotwords, dtype)
 
@@ -278,9 +279,9 @@ def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: st
     with listen(config.host, config.port) as listener:
         engine = make_engine()
         address = f"[{config.host}]" if ":" in config.host else config.host
-        say(f"http://{address}:{listener.getsockname()[1]}/ui; WebSocket at /, OpenAI API at /v1; Ctrl-C stops")
+        where = f"http://{address}:{listener.getsockname()[1]}/ui; WebSocket at /, OpenAI API at /v1; Ctrl-C stops"
         app = create_app(config, engine)
-        server = Server(app, config)
+        server = Server(app, config, ready=lambda: say(where))
         server.run([listener])
 
     if app.state.service.workers.busy_seconds:

@@ -57,7 +57,7 @@ class Admission:
         if (count := self._workers.streams) >= self._limits.max_sessions:
             raise OverloadError(f"{count} streams are open, which is the limit", "sessions")
         # Measurements older than the window say nothing.
-        awake = [worker for worker in self._workers if worker.thread.busy_seconds <= WINDOW_SECONDS]
+        awake = [worker for worker in self._workers if worker.busy_seconds <= WINDOW_SECONDS]
         if not awake:
             raise OverloadError("the server is busy: one step takes very long", "load")
         now = time.monotonic()

@@ -2,7 +2,7 @@
 
 One thread reads the files and cuts them into spans of speech, as `transcribe` does. Several spans are decoded together,
 in steps; between the steps, streams and other files take their turns, so a short file does not wait for a long one, nor
-a stream for a file. Each thread of the engine decodes a batch of a file while reading continues. A file takes the
+a stream for a file. Each worker decodes a batch of a file while reading continues. A file takes the
 memory of one block and twice `_AHEAD` spans, whatever its length.
 """
 
@@ -21,14 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import IO, BinaryIO, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, blocks
 from asr.audio.decode import duration_seconds
 from asr.audio.segment import Span, steps
+from asr.config import SearchConfig
 from asr.errors import AudioError, SpellstreamError
 from asr.packing import pack
+from asr.recogniser import Recogniser
+from asr.steps import Steps
 from asr.transcript import Segment
 from asr.writing.hotwords import Hotwords
 from asr.writing.writer import Context
@@ -88,7 +93,7 @@ class FileDecoder:
         reading = _Reading(file, self._service.config.limits.max_stream_seconds)
         service = self._service
         hotwords = hotwords or service.config.hotwords
-        writer = service.engine.writer if service.config.stream.style == "written" else None
+        is_written = service.config.stream.style == "written"
         context = Context()
         before_deadline = service.stop.before_deadline
         free = asyncio.Semaphore(len(service.workers))
@@ -108,9 +113,9 @@ class FileDecoder:
                 if not under_way:
                     break
                 for segment in await before_deadline(under_way[0]):
-                    if writer is not None:
-                        writing = service.run(writer.write, [segment], [context], [hotwords])
-                        ((segment, context),) = await before_deadline(writing)
+                    if is_written:
+                        writing = service.run(_written, segment, context, hotwords)
+                        segment, context = await before_deadline(writing)
                     yield Part(segment, reading.seconds)
                 under_way.popleft()
             if damage is not None:
@@ -125,11 +130,12 @@ class FileDecoder:
     async def _decode(self, spans: list[Span], hotwords: Hotwords | None, free: asyncio.Semaphore) -> list[Segment]:
         """The segments of spans, in order; a batch begins when `free` lets it."""
         service = self._service
-        decode, search = service.recogniser.decode_steps, replace(service.engine.final, nbest=1)
+        search = replace(service.engine.final, nbest=1)
 
         async def one(batch: list[Span]) -> list[Segment]:
             async with free:
-                segments = await service.run_steps(decode, [s.waveform for s in batch], search, True, hotwords)
+                waveforms = [span.waveform.numpy() for span in batch]
+                segments = await service.run_steps(_decoded, waveforms, search, hotwords)
             rows = zip(batch, segments, strict=True)
             return [segment.shifted(span.start_seconds) for span, segment in rows if segment.text]
 
@@ -157,6 +163,19 @@ class FileDecoder:
             if span is _END or len(spans) == count or (spans and tried >= _STEPS * count):
                 break
         return spans
+
+
+def _decoded(
+    recogniser: Recogniser, waveforms: list[NDArray[np.float32]], search: SearchConfig, hotwords: Hotwords | None
+) -> Steps[list[Segment]]:
+    return recogniser.decode_steps([torch.from_numpy(waveform) for waveform in waveforms], search, True, hotwords)
+
+
+def _written(
+    recogniser: Recogniser, segment: Segment, context: Context, hotwords: Hotwords | None
+) -> tuple[Segment, Context]:
+    (written,) = recogniser.writer.write([segment], [context], [hotwords])
+    return written
 
 
 class _Reading:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from asr.errors import SpellstreamError
-from asr.steps import Steps
-from streaming.server.engine_thread import EngineThread
+from streaming.server.engine_side import EngineSide, Task
 from streaming.server.metrics import Metrics
+from streaming.server.runners import Runner
 
 __all__ = ["Jobs"]
 
-_SLICE_SECONDS = 0.05  # after this time a job yields to the streams; a single step may take a few times as long
-_UNFINISHED = object()
 _LOG = logging.getLogger(__name__)
+_IDS = itertools.count(1)
+
+
+@dataclass(eq=False)
+class _Job:
+    future: asyncio.Future[Any]
+    task: Task
+    place: Runner | None = None  # where it began, and continues
+    id: int = field(default_factory=lambda: next(_IDS))
 
 
 class Jobs:
-    """A queue of functions, and of work in steps, for the engine's threads.
+    """A queue of functions, and of work in steps, for the workers.
 
     Work in steps runs in slices. After each slice the job queues behind the others, so a short file need not wait for a
-    long one, and the next slice runs in whichever thread is free.
+    long one.
 
     Args:
         wake: called when there is a job to run.
@@ -34,98 +44,80 @@ class Jobs:
 
     def __init__(self, wake: Callable[[], None], metrics: Metrics) -> None:
         self._wake, self._metrics = wake, metrics
-        self._queue: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
+        self._queue: deque[_Job] = deque()
         self.failed_trials = 0  # in a row
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    def has_for(self, runner: Runner) -> bool:
+        """Whether there is a job that can run there."""
+        return self._next(runner) is not None
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Queue a call; if it returns steps, the future gets their result.
+    def submit(self, function: Callable[..., Any], *args: Any, **settings: Any) -> asyncio.Future[Any]:
+        """Queue a call `function(recogniser, ...)`; if it returns steps, the future gets their result.
 
-        Cancelling the future before its turn removes it, and ends the steps.
+        Cancelling the future before its turn removes it, and ends the steps. With several workers, function, arguments
+        and result are sent between processes.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(future, _sliced(function, *args))
+        self._put(_Job(future, Task(function, args, settings)))
         return future
 
-    def _put(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
-        self._queue.append((future, work))
+    def _put(self, job: _Job) -> None:
+        self._queue.append(job)
         self._metrics.jobs.set(len(self._queue))
         self._wake()
 
-    async def run_next(self, thread: EngineThread, trial: Callable[[], None]) -> None:
-        """Run the longest-waiting job, or a slice of it, if there is one.
+    def _next(self, runner: Runner) -> _Job | None:
+        return next((job for job in self._queue if job.place in (None, runner)), None)
 
-        Args:
-            thread: runs it.
-            trial: raises an exception unless the engine works.
-        """
-        if not self._queue:
+    async def run_next(self, runner: Runner) -> None:
+        """Run the longest-waiting job that can run there, or a slice of it, if there is one."""
+        if (job := self._next(runner)) is None:
             return
-        future, function = self._queue.popleft()
+        self._queue.remove(job)
         self._metrics.jobs.set(len(self._queue))
+        begun, future = job.place is not None, job.future
         if future.done():
+            if begun:
+                with suppress(BrokenExecutor):  # ended with its process
+                    await runner.run(EngineSide.cancel, job.id)
             return
 
+        job.place = runner
         try:
-            result = await thread.run(function)
+            done, result = await runner.run(EngineSide.work, job.id, None if begun else job.task)
         except Exception as error:
             if not future.done():
                 future.set_exception(error)
             if not isinstance(error, SpellstreamError):
                 self._metrics.failures.inc()
-                await self._try_engine(thread, trial)
+                await self._try_engine(runner)
         else:
             self.failed_trials = 0
-            if result is _UNFINISHED:
-                self._put(future, function)
+            if not done:
+                self._put(job)
             elif not future.done():
                 future.set_result(result)
 
     def fail_all(self, error: SpellstreamError) -> None:
         """Answer all waiting jobs with an error."""
-        for future, _ in self._queue:
-            if not future.done():
-                future.set_exception(error)
+        for job in self._queue:
+            if not job.future.done():
+                job.future.set_exception(error)
 
     def cancel_all(self) -> None:
-        for future, _ in self._queue:
-            future.cancel()
+        for job in self._queue:
+            job.future.cancel()
 
-    async def _try_engine(self, thread: EngineThread, trial: Callable[[], None]) -> None:
+    async def _try_engine(self, runner: Runner) -> None:
         """Determine whether a job failed because of the engine or because of its file.
 
         A failed job alone does not count as a failure of the engine; otherwise a client could end the server by sending
         a bad file repeatedly. The turns of streams cannot decide it, since a server with uploads only has none.
         """
         try:
-            await thread.run(trial)
+            await runner.run(EngineSide.warm_up)
         except Exception:
             _LOG.exception("a file failed, and so did a trial of the engine after it")
             self.failed_trials += 1
         else:
             self.failed_trials = 0
-
-
-def _sliced(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    """A function that runs the next slice of the work, and returns the result or `_UNFINISHED`."""
-    steps: Steps[Any] | None = None
-
-    def work() -> Any:
-        nonlocal steps
-        until = time.monotonic() + _SLICE_SECONDS
-        if steps is None:
-            found = function(*args)
-            if not isinstance(found, Generator):
-                return found
-            steps = found
-        try:
-            next(steps)
-            while time.monotonic() < until:
-                next(steps)
-        except StopIteration as end:
-            return end.value
-        return _UNFINISHED
-
-    return work

@@ -7,6 +7,7 @@ import logging
 import resource
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -52,9 +53,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves the application of `create_app`."""
+    """Serves the application of `create_app`.
 
-    def __init__(self, app: FastAPI, config: ServerConfig) -> None:
+    Args:
+        app: the application.
+        config: the server's settings.
+        ready: called when connections are accepted.
+    """
+
+    def __init__(self, app: FastAPI, config: ServerConfig, ready: Callable[[], None] = lambda: None) -> None:
         limits = config.limits
         super().__init__(
             uvicorn.Config(
@@ -74,7 +81,14 @@ class Server(uvicorn.Server):
         self._service.connections.add_group(self.server_state.connections)
         self._limits, self._grace_seconds = limits, config.grace_seconds
         self._watched: dict[Any, _Seen] = {}
+        self._ready = ready
         _allow_files(limits.max_connections + _SPARE_FILES)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Warm the engine up, then accept connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop in an orderly way at the first signal and at once at the second; the exit status is 0 either way."""

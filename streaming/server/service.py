@@ -1,7 +1,7 @@
-"""The service behind all protocols: one engine for all clients, their streams, and jobs for their files.
+"""The service behind all protocols: the engines, the streams of all clients, and jobs for their files.
 
-Each part does one thing: `admission` refuses streams beyond the capacity, `workers` step the streams and run jobs in
-the engine's threads, `stop` lets open conversations finish, `connections` counts connections, `metrics` measures.
+Each part does one thing: `admission` refuses streams beyond the capacity, `workers` step the streams and run jobs,
+ `stop` lets open conversations finish, `connections` counts connections, `metrics` measures.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from asr.config import require
 from asr.errors import ConfigError
+from asr.recogniser import Recogniser
 from asr.search.spotting import check_spelling
 from asr.steps import Steps
 from asr.writing.hotwords import Hotwords, Phrase
@@ -33,6 +34,7 @@ from streaming.server.workers import Workers
 
 __all__ = ["Service", "Stream"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _HOTWORD_CHARACTERS = 20  # limit on the mean length of a client's hotwords, since long ones take long to spell
@@ -170,27 +172,29 @@ class Service:
         self.recogniser.spell(found)
         return found or self.config.hotwords
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function that uses the model in an engine's thread, between two turns.
+    async def run(self, function: Callable[Concatenate[Recogniser, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the recogniser beside an engine, between two turns.
 
         Streams wait meanwhile, so it must be short. If the caller is cancelled before the function's turn, it is not
-        run.
+        run. With several workers, function, arguments and result are sent between processes.
 
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.workers.run(function, *args)
+        result: T = await self.workers.run(function, *args, **kwargs)
         return result
 
-    async def run_steps(self, function: Callable[..., Steps[T]], *args: Any) -> T:
-        """Do work in steps in the engine's threads; streams and other files run between them.
+    async def run_steps(
+        self, function: Callable[Concatenate[Recogniser, P], Steps[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do work in steps, as `run` does; streams and other files run between them.
 
         If the caller is cancelled, the steps that have not begun are not done.
 
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.workers.run(function, *args)
+        result: T = await self.workers.run(function, *args, **kwargs)
         return result
 
     def update_metrics(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.audio import Resampler, pcm
@@ -20,17 +23,28 @@ from streaming.server.config import ServerLimits
 from streaming.server.errors import LimitError
 from streaming.session import check_chunk
 
-__all__ = ["Order", "Status", "Stream"]
+__all__ = ["Opening", "Order", "Status", "Stream"]
 
 _PIECE_SECONDS = 1.0  # longer messages are passed on in pieces
+_IDS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the engine must know of a new stream."""
+
+    sample_rate: int  # in Hz
+    hotwords: Hotwords | None
+    style: Style | None  # None: that of the server
 
 
 @dataclass(frozen=True)
 class Order:
-    """Work that a stream has for the next step."""
+    """Work that a stream has for the next step; it may be sent to another process."""
 
-    stream: Stream
-    chunks: tuple[Tensor, ...]
+    stream: int  # its id
+    opening: Opening | None  # with the first order of a stream
+    chunks: tuple[NDArray[np.float32], ...]
     arrived: float | None  # arrival of the oldest waiting audio; None if it was already waiting at the previous step
     flush: bool
     finish: bool
@@ -63,9 +77,9 @@ class Stream:
     """
 
     def __init__(self, sample_rate: int, kind: str, live: bool, limits: ServerLimits, wake: Callable[[], None]) -> None:
+        Resampler(sample_rate, "stream")  # checks the rate; the one that is used is on the engine's side
+        self.id = next(_IDS)
         self.sample_rate, self.kind, self.live = sample_rate, kind, live
-        self.resampler = Resampler(sample_rate, "stream")
-        self.session_id: int | None = None  # set by the engine's thread with the first order
         self.audio_seconds = self.dropped_seconds = 0.0
         self.segments = 0
         self.error: SpellstreamError | None = None
@@ -77,6 +91,7 @@ class Stream:
         self._inbox_seconds = self._waiting_seconds = 0.0
         self._leftover = b""
         self._arrived: float | None = None
+        self._opened = False  # on the engine's side
         self._flush = self._flushing = self._finish = self._finishing = False
         self._events: deque[Event] = deque()
         self._turned = asyncio.Event()
@@ -178,7 +193,10 @@ class Stream:
         if self.error is not None or not (self._inbox or self._flush or finish):
             return None
         arrived = None if self._waiting_seconds else self._arrived
-        order = Order(self, tuple(self._inbox), arrived, self._flush, finish)
+        opening = None if self._opened else Opening(self.sample_rate, self.hotwords, self.style)
+        chunks = tuple(piece.numpy() for piece in self._inbox)
+        order = Order(self.id, opening, chunks, arrived, self._flush, finish)
+        self._opened = True
         self._waiting_seconds += self._inbox_seconds
         self._inbox, self._inbox_seconds, self._arrived = [], 0.0, None
         self._flushing, self._flush = self._flushing or self._flush, False

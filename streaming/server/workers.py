@@ -1,7 +1,8 @@
-"""The workers: streams divided over threads that share one engine, and jobs for whichever of them is free."""
+"""The workers: streams divided over processes, and jobs for whichever worker is free."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,17 +25,16 @@ class Workers:
     worker that fails for good makes all of them unhealthy, since only a restart of the process helps.
 
     Args:
-        engine: from now on used by the workers alone. Threads can share it, since all state is in the sessions.
+        engine: from now on used by the single worker alone, or copied to each of several.
         limits: the server's limits.
         metrics: the server's metrics.
-        threads: the number of workers. With several, each uses one PyTorch thread, since those of one operation wait
-            for each other; a single one uses as many as PyTorch is set to use.
+        threads: the number of workers. With several, each steps its streams in a process of its own, with one PyTorch
+            thread; a single one steps them in a thread, with as many PyTorch threads as are set.
     """
 
     def __init__(self, engine: Engine, limits: ServerLimits, metrics: Metrics, threads: int = 1) -> None:
         self._jobs = Jobs(self._wake, metrics)
-        torch_threads = 1 if threads > 1 else None
-        self._each = tuple(Worker(engine, limits, metrics, self._jobs, torch_threads) for _ in range(threads))
+        self._each = tuple(Worker(engine, limits, metrics, self._jobs, threads > 1) for _ in range(threads))
 
     def __len__(self) -> int:
         return len(self._each)
@@ -58,8 +58,8 @@ class Workers:
 
     @property
     def busy_seconds(self) -> float:
-        """How long the longest of the current calls has been running; 0 when all threads are idle."""
-        return max(worker.thread.busy_seconds for worker in self._each)
+        """How long the longest of the current calls has been running; 0 when all workers are idle."""
+        return max(worker.busy_seconds for worker in self._each)
 
     def real_time_factor(self) -> float:
         """Seconds of computing per second of audio, recently."""
@@ -67,23 +67,21 @@ class Workers:
         return Load(tuple(turns)).real_time_factor(time.monotonic())
 
     async def start(self) -> None:
-        """Warm each up, one after the other, then start the turns."""
-        for worker in self._each:
-            await worker.start()
+        """Warm them up, then start the turns."""
+        await asyncio.gather(*(worker.start() for worker in self._each))
 
     async def close(self) -> None:
         """End the turns and cancel waiting jobs."""
         for worker in self._each:
             await worker.stop()
         self._jobs.cancel_all()
-        for worker in self._each:
-            await worker.thread.close()
+        await asyncio.gather(*(worker.close() for worker in self._each))
 
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def run(self, function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         """Run a job: see `Service.run` and `Service.run_steps`."""
         if not all(worker.running for worker in self._each):
             raise engine_failed()
-        return await self._jobs.submit(function, *args)
+        return await self._jobs.submit(function, *args, **settings)
 
     def _wake(self) -> None:
         """Let a job be taken, preferably by the worker with the fewest streams."""

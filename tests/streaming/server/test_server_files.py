@@ -19,7 +19,7 @@ from asr.errors import AudioError, SpellstreamError
 from asr.steps import Steps
 from asr.transcript import Segment
 from streaming.engine import Engine
-from streaming.server import files, jobs
+from streaming.server import engine_side, files
 from streaming.server.config import ServerConfig
 from streaming.server.files import FileDecoder, Part
 from streaming.server.service import Service
@@ -123,7 +123,7 @@ def test_a_failure_of_a_batch_ends_the_others_of_its_file(
             for _ in range(10):  # the cancelled ones end
                 await asyncio.sleep(0)
             assert len(asyncio.all_tasks()) == 2  # this one, and the worker's
-            assert await service.run(lambda: "works") == "works"
+            assert await service.run(lambda recogniser: "works") == "works"
             return len(parts)
 
     assert asyncio.run(use(Service(shipped_engine, ServerConfig()))) == 1
@@ -156,7 +156,7 @@ def test_streams_are_stepped_between_two_tokens_of_a_file(
     shipped_engine: Engine, conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Streams once waited for a whole span of a file, which would be a whole batch of spans."""
-    monkeypatch.setattr(jobs, "_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(engine_side, "_SLICE_SECONDS", 0.0)
     stepped = 0
     step = shipped_engine.step
 
@@ -169,7 +169,7 @@ def test_streams_are_stepped_between_two_tokens_of_a_file(
     waveform = torch.from_numpy(sf.read(conversation, dtype="float32")[0])
     decoding = replace(shipped_engine.final, nbest=1)
 
-    def watched() -> Steps[list[int]]:
+    def watched(recogniser: object) -> Steps[list[int]]:
         """Number of stream steps at each step of the file."""
         seen = []
         for _ in shipped_engine.recogniser.decode_steps([waveform[: 9 * 16_000]], decoding, False):

@@ -20,7 +20,7 @@ from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Segment
 from streaming.engine import Engine
 from streaming.events import Event, Final
-from streaming.server import worker as module
+from streaming.server import engine_side
 from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.errors import LimitError, OverloadError
 from streaming.server.service import Service
@@ -72,7 +72,7 @@ Use = Callable[[Service, Counter], Coroutine[Any, Any, None]]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run a coroutine with a service on a counter."""
-    monkeypatch.setattr(module, "warm_up", lambda engine: None)
+    monkeypatch.setattr(engine_side, "warm_up", lambda engine: None)
 
     def run(use: Use, limits: ServerLimits = ROOMY) -> None:
         async def main() -> None:
@@ -94,6 +94,10 @@ async def held(engine: Counter) -> AsyncIterator[None]:
         yield
     finally:
         engine.may_step.set()
+
+
+def parsed(recogniser: object, text: str) -> Any:
+    return json.loads(text)
 
 
 async def texts(stream: Any) -> list[str]:
@@ -274,10 +278,10 @@ def test_an_engine_that_keeps_failing_is_reported(serve: Any) -> None:
     async def use(service: Service, engine: Counter) -> None:
         engine.fail = True
         for _ in range(3):
-            assert await service.run(json.loads, "7") == 7
+            assert await service.run(parsed, "7") == 7
             async with service.stream() as stream:
                 await stream.push(SECOND)
-                waiting = asyncio.ensure_future(service.run(json.loads, "7"))
+                waiting = asyncio.ensure_future(service.run(parsed, "7"))
                 await stream.heard()
         with pytest.raises(OverloadError, match="engine has failed"):
             await waiting
@@ -292,8 +296,8 @@ def test_files_that_fail_do_not_end_a_service_whose_engine_works(serve: Any) -> 
     async def use(service: Service, engine: Counter) -> None:
         for _ in range(5):
             with pytest.raises(ValueError, match="Expecting value"):
-                await service.run(json.loads, "no JSON")
-        assert (await service.run(json.loads, "7"), service.healthy) == (7, True)
+                await service.run(parsed, "no JSON")
+        assert (await service.run(parsed, "7"), service.healthy) == (7, True)
         assert b"spellstream_failures_total 5.0" in service.metrics.text()
 
     serve(use)
@@ -303,11 +307,11 @@ def test_an_engine_that_keeps_failing_files_is_reported_too(serve: Any, monkeypa
     """A lost device went unnoticed if all clients upload: each got a 500 from a server that reported health."""
 
     async def use(service: Service, engine: Counter) -> None:
-        monkeypatch.setattr(module, "warm_up", lambda engine: 1 / 0)
-        for n, function in enumerate((json.loads, str, json.loads, json.loads, json.loads)):
+        monkeypatch.setattr(engine_side, "warm_up", lambda engine: 1 / 0)
+        for n, text in enumerate(("no JSON", "7", "no JSON", "no JSON", "no JSON")):
             assert service.healthy, n
             with contextlib.suppress(ValueError):
-                await service.run(function, "no JSON")
+                await service.run(parsed, text)
         deadline = time.monotonic() + 10
         while service.healthy:
             assert time.monotonic() < deadline
@@ -320,7 +324,7 @@ def test_functions_take_turns_with_the_streams(serve: Any) -> None:
     async def use(service: Service, engine: Counter) -> None:
         threads = set()
 
-        def work(n: int) -> int:
+        def work(recogniser: object, n: int) -> int:
             threads.add(threading.current_thread().name)
             if n == 3:
                 raise ValueError("three")
@@ -381,10 +385,10 @@ def test_a_fault_outside_of_a_step_ends_the_service(serve: Any, monkeypatch: pyt
             (worker,) = service.workers
             monkeypatch.setattr(worker, "_measure", lambda *_: 1 / 0)
             await stream.push(SECOND)
-            waiting = asyncio.ensure_future(service.run(print))
+            waiting = asyncio.ensure_future(service.run(parsed, "7"))
             with pytest.raises(SpellstreamError, match="the server has failed"):
                 await texts(stream)
-            for use_it in (waiting, service.run(print)):
+            for use_it in (waiting, service.run(parsed, "7")):
                 with pytest.raises(OverloadError, match="engine has failed"):
                     await use_it
         assert not service.healthy

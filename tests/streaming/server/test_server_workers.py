@@ -1,4 +1,4 @@
-"""Several threads that share one engine: each steps its own streams, and jobs run in whichever is free."""
+"""Several workers, with threads in place of processes: each steps its own streams, jobs run in whichever is free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,20 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import asr
 from asr.errors import SpellstreamError
 from asr.steps import Steps
 from asr.transcript import Segment
-from streaming.endpoint import EndpointConfig
-from streaming.engine import Engine, StreamConfig
+from streaming.engine import Engine
 from streaming.events import Event, Final
-from streaming.server import admission
+from streaming.server import admission, engine_side
 from streaming.server import worker as module
 from streaming.server.config import ServerConfig, ServerLimits
 from streaming.server.errors import OverloadError
+from streaming.server.runners import ThreadRunner
 from streaming.server.service import Service
 from streaming.server.stream import Stream
-from tests.support.small_model import small_model
 
 LIMITS = ServerLimits(load_share=100)
 FAULT, HANG = 0.5, 1.0  # values of a sample at which the stub fails or hangs
@@ -82,7 +79,8 @@ def run(use: Use, engine: Any, threads: int = 2, limits: ServerLimits = LIMITS) 
 
 @pytest.fixture
 def trap(monkeypatch: pytest.MonkeyPatch) -> Trap:
-    monkeypatch.setattr(module, "warm_up", lambda engine: None)
+    monkeypatch.setattr(engine_side, "warm_up", lambda engine: None)
+    monkeypatch.setattr(module, "ProcessRunner", ThreadRunner)  # a stub cannot be sent to a process
     return Trap()
 
 
@@ -127,7 +125,7 @@ def test_a_thread_that_is_held_keeps_neither_new_streams_nor_jobs_waiting(
                     assert await text(stream) == "800"
                     assert await text(second) == "0"
 
-            def names() -> Steps[set[str]]:
+            def names(recogniser: object) -> Steps[set[str]]:
                 found = set()
                 for _ in range(3):
                     found.add(threading.current_thread().name)
@@ -152,28 +150,3 @@ def test_all_threads_together_take_no_more_streams_than_allowed(trap: Trap) -> N
             assert b'spellstream_refused_total{reason="sessions"} 1.0' in service.metrics.text()
 
     run(use, trap, limits=replace(LIMITS, max_sessions=3))
-
-
-def test_threads_at_work_at_the_same_time_hear_what_one_alone_hears(tmp_path: Path) -> None:
-    """Streams on parallel threads get the results of a single thread, though all share the model and its caches."""
-    always = EndpointConfig(speech_threshold=1e-9, silence_threshold=1e-9)
-    config = StreamConfig(endpoint=always, style="spoken")
-    engine = Engine(asr.load(str(small_model(tmp_path)), "cpu"), config)
-    generator = torch.Generator().manual_seed(0)
-    audio = [0.3 * torch.randn(24_000, generator=generator) for _ in range(6)]
-    alone = []
-    for waveform in audio:
-        _, ((*_, final),) = engine.step([engine.start()], [waveform], [True])
-        alone.append(final.text)
-    assert len(set(alone)) == len(audio)
-
-    async def use(service: Service, engine: Engine) -> None:
-        async def hear(waveform: Tensor) -> str:
-            async with service.stream() as stream:
-                for chunk in waveform.split(4_000):
-                    await stream.push(chunk)
-                return await text(stream)
-
-        assert await asyncio.gather(*map(hear, audio)) == alone
-
-    run(use, engine, threads=3)

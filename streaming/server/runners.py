@@ -1,0 +1,150 @@
+"""Where an engine runs: a thread, or a process with a copy of it.
+
+Threads that step streams wait for each other: much of a step is Python, and threads share its lock. Two threads step
+hardly more streams than one; two processes step twice as many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+
+from streaming.engine import Engine
+from streaming.server.config import ServerLimits
+from streaming.server.engine_side import EngineSide
+
+__all__ = ["ProcessRunner", "Runner", "ThreadRunner"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_CLOSE_SECONDS = 3.0  # time that `close` waits for the current call
+
+_side: EngineSide  # of a process that `_begin` has prepared
+
+
+class Runner(ABC):
+    """Runs one method of an `EngineSide` at a time, and measures the time of the current call."""
+
+    _executor: Executor
+    _busy_since: float | None = None
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the current call has been running; 0 when idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def run(self, function: Callable[Concatenate[EngineSide, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of `EngineSide`. If the caller is cancelled, a call that has begun still runs to its end."""
+        self._busy_since = time.monotonic()
+        future = self._submit(function, args, kwargs)
+        future.add_done_callback(self._ended)
+        found: T = await asyncio.wrap_future(future)
+        return found
+
+    async def close(self) -> None:
+        """Accept no more calls, and wait for the current one, but not for long, since it may hang."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + _CLOSE_SECONDS
+        while self.busy_seconds and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+
+    @abstractmethod
+    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]: ...
+
+    def _ended(self, _: Future[Any]) -> None:
+        self._busy_since = None
+
+
+class ThreadRunner(Runner):
+    """A thread.
+
+    Args:
+        engine: used by this thread only.
+        limits: the server's limits.
+    """
+
+    def __init__(self, engine: Engine, limits: ServerLimits) -> None:
+        self._side = EngineSide(engine, limits)
+        self._executor = ThreadPoolExecutor(1, "spellstream-engine")
+
+    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        return self._executor.submit(_guarded, function, self._side, *args, **kwargs)
+
+
+class ProcessRunner(Runner):
+    """A process. If it dies, the current call fails, and another process without any streams takes its place.
+
+    Args:
+        engine: copied by its settings: the process loads the model from its folder.
+        limits: the server's limits.
+    """
+
+    def __init__(self, engine: Engine, limits: ServerLimits) -> None:
+        self._settings = (engine, limits)
+        self._executor = self._start()
+
+    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        return self._executor.submit(_call, function, args, kwargs)
+
+    async def run(self, function: Callable[Concatenate[EngineSide, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await super().run(function, *args, **kwargs)
+        except BrokenProcessPool:  # it died in this call, or since the last one
+            self._busy_since = None
+            self._executor = self._start()
+            raise
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Not forked: PyTorch's threads and locks do not survive that.
+        return ProcessPoolExecutor(1, get_context("spawn"), _begin, self._settings)
+
+
+def _begin(engine: Engine, limits: ServerLimits) -> None:
+    global _side
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server decides when this one ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _side = EngineSide(engine, limits)
+
+
+def _end_with_parent() -> None:
+    """Exit when the server is gone, even if it was killed: otherwise this process would wait for calls forever."""
+    if (parent := parent_process()) is not None:
+        connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _call(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    try:
+        return _guarded(function, _side, *args, **kwargs)
+    except Exception as error:
+        raise _sendable(error) from error
+
+
+def _guarded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:  # a future cannot hold it: the caller would wait forever
+        raise RuntimeError("StopIteration") from error
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one like it: an error that cannot be made from its arguments would break the connection."""
+    try:
+        copy.deepcopy(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
