@@ -2,7 +2,7 @@
 
 PyTorch's own threads split each operation and synchronise at its end. The operations of a search are short, so two
 threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. Python's
-lock hardly matters, since PyTorch releases it within its operations (two threads waited for it for 2 % of their time).
+lock matters little, since PyTorch releases it within its operations, which are long with whole batches of files.
 """
 
 from __future__ import annotations
