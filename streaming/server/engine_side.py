@@ -11,7 +11,6 @@ import torch
 
 from asr.audio import SAMPLE_RATE, Resampler
 from asr.errors import SpellstreamError
-from asr.recogniser import Recogniser
 from asr.steps import Steps
 from streaming.engine import Engine
 from streaming.events import Event
@@ -37,10 +36,6 @@ class Task(NamedTuple):
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    settings: dict[str, Any]
-
-    def begin(self, recogniser: Recogniser) -> Any:
-        return self.function(recogniser, *self.args, **self.settings)
 
 
 class Slice(NamedTuple):
@@ -121,7 +116,7 @@ class EngineSide:
         """
         until = time.monotonic() + _SLICE_SECONDS
         if task is not None:
-            found = task.begin(self._engine.recogniser)
+            found = task.function(self._engine.recogniser, *task.args)
             if not isinstance(found, Generator):
                 return Slice(True, found)
             self._jobs[job] = found

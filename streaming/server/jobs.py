@@ -51,14 +51,14 @@ class Jobs:
         """Whether there is a job that can run there."""
         return self._next(runner) is not None
 
-    def submit(self, function: Callable[..., Any], *args: Any, **settings: Any) -> asyncio.Future[Any]:
-        """Queue a call `function(recogniser, ...)`; if it returns steps, the future gets their result.
+    def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Queue a call `function(recogniser, *args)`; if it returns steps, the future gets their result.
 
         Cancelling the future before its turn removes it, and ends the steps. With several workers, function, arguments
         and result are sent between processes.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(_Job(future, Task(function, args, settings)))
+        self._put(_Job(future, Task(function, args)))
         return future
 
     def _put(self, job: _Job) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,7 +27,6 @@ from streaming.server.engine_side import EngineSide
 
 __all__ = ["ProcessRunner", "Runner", "ThreadRunner"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _CLOSE_SECONDS = 3.0  # time that `close` waits for the current call
 
@@ -46,10 +45,13 @@ class Runner(ABC):
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def run(self, function: Callable[Concatenate[EngineSide, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method of `EngineSide`. If the caller is cancelled, a call that has begun still runs to its end."""
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a method of `EngineSide`, given as `EngineSide.turn`, with these arguments.
+
+        If the caller is cancelled, a call that has begun still runs to its end.
+        """
         self._busy_since = time.monotonic()
-        future = self._submit(function, args, kwargs)
+        future = self._submit(function, *args)
         future.add_done_callback(self._ended)
         found: T = await asyncio.wrap_future(future)
         return found
@@ -62,7 +64,7 @@ class Runner(ABC):
             await asyncio.sleep(0.01)
 
     @abstractmethod
-    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]: ...
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]: ...
 
     def _ended(self, _: Future[Any]) -> None:
         self._busy_since = None
@@ -80,8 +82,8 @@ class ThreadRunner(Runner):
         self._side = EngineSide(engine, limits)
         self._executor = ThreadPoolExecutor(1, "spellstream-engine")
 
-    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
-        return self._executor.submit(_guarded, function, self._side, *args, **kwargs)
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self._executor.submit(_guarded, function, self._side, *args)
 
 
 class ProcessRunner(Runner):
@@ -96,12 +98,12 @@ class ProcessRunner(Runner):
         self._settings = (engine, limits)
         self._executor = self._start()
 
-    def _submit(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
-        return self._executor.submit(_call, function, args, kwargs)
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self._executor.submit(_call, function, *args)
 
-    async def run(self, function: Callable[Concatenate[EngineSide, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
         try:
-            return await super().run(function, *args, **kwargs)
+            return await super().run(function, *args)
         except BrokenProcessPool:  # it died in this call, or since the last one
             self._busy_since = None
             self._executor = self._start()
@@ -127,16 +129,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _call(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _call(function: Callable[..., Any], *args: Any) -> Any:
     try:
-        return _guarded(function, _side, *args, **kwargs)
+        return _guarded(function, _side, *args)
     except Exception as error:
         raise _sendable(error) from error
 
 
-def _guarded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _guarded(function: Callable[..., Any], *args: Any) -> Any:
     try:
-        return function(*args, **kwargs)
+        return function(*args)
     except StopIteration as error:  # a future cannot hold it: the caller would wait forever
         raise RuntimeError("StopIteration") from error
 

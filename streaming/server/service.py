@@ -11,11 +11,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from asr.config import require
 from asr.errors import ConfigError
-from asr.recogniser import Recogniser
 from asr.search.spotting import check_spelling
 from asr.steps import Steps
 from asr.writing.hotwords import Hotwords, Phrase
@@ -34,7 +33,6 @@ from streaming.server.workers import Workers
 
 __all__ = ["Service", "Stream"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _HOTWORD_CHARACTERS = 20  # limit on the mean length of a client's hotwords, since long ones take long to spell
@@ -138,7 +136,7 @@ class Service:
             note(_LOG, "stream closed", kind=kind, **facts)
 
     async def hotwords(self, phrases: Sequence[str], *, lenient: bool = False) -> Hotwords | None:
-        """A client's hotwords merged with the server's, checked and spelled, so that its stream can begin at once.
+        """A client's hotwords merged with the server's, checked against the model.
 
         Args:
             phrases: each with an optional `:weight`.
@@ -169,11 +167,10 @@ class Service:
         found = Hotwords(tuple(fitting)) if fitting else None
         if found and self.config.hotwords:
             found = self.config.hotwords + found
-        self.recogniser.spell(found)
         return found or self.config.hotwords
 
-    async def run(self, function: Callable[Concatenate[Recogniser, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function of the recogniser beside an engine, between two turns.
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(recogniser, *args)` beside an engine, between two turns.
 
         Streams wait meanwhile, so it must be short. If the caller is cancelled before the function's turn, it is not
         run. With several workers, function, arguments and result are sent between processes.
@@ -181,12 +178,10 @@ class Service:
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.workers.run(function, *args, **kwargs)
+        result: T = await self.workers.run(function, *args)
         return result
 
-    async def run_steps(
-        self, function: Callable[Concatenate[Recogniser, P], Steps[T]], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def run_steps(self, function: Callable[..., Steps[T]], *args: Any) -> T:
         """Do work in steps, as `run` does; streams and other files run between them.
 
         If the caller is cancelled, the steps that have not begun are not done.
@@ -194,7 +189,7 @@ class Service:
         Raises:
             OverloadError: the engine has failed.
         """
-        result: T = await self.workers.run(function, *args, **kwargs)
+        result: T = await self.workers.run(function, *args)
         return result
 
     def update_metrics(self) -> None:

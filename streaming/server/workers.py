@@ -77,11 +77,11 @@ class Workers:
         self._jobs.cancel_all()
         await asyncio.gather(*(worker.close() for worker in self._each))
 
-    async def run(self, function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a job: see `Service.run` and `Service.run_steps`."""
         if not all(worker.running for worker in self._each):
             raise engine_failed()
-        return await self._jobs.submit(function, *args, **settings)
+        return await self._jobs.submit(function, *args)
 
     def _wake(self) -> None:
         """Let a job be taken, preferably by the worker with the fewest streams."""
