@@ -26,6 +26,7 @@ from torch import Tensor
 
 from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
+from asr.errors import DataError
 from asr.steps import Steps, finish
 from asr.text.normalise import fold
 from asr.writing.hotwords import Hotwords
@@ -248,6 +249,8 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> Report:
     common = {word for word, _ in counted.most_common(options.common)}
     # Only words spelled as they are normalised: "hath" and the like would stand for common words.
     distractors = sorted(w for w, n in counted.items() if w not in common and n >= 3 and len(w) > 3 and fold(w) == w)
+    if len(distractors) < (most := max(options.distractors)):
+        raise DataError(f"--text has {len(distractors)} rare words for lists of {most}: add text, or set --distractors")
     recogniser = asr.load(options.model, device=options.device)
     clips = [(one, audio.load(one.audio)) for one in choose(read(options.manifest), common, options.limit)]
     rare = {word for one, _ in clips for word in fold(one.text or "").split()} - common

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from asr.steps import Steps
-from recipes.benchmark.hotwords import Counts, compare, in_turn
+from recipes.benchmark.hotwords import Counts, compare, in_turn, main
 
 
 def test_rare_and_other_words_are_counted_apart() -> None:
@@ -28,3 +32,11 @@ def test_lists_take_steps_in_turn() -> None:
     assert [name for name, _ in found] == ["a", "b", "c"]
     assert order == ["a0", "b0", "c0", "a1", "c1", "a2"]
     assert all(seconds >= 0 for _, seconds in found)
+
+
+def test_text_with_too_few_rare_words_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a small text, the lists of 100 and of 1,000 names had no distractor, and their costs were all the same."""
+    text = tmp_path / "train.txt"
+    text.write_text("a rare word\n")
+    assert main(["--manifest", str(tmp_path / "dev.jsonl"), "--text", str(text)]) == 1
+    assert "--text has 0 rare words for lists of 1000" in capsys.readouterr().err
