@@ -47,7 +47,7 @@ class Batches:
             for source, read in readers:
                 job = Job(source, keep_damaged)
                 try:
-                    for span in split(job.read(read), self._decoding.segment):
+                    for span in split(job.read(read), self._decoding.segment, workers.ahead):
                         job.pending += 1
                         waiting.append((job, span))
                         if len(waiting) >= self._decoding.batch_size * _AHEAD:

@@ -7,8 +7,9 @@ lock matters little, since PyTorch releases it within its operations, which are 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from threading import Event
 from types import TracebackType
 from typing import TypeVar
@@ -37,11 +38,13 @@ class Workers:
         self.count = self._torch_threads if device.type == "cpu" else 1
         self._stopped = Event()
         self._pool: ThreadPoolExecutor | None = None
+        self._ahead: ThreadPoolExecutor | None = None  # apart from the batches, behind which it would wait
 
     def __enter__(self) -> Workers:
         if self.count > 1:
             torch.set_num_threads(1)
             self._pool = ThreadPoolExecutor(self.count, "spellstream-worker", torch.set_num_threads, (1,))
+            self._ahead = ThreadPoolExecutor(self.count, "spellstream-ahead", torch.set_num_threads, (1,))
         return self
 
     def __exit__(
@@ -49,7 +52,8 @@ class Workers:
     ) -> None:
         """End the work after the current steps."""
         self._stopped.set()
-        if self._pool is not None:
+        if self._pool is not None and self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self._torch_threads)
 
@@ -62,6 +66,22 @@ class Workers:
             return (finish(function(item)) for item in items)
         futures = [self._pool.submit(self._work, function, item) for item in items]
         return (future.result() for future in futures)
+
+    def ahead(self, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+        """As the builtin `map`, but with several threads, they work on the next items while the caller uses a result.
+
+        They do not wait for the work of `map`.
+        """
+        if self._ahead is None:
+            yield from map(function, items)
+            return
+        begun: deque[Future[T]] = deque()
+        for item in items:
+            begun.append(self._ahead.submit(function, item))
+            if len(begun) > self.count:
+                yield begun.popleft().result()
+        for future in begun:
+            yield future.result()
 
     def _work(self, function: Callable[[Item], Steps[T]], item: Item) -> T:
         return finish(self._until_stopped(function(item)))

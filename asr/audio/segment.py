@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from asr.audio import SAMPLE_RATE
-from asr.audio.vad import WINDOW_SAMPLES, StreamDetector
+from asr.audio.vad import WINDOW_SAMPLES, Apply, StreamDetector
 from asr.config import require
 
 __all__ = ["WINDOW_SAMPLES", "Cutter", "SegmentConfig", "Span", "split", "steps"]
@@ -164,22 +164,28 @@ class Cutter:
         return start, cut
 
 
-def split(waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None) -> Iterator[Span]:
+def split(
+    waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None, apply: Apply = map
+) -> Iterator[Span]:
     """Cut a source into spans of speech, independently of the sizes of its blocks.
 
     Args:
         waveform_blocks: 16 kHz mono float32 tensors `(samples,)`, as `asr.audio.blocks` yields them.
         config: where to cut.
+        apply: runs most of the detector's work, see `StreamDetector.run`.
 
     Yields:
         Spans in order that do not overlap, each at most `max_seconds` long. A source of at most `max_seconds` without
         a pause between two spans is one span if any window reaches `presence_threshold`.
     """
-    return (span for span in steps(waveform_blocks, config, _SPLIT_SECONDS) if span is not None)
+    return (span for span in steps(waveform_blocks, config, _SPLIT_SECONDS, apply) if span is not None)
 
 
 def steps(
-    waveform_blocks: Iterable[torch.Tensor], config: SegmentConfig | None = None, seconds: int = _STEP_SECONDS
+    waveform_blocks: Iterable[torch.Tensor],
+    config: SegmentConfig | None = None,
+    seconds: int = _STEP_SECONDS,
+    apply: Apply = map,
 ) -> Iterator[Span | None]:
     """As `split`, but yield a span or None at least every few `seconds` of audio, so that callers can do other work."""
     config = config or SegmentConfig()
@@ -190,10 +196,11 @@ def steps(
         yield from _short_source(head, config)
         return
 
-    detector, cutter, history = StreamDetector(), Cutter(config), _History()
+    cutter, history = Cutter(config), _History()
     windows, count = itertools.chain(head, windows), seconds * SAMPLE_RATE // WINDOW_SAMPLES
-    while group := list(itertools.islice(windows, count)):
-        for window, probability in zip(group, detector.run(group), strict=True):
+    groups = iter(lambda: list(itertools.islice(windows, count)), [])
+    for group, probabilities in StreamDetector().run(groups, apply):
+        for window, probability in zip(group, probabilities, strict=True):
             history.append(window)
             if found := cutter.push(probability):
                 yield history.span(*found)
@@ -205,11 +212,12 @@ def steps(
 
 def _short_source(windows: Sequence[torch.Tensor], config: SegmentConfig) -> Iterator[Span]:
     """Cut a source of at most `max_seconds` at its pauses; without pauses it is one span, silence included."""
-    detector, cutter = StreamDetector(), Cutter(config)
-    probabilities = detector.run(windows)
-    if not windows or max(probabilities) < config.presence_threshold:
+    if not windows:
         return
-    waveform = torch.cat(list(windows))
+    ((_, probabilities),) = StreamDetector().run([windows])
+    if max(probabilities) < config.presence_threshold:
+        return
+    waveform, cutter = torch.cat(list(windows)), Cutter(config)
     found = [*map(cutter.push, probabilities), cutter.finish(len(waveform))]
     spans = [span for span in found if span is not None]
     if len(spans) < 2:

@@ -6,9 +6,9 @@ import contextlib
 import functools
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,18 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr.errors import DependencyError
 
-__all__ = ["WINDOW_SAMPLES", "SpeechDetector", "SpeechState", "StreamDetector"]
+__all__ = ["WINDOW_SAMPLES", "Apply", "SpeechDetector", "SpeechState", "StreamDetector", "Windows"]
 
 WINDOW_SAMPLES = 512  # 32 ms: the only window that silero-vad takes at 16 kHz
 _CONTEXT_SAMPLES = 64  # end of the previous window, part of the input
 _HIDDEN_SIZE = 128
 _MOST_WINDOWS = 4_096  # per batch; bounds the memory for a chunk of hours
+
+
+Windows: TypeAlias = Sequence[Tensor]  # of one stream, one after the other
+_InContext: TypeAlias = tuple[Windows, Tensor]  # with the end of the audio before them, `(1, 64)`
+_Heard: TypeAlias = tuple[Windows, Tensor]  # with the features of `SpeechDetector.hear`
+Apply: TypeAlias = Callable[[Callable[[_InContext], _Heard], Iterable[_InContext]], Iterator[_Heard]]  # as `map`
 
 
 class SpeechState(NamedTuple):
@@ -68,20 +74,40 @@ class SpeechDetector:
         Returns:
             Probabilities `(B, W)` that a window is speech, and the next state.
         """
+        probabilities, hidden = self.rate(self.hear(windows, state.context), counts, state.hidden)
+        last = windows[torch.arange(len(windows)), counts - 1]
+        return probabilities, SpeechState(hidden, last[:, -_CONTEXT_SAMPLES:])
+
+    @torch.inference_mode()
+    def hear(self, windows: Tensor, context: Tensor) -> Tensor:
+        """The layers that see one window at a time: windows as in `run`, and the context of its state.
+
+        They take most of the time, and need no result of the windows before, so that threads can share them.
+
+        Returns:
+            Features of each window, `(B, W, 128)`.
+        """
         batch, longest, _ = windows.shape
-        before = torch.cat([state.context[:, None], windows[:, :-1, -_CONTEXT_SAMPLES:]], dim=1)
+        before = torch.cat([context[:, None], windows[:, :-1, -_CONTEXT_SAMPLES:]], dim=1)
         x = torch.cat([before, windows], dim=2).flatten(0, 1)
-        # One thread is faster than several for so little work. The optimising executor would compile again for every
-        # number of windows, and its results are not bit-identical.
-        with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        with _plain_execution():
             parts = [self._model.encoder(self._model.run_extractors(part)) for part in x.split(_MOST_WINDOWS)]
-            heard = torch.cat(parts).view(batch, longest, -1)
+        return torch.cat(parts).view(batch, longest, -1)
+
+    @torch.inference_mode()
+    def rate(self, heard: Tensor, counts: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The LSTM over windows: features from `hear`, counts as in `run`, and the hidden state `(2, B, 128)`.
+
+        Returns:
+            Probabilities `(B, W)`, and the next hidden state.
+        """
+        batch, longest, _ = heard.shape
+        with _plain_execution():
             packed = pack_padded_sequence(heard, counts, batch_first=True, enforce_sorted=False)
-            packed, (hidden, cell) = self._lstm(packed, (state.hidden[:1], state.hidden[1:]))
+            packed, (h, c) = self._lstm(packed, (hidden[:1], hidden[1:]))
             outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=longest)
             probabilities = self._model.decoder.decoder(outputs.flatten(0, 1)[..., None]).view(batch, longest)
-        last = windows[torch.arange(batch), counts - 1]
-        return probabilities, SpeechState(torch.cat([hidden, cell]), last[:, -_CONTEXT_SAMPLES:])
+        return probabilities, torch.cat([h, c])
 
 
 class StreamDetector:
@@ -89,17 +115,34 @@ class StreamDetector:
 
     def __init__(self) -> None:
         self._detector = SpeechDetector(torch.device("cpu"))
-        self._state = SpeechState.start(1, torch.device("cpu"))
+        self._hidden, self._context = SpeechState.start(1, torch.device("cpu"))
 
-    def run(self, windows: Sequence[Tensor]) -> list[float]:
-        """The probabilities, 0 to 1, that the next windows, each at most `(512,)` samples at 16 kHz, are speech."""
-        if not windows:
-            return []
-        padded = torch.stack([torch.nn.functional.pad(w, (0, WINDOW_SAMPLES - len(w))) for w in windows])
-        count = torch.tensor([len(windows)])
-        probabilities, self._state = self._detector.run(padded[None], count, self._state)
-        found: list[float] = probabilities[0].tolist()
-        return found
+    def run(self, groups: Iterable[Windows], apply: Apply = map) -> Iterator[tuple[Windows, list[float]]]:
+        """Rate the next windows, group by group.
+
+        Args:
+            groups: windows at 16 kHz, none empty; each of 512 samples, except that the last of all may be shorter.
+            apply: what runs most of the work, which is independent from group to group, in order; by default here,
+                when the group is requested.
+
+        Yields:
+            Each group, and the probability, 0 to 1, of each of its windows that it is speech.
+        """
+        for group, heard in apply(self._hear, self._with_context(groups)):
+            probabilities, self._hidden = self._detector.rate(heard, torch.tensor([len(group)]), self._hidden)
+            yield group, probabilities[0].tolist()
+
+    def _with_context(self, groups: Iterable[Windows]) -> Iterator[_InContext]:
+        """Each group with the end of the audio before it."""
+        for group in groups:
+            before, self._context = self._context, group[-1][None, -_CONTEXT_SAMPLES:]
+            yield group, before
+
+    def _hear(self, each: _InContext) -> _Heard:
+        group, context = each
+        samples = torch.cat(list(group))
+        padded = torch.nn.functional.pad(samples, (0, -len(samples) % WINDOW_SAMPLES))
+        return group, self._detector.hear(padded.view(1, -1, WINDOW_SAMPLES), context)
 
 
 @functools.cache
@@ -118,6 +161,16 @@ def _load(device: str) -> tuple[Any, nn.LSTM]:
     cell = model.decoder.rnn.state_dict()
     lstm.load_state_dict({f"{name}_l0": value for name, value in cell.items()})
     return model, lstm
+
+
+@contextlib.contextmanager
+def _plain_execution() -> Iterator[None]:
+    """Run the network on one thread of torch, which is faster than several for so little work, and not optimised.
+
+    The optimising executor would compile again for every number of windows, and its results are not bit-identical.
+    """
+    with _one_thread(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 
 import asr
 from asr.audio import SAMPLE_RATE
-from asr.audio.segment import SegmentConfig
+from asr.audio.segment import WINDOW_SAMPLES, SegmentConfig
+from asr.audio.vad import StreamDetector
 from asr.batches import Batches
 from asr.config import SearchConfig
 from asr.errors import AudioError
@@ -105,7 +107,7 @@ def test_a_file_that_breaks_off_while_it_is_decoded_is_reported_once(recogniser:
         return (yield from recogniser.decode_steps(waveforms, greedy, word_timestamps=False))
 
     def broken() -> Generator[Tensor, None, None]:
-        for _ in range(40):  # longer than what the speech detector takes at a time
+        for _ in range(80):  # longer than what the speech detector takes at a time, and ahead
             yield noise
         assert begun.wait(30)
         raise AudioError("broken", "is cut short")
@@ -156,3 +158,48 @@ def test_results_come_in_order_and_an_error_where_it_is(two_threads: None) -> No
         assert [next(found) for _ in range(3)] == [0, 1, 4]
         with pytest.raises(ValueError, match="three"):
             next(found)
+
+
+def test_threads_work_ahead_and_results_come_in_order(two_threads: None) -> None:
+    names: set[str] = set()
+
+    def work(item: int) -> int:
+        names.add(threading.current_thread().name)
+        if item == 30:
+            raise ValueError("thirty")
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    with Workers(CPU) as workers:
+        found = workers.ahead(work, itertools.count())
+        assert [next(found) for _ in range(30)] == [item * item for item in range(30)]
+        assert {name.rpartition("_")[0] for name in names} == {"spellstream-ahead"}
+        with pytest.raises(ValueError, match="thirty"):
+            next(found)
+
+
+def test_work_ahead_waits_for_no_batch(two_threads: None) -> None:
+    """While batches keep their threads busy, the next audio is heard."""
+    released = threading.Event()
+
+    def batch(item: int) -> Steps[int]:
+        yield
+        assert released.wait(30)
+        return item
+
+    with Workers(CPU) as workers:
+        batches = workers.map(batch, range(4))
+        assert [*workers.ahead(str, range(9))] == [*map(str, range(9))]
+        released.set()
+        assert [*batches] == [*range(4)]
+
+
+def test_speech_detected_ahead_is_the_same_bit_by_bit(two_threads: None) -> None:
+    """Groups of windows heard by several threads at a time have the probabilities that they have one by one."""
+    noise = torch.randn(90 * WINDOW_SAMPLES + 100, generator=torch.Generator().manual_seed(0))
+    windows = (noise * torch.linspace(0, 1, len(noise))).split(WINDOW_SAMPLES)
+    groups = [windows[start : start + 7] for start in range(0, len(windows), 7)]
+    with Workers(CPU) as workers:
+        found = [probabilities for _, probabilities in StreamDetector().run(groups, workers.ahead)]
+        assert found == [probabilities for _, probabilities in StreamDetector().run(groups)]
+    assert [len(each) for each in found] == [len(group) for group in groups]

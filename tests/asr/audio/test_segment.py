@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asr.audio import SAMPLE_RATE, load, segment
 from asr.audio.segment import WINDOW_SAMPLES, Cutter, SegmentConfig, Span, split, steps
-from asr.audio.vad import StreamDetector
+from asr.audio.vad import Apply, StreamDetector, Windows
 from asr.errors import ConfigError
 
 SHORT = SegmentConfig(max_seconds=2.0, min_silence_ms=320, padding_ms=96, min_speech_ms=0)
@@ -131,9 +131,10 @@ def test_settings_out_of_bounds_are_named(change: dict[str, float]) -> None:
 class Loudness:
     """A stub for the detector: loud windows are speech."""
 
-    def run(self, windows: Sequence[torch.Tensor]) -> list[float]:
-        assert all(window.shape <= (WINDOW_SAMPLES,) for window in windows)
-        return [float(window.abs().max().clamp(max=1)) for window in windows]
+    def run(self, groups: Iterable[Windows], apply: Apply = map) -> Iterator[tuple[Windows, list[float]]]:
+        for windows in groups:
+            assert all(window.shape <= (WINDOW_SAMPLES,) for window in windows)
+            yield windows, [float(window.abs().max().clamp(max=1)) for window in windows]
 
 
 @pytest.fixture
@@ -267,9 +268,10 @@ def test_detectors_run_side_by_side_and_leave_threads_alone() -> None:
     threads = torch.get_num_threads()
     noise = 0.1 * torch.randn(40, WINDOW_SAMPLES)
     one, other, single = StreamDetector(), StreamDetector(), StreamDetector()
-    alone = single.run(list(noise))
-    pairs = [(*one.run([window]), *other.run([window.flip(0)])) for window in noise]
-    assert [first for first, _ in pairs] == pytest.approx(alone, abs=1e-5)
+    ((_, alone),) = single.run([list(noise)])
+    ones, others = one.run([window] for window in noise), other.run([window.flip(0)] for window in noise)
+    pairs = list(zip(ones, others, strict=True))
+    assert [probability for (_, (probability,)), _ in pairs] == pytest.approx(alone, abs=1e-5)
     assert torch.get_num_threads() == threads
 
 

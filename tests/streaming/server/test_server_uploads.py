@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -25,7 +25,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from asr.audio.vad import StreamDetector
+from asr.audio.vad import SpeechDetector
 from streaming.engine import Engine
 from streaming.server.config import ServerConfig, ServerLimits
 from tests.support.serving import Running, running
@@ -199,13 +199,13 @@ def test_a_files_name_means_nothing(
 def test_a_short_file_does_not_wait_for_a_long_one(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short file does not wait for a long one, even of silence: a small file that takes long to read."""
     done: list[str] = []
-    hear = StreamDetector.run
+    hear = SpeechDetector.hear
 
-    def slowly(detector: StreamDetector, windows: Sequence[torch.Tensor]) -> list[float]:
+    def slowly(detector: SpeechDetector, windows: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         time.sleep(0.1)
-        return hear(detector, windows)
+        return hear(detector, windows, context)
 
-    monkeypatch.setattr(StreamDetector, "run", slowly)
+    monkeypatch.setattr(SpeechDetector, "hear", slowly)
 
     def ask(name: str, file: bytes) -> None:
         assert post(server, form(file))[0] == 200
