@@ -152,21 +152,18 @@ def place_hotwords_steps(
         return found
     before = dict(enumerate(earlier)) if earlier else dict.fromkeys(listed, Earlier())
     log_probs, counts = _heard(model, encoded, trace, prefix)
-    sure: dict[int, Tensor] = {}
-    for row in listed:
-        frames = log_probs[row, : counts[row]]
-        if (spans := align(frames, found[row][0].tokens)) is None:
-            continue
-        early = frames[: max(0, len(frames) - before[row].unsure_frames)]
-        trace.spans[row] = spans
-        trace.hotwords[row] = HotwordState(waiting=spans[-1][1] > len(early))
-        if spans[0][1] <= len(early):
-            sure[row] = early
     some: list[_Variant] = []
-    for row, spots in _spotted(listed, sure, before, config).items():
-        words = _Words.of(row, found[row][0].tokens, trace.spans[row], counts[row], listed[row])
-        if words.spans[0][1] <= len(sure[row]):
-            some += _replacements(words, spots, listed[row], config.hotword_weight)
+    for row, spotter in listed.items():
+        tokens, frames = found[row][0].tokens, log_probs[row, : counts[row]]
+        if (spans := align(frames, tokens)) is None:
+            continue
+        sure = frames[: max(0, len(frames) - before[row].unsure_frames)]
+        trace.spans[row] = spans
+        trace.hotwords[row] = HotwordState(waiting=spans[-1][1] > len(sure))
+        if spots := spotter.spots(sure, before[row].tokens, config.hotword_weight, config.hotword_margin):
+            words = _Words.of(row, tokens, spans, len(frames), spotter)
+            if words.spans[0][1] <= len(sure):
+                some += _replacements(words, spots, spotter, config.hotword_weight)
     if not (variants := _likely(some, log_probs, config)):
         return found
 
@@ -187,19 +184,6 @@ def _heard(model: Model, encoded: Encoded, trace: Trace, prefix: Prefix | None) 
     if log_probs is None:
         log_probs = from_frame(model.ctc_log_probs(encoded.encoder_out), first)
     return log_probs.float().cpu(), (lengths - first).clamp(min=0).tolist()
-
-
-def _spotted(
-    listed: Mapping[int, Spotter], sure: Mapping[int, Tensor], before: Mapping[int, Earlier], config: SearchConfig
-) -> dict[int, list[Spot]]:
-    """The spots in the `sure` frames of each row that has any, looked for in all rows with the same list together."""
-    found: dict[int, list[Spot]] = {}
-    for spotter in dict.fromkeys(listed[row] for row in sure):
-        rows = [row for row in sure if listed[row] is spotter]
-        log_probs, known = [sure[row] for row in rows], [before[row].tokens for row in rows]
-        spots = spotter.spots(log_probs, known, config.hotword_weight, config.hotword_margin)
-        found |= zip(rows, spots, strict=True)
-    return {row: found[row] for row in sure if found[row]}
 
 
 def _scores(

@@ -48,7 +48,6 @@ _PLACES = 3  # maximum for a phrase in an utterance
 _PHRASE_LETTERS = 8  # added to the length of each phrase, because short ones are as improbable as long ones
 _KNOWN_TOKENS = 200  # before the search, in which a phrase may begin: more than the longest phrase has
 _MAX_CELLS = 1 << 16  # paths followed at a time, spellings times frames, so that they fit into the cache
-_MAX_FRAMES = 512  # looked through at a time, for the same reason; streams have few each
 
 _Floats = NDArray[np.float64]
 _Frames = NDArray[np.float32]
@@ -129,67 +128,35 @@ class Spotter:
         latest = (" ".join(words[-count:]) for count in range(1, min(self.words, len(words) + 1)))
         return [rest for text in latest for rest in self.rests.get(text, ())]
 
-    def spots(
-        self, log_probs: Sequence[Tensor], known: Sequence[Sequence[int]], weight: float, margin: float
-    ) -> list[list[Spot]]:
-        """The likeliest places of phrases in each of several utterances.
+    def spots(self, log_probs: Tensor, known: Sequence[int], weight: float, margin: float) -> list[Spot]:
+        """The likeliest places of phrases in an utterance.
 
         Args:
-            log_probs: `(T, V)` of the CTC head for each utterance.
-            known: tokens before the first frame of each.
+            log_probs: `(T, V)` of the CTC head.
+            known: tokens before the first frame.
             weight: factor of the worth of phrases.
             margin: how far a place may score below the best path, per unit of its phrase's weighted worth.
         """
-        frames, scale = [relative(one) for one in log_probs], weight * margin
-        found: list[list[tuple[float, Spot]]] = [[] for _ in frames]
-        for rows in _batches(list(map(len, frames))):
-            for row, some in zip(rows, _spots([frames[row] for row in rows], self.table, scale), strict=True):
-                found[row] = some
-                if rests := self.begun(known[row]):
-                    found[row] = some + _spots([frames[row]], Table.of(rests), scale)[0]
-        ranked = (sorted(some, key=lambda pair: -pair[0]) for some in found)
-        return [[spot for _, spot in some[: _most(len(one))]] for some, one in zip(ranked, frames, strict=True)]
+        if not len(log_probs):
+            return []
+        frames, rests = relative(log_probs), self.begun(known)
+        found = _spots(frames, self.table, weight * margin)
+        if rests:
+            found += _spots(frames, Table.of(rests), weight * margin)
+        return [spot for _, spot in sorted(found, key=lambda pair: -pair[0])[: _most(len(log_probs))]]
 
 
-def _batches(counts: Sequence[int]) -> list[list[int]]:
-    """Utterances of `counts` frames to look through together: neighbours, without those that have no frame."""
-    batches: list[list[int]] = []
-    for row, count in enumerate(counts):
-        if not count:
-            continue
-        if not batches or (len(batches[-1]) + 1) * max(count, *(counts[i] for i in batches[-1])) > _MAX_FRAMES:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
-def _spots(frames: Sequence[_Frames], table: Table, scale: float) -> list[list[tuple[float, Spot]]]:
-    """For each utterance the places of its likeliest spellings, each with its distance above the lowest score."""
-    found: list[list[tuple[float, Spot]]] = [[] for _ in frames]
-    hopeless = -1.0 - scale * float(table.worths.max())
-    owners, which, paths = best_paths(_padded(frames, hopeless), table, scale)
+def _spots(frames: _Frames, table: Table, scale: float) -> list[tuple[float, Spot]]:
+    """The places of the likeliest spellings, each with its distance above the lowest score."""
+    which, paths = best_paths(frames, table, scale)
     if not len(which):
-        return found
-    # The likeliest spellings of each utterance.
+        return []
     least = -scale * table.worths[which]
-    order = np.lexsort((least - paths.best, owners))
-    rank = np.arange(len(order)) - np.searchsorted(owners, owners)
-    likeliest = order[rank < np.array([_most(len(one)) for one in frames])[owners]]
-
-    columns = (x[likeliest].tolist() for x in (owners, which, least))
-    for row, i, low, some in zip(*columns, places(paths.select(likeliest)), strict=True):
-        found[row] += [(score - low, Spot(table.spellings[i], *span)) for score, *span in some if score > low]
-    return found
-
-
-def _padded(frames: Sequence[_Frames], value: float) -> _Frames:
-    """Utterances of `(T, V)` as one array `(B, T, V)`."""
-    if len(frames) == 1:
-        return frames[0][None]
-    found = np.full((len(frames), max(map(len, frames)), frames[0].shape[1]), value, np.float32)
-    for row, one in zip(found, frames, strict=True):
-        row[: len(one)] = one
-    return found
+    likeliest = np.argsort(least - paths.best, kind="stable")[: _most(len(frames))]
+    rows = zip(which[likeliest].tolist(), least[likeliest].tolist(), places(paths.select(likeliest)), strict=True)
+    return [
+        (score - low, Spot(table.spellings[i], *span)) for i, low, some in rows for score, *span in some if score > low
+    ]
 
 
 def _most(frames: int) -> int:
@@ -235,53 +202,43 @@ def _scores(keys: _Ints) -> _Floats:
     return found
 
 
-def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, _Ints, Paths]:
+def best_paths(frames: _Frames, table: Table, scale: float) -> tuple[_Ints, Paths]:
     """The best paths of the spellings that score above the least score.
 
     Args:
-        frames: `(B, T, V)`, relative to the likeliest token of each frame; at least one. Padding is lower than the
-            least score of every spelling, so that no path leads through it.
+        frames: `(T, V)`, relative to the likeliest token of each frame; at least one.
         table: N spellings.
         scale: the least score of a spelling is minus `scale` times its worth.
 
     Returns:
-        Ascending utterances `(N',)`, ascending rows `(N',)` of the table for each, and their paths.
+        Ascending rows `(N',)` of the table, and their paths.
     """
     # No path is better than the best frames of its tokens.
-    batch, count, vocabulary = frames.shape
-    likeliest, least = np.zeros((batch, vocabulary + 1)), -scale * table.worths  # nothing for padding
-    frames.max(1, out=likeliest[:, :-1])
-    best = likeliest.take(table.tokens, axis=1)
-    owners, rows = (best.sum(2) > least).nonzero()
-    if not len(rows):
-        return owners, rows, Paths(np.zeros((count, 0), np.int64))
-    hope = np.zeros((len(rows), best.shape[2] + 1))  # best score from each token on, above the least
-    np.cumsum(best[owners, rows, ::-1], axis=1, out=hope[:, -2::-1])
-    hope -= least[rows, None]
+    best, least = np.append(frames.max(0), 0.0)[table.tokens], -scale * table.worths  # nothing for padding
+    hopeful = np.flatnonzero(best.sum(1) > least)
+    if not len(hopeful):
+        return hopeful, Paths(np.zeros((len(frames), 0), np.int64))
+    hope = np.zeros((len(hopeful), best.shape[1] + 1))  # best score from each token on, above the least
+    np.cumsum(best[hopeful, ::-1], axis=1, out=hope[:, -2::-1])
+    hope -= least[hopeful, None]
 
-    # Sums for the tokens of hopeful spellings alone, renumbered as columns.
-    tokens = owners[:, None] * vocabulary + np.maximum(table.tokens[rows], BLANK)
+    # Sums for the tokens of hopeful spellings alone, renumbered as columns; the last column is the blank's.
+    tokens = table.tokens[hopeful]
     left, columns = np.unique(tokens, return_inverse=True)
-    columns, lengths = columns.reshape(tokens.shape), table.lengths[rows]  # numpy 1 flattens them
-    utterances, read = np.divmod(left, vocabulary)
-    beside, blank = _summed(frames[utterances, :, read].T), _summed(frames[:, :, BLANK].T)[:, utterances]
-    beside -= blank
-    found, size = [], max(1, _MAX_CELLS // count)
-    for first in range(0, len(rows), size):
-        part = np.arange(first, min(first + size, len(rows)))
-        found += _followed(beside, blank, part, columns[part], lengths[part], hope[part])
-    some, keys = np.concatenate([some for some, _ in found]), np.concatenate([paths for _, paths in found], axis=1)
-    order = some.argsort()
-    some = some[order]
-    return owners[some], rows[some], Paths(keys[:, order])
-
-
-def _summed(scores: _Frames) -> _Ints:
-    """Scores `(T, N)` as keys of paths, summed over all earlier frames: `(T + 1, N)`."""
-    sums = np.zeros((len(scores) + 1, scores.shape[1]), np.int64)
-    whole = np.rint(scores.astype(np.float64) * _UNIT).astype(np.int64)
+    columns = columns.reshape(tokens.shape)  # numpy 1 flattens it
+    sums = np.zeros((len(frames) + 1, len(left) + 1), np.int64)
+    whole = np.rint(frames[:, np.append(left, BLANK)].astype(np.float64) * _UNIT).astype(np.int64)
     np.cumsum(whole << _FRAME_BITS, axis=0, out=sums[1:])
-    return sums
+    blank = sums[:, -1].copy()
+    beside = np.subtract(sums, blank[:, None], out=sums)
+    found, size = [], max(1, _MAX_CELLS // len(frames))
+    for first in range(0, len(hopeful), size):
+        part = slice(first, first + size)
+        rows = hopeful[part]
+        found += _followed(beside, blank, rows, columns[part], table.lengths[rows], hope[part])
+    rows, keys = np.concatenate([some for some, _ in found]), np.concatenate([paths for _, paths in found], axis=1)
+    order = rows.argsort()
+    return rows[order], Paths(keys[:, order])
 
 
 def _followed(
@@ -293,19 +250,19 @@ def _followed(
 
     Args:
         beside: `(T + 1, columns)`: score of each token minus that of the blank, summed over all earlier frames.
-        blank: `(T + 1, columns)`: score of the blank in the utterance of each column, summed in the same way.
+        blank: `(T + 1,)`: score of the blank, summed in the same way.
     """
     # Scores are relative to a path of blanks through all frames. Blanks after a token then add nothing, and the
     # recursion over frames is a cumulative maximum.
     found, frames = [], len(blank) - 1
+    entry = (np.arange(frames) - blank[:-1])[:, None]  # a path begins anywhere
     read, which = np.unique(tokens[:, 0], return_inverse=True)
-    entry = np.arange(frames)[:, None] - blank[:-1, read]  # a path begins anywhere
     for u in range(1, tokens.shape[1] + 1):
         ended = entry - beside[:-1, read]
         np.maximum.accumulate(ended, axis=0, out=ended)
         ended += beside[1:, read]
 
-        paths = ended + blank[1:, read]
+        paths = ended + blank[1:, None]
         hopeful = _scores(paths.max(0))[which] + hope[:, u] > 0
         done, going = hopeful & (lengths == u), hopeful & (lengths > u)
         found.append((rows[done], paths[:, which[done]]))

@@ -53,7 +53,7 @@ def _fits(tokens: list[int], frames: int) -> bool:
 
 def scores(some: Spotter, log_probs: Tensor, scale: float = 100.0) -> dict[str, float]:
     """Scores of the spellings that are not pruned."""
-    _, rows, paths = best_paths(relative(log_probs)[None], some.table, scale)
+    rows, paths = best_paths(relative(log_probs), some.table, scale)
     said = [some.table.spellings[row].said for row in rows.tolist()]
     return dict(zip(said, paths.best.tolist(), strict=True))
 
@@ -86,8 +86,7 @@ def test_what_was_said_scores_nought_and_nothing_else_does() -> None:
 
 
 def spots(some: Spotter, log_probs: Tensor, known: str = "", margin: float = 0.2) -> list[Spot]:
-    (found,) = some.spots([log_probs[0]], [TOKENIZER.encode(known) if known else []], 1.0, margin)
-    return found
+    return some.spots(log_probs[0], TOKENIZER.encode(known) if known else [], 1.0, margin)
 
 
 def test_a_spot_is_where_the_phrase_was_said() -> None:
@@ -104,7 +103,7 @@ def test_a_spot_is_where_the_phrase_was_said() -> None:
 
 def test_the_score_of_a_place_is_that_of_its_path() -> None:
     (log_probs,), some = noise(1, 12), spotter("abba, bb, cab, scab")
-    _, rows, paths = best_paths(relative(log_probs)[None], some.table, 100.0)
+    rows, paths = best_paths(relative(log_probs), some.table, 100.0)
     for row, found in zip(rows.tolist(), places(paths), strict=True):
         score, first, after = found[0]
         tokens = list(some.table.spellings[row].tokens)
@@ -131,20 +130,6 @@ def test_a_phrase_goes_on_from_known_words() -> None:
     assert found.spelling.continues
     assert spots(some, frames, "abba back") == spots(some, frames) == []
     assert spots(some, frames[:, :0]) == some.begun([]) == spotter("sack, back").begun(TOKENIZER.encode("back")) == []
-
-
-def test_utterances_together_have_the_same_spots_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Utterances of any lengths, the empty one included, with their own known words."""
-    some = spotter("abba, a, cab, bb, a sack, scab, back, cabs, a back")
-    rows = [row[:count] for row, count in zip(noise(6, 14), (8, 14, 0, 11, 1, 14), strict=True)]
-    known = [TOKENIZER.encode(text) for text in ("cab", "back a", "a", "a", "scab", "sack a")]
-    alone = [some.spots([row], [tokens], 1.0, 0.6)[0] for row, tokens in zip(rows, known, strict=True)]
-    assert list(map(bool, alone)) == [True, True, False, True, False, True]
-    assert any(spot.spelling.continues for spots in alone for spot in spots)
-    for frames in (512, 30, 1):
-        monkeypatch.setattr(spotting, "_MAX_FRAMES", frames)
-        assert some.spots(rows, known, 1.0, 0.6) == alone
-    assert some.spots([], [], 1.0, 0.6) == []
 
 
 def test_what_the_model_cannot_spell_is_named() -> None:
