@@ -68,9 +68,9 @@ class Workers:
         return (future.result() for future in futures)
 
     def ahead(self, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-        """As the builtin `map`, but with several threads, they work on the next items while the caller uses a result.
+        """Like the builtin `map`; several threads work on the next items while the caller uses a result.
 
-        They do not wait for the work of `map`.
+        Batches given to `map` of this class do not delay them.
         """
         if self._ahead is None:
             yield from map(function, items)

@@ -172,7 +172,7 @@ def split(
     Args:
         waveform_blocks: 16 kHz mono float32 tensors `(samples,)`, as `asr.audio.blocks` yields them.
         config: where to cut.
-        apply: runs most of the detector's work, see `StreamDetector.run`.
+        apply: for the detector, see `StreamDetector.run`.
 
     Yields:
         Spans in order that do not overlap, each at most `max_seconds` long. A source of at most `max_seconds` without

@@ -23,7 +23,6 @@ _CONTEXT_SAMPLES = 64  # end of the previous window, part of the input
 _HIDDEN_SIZE = 128
 _MOST_WINDOWS = 4_096  # per batch; bounds the memory for a chunk of hours
 
-
 Windows: TypeAlias = Sequence[Tensor]  # of one stream, one after the other
 _InContext: TypeAlias = tuple[Windows, Tensor]  # with the end of the audio before them, `(1, 64)`
 _Heard: TypeAlias = tuple[Windows, Tensor]  # with the features of `SpeechDetector.hear`
@@ -80,9 +79,11 @@ class SpeechDetector:
 
     @torch.inference_mode()
     def hear(self, windows: Tensor, context: Tensor) -> Tensor:
-        """The layers that see one window at a time: windows as in `run`, and the context of its state.
+        """Run the layers that see one window at a time. They take most of the time, and threads can share them.
 
-        They take most of the time, and need no result of the windows before, so that threads can share them.
+        Args:
+            windows: as in `run`.
+            context: `(B, 64)`: end of the audio before the windows.
 
         Returns:
             Features of each window, `(B, W, 128)`.
@@ -96,7 +97,12 @@ class SpeechDetector:
 
     @torch.inference_mode()
     def rate(self, heard: Tensor, counts: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The LSTM over windows: features from `hear`, counts as in `run`, and the hidden state `(2, B, 128)`.
+        """Run the LSTM over windows.
+
+        Args:
+            heard: features from `hear`.
+            counts: as in `run`.
+            hidden: `(2, B, 128)`.
 
         Returns:
             Probabilities `(B, W)`, and the next hidden state.
@@ -122,8 +128,7 @@ class StreamDetector:
 
         Args:
             groups: windows at 16 kHz, none empty; each of 512 samples, except that the last of all may be shorter.
-            apply: what runs most of the work, which is independent from group to group, in order; by default here,
-                when the group is requested.
+            apply: runs `hear` for the groups, possibly in several threads, and yields the results in order.
 
         Yields:
             Each group, and the probability, 0 to 1, of each of its windows that it is speech.

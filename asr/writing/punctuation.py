@@ -21,8 +21,7 @@ LOOKAHEAD_WORDS = 4
 _BEFORE = 40  # words of context before a window
 _WINDOW = 160  # a longer utterance is tagged in windows of this many words,
 _AFTER = 24  # each with this many words of context after it, and `_BEFORE` before it
-# Per batch, including padding. It bounds the memory; batches of 8,192 take a fifth more time, for their padding.
-_BATCH_WORDS = 3_072
+_BATCH_WORDS = 3_072  # per batch, including padding: bounds the memory; larger batches have more padding
 
 
 class _Window(NamedTuple):

@@ -179,7 +179,7 @@ def test_threads_work_ahead_and_results_come_in_order(two_threads: None) -> None
 
 
 def test_work_ahead_waits_for_no_batch(two_threads: None) -> None:
-    """While batches keep their threads busy, the next audio is heard."""
+    """The speech detector works ahead while batches keep their threads busy."""
     released = threading.Event()
 
     def batch(item: int) -> Steps[int]:
