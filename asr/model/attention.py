@@ -181,7 +181,7 @@ class LocationAwareAttention(AdditiveAttention):
         self.to_location = nn.Linear(config.location_channels, config.size, bias=False)
 
     def _scores(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        if location.applies(query, memory.keys.shape[1]):
+        if location.applies(query):
             owners = memory.spread(torch.arange(len(memory.keys)), len(query))
             weights = self.filters.weight, self.to_location.weight, self.to_score.weight
             return location.scores(query, memory.keys, owners, previous[:, 0], *weights)[:, None]

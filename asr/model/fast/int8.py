@@ -87,7 +87,7 @@ class Linear8:
 
     def of_whole(self, whole: Tensor) -> Tensor:
         """Outputs for inputs that are integers, none above `largest()` in magnitude."""
-        rows = whole.flatten(0, -2)
+        rows, count = whole.flatten(0, -2), whole.shape[:-1].numel()
         found: Tensor
         if not vnni():  # the kernel rounds to unsigned bytes, of this scale and zero point
             found = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1.0, 64, self._packed)
@@ -95,9 +95,20 @@ class Linear8:
             found = torch._int_mm(rows.to(torch.int8), self.weight).float().mul_(self.scale)
         else:
             # The fast kernel takes unsigned bytes, their scale and their zero point.
-            inputs, weights = ((rows + 128).to(torch.uint8), 1.0, 128), (self._packed, self.scale, self._zeros)
+            padded = nn.functional.pad(rows + 128, (0, 0, 0, rounded_up(count) - count))
+            inputs, weights = (padded.to(torch.uint8), 1.0, 128), (self._packed, self.scale, self._zeros)
             found = torch.ops.onednn.qlinear_pointwise(*inputs, *weights, None, 1.0, 0, torch.float32, "none", [], "")
+            found = found[:count]
         return found.view(*whole.shape[:-1], -1)
+
+
+def rounded_up(rows: int) -> int:
+    """A number of rows that oneDNN's kernels are compiled for: at least `rows`, with few different results.
+
+    oneDNN compiles a kernel for each number of rows, which takes several times as long as running it.
+    """
+    step = max(16, 1 << max(0, rows.bit_length() - 5))
+    return -(-rows // step) * step
 
 
 def _pack_for_fbgemm(weight: Tensor, scale: Tensor, zeros: Tensor) -> object:

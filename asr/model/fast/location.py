@@ -1,8 +1,8 @@
 """Scores of location-aware attention for many hypotheses, a few at a time.
 
 With hundreds of hypotheses the tensor `(N, T, size)` before the tanh is far larger than a processor's cache, and the
-time goes into writing and reading it at each step. In blocks that fit into the cache it stays there. Wide filters
-are a matrix product: a convolution of one channel takes several times as long on a CPU.
+time goes into writing and reading it at each step. In blocks that fit into the cache it stays there. The filters are
+a matrix product: oneDNN would compile a convolution for each number of hypotheses and frames.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from asr.model import fast
 __all__ = ["applies", "scores"]
 
 _CACHED = 2**17  # numbers in a block: half a megabyte
-_WIDTHS = 2  # of the filters, beyond which the convolution is faster
 
 
-def applies(query: Tensor, frames: int) -> bool:
-    """Whether `scores` may be used for these queries `(N, size)`, and is faster: for many on a CPU, in float32."""
-    if query.numel() * frames < _CACHED:
+def applies(query: Tensor) -> bool:
+    """Whether `scores` may be used for these queries `(N, size)`, and is faster: several, in float32 on a CPU."""
+    if len(query) == 1:
         return False
     plain = query.device.type == "cpu" and query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and fast.enabled()
@@ -52,13 +51,15 @@ def scores(
     (_, frames, size), count = keys.shape, len(query)
     # tanh(x) is 2 sigmoid(2 x) - 1, and sigmoid is much faster. Softmax ignores the -1, which is in every score.
     query, location_weight, vector = 2 * query[:, None], 2 * location_weight.t(), 2 * score_weight[0]
-    location = filtered(previous, filters)
+    band = band_matrix(filters, frames) if frames <= filters.shape[-1] else None
+    location = None if band is None else (previous @ band).unflatten(1, (frames, -1))
     found = query.new_empty(count, frames)
     block = max(1, _CACHED // max(1, frames * size))
     for start in range(0, count, block):
         rows = slice(start, start + block)
         hidden = keys.index_select(0, owners[rows])
-        hidden.flatten(0, 1).addmm_(location[rows].flatten(0, 1), location_weight, beta=2)
+        seen = filtered(previous[rows], filters) if location is None else location[rows]
+        hidden.flatten(0, 1).addmm_(seen.flatten(0, 1), location_weight, beta=2)
         hidden.add_(query[rows]).sigmoid_()
         found[rows] = (hidden.flatten(0, 1) @ vector).view(-1, frames)
     return found
@@ -66,10 +67,13 @@ def scores(
 
 def filtered(x: Tensor, filters: Tensor) -> Tensor:
     """Rows `(N, T)`, zero beyond both ends, after filters `(C, 1, W)`, W odd: `(N, T, C)`."""
-    (count, frames), (channels, _, width) = x.shape, filters.shape
-    if frames > _WIDTHS * width:
-        return nn.functional.conv1d(x[:, None], filters, padding=width // 2).transpose(1, 2)
-    # A product with the band matrix of all shifts of the filters, without those that lie beyond the ends.
+    (count, frames), width = x.shape, filters.shape[-1]
+    windows = nn.functional.pad(x, (width // 2, width // 2)).unfold(1, width, 1)
+    return (windows.reshape(-1, width) @ filters[:, 0].t()).view(count, frames, -1)
+
+
+def band_matrix(filters: Tensor, frames: int) -> Tensor:
+    """All shifts of the filters as a matrix `(T, T * C)`, for a product with rows `(N, T)`; faster for a small T."""
+    width = filters.shape[-1]
     taps = nn.functional.pad(filters[:, 0], (frames - 1, frames - 1)).unfold(1, frames, 1)  # (C, W + T - 1, T)
-    band = taps[:, width // 2 : width // 2 + frames].permute(1, 2, 0).flip(1)
-    return (x @ band.flatten(1)).view(count, frames, channels)
+    return taps[:, width // 2 : width // 2 + frames].permute(1, 2, 0).flip(1).flatten(1)

@@ -17,6 +17,7 @@ from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LanguageModel, TokenPredictor
 from asr.model.states import select
+from tests.support.kernels import compiled_kernels
 from tests.support.tiny_model import tiny_lm, tiny_model
 
 pytestmark = pytest.mark.skipif(not int8.available(), reason="int8 needs FBGEMM: x86 with AVX2")
@@ -67,6 +68,25 @@ def test_the_largest_sums_do_not_overflow(packed: bool) -> None:
     for sign in (1.0, -1.0):
         found = linear.of_units(torch.full((3, 512), sign))
         torch.testing.assert_close(found, sign * weight.sum(1).expand(3, -1), rtol=1e-5, atol=0)
+
+
+@needs_vnni
+def test_few_numbers_of_rows_have_a_kernel_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """A kernel of oneDNN was compiled for each number of rows, which took several times as long as running it.
+
+    The number of hypotheses changes at most steps of a search, so that a new process was slow at its first files.
+    """
+    linear = int8.Linear8(torch.randn(136, 264), packed=True)
+    with compiled_kernels(capfd) as compiled:
+        for rows in range(1, 129):
+            assert linear.of_units(torch.rand(rows, 264)).shape == (rows, 136)
+    assert len(compiled) <= 2 * 8  # a product, and a change of its layout
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 200, 513, 4_000])
+def test_few_rows_are_added(rows: int) -> None:
+    assert rows <= int8.rounded_up(rows) < rows + max(16, rows / 8)
+    assert int8.rounded_up(int8.rounded_up(rows)) == int8.rounded_up(rows)
 
 
 def test_silence_stays_silence() -> None:
