@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.errors import DependencyError
 from asr.files import write_atomically
+from asr.model.fast import fast_paths
 
 __all__ = ["Graph", "Port", "require_onnx", "write_graph"]
 
@@ -95,7 +96,8 @@ def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
     """
     import onnx
 
-    with warnings.catch_warnings(), TemporaryDirectory() as temporary:
+    # A fast path may depend on the example's sizes: the trace is of plain PyTorch.
+    with warnings.catch_warnings(), fast_paths(False), TemporaryDirectory() as temporary:
         # Torch warns that this exporter is old, and of sizes that become constants, which tests would notice.
         warnings.simplefilter("ignore")
         torch.onnx.export(
