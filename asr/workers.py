@@ -1,8 +1,9 @@
 """Threads that decode batches in parallel, each with one PyTorch thread.
 
 PyTorch's own threads split each operation and synchronise at its end. The operations of a search are short, so two
-threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. Python's
-lock matters little, since PyTorch releases it within its operations, which are long with whole batches of files.
+threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. PyTorch
+releases Python's lock within its operations, which are long with whole batches of files; in searches threads still wait
+for it at times.
 """
 
 from __future__ import annotations
