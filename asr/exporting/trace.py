@@ -96,7 +96,7 @@ def write_graph(graph: Graph, folder: Path, sizes: Mapping[str, int]) -> None:
     """
     import onnx
 
-    # A fast path may depend on the example's sizes: the trace is of plain PyTorch.
+    # Plain PyTorch is traced, since a fast path may depend on the example's sizes.
     with warnings.catch_warnings(), fast_paths(False), TemporaryDirectory() as temporary:
         # Torch warns that this exporter is old, and of sizes that become constants, which tests would notice.
         warnings.simplefilter("ignore")

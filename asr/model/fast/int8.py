@@ -103,10 +103,7 @@ class Linear8:
 
 
 def rounded_up(rows: int) -> int:
-    """A number of rows that oneDNN's kernels are compiled for: at least `rows`, with few different results.
-
-    oneDNN compiles a kernel for each number of rows, which takes several times as long as running it.
-    """
+    """`rows` rounded up to one of few sizes: oneDNN compiles a kernel for each, which takes longer than running it."""
     step = max(16, 1 << max(0, rows.bit_length() - 5))
     return -(-rows // step) * step
 

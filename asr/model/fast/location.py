@@ -18,8 +18,8 @@ _CACHED = 2**17  # numbers in a block: half a megabyte
 
 
 def applies(query: Tensor) -> bool:
-    """Whether `scores` may be used for these queries `(N, size)`, and is faster: several, in float32 on a CPU."""
-    if len(query) == 1:
+    """Whether to use `scores` for queries `(N, size)`: at inference on a CPU in float32."""
+    if len(query) == 1:  # plain PyTorch is faster
         return False
     plain = query.device.type == "cpu" and query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and fast.enabled()
