@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.errors import SpellstreamError
     from asr.output.subtitles import SubtitleShape
+    from asr.processes import Processes
     from asr.recogniser import Recogniser
     from asr.transcript import Segment, Transcript, Word
 
 __all__ = [
+    "Processes",
     "Recogniser",
     "SearchConfig",
     "Segment",
@@ -48,6 +50,7 @@ _MODULES = {
     "config": ("SearchConfig",),
     "errors": ("SpellstreamError",),
     "output.subtitles": ("SubtitleShape",),
+    "processes": ("Processes",),
     "recogniser": ("Recogniser",),
     "transcript": ("Segment", "Transcript", "Word"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.audio.segment import Span, split
+from asr.decoding import decode_each
 from asr.errors import SpellstreamError
 from asr.jobs import Decoding, Job, Outcome, unexpected
 from asr.packing import pack
+from asr.processes import Processes
 from asr.steps import Steps
 from asr.transcript import Segment
 from asr.workers import Workers
@@ -27,32 +30,45 @@ class Batches:
     """Decodes batches, several in parallel if PyTorch has several threads.
 
     Args:
-        steps: decodes one batch, see `Recogniser.decode_steps`.
+        steps: decodes one batch, see `Recogniser.steps`.
         decoding: settings of segmentation and batch size.
         device: of the model.
+        processes: decode in place of threads, if they are running or the job is long.
     """
 
     def __init__(
-        self, steps: Callable[[Sequence[Tensor]], Steps[list[Segment]]], decoding: Decoding, device: torch.device
+        self,
+        steps: Callable[[Sequence[Tensor]], Steps[list[Segment]]],
+        decoding: Decoding,
+        device: torch.device,
+        processes: Processes | None = None,
     ) -> None:
-        self._steps, self._decoding, self._device = steps, decoding, device
+        self._each = partial(decode_each, steps)
+        self._decoding, self._device = decoding, device
+        self._processes = processes
 
     def run(
         self, readers: Iterable[tuple[Any, Generator[Tensor, None, None]]], keep_damaged: bool = False
     ) -> Iterator[Outcome]:
-        """Read the sources one after the other and decode whenever enough spans are waiting."""
+        """Read the sources one after the other and decode whenever enough spans are waiting.
+
+        Several workers begin with fewer, so that none waits long.
+        """
         waiting: list[tuple[Job, Span]] = []
         under_way: Iterator[Outcome] = iter(())  # decoded by workers while the next spans are read
+        full, is_long = self._decoding.batch_size * _AHEAD, False
         with Workers(self._device) as workers:
+            most = full if workers.count == 1 else min(full, self._decoding.batch_size * workers.count)
             for source, read in readers:
                 job = Job(source, keep_damaged)
                 try:
                     for span in split(job.read(read), self._decoding.segment, workers.ahead):
                         job.pending += 1
                         waiting.append((job, span))
-                        if len(waiting) >= self._decoding.batch_size * _AHEAD:
-                            before, under_way = under_way, self._begin(waiting, workers)
-                            waiting = []
+                        if len(waiting) >= most:
+                            before, under_way = under_way, self._begin(waiting, workers, is_long)
+                            is_long = len(waiting) >= full
+                            waiting, most = [], full
                             yield from before  # after the next ones are begun, so that no worker waits
                 except SpellstreamError as error:
                     job.error = error
@@ -65,29 +81,33 @@ class Batches:
                 if job.error is not None or job.pending == 0:
                     waiting = [(j, s) for j, s in waiting if j is not job]
                     yield job.outcome(self._decoding)
-            last = self._begin(waiting, workers)
+            last = self._begin(waiting, workers, is_long)
             yield from under_way
             yield from last
 
     def decode(self, waveforms: Sequence[Tensor]) -> list[Segment | Exception]:
         """Decode one batch, split among the workers."""
         with Workers(self._device) as workers:
-            batches = self._packed(waveforms, workers)
+            batches = self._packed(waveforms, workers.count)
             found = workers.map(self._each, [[waveforms[i] for i in batch] for batch in batches])
             rows = zip(itertools.chain(*batches), itertools.chain.from_iterable(found), strict=True)
             return [segment for _, segment in sorted(rows, key=lambda row: row[0])]
 
-    def _packed(self, waveforms: Sequence[Tensor], workers: Workers) -> list[list[int]]:
-        """The indices of each batch's waveforms."""
+    def _packed(self, waveforms: Sequence[Tensor], count: int) -> list[list[int]]:
+        """The indices of each batch's waveforms, for as many threads or processes."""
         most, seconds = self._decoding.batch_size, [len(waveform) / SAMPLE_RATE for waveform in waveforms]
-        return pack(seconds, most, workers.count, self._device.type == "cpu")
+        return pack(seconds, most, count, self._device.type == "cpu")
 
-    def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers) -> Iterator[Outcome]:
-        """Begin to decode all waiting spans; yield the sources that this finishes."""
-        packed = self._packed([span.waveform for _, span in waiting], workers)
+    def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers, is_long: bool) -> Iterator[Outcome]:
+        """Begin to decode all waiting spans, in a long job by processes; yield the sources that this finishes."""
+        processes = self._processes if self._processes is not None and self._processes.are_ready(is_long) else None
+        count = workers.count if processes is None else processes.count
+        packed = self._packed([span.waveform for _, span in waiting], count)
         batches = [[waiting[i] for i in batch] for batch in packed]
-        found = workers.map(self._each, [[span.waveform for _, span in batch] for batch in batches])
-        return self._finished(batches, found)
+        waveforms = [[span.waveform for _, span in batch] for batch in batches]
+        if processes is None:
+            return self._finished(batches, workers.map(self._each, waveforms))
+        return self._finished(batches, processes.decode(waveforms, self._decoding))
 
     def _finished(
         self, batches: Sequence[Sequence[tuple[Job, Span]]], found: Iterator[list[Segment | Exception]]
@@ -101,17 +121,3 @@ class Batches:
                     job.segments.append(segment.shifted(span.start_seconds))
                 if job.complete and job.pending == 0:
                     yield job.outcome(self._decoding)
-
-    def _each(self, waveforms: Sequence[Tensor]) -> Steps[list[Segment | Exception]]:
-        """Decode a batch; if it fails (out of memory), decode its items singly, each failure as an exception."""
-        try:
-            return list((yield from self._steps(waveforms)))
-        except SpellstreamError:  # settings that do not fit the model: wrong for every source
-            raise
-        except Exception as error:
-            if len(waveforms) == 1:
-                return [error]
-        each: list[Segment | Exception] = []
-        for waveform in waveforms:
-            each += yield from self._each([waveform])
-        return each

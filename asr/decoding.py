@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import SAMPLE_RATE
 from asr.config import SearchConfig
+from asr.errors import SpellstreamError
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.search import Hypothesis, Spotter, search_steps
@@ -19,7 +20,7 @@ from asr.steps import Steps
 from asr.text.tokenizer import Tokenizer
 from asr.transcript import Alternative, Segment, Word
 
-__all__ = ["decode_steps"]
+__all__ = ["decode_each", "decode_steps"]
 
 # Rows encoded together on a CPU: more rows exceed its caches (48 recordings took 5.8 ms per second of audio with 4
 # rows, 6.5 with 8, 8.4 with 16), and a step should be short.
@@ -67,6 +68,27 @@ def decode_steps(
         rows = zip(log_probs, levels, lengths, seconds, strict=True)
         sounds = [Sound.of(model.config, p[:n], level, s) for p, level, n, s in rows]
     return [_segment(tokenizer, *row, config.nbest) for row in zip(found, sounds, seconds, strict=True)]
+
+
+def decode_each(
+    decode: Callable[[Sequence[Tensor]], Steps[list[Segment]]], waveforms: Sequence[Tensor]
+) -> Steps[list[Segment | Exception]]:
+    """Decode a batch; if it fails (out of memory), decode its items singly, each failure as an exception.
+
+    Raises:
+        SpellstreamError: settings that do not fit the model, and are wrong for every item.
+    """
+    try:
+        return list((yield from decode(waveforms)))
+    except SpellstreamError:
+        raise
+    except Exception as error:
+        if len(waveforms) == 1:
+            return [error]
+    each: list[Segment | Exception] = []
+    for waveform in waveforms:
+        each += yield from decode_each(decode, [waveform])
+    return each
 
 
 def _groups(waveforms: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:

@@ -25,6 +25,7 @@ from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
 from asr.model.lm import LanguageModel, TokenPredictor
+from asr.processes import Processes
 from asr.search import Spotter
 from asr.search.spotting import spell
 from asr.steps import Steps, finish
@@ -262,6 +263,7 @@ class Recogniser:
         track: Track = None,
         hotwords: HotwordList = None,
         style: Style = "written",
+        processes: Processes | None = None,
     ) -> Iterator[Outcome]:
         """Transcribe many sources in constant memory, in batches of similar length across sources.
 
@@ -272,6 +274,7 @@ class Recogniser:
             sources: as in `transcribe`; arrays must be at 16 kHz.
             search, segment, word_timestamps, batch_size, track, hotwords, style: as in `transcribe`.
             keep_damaged: also transcribe the readable part of a damaged file.
+            processes: decode in place of threads.
 
         Yields:
             An `Outcome` for each source as soon as it is done, in any order. A source that cannot be read yields its
@@ -283,7 +286,7 @@ class Recogniser:
         rates = ((s, SAMPLE_RATE if isinstance(s, (np.ndarray, Tensor)) else None) for s in sources)
         readers = ((s, blocks(s, sample_rate=r, keep_damaged=keep_damaged, track=track)) for s, r in rates)
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
-        return self._batches(decoding).run(readers, keep_damaged)
+        return self._batches(decoding, processes).run(readers, keep_damaged)
 
     def _decoding(
         self,
@@ -301,14 +304,14 @@ class Recogniser:
         self.language_model(decoding.search)  # load it before several threads need it
         return decoding
 
-    def _batches(self, decoding: Decoding) -> Batches:
+    def _batches(self, decoding: Decoding, processes: Processes | None = None) -> Batches:
         """The batch decoder for these options."""
-        return Batches(
-            lambda waveforms: self.decode_steps(
-                waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords
-            ),
-            decoding,
-            self.device,
+        return Batches(self.steps(decoding), decoding, self.device, processes)
+
+    def steps(self, decoding: Decoding) -> Callable[[Sequence[Tensor]], Steps[list[Segment]]]:
+        """`decode_steps` with these options."""
+        return lambda waveforms: self.decode_steps(
+            waveforms, decoding.search, decoding.word_timestamps, decoding.hotwords
         )
 
     def decode(

@@ -3,14 +3,14 @@
 PyTorch's own threads split each operation and synchronise at its end. The operations of a search are short, so two
 threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. PyTorch
 releases Python's lock within its operations, which are long with whole batches of files; in searches threads still wait
-for it at times.
+for it at times. Long work is therefore done by processes where the caller allows it, see `asr.processes`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from types import TracebackType
 from typing import TypeVar
@@ -85,13 +85,4 @@ class Workers:
             yield future.result()
 
     def _work(self, function: Callable[[Item], Steps[T]], item: Item) -> T:
-        return finish(self._until_stopped(function(item)))
-
-    def _until_stopped(self, steps: Steps[T]) -> Steps[T]:
-        while not self._stopped.is_set():
-            try:
-                yield next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-        raise CancelledError
+        return finish(function(item), self._stopped.is_set)

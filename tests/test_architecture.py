@@ -30,6 +30,7 @@ LAYERS = (
     ("model", "workers"),
     ("search",),
     ("checkpoint", "decoding", "jobs"),
+    ("processes",),
     ("batches",),
     ("recogniser",),
     ("plot", "archive", "importing", "exporting", "publishing"),

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from asr.writing.hotwords import Hotwords
     from asr.writing.parts import Style
 
-__all__ = ["Options", "Totals", "Transcriber", "report_missing", "run"]
+__all__ = ["Options", "Totals", "TranscribeMany", "report_missing", "run"]
 
 
-class Transcriber(Protocol):
-    """Turns sources into transcripts: a `Recogniser`, or a `Cluster` of them."""
+class TranscribeMany(Protocol):
+    """The method of a `Recogniser`, or of a `Cluster` of them."""
 
-    def transcribe_many(
+    def __call__(
         self,
         sources: Iterable[str],
         *,
@@ -101,7 +101,9 @@ def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) 
     return there
 
 
-def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: Options, progress: Progress) -> Totals:
+def run(
+    transcribe_many: TranscribeMany, sources: Sequence[str], sink: Sink, options: Options, progress: Progress
+) -> Totals:
     """Transcribe all sources into `sink`; each one that fails is reported in one line on standard error.
 
     Raises:
@@ -126,7 +128,7 @@ def run(transcriber: Transcriber, sources: Sequence[str], sink: Sink, options: O
             else:
                 yield source
 
-    outcomes = transcriber.transcribe_many(
+    outcomes = transcribe_many(
         wanted(),
         search=options.search,
         segment=options.segment,

@@ -139,10 +139,23 @@ def evaluate(
     else:
         if not quiet:
             loading(f"the model {model.model}")
+        from asr.processes import Processes
+
         recogniser, config = opt.load(model, search, dtype=dtype)
-        with Progress(len(selection.utterances), show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
+        show = not quiet and sys.stderr.isatty()
+        with (
+            Processes(recogniser) as processes,
+            Progress(len(selection.utterances), show=show, unit="utterances") as progress,
+        ):
             result = evaluation.transcribe(
-                recogniser, selection, rates, progress, search=config, batch_size=batch_size, track=track
+                recogniser,
+                selection,
+                rates,
+                progress,
+                search=config,
+                batch_size=batch_size,
+                track=track,
+                processes=processes,
             )
         about = {"model": model.model, **_model_settings(recogniser, config, batch_size)}
 

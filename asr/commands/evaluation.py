@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asr.archive.hypotheses import Hypotheses
     from asr.audio.tracks import Track
     from asr.config import SearchConfig
+    from asr.processes import Processes
     from asr.recogniser import Recogniser
 
 __all__ = ["ErrorRates", "Evaluation", "Selection", "score_hypotheses", "select", "transcribe"]
@@ -157,6 +158,7 @@ def transcribe(
     search: SearchConfig,
     batch_size: int,
     track: Track = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Transcribe and score; each utterance that fails is reported in one line on standard error."""
     by_audio: dict[str, list[Utterance]] = {}
@@ -171,6 +173,7 @@ def transcribe(
         batch_size=batch_size,
         track=track,
         style="written" if rates.marks else "spoken",
+        processes=processes,
     )
     for source, transcript, error in outcomes:
         for utterance in by_audio[source]:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ from asr.output.subtitles import SubtitleShape
 from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
-    from asr.archive.batch import Transcriber
+    from asr.archive.batch import TranscribeMany
     from asr.archive.sinks import Destination
     from asr.config import SearchConfig
     from asr.writing.hotwords import Hotwords
@@ -307,7 +308,7 @@ def transcribe(
                 loading(f"the model {model.model}")
             segment = segments.settings()
             with opt.extra("ray"):
-                transcriber, config = opened.enter_context(
+                transcribe_many, config = opened.enter_context(
                     _transcriber(cluster, model, search, dtype, content.nbest, words)
                 )
 
@@ -325,7 +326,7 @@ def transcribe(
                 words,
                 content.style.style,
             )
-            totals += batch.run(transcriber, there, sink, options, progress)
+            totals += batch.run(transcribe_many, there, sink, options, progress)
             if report:
                 say(progress.summary())
 
@@ -342,12 +343,15 @@ def _transcriber(
     dtype: opt.DtypeName,
     nbest: int,
     hotwords: Hotwords | None,
-) -> Iterator[tuple[Transcriber, SearchConfig]]:
-    """The recogniser, or as many of them as fit on the cluster, and the search settings."""
+) -> Iterator[tuple[TranscribeMany, SearchConfig]]:
+    """`transcribe_many` of a recogniser, or of as many as fit on the cluster, and the search settings."""
     if cluster.ray is None:
+        from asr.processes import Processes
+
         recogniser, config = opt.load(model, search, dtype=dtype, nbest=nbest)
         opt.spell(recogniser, hotwords, config)
-        yield recogniser, config
+        with Processes(recogniser) as processes:
+            yield partial(recogniser.transcribe_many, processes=processes), config
         return
     from asr.archive.cluster import Cluster, Setup
     from asr.files import absolute
@@ -360,4 +364,4 @@ def _transcriber(
     setup = Setup(folder, model.device.value, dtype.value, lm, model.threads or 1)
     with Cluster(cluster.ray, setup, cluster.engines) as engines:
         say(f"{engines.engines} engines on the cluster {cluster.ray} are loading the model")
-        yield engines, config
+        yield engines.transcribe_many, config

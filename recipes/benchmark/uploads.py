@@ -29,6 +29,7 @@ from asr.archive.manifest import read
 from asr.audio import SAMPLE_RATE
 from asr.config import usable_cores
 from asr.errors import SpellstreamError
+from asr.processes import Processes
 from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.serve import PAUSE_SECONDS, Peer, started
 from recipes.benchmark.whole_file import pick
@@ -80,13 +81,27 @@ def send(url: str, path: Path) -> bytes:
     return text
 
 
+def transcribe(recogniser: Recogniser, path: Path) -> None:
+    """Transcribe a file as `spellstream transcribe` does, with as many processes as PyTorch has threads."""
+    with Processes(recogniser) as processes:
+        for _, _, error in recogniser.transcribe_many([path], processes=processes):
+            if error is not None:
+                raise error
+
+
+def own_cpu_seconds() -> float:
+    """CPU time of this process and of the children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def measure(recogniser: Recogniser, path: Path, servers: Sequence[tuple[int, Peer]], rounds: int) -> list[Timed]:
     """Decode the file in all ways, in turn, so that other load on the machine slows all of them alike."""
     ways = [(Timed("transcribe", threads), Timed("upload", threads), peer) for threads, peer in servers]
     for number in range(rounds):
         for file, upload, peer in ways:
             torch.set_num_threads(file.threads)
-            file.run(lambda: recogniser.transcribe(path), time.process_time)
+            file.run(lambda: transcribe(recogniser, path), own_cpu_seconds)
             upload.run(lambda peer=peer: send(peer.url, path), peer.cpu_seconds)  # type: ignore[misc]
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     return [timed for file, upload, _ in ways for timed in (file, upload)]

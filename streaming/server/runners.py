@@ -7,20 +7,15 @@ hardly more streams than one; two processes step twice as many.
 from __future__ import annotations
 
 import asyncio
-import copy
-import os
-import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
-import torch
-
+from asr.processes import prepare, sendable, uninterrupted
 from streaming.engine import Engine
 from streaming.server.config import ServerLimits
 from streaming.server.engine_side import EngineSide
@@ -99,7 +94,8 @@ class ProcessRunner(Runner):
         self._executor = self._start()
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        return self._executor.submit(_call, function, *args)
+        with uninterrupted():
+            return self._executor.submit(_call, function, *args)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         try:
@@ -110,30 +106,21 @@ class ProcessRunner(Runner):
             raise
 
     def _start(self) -> ProcessPoolExecutor:
-        # Not forked: PyTorch's threads and locks do not survive that.
+        # Not forked: the server's threads and locks do not survive that.
         return ProcessPoolExecutor(1, get_context("spawn"), _begin, self._settings)
 
 
 def _begin(engine: Engine, limits: ServerLimits) -> None:
     global _side
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server decides when this one ends
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    prepare()
     _side = EngineSide(engine, limits)
-
-
-def _end_with_parent() -> None:
-    """Exit when the server is gone, even if it was killed: otherwise this process would wait for calls forever."""
-    if (parent := parent_process()) is not None:
-        connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return _guarded(function, _side, *args)
     except Exception as error:
-        raise _sendable(error) from error
+        raise sendable(error) from error
 
 
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:
@@ -141,12 +128,3 @@ def _guarded(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except StopIteration as error:  # a future cannot hold it: the caller would wait forever
         raise RuntimeError("StopIteration") from error
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error, or one like it: an error that cannot be made from its arguments would break the connection."""
-    try:
-        copy.deepcopy(error)
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

@@ -33,7 +33,7 @@ def test_what_fails_is_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest
             ),
         ),
     )
-    totals = run(Stub(), [str(folder), str(tmp_path / "in" / "sub")], out, OPTIONS, Progress())
+    totals = run(Stub().transcribe_many, [str(folder), str(tmp_path / "in" / "sub")], out, OPTIONS, Progress())
     assert (totals.done, totals.failed, totals.total) == (3, 1, 4)
     assert below(tmp_path / "out") == ["a.srt", "a.txt", "sub/c.srt", "sub/c.txt"]
     assert (tmp_path / "out/sub/c.txt").read_text() == "c\nagain\n"
@@ -44,7 +44,7 @@ def test_what_cannot_be_written_is_one_failure(tmp_path: Path, capsys: pytest.Ca
     folder = files(tmp_path / "in", "a.wav", "sub/b.wav")
     files(tmp_path / "out", "sub")  # a file is where a folder should go
     out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
-    totals = run(Stub(), [str(folder)], out, OPTIONS, Progress())
+    totals = run(Stub().transcribe_many, [str(folder)], out, OPTIONS, Progress())
     assert (totals.done, totals.failed) == (1, 1)
     assert capsys.readouterr().err == f"spellstream: {tmp_path}/out/sub: cannot be made: File exists\n"
 
@@ -63,10 +63,10 @@ def test_resume_skips_what_has_all_its_outputs(tmp_path: Path) -> None:
         ),
     )
     stub = Stub()
-    totals = run(stub, [str(folder)], out, RESUME, Progress())
+    totals = run(stub.transcribe_many, [str(folder)], out, RESUME, Progress())
     assert (totals.done, totals.skipped) == (2, 1)
     assert sorted(stub.heard) == [f"{folder}/b.wav", f"{folder}/c.wav"]
-    assert run(stub, [str(folder)], out, RESUME, Progress()).skipped == 3
+    assert run(stub.transcribe_many, [str(folder)], out, RESUME, Progress()).skipped == 3
 
 
 def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
 
     out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
     with pytest.raises(KeyboardInterrupt, match="transcripts finished and kept: 5"):
-        run(Interrupted(), [str(folder)], out, OPTIONS, Progress())
+        run(Interrupted().transcribe_many, [str(folder)], out, OPTIONS, Progress())
     assert len(below(tmp_path / "out")) == 5
 
 
@@ -104,7 +104,7 @@ def dying(descriptor):  # in the middle of writing
 os.fsync = dying
 stub = Stub()
 out = OutputFiles([folder + "/in"], Destination(folder=pathlib.Path(folder, "out"), formats=("txt", "json",)))
-run(stub, [folder + "/in"], out, RESUME, Progress())
+run(stub.transcribe_many, [folder + "/in"], out, RESUME, Progress())
 print(len(stub.heard))
 """
 
@@ -152,7 +152,7 @@ def test_ten_thousand_files_run_in_flat_memory(tmp_path: Path) -> None:
     sink = Nowhere()
     tracemalloc.start()
     try:
-        totals = run(Long(), [str(folder)], sink, RESUME, Progress())
+        totals = run(Long().transcribe_many, [str(folder)], sink, RESUME, Progress())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,0 +1,192 @@
+"""Processes that decode batches, each with one PyTorch thread.
+
+Much of a search is Python, and threads share its lock: beyond three or four they gain little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.synchronize import Event
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.decoding import decode_each
+from asr.jobs import Decoding
+from asr.steps import Steps, finish
+from asr.transcript import Segment
+
+__all__ = ["Decoder", "Processes", "prepare", "sendable", "uninterrupted"]
+
+T = TypeVar("T")
+
+# Forked processes start in milliseconds and share the memory of the model. Elsewhere system libraries do not survive a
+# fork; there, new processes load the model, which takes seconds.
+_FORKS = sys.platform == "linux"
+_MOST = 16  # processes for which the main process can read audio and find speech in it
+_LOG = logging.getLogger(__name__)
+
+Decoded = list[Segment | Exception]  # of one batch
+
+
+class Decoder(Protocol):
+    """What is needed of a `Recogniser`, which also can be sent to another process."""
+
+    device: torch.device
+
+    def steps(self, decoding: Decoding) -> Callable[[Sequence[Tensor]], Steps[list[Segment]]]:
+        """See `Recogniser.steps`."""
+
+
+class Processes:
+    """Processes for `Recogniser.transcribe_many`.
+
+        if __name__ == "__main__":  # needed on Windows and macOS, where new processes import the main module
+            recogniser = asr.load("default", device="cpu")
+            with asr.Processes(recogniser) as processes:
+                for outcome in recogniser.transcribe_many(paths, processes=processes):
+                    ...
+
+    On Linux, enter the context before you start threads of your own, which may hold locks: processes are forked then.
+    Elsewhere they are started when a job turns out to be long; until then, threads decode.
+
+    Args:
+        recogniser: as it is when the context is entered, but elsewhere than on Linux as it was loaded.
+        count: number of processes, at most 16; by default, as many as PyTorch's threads. None are used on a GPU.
+
+    Attributes:
+        count: number of processes; 1 means that none are used.
+    """
+
+    def __init__(self, recogniser: Decoder, count: int | None = None) -> None:
+        self.count = min(count or torch.get_num_threads(), _MOST) if recogniser.device.type == "cpu" else 1
+        self._recogniser = recogniser
+        self._context = get_context("fork" if _FORKS else "spawn")
+        self._stopped = self._context.Event()
+        self._pool: ProcessPoolExecutor | None = None
+        self._failed = False
+
+    def are_ready(self, is_long: bool) -> bool:
+        """Whether to use them now: they are running, or the job is long enough to start them, and none has died."""
+        return self.count > 1 and not self._failed and (is_long or self._pool is not None)
+
+    def __enter__(self) -> Processes:
+        if _FORKS and self.count > 1:
+            self._pool = self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the work after the current steps."""
+        self._stopped.set()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def decode(self, batches: Sequence[Sequence[Tensor]], decoding: Decoding) -> Iterator[Decoded]:
+        """The segments of each batch, in order, as by `decode_each`; all batches are begun at once."""
+        if not batches:
+            return iter(())
+        decoding = replace(decoding, writer=None)  # the processes do not write
+        if self._pool is None:
+            self._pool = self._start()
+        futures = [_submit(self._pool, _decode, decoding, [wave.numpy() for wave in batch]) for batch in batches]
+        return (self._result(future, decoding, batch) for future, batch in zip(futures, batches, strict=True))
+
+    def _start(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(self.count, self._context, _begin, (self._recogniser, self._stopped))
+        with warnings.catch_warnings():
+            # Python warns of forks beside other threads: PyTorch's own do not run, since each process uses only one.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            _submit(pool, os.getpid)
+        return pool
+
+    def _result(self, future: Future[Decoded], decoding: Decoding, batch: Sequence[Tensor]) -> Decoded:
+        """The result of a process, or if one died, which it may for want of memory, our own."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            if not self._failed:
+                _LOG.warning("a process has died; its batches are decoded by the main process")
+            self._failed = True
+        return finish(decode_each(self._recogniser.steps(decoding), batch))
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., T], *args: object) -> Future[T]:
+    """`submit`, which may start processes. If one has died, the future has the error."""
+    try:
+        with uninterrupted():
+            return pool.submit(function, *args)
+    except BrokenProcessPool as error:
+        failed = Future[T]()
+        failed.set_exception(error)
+        return failed
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes started within this context ignore Ctrl-C, which reaches all processes of a terminal."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by new processes
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def prepare() -> None:
+    """Prepare a new process: one PyTorch thread; it ignores Ctrl-C, and ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or one like it: an error that cannot be made from its arguments would break the connection."""
+    try:
+        copy.deepcopy(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _end_with_parent() -> None:
+    """Exit when the parent is gone, even if it was killed: otherwise this process would wait for calls forever."""
+    if (parent := parent_process()) is not None:
+        connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+_recogniser: Decoder  # of a process that `_begin` has prepared
+_stopped: Event
+
+
+def _begin(recogniser: Decoder, stopped: Event) -> None:
+    global _recogniser, _stopped
+    prepare()
+    _recogniser, _stopped = recogniser, stopped
+
+
+def _decode(decoding: Decoding, batch: Sequence[npt.NDArray[np.float32]]) -> Decoded:
+    """Decode a batch in a process."""
+    steps = decode_each(_recogniser.steps(decoding), [torch.from_numpy(waveform) for waveform in batch])
+    found = finish(steps, _stopped.is_set)
+    return [sendable(each) if isinstance(each, Exception) else each for each in found]
