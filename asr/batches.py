@@ -99,7 +99,8 @@ class Batches:
         return pack(seconds, most, count, self._device.type == "cpu")
 
     def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers, is_long: bool) -> Iterator[Outcome]:
-        """Begin to decode all waiting spans, in a long job by processes; yield the sources that this finishes."""
+        """Begin to decode all waiting spans; yield the sources that this finishes."""
+        is_long = is_long and bool(waiting)
         processes = self._processes if self._processes is not None and self._processes.are_ready(is_long) else None
         count = workers.count if processes is None else processes.count
         packed = self._packed([span.waveform for _, span in waiting], count)

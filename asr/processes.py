@@ -5,7 +5,6 @@ Much of a search is Python, and threads share its lock: beyond three or four the
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
@@ -28,11 +27,12 @@ import torch
 from torch import Tensor
 
 from asr.decoding import decode_each
+from asr.interrupts import uninterrupted
 from asr.jobs import Decoding
 from asr.steps import Steps, finish
 from asr.transcript import Segment
 
-__all__ = ["Decoder", "Processes", "prepare", "sendable", "uninterrupted"]
+__all__ = ["Decoder", "Processes", "prepare", "sendable"]
 
 T = TypeVar("T")
 
@@ -77,45 +77,62 @@ class Processes:
     def __init__(self, recogniser: Decoder, count: int | None = None) -> None:
         self.count = min(count or torch.get_num_threads(), _MOST) if recogniser.device.type == "cpu" else 1
         self._recogniser = recogniser
-        self._context = get_context("fork" if _FORKS else "spawn")
-        self._stopped = self._context.Event()
+        self._stopped: Event | None = None
         self._pool: ProcessPoolExecutor | None = None
-        self._failed = False
+        self._failed = self.count == 1
 
     def are_ready(self, is_long: bool) -> bool:
-        """Whether to use them now: they are running, or the job is long enough to start them, and none has died."""
-        return self.count > 1 and not self._failed and (is_long or self._pool is not None)
+        """Whether to use them: if they are running, and none has died. They are started now if the job is long."""
+        if is_long and self._pool is None:
+            self._start()
+        return self._pool is not None and not self._failed
 
     def __enter__(self) -> Processes:
-        if _FORKS and self.count > 1:
-            self._pool = self._start()
+        if _FORKS:
+            try:
+                self._start()
+            except BaseException:
+                self.close()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the work after the current steps."""
-        self._stopped.set()
-        if self._pool is not None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes after their current steps."""
+        if self._stopped is not None and self._pool is not None:
+            self._stopped.set()
             self._pool.shutdown(cancel_futures=True)
 
     def decode(self, batches: Sequence[Sequence[Tensor]], decoding: Decoding) -> Iterator[Decoded]:
-        """The segments of each batch, in order, as by `decode_each`; all batches are begun at once."""
-        if not batches:
-            return iter(())
-        decoding = replace(decoding, writer=None)  # the processes do not write
+        """The segments of each batch, in order, as by `decode_each`; all batches are begun at once.
+
+        Raises:
+            RuntimeError: they are not running, see `are_ready`.
+        """
         if self._pool is None:
-            self._pool = self._start()
+            raise RuntimeError("no processes are running")
+        decoding = replace(decoding, writer=None)  # the processes do not write
         futures = [_submit(self._pool, _decode, decoding, [wave.numpy() for wave in batch]) for batch in batches]
         return (self._result(future, decoding, batch) for future, batch in zip(futures, batches, strict=True))
 
-    def _start(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(self.count, self._context, _begin, (self._recogniser, self._stopped))
-        with warnings.catch_warnings():
-            # Python warns of forks beside other threads: PyTorch's own do not run, since each process uses only one.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            _submit(pool, os.getpid)
-        return pool
+    def _start(self) -> None:
+        if self._failed:
+            return
+        context = get_context("fork" if _FORKS else "spawn")
+        try:
+            self._stopped = context.Event()
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._recogniser, self._stopped))
+            with warnings.catch_warnings():
+                # Python warns of forks beside other threads. PyTorch's own do not run: each process uses only one.
+                warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+                _submit(self._pool, os.getpid)
+        except (ImportError, OSError) as error:  # some hosts have no semaphores or limit processes
+            _LOG.warning("no processes can be started, so threads decode: %s", error)
+            self._pool, self._failed = None, True
 
     def _result(self, future: Future[Decoded], decoding: Decoding, batch: Sequence[Tensor]) -> Decoded:
         """The result of a process, or if one died, which it may for want of memory, our own."""
@@ -129,7 +146,7 @@ class Processes:
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[..., T], *args: object) -> Future[T]:
-    """`submit`, which may start processes. If one has died, the future has the error."""
+    """Submit a call, which may start processes. If one has died, the future has the error."""
     try:
         with uninterrupted():
             return pool.submit(function, *args)
@@ -137,19 +154,6 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[..., T], *args: object
         failed = Future[T]()
         failed.set_exception(error)
         return failed
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Processes started within this context ignore Ctrl-C, which reaches all processes of a terminal."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by new processes
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare() -> None:

@@ -15,7 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from asr.processes import prepare, sendable, uninterrupted
+from asr.interrupts import uninterrupted
+from asr.processes import prepare, sendable
 from streaming.engine import Engine
 from streaming.server.config import ServerLimits
 from streaming.server.engine_side import EngineSide

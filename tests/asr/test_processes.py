@@ -158,6 +158,36 @@ def test_nothing_is_lost_when_processes_die(
     assert caplog.messages == ["a process has died; its batches are decoded by the main process"]
 
 
+def test_threads_decode_where_no_process_can_be_started(
+    model_folder: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some hosts of cloud functions have no semaphores, others limit the number of processes."""
+
+    def refused(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("asr.processes.ProcessPoolExecutor", refused)
+    recogniser = asr.load(str(model_folder), device="cpu")
+    with Processes(recogniser, 2) as processes:
+        assert heard(recogniser, clips, processes) == heard(recogniser, clips, None)
+    assert caplog.messages == ["no processes can be started, so threads decode: [Errno 38] Function not implemented"]
+
+
+@NEEDS_LINUX
+def test_processes_end_with_a_parent_that_is_killed(model_folder: Path, repository_root: Path) -> None:
+    """They would wait for work forever."""
+    code = f"""
+import multiprocessing, os, signal, asr
+with asr.Processes(asr.load({str(model_folder)!r}, device="cpu"), 3):
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", code]
+    # Waits until no process holds the pipe.
+    done = subprocess.run(command, cwd=repository_root, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stdout.split())) == (-signal.SIGKILL, 3)
+
+
 def test_leaving_ends_the_work_after_the_step_under_way(model_folder: Path, clips: list[Path]) -> None:
     decoding = Decoding(SearchConfig(beam_size=1), ALL, word_timestamps=False, batch_size=1)
     with Processes(Endless(model_folder), 2) as processes:
