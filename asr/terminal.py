@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from asr.interrupts import uninterrupted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -51,10 +53,16 @@ class _Saying(logging.Handler):
         say(record.getMessage())
 
 
-def loading(what: str) -> None:
-    """Announce a slow load: PyTorch is imported first."""
+def loading(what: str, quiet: bool = False) -> None:
+    """Announce a slow load, and import PyTorch, which takes most of it.
+
+    Ctrl-C takes effect after the import: within it, an exception ends the process with a message of C++.
+    """
     if "torch" not in sys.modules:
-        say(f"loading {what}")
+        if not quiet:
+            say(f"loading {what}")
+        with uninterrupted():
+            import torch  # noqa: F401
 
 
 class Progress:

@@ -19,7 +19,8 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # The packages of asr, from errors up to the command. A file may import from its own package and from earlier layers;
 # files must not import each other in a cycle. `__init__` is `asr` itself, the public API.
 LAYERS = (
-    ("errors", "interrupts", "lazy", "packing", "steps", "terminal"),
+    ("interrupts",),
+    ("errors", "lazy", "packing", "steps", "terminal"),
     ("settings",),
     ("config", "files"),
     ("hub",),

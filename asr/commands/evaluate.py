@@ -137,8 +137,7 @@ def evaluate(
         _refuse_model_options(model, search, track)
         result, about = _score_file(scoring.hypotheses, selection, rates)
     else:
-        if not quiet:
-            loading(f"the model {model.model}")
+        loading(f"the model {model.model}", quiet)
         from asr.processes import Processes
 
         recogniser, config = opt.load(model, search, dtype=dtype)

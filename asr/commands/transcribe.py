@@ -304,8 +304,7 @@ def transcribe(
         totals = batch.Totals(failed=len(sources) - len(there))
 
         if there:
-            if not quiet:
-                loading(f"the model {model.model}")
+            loading(f"the model {model.model}", quiet)
             segment = segments.settings()
             with opt.extra("ray"):
                 transcribe_many, config = opened.enter_context(

@@ -68,8 +68,7 @@ def prepare(
       spellstream prepare LibriSpeech/train-clean-100 --output prepared/train --jobs 16
       spellstream prepare mine.jsonl cv-corpus/en/validated.tsv --output prepared/mine --max-seconds 20
     """
-    if not quiet:
-        loading("PyTorch")
+    loading("PyTorch", quiet)
     with extra("train"):
         import lhotse  # noqa: F401 - report a missing package now, not after hours of decoding
 
@@ -118,8 +117,7 @@ def statistics(
     Example:
       spellstream statistics prepared/train
     """
-    if not quiet:
-        loading("PyTorch")
+    loading("PyTorch", quiet)
     with extra("train"):
         from asr.config import FeatureConfig
         from asr.model.features import build_features

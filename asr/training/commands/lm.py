@@ -77,8 +77,7 @@ def train_lm(
       spellstream train-lm --text notes.txt --init lm --output lm2
       spellstream transcribe talk.wav --lm lm --lm-weight 0.3
     """
-    if not quiet:
-        loading("PyTorch")
+    loading("PyTorch", quiet)
     with shared.extra("train"):
         from asr.training.lm import data as data
         from asr.training.lm import run as training

@@ -53,8 +53,7 @@ def train_punctuation(
       spellstream train-punctuation articles.txt talks.txt --output marks --max-minutes 60
       spellstream train-punctuation articles.txt minutes.txt@5 --output marks
     """
-    if not quiet:
-        loading("PyTorch")
+    loading("PyTorch", quiet)
     with shared.extra("train"):
         from asr.training.lm.data import parse_source
         from asr.training.punctuation import run as training

@@ -218,8 +218,7 @@ def _run(
 
 def _announce(what: str) -> None:
     """Announce what is being loaded, on one process of a machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        loading(what)
+    loading(what, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
 
 
 def _echo(message: object) -> None:

@@ -181,6 +181,33 @@ def test_an_interrupt_while_modules_are_imported_is_quiet(repository_root: Path)
     assert '\nspellstream = "asr.__main__:main"\n' in (repository_root / "pyproject.toml").read_text(encoding="utf-8")
 
 
+INTERRUPTED_TORCH = """
+import importlib.abc, os, signal, sys
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch.distributed":
+            os.kill(os.getpid(), signal.SIGINT)
+        if name == "torch.testing":  # imported later
+            print("went on")
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from asr.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",)], ids=["loud", "quiet"])
+def test_an_interrupt_while_torch_is_imported_takes_effect_afterwards(
+    repository_root: Path, options: tuple[str, ...]
+) -> None:
+    """Ctrl-C within the import of PyTorch sometimes ended with "terminate called after throwing an instance of…"."""
+    command = [sys.executable, "-c", INTERRUPTED_TORCH, "transcribe", "recipes/sample.flac", *options]
+    done = subprocess.run(command, cwd=repository_root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "went on\n")
+    assert done.stderr.splitlines()[-1] == "spellstream: interrupted"
+    assert len(done.stderr.splitlines()) == 2 - len(options)
+
+
 WAITING = """
 import os, sys
 from asr.__main__ import main
