@@ -81,7 +81,7 @@ class Batches:
                 if job.error is not None or job.pending == 0:
                     waiting = [(j, s) for j, s in waiting if j is not job]
                     yield job.outcome(self._decoding)
-            last = self._begin(waiting, workers, is_long)
+            last = self._begin(waiting, workers, is_long) if waiting else iter(())
             yield from under_way
             yield from last
 
@@ -100,7 +100,6 @@ class Batches:
 
     def _begin(self, waiting: Sequence[tuple[Job, Span]], workers: Workers, is_long: bool) -> Iterator[Outcome]:
         """Begin to decode all waiting spans; yield the sources that this finishes."""
-        is_long = is_long and bool(waiting)
         processes = self._processes if self._processes is not None and self._processes.are_ready(is_long) else None
         count = workers.count if processes is None else processes.count
         packed = self._packed([span.waveform for _, span in waiting], count)

@@ -5,21 +5,18 @@ Much of a search is Python, and threads share its lock: beyond three or four the
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +24,12 @@ import torch
 from torch import Tensor
 
 from asr.decoding import decode_each
-from asr.interrupts import uninterrupted
 from asr.jobs import Decoding
+from asr.pools import prepare, sendable, submit
 from asr.steps import Steps, finish
 from asr.transcript import Segment
 
-__all__ = ["Decoder", "Processes", "prepare", "sendable"]
-
-T = TypeVar("T")
+__all__ = ["Decoder", "Processes"]
 
 # Forked processes start in milliseconds and share the memory of the model. Elsewhere system libraries do not survive a
 # fork; there, new processes load the model, which takes seconds.
@@ -63,11 +58,11 @@ class Processes:
                 for outcome in recogniser.transcribe_many(paths, processes=processes):
                     ...
 
-    On Linux, enter the context before you start threads of your own, which may hold locks: processes are forked then.
-    Elsewhere they are started when a job turns out to be long; until then, threads decode.
+    Linux forks the processes at the start of the context: enter it before you start threads, which may hold locks.
+    Other systems start them when a job turns out to be long; until then, threads decode.
 
     Args:
-        recogniser: as it is when the context is entered, but elsewhere than on Linux as it was loaded.
+        recogniser: forked with its present weights; on other systems than Linux, loaded again from its folder.
         count: number of processes, at most 16; by default, as many as PyTorch's threads. None are used on a GPU.
 
     Attributes:
@@ -79,13 +74,13 @@ class Processes:
         self._recogniser = recogniser
         self._stopped: Event | None = None
         self._pool: ProcessPoolExecutor | None = None
-        self._failed = self.count == 1
+        self._usable = self.count > 1
 
     def are_ready(self, is_long: bool) -> bool:
         """Whether to use them: if they are running, and none has died. They are started now if the job is long."""
         if is_long and self._pool is None:
             self._start()
-        return self._pool is not None and not self._failed
+        return self._pool is not None and self._usable
 
     def __enter__(self) -> Processes:
         if _FORKS:
@@ -116,11 +111,11 @@ class Processes:
         if self._pool is None:
             raise RuntimeError("no processes are running")
         decoding = replace(decoding, writer=None)  # the processes do not write
-        futures = [_submit(self._pool, _decode, decoding, [wave.numpy() for wave in batch]) for batch in batches]
+        futures = [submit(self._pool, _decode, decoding, [wave.numpy() for wave in batch]) for batch in batches]
         return (self._result(future, decoding, batch) for future, batch in zip(futures, batches, strict=True))
 
     def _start(self) -> None:
-        if self._failed:
+        if not self._usable:
             return
         context = get_context("fork" if _FORKS else "spawn")
         try:
@@ -129,54 +124,20 @@ class Processes:
             with warnings.catch_warnings():
                 # Python warns of forks beside other threads. PyTorch's own do not run: each process uses only one.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-                _submit(self._pool, os.getpid)
+                submit(self._pool, os.getpid)
         except (ImportError, OSError) as error:  # some hosts have no semaphores or limit processes
             _LOG.warning("no processes can be started, so threads decode: %s", error)
-            self._pool, self._failed = None, True
+            self._pool, self._usable = None, False
 
     def _result(self, future: Future[Decoded], decoding: Decoding, batch: Sequence[Tensor]) -> Decoded:
         """The result of a process, or if one died, which it may for want of memory, our own."""
         try:
             return future.result()
         except BrokenProcessPool:
-            if not self._failed:
+            if self._usable:
                 _LOG.warning("a process has died; its batches are decoded by the main process")
-            self._failed = True
+            self._usable = False
         return finish(decode_each(self._recogniser.steps(decoding), batch))
-
-
-def _submit(pool: ProcessPoolExecutor, function: Callable[..., T], *args: object) -> Future[T]:
-    """Submit a call, which may start processes. If one has died, the future has the error."""
-    try:
-        with uninterrupted():
-            return pool.submit(function, *args)
-    except BrokenProcessPool as error:
-        failed = Future[T]()
-        failed.set_exception(error)
-        return failed
-
-
-def prepare() -> None:
-    """Prepare a new process: one PyTorch thread; it ignores Ctrl-C, and ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def sendable(error: Exception) -> Exception:
-    """The error, or one like it: an error that cannot be made from its arguments would break the connection."""
-    try:
-        copy.deepcopy(error)
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent is gone, even if it was killed: otherwise this process would wait for calls forever."""
-    if (parent := parent_process()) is not None:
-        connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 _recogniser: Decoder  # of a process that `_begin` has prepared

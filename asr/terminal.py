@@ -56,7 +56,7 @@ class _Saying(logging.Handler):
 def loading(what: str, quiet: bool = False) -> None:
     """Announce a slow load, and import PyTorch, which takes most of it.
 
-    Ctrl-C takes effect after the import: within it, an exception ends the process with a message of C++.
+    Ctrl-C takes effect after the import, which an exception can abort together with the process.
     """
     if "torch" not in sys.modules:
         if not quiet:

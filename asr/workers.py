@@ -3,7 +3,7 @@
 PyTorch's own threads split each operation and synchronise at its end. The operations of a search are short, so two
 threads are no faster than one, and far slower on a busy machine where one of them may be waiting for a core. PyTorch
 releases Python's lock within its operations, which are long with whole batches of files; in searches threads still wait
-for it at times. Long work is therefore done by processes where the caller allows it, see `asr.processes`.
+for it at times, so that processes decode where the caller provides them (`asr.processes`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PACKAGES = ("asr", "streaming", "recipes")  # each may import itself and those b
 # files must not import each other in a cycle. `__init__` is `asr` itself, the public API.
 LAYERS = (
     ("interrupts",),
-    ("errors", "lazy", "packing", "steps", "terminal"),
+    ("errors", "lazy", "packing", "pools", "steps", "terminal"),
     ("settings",),
     ("config", "files"),
     ("hub",),

@@ -15,8 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from asr.interrupts import uninterrupted
-from asr.processes import prepare, sendable
+from asr.pools import prepare, sendable, submit
 from streaming.engine import Engine
 from streaming.server.config import ServerLimits
 from streaming.server.engine_side import EngineSide
@@ -95,8 +94,7 @@ class ProcessRunner(Runner):
         self._executor = self._start()
 
     def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        with uninterrupted():
-            return self._executor.submit(_call, function, *args)
+        return submit(self._executor, _call, function, *args)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         try:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import json
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +17,7 @@ from typing import Literal, TypeAlias
 from asr.audio import SAMPLE_RATE
 from asr.errors import DataError
 from asr.files import write_atomically
+from asr.pools import prepare, submit
 from asr.training.corpus.checks import DurationLimits, Linked, Samples, examine, link
 from asr.training.corpus.manifests import Kept
 from asr.training.corpus.readers import Candidate, Problem
@@ -158,7 +158,7 @@ def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -
     try:
         while True:
             for clip in itertools.islice(remaining, 8 * jobs - len(waiting)):
-                waiting.append((clip, _submit(pool, function, clip)))
+                waiting.append((clip, submit(pool, function, clip)))
             if not waiting:
                 return
             clip, future = waiting.popleft()
@@ -168,23 +168,14 @@ def _in_order(function: Callable[[Clip], Found], clips: list[Clip], jobs: int) -
                 pool.shutdown(cancel_futures=True)
                 found = _alone(function, clip)
                 pool = _processes(jobs)
-                waiting = deque((c, f if _finished(f) else _submit(pool, function, c)) for c, f in waiting)
+                waiting = deque((c, f if _finished(f) else submit(pool, function, c)) for c, f in waiting)
             yield found
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _processes(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, initializer=_begin_process)
-
-
-def _submit(pool: ProcessPoolExecutor, function: Callable[[Clip], Found], clip: Clip) -> Future[Found]:
-    try:
-        return pool.submit(function, clip)
-    except BrokenProcessPool as error:  # handled when the result is requested
-        broken: Future[Found] = Future()
-        broken.set_exception(error)
-        return broken
+    return ProcessPoolExecutor(jobs, initializer=prepare)
 
 
 def _finished(future: Future[Found]) -> bool:
@@ -195,14 +186,7 @@ def _alone(function: Callable[[Clip], Found], clip: Clip) -> Found:
     """The result for one clip in a process of its own: if that dies as well, a problem for each utterance."""
     with _processes(1) as pool:
         try:
-            return pool.submit(function, clip).result()
+            return submit(pool, function, clip).result()
         except BrokenProcessPool:
             reason = f"{clip.path}: the process that decoded it died"
             return [Problem(candidate.id, "unreadable audio", reason) for candidate in clip.candidates]
-
-
-def _begin_process() -> None:
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent handles it
-    torch.set_num_threads(1)
