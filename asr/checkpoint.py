@@ -141,6 +141,7 @@ def load_punctuation(folder: Path) -> Punctuator:
         if table in weights and weights[table].shape[:1] == scales.shape[:1]:
             weights[table] = weights[table].float() * scales.float()
     network = PunctuationNetwork(config)
+    weights.setdefault("offsets", network.offsets)  # models of 0.1.0 have them in the bias
     _fill(network, weights, folder / MARKS_WEIGHTS, MARKS_CONFIG)
     return Punctuator(network, vocabulary)
 
@@ -203,7 +204,7 @@ def save_lm(folder: Path, lm: LanguageModel, tokenizer: Tokenizer, dtype: torch.
 
 
 def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
-    """Write a punctuation model to a folder, a checkpoint's or another: embeddings in int8, the rest in float16."""
+    """Write a punctuation model to a folder, a checkpoint's or another: matrices in int8, vectors in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = punctuator.vocabulary
     described = {
@@ -215,7 +216,7 @@ def save_punctuation(folder: Path, punctuator: Punctuator) -> None:
 
     state: dict[str, Tensor] = {}
     for name, weights in punctuator.network.state_dict().items():
-        if name.partition(".")[0] in ("words", "pieces"):  # nearly all of the weights
+        if weights.dim() == 2:
             scales = weights.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / 127
             state[name] = (weights / scales).round().to(torch.int8)
             state[name + _SCALES] = scales.half().float()
@@ -230,7 +231,8 @@ def copy_text_models(source: Path, folder: Path) -> None:
         return
     for name in (LM_CONFIG, LM_WEIGHTS, MARKS_CONFIG, MARKS_WEIGHTS):
         if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+            with replacing(folder / name) as part:
+                shutil.copyfile(source / name, part)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

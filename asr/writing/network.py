@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import PunctuationConfig
-from asr.writing.vocabulary import PAUSE_KINDS, Case
+from asr.writing.vocabulary import PAUSE_KINDS, Case, Pause
 
 __all__ = ["PunctuationNetwork", "TagLogits"]
 
@@ -42,6 +42,9 @@ class PunctuationNetwork(nn.Module):
         self.back = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.marks = nn.Linear(2 * config.hidden_size, len(config.marks))
+        # Added to the logits of marks where the pause is unknown (row 0) or known (row 1); zero in training.
+        self.register_buffer("offsets", torch.zeros(2, len(config.marks)))
+        self.offsets: Tensor
         # The head for cases; saved models contain the name.
         self.forms = nn.Linear(2 * config.hidden_size, len(Case))
 
@@ -65,4 +68,4 @@ class PunctuationNetwork(nn.Module):
             backward = back(x.gather(1, reversal.expand_as(x)))[0]
             backward = backward.gather(1, reversal.expand_as(backward))
             x = self.dropout(torch.cat([forward, backward], dim=-1))
-        return TagLogits(self.marks(x), self.forms(x))
+        return TagLogits(self.marks(x) + self.offsets[(pauses != Pause.UNKNOWN).long()], self.forms(x))

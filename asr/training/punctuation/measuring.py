@@ -1,7 +1,8 @@
 """Agreement of marks and capitals with held-out text, and offsets of the marks' logits for the best F1.
 
 Marks are rare, so the most likely choice is "no mark" too often: it minimises errors, not F1. A constant per mark,
-chosen on held-out text, corrects this (Lipton et al. 2014 on thresholds for F1).
+chosen on held-out text, corrects this (Lipton et al. 2014 on thresholds for F1). Where pauses are unknown the model is
+less certain and needs larger constants than where they are known.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from asr.training.punctuation.batches import Batch, dev_batches
 from asr.training.punctuation.config import PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text
 from asr.writing.network import PunctuationNetwork
+from asr.writing.vocabulary import Pause
 
 __all__ = ["Measured", "best_offsets", "measure"]
 
@@ -29,7 +31,7 @@ class Measured:
 
     marks: dict[str, Agreement]
     capitals: Agreement
-    offsets: Tensor  # (marks,), added to the logits
+    offsets: Tensor  # (2, marks), added to the logits where the pause is unknown and where it is known
 
     @property
     def mean(self) -> float:
@@ -47,17 +49,20 @@ def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainCon
     """Measure marks, with the best offsets, and capitals on the held-out text; half of the rows have pauses."""
     device, was_training = network.marks.bias.device, network.training
     network.eval()
-    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    kept: list[tuple[Tensor, ...]] = []
     for batch in dev_batches(text, config):
         moved = Batch(*(x.to(device) for x in batch))
         logits = network(*moved[:4])
         marks, cases = moved.marks != IGNORED, moved.cases != IGNORED
-        kept.append((logits.marks[marks], moved.marks[marks], logits.cases.argmax(-1)[cases], moved.cases[cases]))
+        known = moved.pauses[marks] != Pause.UNKNOWN
+        kept.append(
+            (logits.marks[marks], moved.marks[marks], known, logits.cases.argmax(-1)[cases], moved.cases[cases])
+        )
     network.train(was_training)
 
-    scores, wanted, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
-    offsets = best_offsets(scores, wanted)
-    found = (scores + offsets).argmax(-1)
+    scores, wanted, known, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
+    offsets = torch.stack([best_offsets(scores[where], wanted[where]) for where in (~known, known)])
+    found = (scores + offsets[known.long()]).argmax(-1)
     by_mark = {mark: _agreement(wanted, found, number) for number, mark in enumerate(config.model.marks) if number}
     right = int(((cases_wanted == cases_found) & (cases_wanted > 0)).sum())
     capitals = Agreement(right, int((cases_wanted > 0).sum()) - right, int((cases_found > 0).sum()) - right)

@@ -56,9 +56,9 @@ def _loss(network: PunctuationNetwork, batch: Batch, config: PunctuationTrainCon
 
 
 def _tagger(network: PunctuationNetwork, vocabulary: Vocabulary, offsets: Tensor) -> Punctuator:
-    """A tagger with the current weights, and the offsets of the marks added to them."""
+    """A tagger with the current weights, and with offsets of the marks."""
     network = copy.deepcopy(network).eval()
-    network.marks.bias.data += offsets
+    network.offsets.copy_(offsets)
     return Punctuator(network, vocabulary)
 
 

@@ -104,6 +104,20 @@ def test_cases_of_words(word: str, case: int, written: str) -> None:
     assert write(word, case, {"iphone": "iPhone"}) == written
 
 
+def test_offsets_follow_what_is_known_of_the_pause() -> None:
+    """One offset for both made too few full stops where pauses are unknown: the text alone is less certain."""
+    punctuator = tiny_punctuator()
+    known, unknown = (Utterance(WORDS[:9], [pause] * 9) for pause in (0.3, None))
+    before = punctuator.tag([known, unknown])
+
+    punctuator.network.offsets[0, MARKS.index("?")] = 1e3
+    after = punctuator.tag([known, unknown])
+
+    assert after[0] == before[0]
+    # The pause after the last word is the end of the segment, and so known.
+    assert [tag.mark for tag in after[1]] == ["?"] * 8 + [before[1][-1].mark]
+
+
 def test_what_is_saved_tags_as_before(punctuator: Punctuator, tmp_path: Path) -> None:
     checkpoint.save_punctuation(tmp_path, punctuator)
 

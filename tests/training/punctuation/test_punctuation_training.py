@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("num2words")
 
@@ -20,7 +22,8 @@ from asr.training.punctuation import run as training
 from asr.training.punctuation.batches import dev_batches, training_batch
 from asr.training.punctuation.config import ErrorConfig, PauseConfig, PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text, read_texts
-from asr.training.punctuation.measuring import best_offsets
+from asr.training.punctuation.measuring import best_offsets, measure
+from asr.writing.network import PunctuationNetwork, TagLogits
 from asr.writing.parts import Utterance
 from asr.writing.vocabulary import Case, Pause
 
@@ -222,6 +225,23 @@ def test_offsets_raise_the_f1_of_a_rare_mark() -> None:
     offsets = best_offsets(scores, wanted)
     assert (scores + offsets).argmax(-1).sum() == 10
     assert offsets[[0, 2]].tolist() == [0, 0]
+
+
+def test_offsets_are_measured_with_and_without_pauses(text: Text) -> None:
+    """Full stops need an offset of 0.5 where the pause is unknown, and of 1 where it is known: both are found."""
+    settings = config()
+    network = PunctuationNetwork(settings.model).eval()
+    stop = settings.model.marks.index(".")
+
+    def timid(words: Tensor, pieces: Tensor, pauses: Tensor, lengths: Tensor) -> TagLogits:
+        marks = torch.full((*words.shape, len(settings.model.marks)), -9.0)
+        marks[..., 0] = 0.9
+        marks[..., stop] = torch.where(pauses == Pause.UNKNOWN, 0.5, 0.0)
+        return TagLogits(marks, torch.zeros(*words.shape, len(Case)))
+
+    with mock.patch.object(network, "forward", timid):
+        offsets = measure(network, text, settings).offsets
+    assert offsets[:, stop].tolist() == [0.5, 1.0]
 
 
 def test_text_that_was_cut_short_is_named(tmp_path: Path) -> None:
