@@ -304,6 +304,9 @@ class SearchConfig:
             require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
         require(0 <= self.hotword_weight <= 10, "search.hotword_weight", self.hotword_weight, "in 0..10")
         require(self.hotword_margin > 0, "search.hotword_margin", self.hotword_margin, "positive")
+        # A difference of log-probabilities has no temperature.
+        needed = self.internal_lm_share == 0 or self.lm_temperature == 1
+        require(needed, "search.lm_temperature", self.lm_temperature, "1 with internal_lm_share")
         for name in ("temperature", "lm_temperature"):
             require(0 < getattr(self, name) <= 100, f"search.{name}", getattr(self, name), "above 0, at most 100")
         require(self.coverage_penalty >= 0, "search.coverage_penalty", self.coverage_penalty, "at least 0")

@@ -1,4 +1,4 @@
-"""Atomic writes, absolute paths without resolved links, and the user's home folder."""
+"""Atomic writes, hashes, absolute paths without resolved links, and the user's home folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from asr.errors import DataError
 
-__all__ = ["absolute", "replacing", "require_folder", "user_home", "write_atomically"]
+__all__ = ["absolute", "hash_file", "replacing", "require_folder", "user_home", "write_atomically"]
 
 
 def absolute(path: str | Path) -> str:
     """The absolute path, lexically: links are not resolved, so a linked file keeps its own name."""
     return os.path.normpath(Path(path).absolute())
+
+
+def hash_file(digest: Any, path: Path) -> None:
+    """Update a hash object of `hashlib` with a file's content, in constant memory."""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
 
 
 def user_home() -> Path:

@@ -80,7 +80,10 @@ class Job:
             return Outcome(self.source, None, self.error)
         segments = sorted(self.segments, key=lambda s: s.start_seconds)
         if decoding.writer is not None:
-            segments = decoding.writer.write_all(segments, decoding.hotwords)
+            try:
+                segments = decoding.writer.write_all(segments, decoding.hotwords)
+            except Exception as error:
+                return Outcome(self.source, None, unexpected(self.source, error))
         transcript = Transcript(source_name(self.source), self.samples / SAMPLE_RATE, tuple(segments))
         return Outcome(self.source, transcript, self.damage)
 

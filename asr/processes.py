@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import Protocol
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.config import require
 from asr.decoding import decode_each
 from asr.jobs import Decoding
 from asr.pools import prepare, sendable, submit
@@ -67,9 +68,13 @@ class Processes:
 
     Attributes:
         count: number of processes; 1 means that none are used.
+
+    Raises:
+        ConfigError: `count` is below 1.
     """
 
     def __init__(self, recogniser: Decoder, count: int | None = None) -> None:
+        require(count is None or count > 0, "count", count, "at least 1")
         self.count = min(count or torch.get_num_threads(), _MOST) if recogniser.device.type == "cpu" else 1
         self._recogniser = recogniser
         self._stopped: Event | None = None
@@ -97,7 +102,8 @@ class Processes:
         self.close()
 
     def close(self) -> None:
-        """End the processes after their current steps."""
+        """End the processes after their current steps; jobs begun later are decoded by threads."""
+        self._usable = False
         if self._stopped is not None and self._pool is not None:
             self._stopped.set()
             self._pool.shutdown(cancel_futures=True)
@@ -117,7 +123,7 @@ class Processes:
     def _start(self) -> None:
         if not self._usable:
             return
-        context = get_context("fork" if _FORKS else "spawn")
+        context, others = get_context("fork" if _FORKS else "spawn"), set(active_children())
         try:
             self._stopped = context.Event()
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._recogniser, self._stopped))
@@ -125,9 +131,12 @@ class Processes:
                 # Python warns of forks beside other threads. PyTorch's own do not run: each process uses only one.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
                 submit(self._pool, os.getpid)
-        except (ImportError, OSError) as error:  # some hosts have no semaphores or limit processes
+        except (ImportError, OSError, RuntimeError) as error:  # some hosts have no semaphores or limit processes
             _LOG.warning("no processes can be started, so threads decode: %s", error)
             self._pool, self._usable = None, False
+            for child in set(active_children()) - others:  # started before the limit; nothing would ever end them
+                child.kill()
+                child.join()
 
     def _result(self, future: Future[Decoded], decoding: Decoding, batch: Sequence[Tensor]) -> Decoded:
         """The result of a process, or if one died, which it may for want of memory, our own."""

@@ -234,7 +234,7 @@ class Recogniser:
             ConfigError: a setting is out of bounds.
         """
         decoding = self._decoding(search, segment, word_timestamps, batch_size, hotwords, style)
-        job, context, batches = Job(source), Context(), self._batches(decoding)
+        job, context, batches = Job(source, keep_damaged=True), Context(), self._batches(decoding)
         spans = split(job.read(blocks(source, sample_rate=sample_rate, track=track)), segment)
         while batch := list(itertools.islice(spans, batch_size)):
             decoded = batches.decode([span.waveform for span in batch])
@@ -248,6 +248,8 @@ class Recogniser:
                     yield said
             if progress is not None:
                 progress(batch[-1].start_seconds + len(batch[-1].waveform) / SAMPLE_RATE)
+        if job.damage is not None:
+            raise job.damage
         if progress is not None:
             progress(job.samples / SAMPLE_RATE)
 

@@ -79,8 +79,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value!r}: it must be a list")
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        require(math.isfinite(value), where, value, "a finite number")  # Python's JSON knows NaN and Infinity
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            number = math.inf
+        require(math.isfinite(number), where, number, "a finite number")  # Python's JSON knows NaN and Infinity
+        return number
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where} is {value!r}: it must be of type {hint.__name__}")
     return value

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import asr
-from asr.audio import SAMPLE_RATE
 from asr.errors import SpellstreamError
 from asr.recogniser import Recogniser
 from asr.writing.hotwords import HotwordList
 from streaming.engine import Engine, StreamConfig
 from streaming.events import Event
+from streaming.session import check_chunk
 from streaming.sources import AudioSource, Microphone
 
 __all__ = ["Listener", "alisten", "listen"]
@@ -122,7 +122,6 @@ class Listener:
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self.engine, self.source = engine, source
-        self.audio_seconds = 0.0  # recognised so far
         self.compute_seconds = 0.0  # spent on it
         self._heard = heard or (lambda chunk: None)
         self._notify = notify or _LOG.warning
@@ -135,7 +134,9 @@ class Listener:
         ending: BaseException | None = None
         with self.source:
             try:
-                for chunk in self.source:
+                for piece in self.source:
+                    check_chunk(piece, self.source.name)
+                    chunk = piece
                     self._heard(chunk)
                     events = self._step(chunk)
                     chunk = nothing
@@ -153,7 +154,6 @@ class Listener:
         started = time.perf_counter()
         (self._session,), (events,) = self.engine.step([self._session], [chunk], [final])
         self.compute_seconds += time.perf_counter() - started
-        self.audio_seconds += len(chunk) / SAMPLE_RATE
         return events
 
     def _report_dropped(self, now: bool = False) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from asr.archive.sources import find, missing
 from asr.errors import DataError, SpellstreamError
@@ -12,34 +12,10 @@ from asr.terminal import Progress, say
 
 if TYPE_CHECKING:
     from asr.archive.sinks import Sink
-    from asr.audio import Track
-    from asr.audio.segment import SegmentConfig
-    from asr.config import SearchConfig
     from asr.recogniser import Outcome
     from asr.transcript import Transcript
-    from asr.writing.hotwords import Hotwords
-    from asr.writing.parts import Style
 
-__all__ = ["Options", "Totals", "TranscribeMany", "report_missing", "run"]
-
-
-class TranscribeMany(Protocol):
-    """The method of a `Recogniser`, or of a `Cluster` of them."""
-
-    def __call__(
-        self,
-        sources: Iterable[str],
-        *,
-        search: SearchConfig,
-        segment: SegmentConfig | None,
-        word_timestamps: bool,
-        batch_size: int,
-        keep_damaged: bool,
-        track: Track,
-        hotwords: Hotwords | None,
-        style: Style,
-    ) -> Iterator[Outcome]:
-        """See `Recogniser.transcribe_many`."""
+__all__ = ["Totals", "report_missing", "run"]
 
 
 @dataclass
@@ -56,33 +32,6 @@ class Totals:
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(self.done + other.done, self.failed + other.failed, self.skipped + other.skipped)
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a run.
-
-    Args:
-        search: beam size and weights.
-        word_timestamps: also find when each word was said.
-        batch_size: segments decoded together.
-        resume: skip sources whose output is complete already.
-        keep_damaged: write the readable part of a damaged file, which still counts as failed.
-        segment: how audio is cut into segments; the defaults if None.
-        track: audio track of each file: its number from 1 on, or its language; None: the English one, if any.
-        hotwords: names and terms to listen for.
-        style: "written", or "spoken" for the words as they were recognised.
-    """
-
-    search: SearchConfig
-    word_timestamps: bool
-    batch_size: int
-    resume: bool = False
-    keep_damaged: bool = False
-    segment: SegmentConfig | None = None
-    track: Track = None
-    hotwords: Hotwords | None = None
-    style: Style = "written"
 
 
 def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) -> list[str]:
@@ -102,9 +51,21 @@ def report_missing(sources: Sequence[str], sink: Sink, *, resume: bool = False) 
 
 
 def run(
-    transcribe_many: TranscribeMany, sources: Sequence[str], sink: Sink, options: Options, progress: Progress
+    transcribe: Callable[[Iterable[str]], Iterator[Outcome]],
+    sources: Sequence[str],
+    sink: Sink,
+    progress: Progress,
+    *,
+    resume: bool = False,
 ) -> Totals:
     """Transcribe all sources into `sink`; each one that fails is reported in one line on standard error.
+
+    Args:
+        transcribe: `transcribe_many` of a `Recogniser` or of a `Cluster`, with its settings.
+        sources: files, folders and manifests.
+        sink: receives the transcripts.
+        progress: advanced by each source.
+        resume: skip sources whose output is complete already.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, with a message that counts the transcripts finished, which are kept.
@@ -120,7 +81,7 @@ def run(
         for source in find(sources):
             if isinstance(source, SpellstreamError):
                 fail(source)
-            elif options.resume and sink.holds(source):
+            elif resume and sink.holds(source):
                 totals.skipped += 1
                 progress.advance()
             elif (obstacle := sink.obstacle(source)) is not None:
@@ -128,19 +89,8 @@ def run(
             else:
                 yield source
 
-    outcomes = transcribe_many(
-        wanted(),
-        search=options.search,
-        segment=options.segment,
-        word_timestamps=options.word_timestamps,
-        batch_size=options.batch_size,
-        keep_damaged=options.keep_damaged,
-        track=options.track,
-        hotwords=options.hotwords,
-        style=options.style,
-    )
     try:
-        for source, transcript, error in outcomes:
+        for source, transcript, error in transcribe(wanted()):
             problem = _keep(sink, source, transcript, error)
             if problem is not None:
                 fail(problem)

@@ -11,14 +11,13 @@ Forms, by suffix:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr.archive import tables
-from asr.archive.manifest import Utterance
+from asr.archive.manifest import Utterance, audio_path
 from asr.errors import DataError
 
 __all__ = ["Hypotheses", "read"]
@@ -67,7 +66,11 @@ def _rows(path: Path) -> Iterator[tuple[str, tuple[str, str] | DataError]]:
         audio = next((fields[key] for key in _PATHS if fields.get(key)), None)
         text = next((fields[key] for key in _TEXTS if fields.get(key) is not None), None)
         if name is None and isinstance(audio, str):
-            name = os.path.normpath(path.absolute().parent / os.path.expanduser(audio))  # noqa: PTH111 - as manifests
+            try:
+                name = str(audio_path(audio, path.absolute().parent, fields, place))
+            except DataError as error:
+                yield place, error
+                continue
         if not isinstance(name, str) or not isinstance(text, str):
             yield place, DataError(f"{place}: expected an id, or the path of the audio, and a text")
         else:

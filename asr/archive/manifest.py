@@ -24,7 +24,7 @@ from asr.archive.tables import Fields, rows
 from asr.errors import DataError
 from asr.files import write_atomically
 
-__all__ = ["KEYS", "Utterance", "measured", "read", "scan", "write"]
+__all__ = ["KEYS", "Utterance", "audio_path", "measured", "read", "scan", "write"]
 
 KEYS = {
     "id": ("id", "utt_id", "utterance_id"),
@@ -156,7 +156,7 @@ def _utterance(fields: Fields, path: Path, place: str, used: set[str]) -> Uttera
     name = _string(fields, "id", place) if _field(fields, "id") is not None else _unused(written, used)
     return Utterance(
         id=name,
-        audio=_audio_path(written, path.absolute() if path.is_dir() else path.absolute().parent, fields, place),
+        audio=audio_path(written, path.absolute() if path.is_dir() else path.absolute().parent, fields, place),
         duration_seconds=_duration(_field(fields, "duration"), place),
         text=_optional_string(fields, "text", place),
         corpus=_optional_string(fields, "corpus", place) or path.absolute().stem,
@@ -178,8 +178,18 @@ def _unused(name: str, used: set[str]) -> str:
     return unused
 
 
-def _audio_path(written: str, folder: Path, fields: Fields, place: str) -> Path:
-    """The absolute path, lexically: resolving links would give a linked clip the name of its target."""
+def audio_path(written: str, folder: Path, fields: Fields, place: str) -> Path:
+    """The absolute path of a row's audio, lexically: resolving links would give a linked clip the name of its target.
+
+    Args:
+        written: a path relative to `folder`, or a `file://` address.
+        folder: of the manifest.
+        fields: of the row; those of Common Voice name the file in `clips/`.
+        place: of the row, for messages.
+
+    Raises:
+        DataError: the address is broken.
+    """
     if written.startswith("file://"):
         try:
             written = urllib.parse.unquote(urllib.parse.urlsplit(written).path)

@@ -85,7 +85,7 @@ def _replace_closed_streams() -> None:
 def _run(arguments: list[str]) -> int:
     # The base class of all usage errors has no public name.
     usage_error = cast("type[Exception]", typer.BadParameter.__mro__[1])
-    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    own = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     if arguments[0] not in own:
         _add_plugins()
     command: Any = typer.main.get_command(app)

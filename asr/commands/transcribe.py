@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,8 @@ from asr.output.subtitles import SubtitleShape
 from asr.terminal import Progress, loading, say
 
 if TYPE_CHECKING:
-    from asr.archive.batch import TranscribeMany
     from asr.archive.sinks import Destination
-    from asr.config import SearchConfig
+    from asr.recogniser import Outcome
     from asr.writing.hotwords import Hotwords
 
 __all__ = ["transcribe"]
@@ -305,27 +304,21 @@ def transcribe(
 
         if there:
             loading(f"the model {model.model}", quiet)
-            segment = segments.settings()
+            settings = {
+                "segment": segments.settings(),
+                "word_timestamps": content.timed(destination.formats),
+                "batch_size": batch_size,
+                "keep_damaged": content.keep_damaged,
+                "track": content.track,
+                "style": content.style.style,
+            }
             with opt.extra("ray"):
-                transcribe_many, config = opened.enter_context(
-                    _transcriber(cluster, model, search, dtype, content.nbest, words)
-                )
+                transcriber = _transcriber(cluster, model, search, dtype, content.nbest, words)
+                transcribe_many = partial(opened.enter_context(transcriber), **settings)
 
             total = sum(1 for _ in find(there)) if show or report else 0
             progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))
-            timed = content.timed(destination.formats)
-            options = batch.Options(
-                config,
-                timed,
-                batch_size,
-                out.resume,
-                content.keep_damaged,
-                segment,
-                content.track,
-                words,
-                content.style.style,
-            )
-            totals += batch.run(transcribe_many, there, sink, options, progress)
+            totals += batch.run(transcribe_many, there, sink, progress, resume=out.resume)
             if report:
                 say(progress.summary())
 
@@ -342,25 +335,28 @@ def _transcriber(
     dtype: opt.DtypeName,
     nbest: int,
     hotwords: Hotwords | None,
-) -> Iterator[tuple[TranscribeMany, SearchConfig]]:
-    """`transcribe_many` of a recogniser, or of as many as fit on the cluster, and the search settings."""
+) -> Iterator[Callable[..., Iterator[Outcome]]]:
+    """`transcribe_many` of a recogniser, or of as many as fit on the cluster, with search settings and hotwords."""
     if cluster.ray is None:
         from asr.processes import Processes
 
         recogniser, config = opt.load(model, search, dtype=dtype, nbest=nbest)
         opt.spell(recogniser, hotwords, config)
         with Processes(recogniser) as processes:
-            yield partial(recogniser.transcribe_many, processes=processes), config
+            yield partial(recogniser.transcribe_many, search=config, hotwords=hotwords, processes=processes)
         return
     from asr.archive.cluster import Cluster, Setup
     from asr.files import absolute
+    from asr.folders import find_lm
 
     # The model is loaded here only to check it and the settings before engines are started.
     checked, config = opt.load(replace(model, device=opt.DeviceName.cpu), search, dtype=dtype, nbest=nbest)
     opt.spell(checked, hotwords, config)
-    folder = absolute(model.model) if Path(model.model).is_dir() else model.model
-    lm = absolute(model.lm) if model.lm and Path(model.lm).is_dir() else model.lm
+    # The engines have other working directories. A folder that only shares its name with a model was not loaded here.
+    folder = absolute(model.model) if checked.folder == Path(model.model) else model.model
+    local = model.lm is not None and Path(model.lm).is_dir() and find_lm(model.lm) == Path(model.lm)
+    lm = absolute(model.lm) if model.lm and local else model.lm
     setup = Setup(folder, model.device.value, dtype.value, lm, model.threads or 1)
     with Cluster(cluster.ray, setup, cluster.engines) as engines:
         say(f"{engines.engines} engines on the cluster {cluster.ray} are loading the model")
-        yield engines.transcribe_many, config
+        yield partial(engines.transcribe_many, search=config, hotwords=hotwords)

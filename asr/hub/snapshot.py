@@ -85,7 +85,7 @@ def fetch(name: str, *, take: Sequence[str], refuse: Sequence[str] = PICKLES, sh
 
     wanted = Reference.parse(name)
     show = sys.stderr.isatty() if show is None else show
-    if wanted.is_commit and (found := _cached(wanted, take)) is not None:
+    if wanted.is_commit and (found := _complete(wanted, take)) is not None:
         return found
     try:
         return _fetched(wanted, take, refuse, show)
@@ -115,7 +115,7 @@ def _fetched(wanted: Reference, take: Sequence[str], refuse: Sequence[str], show
     pinned = Reference(wanted.repository, str(commit))
     if not pinned.is_commit:
         raise HubError(f"{wanted}: the hub names no commit")
-    found = _cached(pinned, take)
+    found = _complete(pinned, take)
     if found is None:
         files = checked(str(wanted), api.list_repo_tree(wanted.repository, recursive=True, revision=commit), refuse)
         found = _downloaded(pinned, chosen(files, take), take, show)
@@ -174,8 +174,23 @@ def _linked(wanted: Reference, take: Sequence[str], local: bool = False) -> Path
     return Path(folder)
 
 
+def _complete(pinned: Reference, take: Sequence[str]) -> Snapshot | None:
+    """The snapshot of a commit in the cache, if all of its files are known to be there.
+
+    Another program may have downloaded single files of it.
+    """
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        get_cached_repo_tree(pinned.repository, revision=pinned.revision)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return _cached(pinned, take)
+
+
 def _cached(wanted: Reference, take: Sequence[str]) -> Snapshot | None:
-    """The snapshot in the cache, if all of its files are there."""
+    """The snapshot in the cache; if the cache has no listing of its files, some may be missing."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:

@@ -26,6 +26,7 @@ from asr.training.sampler import BucketSampler
 __all__ = ["Batch", "Corpus", "Item", "LasData", "collate"]
 
 _DEV_BATCH = 16
+_RESAMPLED_AWAY = SAMPLE_RATE // 50  # samples by which resampling may shorten an utterance
 
 
 class Item(NamedTuple):
@@ -120,10 +121,11 @@ class Corpus(Dataset[Item]):
         """
         entry = self.entries[index]
         start, samples = round(entry.start_seconds * SAMPLE_RATE), round(entry.seconds * SAMPLE_RATE)
-        if not entry.at_16_khz:
-            return load(entry.audio)[start : start + samples]
-        waveform = _enter(entry.audio, start, samples)
-        if len(waveform) != samples:
+        if entry.at_16_khz:
+            waveform, least = _enter(entry.audio, start, samples), samples
+        else:
+            waveform, least = load(entry.audio)[start : start + samples], samples - _RESAMPLED_AWAY
+        if len(waveform) < least:
             raise AudioError(entry.audio, f"is shorter than it was when {entry.id} was prepared: prepare it again")
         return waveform
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from asr.checkpoint import write_tensors
 from asr.config import from_dict, require
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import CheckpointError, ConfigError, TrainingError
 from asr.training.config import read_toml
 from asr.training.interrupts import heeding_interrupts
 from asr.training.muon import GateMuon
@@ -106,13 +106,19 @@ class SavedRun:
         self._states = {n: (self._muon if n in matrices else self._adam).state[p] for n, p in named.items()}
 
     def step(self, loss: Tensor, rate_share: float) -> Tensor:
-        """One step down the gradient of `loss`, at `rate_share` times the learning rates; return the gradient norm."""
+        """One step down the gradient of `loss`, at `rate_share` times the learning rates; return the gradient norm.
+
+        Raises:
+            TrainingError: the gradient is not finite; the weights are those of the step before.
+        """
         for optimiser, rate in ((self._adam, self.config.learning_rate), (self._muon, self.config.matrix_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * rate_share
         self.model.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"{self.path.parent}: the gradient is not finite; the same command resumes the run")
         self._adam.step()
         self._muon.step()
         return norm

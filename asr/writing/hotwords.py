@@ -200,9 +200,9 @@ class Hotwords:
 
     @cached_property
     def _lengths(self) -> dict[str, tuple[int, ...]]:
-        """First word → lengths, in words, of the phrases that begin with it, longest first."""
+        """First word, without 's → lengths, in words, of the phrases that begin with it, longest first."""
         lengths: dict[str, set[int]] = {}
         for said in self._written:
             first, *others = said.split() or [""]
-            lengths.setdefault(first, set()).add(1 + len(others))
+            lengths.setdefault(first.removesuffix("'s"), set()).add(1 + len(others))
         return {first: tuple(sorted(some, reverse=True)) for first, some in lengths.items()}

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 from asr.config import require
 
-__all__ = ["MARKS", "Form", "Style", "Tag", "Tagger", "Utterance", "check_style"]
+__all__ = ["MARKS", "SENTENCE_ENDS", "Form", "Style", "Tag", "Tagger", "Utterance", "check_style"]
 
 Style = Literal["written", "spoken"]
 """written: capitals, punctuation and digits; spoken: the words as they were recognised, in lower case."""
@@ -24,6 +24,7 @@ def check_style(style: object) -> None:
 
 
 MARKS = ("", ",", ".", "?", "!", ":", "—")
+SENTENCE_ENDS = (".", "?", "!")
 """Marks that can follow a word; empty: no mark. A dash is set between spaces, the others directly after the word."""
 
 

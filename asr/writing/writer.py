@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from asr.transcript import Segment, Word
 from asr.writing import numbers
-from asr.writing.parts import Form, Tag, Tagger, Utterance
+from asr.writing.parts import SENTENCE_ENDS, Form, Tag, Tagger, Utterance
 
 __all__ = ["Context", "Names", "Writer"]
 
@@ -22,7 +22,6 @@ _BREAK_SECONDS = 0.5  # a pause this long ends a number
 # the wrong words and 8 % of the right ones. A limit of 0.5 would exclude 18 % of the right words, and so leave every
 # third number of two words unconverted.
 _SURE_CONFIDENCE = 0.3
-_SENTENCE_ENDS = (".", "?", "!")
 
 
 class Names(Protocol):
@@ -172,7 +171,7 @@ def _written_words(
         if tags and not is_open:
             text = _capitalised(text)
         if mark:
-            is_open = mark not in _SENTENCE_ENDS
+            is_open = mark not in SENTENCE_ENDS
             text = _marked(text, mark)
         else:
             is_open = True

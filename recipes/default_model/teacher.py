@@ -293,7 +293,8 @@ def _labels(window: Window, teacher: Teacher, recogniser: Recogniser) -> list[La
 
     model, log_probs = recogniser.model, []
     for waveform in window.waveforms:
-        encoded = model.encode(waveform[None].to(recogniser.device), torch.tensor([len(waveform)]))
+        lengths = torch.tensor([len(waveform)], device=recogniser.device)
+        encoded = model.encode(waveform[None].to(recogniser.device), lengths)
         log_probs.append(model.ctc_log_probs(encoded.encoder_out)[0, : encoded.encoder_out_lengths[0]].float().cpu())
     texts = give_words(recogniser.tokenizer, log_probs, normalise(written) or "")
     return [
@@ -312,7 +313,7 @@ def _read_labels(path: Path) -> list[Label]:
 def _accept(options: argparse.Namespace) -> None:
     if not options.gap > 0:
         raise ConfigError(f"--gap {options.gap}: expected a number above 0")
-    heldout = frozenset(u.text for path in options.holdout for u in manifest.read(path) if u.text)
+    heldout = frozenset(normalise(u.text) for path in options.holdout for u in manifest.read(path) if u.text)
     limits, counts = Limits(gap=options.gap), Counter[str]()
     accepted = []
     for utterance, label in _with_labels(options.manifest, options.labels):
@@ -326,14 +327,18 @@ def _accept(options: argparse.Namespace) -> None:
 
 
 def _gaps(options: argparse.Namespace) -> None:
-    told = [(u, label) for u, label in _with_labels(options.manifest, options.labels) if u.text and label.text]
+    told = [
+        (u, text, label)
+        for u, label in _with_labels(options.manifest, options.labels)
+        if label.text and (text := normalise(u.text or ""))
+    ]
     total = sum(u.duration_seconds or 0.0 for u in manifest.read(options.manifest))
     for most in GAPS:
-        kept = [(u, label) for u, label in told if label.gap <= most]
-        scores = [metrics.score(u.id, u.corpus, u.text, label.text, u.duration_seconds) for u, label in kept]
+        kept = [(u, text, label) for u, text, label in told if label.gap <= most]
+        scores = [metrics.score(u.id, u.corpus, text, label.text, u.duration_seconds) for u, text, label in kept]
         if scores:
             rate = sum((one.words for one in scores[1:]), scores[0].words).rate
-            share = sum(u.duration_seconds or 0.0 for u, _ in kept) / total
+            share = sum(u.duration_seconds or 0.0 for u, _, _ in kept) / total
             print(f"gap up to {most:3.1f}: {share:4.0%} of the time, WER {100 * rate:5.1f} %")
 
 

@@ -180,4 +180,5 @@ def make_engine(
             chunk_ms=own.chunk_ms if streams.chunk_ms is None else streams.chunk_ms,
             lookahead_ms=own.lookahead_ms if streams.lookahead_ms is None else streams.lookahead_ms,
         )
-        return Engine(recogniser, replace(config, context=context, final=search))
+        final = None if search == recogniser.model.config.search else search
+        return Engine(recogniser, replace(config, context=context, final=final))

@@ -124,13 +124,14 @@ class Service:
         try:
             with self.stop.conversation():
                 yield stream
+        except LimitError as error:
+            self.metrics.cut.labels(error.limit).inc()
+            raise
         finally:
             self.metrics.streams.labels(kind).dec()
             del worker.streams[stream]
             if not stream.done:
                 worker.drop(stream)
-            if isinstance(stream.error, LimitError):
-                self.metrics.cut.labels(stream.error.limit).inc()
             facts: dict[str, Any] = {"seconds": time.monotonic() - opened, "audio_seconds": stream.audio_seconds}
             facts |= {"segments": stream.segments, "dropped_seconds": stream.dropped_seconds, "finished": stream.done}
             note(_LOG, "stream closed", kind=kind, **facts)

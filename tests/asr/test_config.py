@@ -74,6 +74,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     # not numbers
     ({"search": {"length_bonus": float("nan")}}, r"config\.search\.length_bonus is nan: .*finite"),
     ({"search": {"max_tokens_per_second": float("inf")}}, r"max_tokens_per_second is inf: .*finite"),
+    ({"search": {"length_bonus": 10**400}}, r"config\.search\.length_bonus is inf: .*finite"),  # was a traceback
+    ({"search": {"lm_temperature": 2, "internal_lm_share": 0.5}}, "lm_temperature is 2.*1 with internal_lm_share"),
     # bounds
     ({"vocab_size": 4}, "vocab_size is 4: it must be more than the 4 special tokens"),
     ({"features": {"win_length": 600}}, "features.win_length is 600"),

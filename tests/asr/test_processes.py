@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from torch import Tensor
 import asr
 from asr.audio.segment import SegmentConfig
 from asr.config import SearchConfig
+from asr.errors import ConfigError
 from asr.jobs import Decoding
 from asr.processes import Processes
 from asr.recogniser import Recogniser
@@ -171,6 +174,40 @@ def test_threads_decode_where_no_process_can_be_started(
     with Processes(recogniser, 2) as processes:
         assert heard(recogniser, clips, processes) == heard(recogniser, clips, None)
     assert caplog.messages == ["no processes can be started, so threads decode: [Errno 38] Function not implemented"]
+
+
+@NEEDS_LINUX
+@pytest.mark.parametrize("started", [1, 2])
+def test_processes_started_before_a_limit_are_ended(
+    model_folder: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """Python waited forever, at its exit, for those that had been forked before the limit was reached."""
+    begin, begun = multiprocessing.context.ForkProcess.start, itertools.count()
+
+    def limited(process: multiprocessing.context.ForkProcess) -> None:
+        if next(begun) == started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        begin(process)
+
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", limited)
+    recogniser = asr.load(str(model_folder), device="cpu")
+    with Processes(recogniser, 3) as processes:
+        assert not multiprocessing.active_children()
+        assert heard(recogniser, clips, processes) == heard(recogniser, clips, None)
+
+
+def test_after_the_context_threads_decode(model_folder: Path, clips: list[Path]) -> None:
+    """The ended processes were still given work, and the file read at that moment got the blame."""
+    recogniser = asr.load(str(model_folder), device="cpu")
+    with Processes(recogniser, 2) as processes:
+        expected = heard(recogniser, clips, processes)
+    assert heard(recogniser, clips, processes) == expected
+
+
+def test_no_processes_cannot_be_asked_for(model_folder: Path) -> None:
+    """0 meant as many as there are threads."""
+    with pytest.raises(ConfigError, match="count is 0: it must be at least 1"):
+        Processes(asr.load(str(model_folder), device="cpu"), 0)
 
 
 @NEEDS_LINUX

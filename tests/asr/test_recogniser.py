@@ -238,6 +238,44 @@ def test_segments_come_in_order_with_progress(recogniser: Recogniser, recordings
     assert heard[-1] > 0
 
 
+def test_segments_before_a_read_error_are_yielded(
+    recogniser: Recogniser, recordings: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a batch of them was lost, although the docstring said that they had been yielded."""
+    sound = torch.cat([recordings[0], torch.zeros(16_000)] * 2)
+    expected = timed(recogniser.transcribe(sound, 16_000).segments)
+
+    def breaking(source: object, **options: Any) -> Iterator[torch.Tensor]:
+        yield sound
+        raise AudioError("talk.wav", "breaks off")
+
+    monkeypatch.setattr("asr.recogniser.blocks", breaking)
+    found: list[Segment] = []
+    with pytest.raises(AudioError, match=r"talk\.wav: breaks off"):
+        found.extend(recogniser.segments("talk.wav"))
+    assert timed(found) == expected
+
+
+def test_a_text_that_cannot_be_written_is_that_files_alone(
+    recogniser: Recogniser, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in the writer was blamed on the next file, and the file itself vanished with all behind it."""
+    write_all = Writer.write_all
+
+    def breaking(writer: Writer, segments: Sequence[Segment], *names: Any) -> list[Segment]:
+        if len(broken) == 0:
+            broken.append(True)
+            raise MemoryError("1 GiB")
+        return write_all(writer, segments, *names)
+
+    broken: list[bool] = []
+    monkeypatch.setattr(Writer, "write_all", breaking)
+    outcomes = list(recogniser.transcribe_many(clips[1:5], segment=ALL, batch_size=1))
+    assert {outcome.source for outcome in outcomes} == set(clips[1:5])
+    (failed,) = (outcome for outcome in outcomes if outcome.error is not None)
+    assert str(failed.error) == f"{failed.source}: MemoryError: 1 GiB"
+
+
 def test_written_text_is_that_of_the_spoken_words(
     recogniser: Recogniser, clips: list[Path], recordings: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,21 @@ def test_what_was_said_is_kept_whatever_ends_it(
     assert seen[-1].text
 
 
+@pytest.mark.parametrize("bad", [torch.full((512,), torch.nan), torch.zeros(512, dtype=torch.float64)])
+def test_a_bad_chunk_costs_no_words(recogniser: Recogniser, speech: torch.Tensor, bad: torch.Tensor) -> None:
+    """The bad chunk was given to the engine once more at the end, which failed again: the last words were lost."""
+
+    class Spoiled(Replay):
+        def _chunks(self) -> Generator[torch.Tensor, None, None]:
+            yield from super()._chunks()
+            yield bad
+
+    seen: list[Event] = []
+    with pytest.raises(AudioError, match="the replay: "):
+        collect(streaming.listen(Spoiled(speech), model=recogniser), seen)
+    assert finals(seen) == finals(list(streaming.listen(Replay(speech), model=recogniser)))
+
+
 def test_ctrl_c_amid_a_step_loses_no_audio(
     recogniser: Recogniser, speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,8 @@
-"""Small archives of empty files, and options to transcribe them with a stub."""
+"""Small archives of empty files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from asr.archive.batch import Options
-from asr.config import SearchConfig
-
-OPTIONS = Options(SearchConfig(), word_timestamps=False, batch_size=16)
-RESUME = Options(SearchConfig(), word_timestamps=False, batch_size=16, resume=True)
 
 
 def files(folder: Path, *names: str) -> Path:

@@ -59,7 +59,7 @@ class StubRecogniser(Stub):
     def __init__(self) -> None:
         super().__init__()
         self.model = types.SimpleNamespace(config=ModelConfig(vocab_size=40))
-        self.device, self.dtype = types.SimpleNamespace(type="cpu"), "float32"
+        self.folder, self.device, self.dtype = Path("/models/default"), types.SimpleNamespace(type="cpu"), "float32"
         self.has_lm = True
         self.asked: dict[str, Any] = {}
 

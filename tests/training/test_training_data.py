@@ -286,6 +286,19 @@ def test_processes_share_dev(recorded: Path, tokenizer: Tokenizer, world_size: i
     assert measured == Counter(dict.fromkeys(range(len(corpus)), world_size if world_size == 9 else 1))
 
 
+@pytest.mark.parametrize("sample_rate", [16_000, 44_100])
+def test_linked_audio_that_became_shorter_is_one_line(recorded: Path, tmp_path: Path, sample_rate: int) -> None:
+    """Audio at other rates than 16 kHz was cut without a word, and trained on with the whole text."""
+    entry = Corpus.open(recorded / "prepared").entries[0]
+    audio = tmp_path / "linked.flac"
+    linked = dataclasses.replace(entry, audio=audio, start_seconds=0.0, seconds=0.5, at_16_khz=sample_rate == 16_000)
+    soundfile.write(audio, np.zeros(sample_rate // 2, np.float32), sample_rate)
+    assert abs(len(Corpus([linked]).waveform(0)) - 8_000) < 100
+    soundfile.write(audio, np.zeros(sample_rate // 3, np.float32), sample_rate)
+    with pytest.raises(AudioError, match=r"linked\.flac: is shorter than it was"):
+        Corpus([linked]).waveform(0)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_audio_that_is_gone_is_one_line_from_a_worker_too(folder: Path, tokenizer: Tokenizer, workers: int) -> None:
     """Missing audio in a worker is one line, rather than torch's page-long error around it."""

@@ -126,7 +126,7 @@ class Hyperparams:
 
     def number(self, given: Mapping[str, Any], key: str, name: str) -> float:
         """The number of an argument."""
-        value = self.resolved(given[name], f"{key}.{name}")
+        value = self.resolved(given[name], self.named(key, name))
         if isinstance(value, str):  # YAML 1.1 reads 1.e-8 as a string
             try:
                 value = float(value)

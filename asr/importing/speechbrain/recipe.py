@@ -154,11 +154,11 @@ class _RecipeReader:
         }
         given = self.params.arguments(call, key, known, unused)
         self.params.expect(given, key, deltas=False, context=False, filter_shape="triangular", sample_rate=16_000)
-        _, normalisation = self._only("normalisation", "InputNormalization")
+        key_of_norm, normalisation = self._only("normalisation", "InputNormalization")
         kinds = {"norm_type": "global", "mean_norm": True, "std_norm": True}
         unused = ("avg_factor", "requires_grad", "update_until_epoch", "device", "epsilon", "length_dim")
-        norm = self.params.arguments(normalisation, "normalize", kinds, (*unused, "avoid_padding_norm"))
-        self.params.expect(norm, "normalize", norm_type="global", mean_norm=True, std_norm=True)
+        norm = self.params.arguments(normalisation, key_of_norm, kinds, (*unused, "avoid_padding_norm"))
+        self.params.expect(norm, key_of_norm, **kinds)
 
         per_ms = self.params.number(given, key, "sample_rate") / 1000
         return FeatureConfig(

@@ -1,7 +1,8 @@
 """Fast paths, behind one switch.
 
 Plain PyTorch is the reference, and each fast path has a test against it: on CPUs `lstm` and `decoder_loop` in training,
-`fp16`, `int8` and `location` in recognition; on GPUs `graphs` in streams. `SPELLSTREAM_FAST=0` in the environment turns
+`fp16`, `int8`, `int8_lm` and `location` in recognition, and a search of live hypotheses only; on GPUs `graphs` in
+streams. `SPELLSTREAM_FAST=0` in the environment turns
 all of them off, and `fast_paths(False)` does so for a block of code. Weights are packed and rounded when a model is
 loaded, so a loaded recogniser keeps its kind.
 """
@@ -11,23 +12,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextvars import ContextVar
 
 __all__ = ["enabled", "fast_paths"]
 
-_ENABLED = ContextVar("fast_paths", default=os.environ.get("SPELLSTREAM_FAST", "1") != "0")
+_enabled = os.environ.get("SPELLSTREAM_FAST", "1") != "0"
 
 
 def enabled() -> bool:
     """Whether fast paths may be used."""
-    return _ENABLED.get()
+    return _enabled
 
 
 @contextlib.contextmanager
 def fast_paths(on: bool) -> Iterator[None]:
-    """Turn fast paths on or off within a block."""
-    token = _ENABLED.set(on)
+    """Turn fast paths on or off, in all threads, while a block runs."""
+    global _enabled
+    before, _enabled = _enabled, on
     try:
         yield
     finally:
-        _ENABLED.reset(token)
+        _enabled = before

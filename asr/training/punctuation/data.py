@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from asr.config import PunctuationConfig
 from asr.errors import DataError
-from asr.files import replacing, write_atomically
-from asr.training.punctuation.reading import ENDS, case_of, read_line
+from asr.files import hash_file, replacing, write_atomically
+from asr.training.punctuation.reading import case_of, read_line
+from asr.writing.parts import SENTENCE_ENDS
 from asr.writing.vocabulary import Case, Vocabulary, Words
 
 __all__ = ["IGNORED", "Text", "read_texts"]
@@ -100,9 +101,7 @@ def _fingerprint(sources: Sequence[tuple[Path, int]], config: PunctuationConfig)
     digest = hashlib.sha256(json.dumps(config.marks).encode())
     for path, _ in sources:
         digest.update(f"{path.stat().st_size} ".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        hash_file(digest, path)
     return digest.hexdigest()
 
 
@@ -190,5 +189,5 @@ def _text(
 
 def sentence_ends(marks: npt.NDArray[np.uint8], config: PunctuationConfig) -> npt.NDArray[np.bool_]:
     """Where a mark ends a sentence."""
-    ends = [number for number, mark in enumerate(config.marks) if mark in ENDS]
+    ends = [number for number, mark in enumerate(config.marks) if mark in SENTENCE_ENDS]
     return np.isin(marks, ends)

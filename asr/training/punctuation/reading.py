@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 from asr.text.marks import MarkedWord, read_marks
 from asr.text.normalise import plain
+from asr.writing.parts import SENTENCE_ENDS
 from asr.writing.vocabulary import Case
 
-__all__ = ["ENDS", "Target", "case_of", "read_line"]
-
-ENDS = (".", "?", "!")  # marks that end a sentence
+__all__ = ["Target", "case_of", "read_line"]
 
 _PLAIN = re.compile(r"[a-z]+(?:'[a-z]+)*'?")
 _NUMBER = re.compile(r"([$€£]?)(\d[\d,]*)(?:\.(\d+))?(st|nd|rd|th|s|%|k|bn|m)?")
 _CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds"}
+_SCALES = {"hundred", "thousand", "million", "billion", "trillion"}
 _UNITS = {"%": "percent", "k": "thousand", "m": "million", "bn": "billion"}
 _MOST_DIGITS = 12
 _LEAST_MARKED = 60  # words: a line with no mark for this long is not punctuated
@@ -39,7 +39,7 @@ def read_line(line: str) -> list[Target]:
     A line that does not end with a sentence (a heading, a broken utterance) is skipped, and so is one in capitals.
     """
     words = read_marks(line)
-    if not words or words[-1].mark not in ENDS or _shouted(line):
+    if not words or words[-1].mark not in SENTENCE_ENDS or _shouted(line):
         return []
     found: list[Target] = []
     for sentence in _sentences(words):
@@ -68,7 +68,7 @@ def _sentences(words: Sequence[MarkedWord]) -> Iterator[list[MarkedWord]]:
     def number(word: MarkedWord) -> int:
         nonlocal ended
         now = ended
-        ended += word.mark in ENDS
+        ended += word.mark in SENTENCE_ENDS
         return now
 
     return (list(group) for _, group in groupby(words, number))
@@ -78,7 +78,9 @@ def _spoken(sentence: Sequence[MarkedWord]) -> list[Target]:
     if len(sentence) > _LEAST_MARKED and not any(word.mark for word in sentence[:-1]):
         return []
     found: list[Target] = []
-    for text, mark in sentence:
+    for (text, mark), following in zip_longest(sentence, sentence[1:]):
+        if text[:1] in _CURRENCIES and following and following.text.lower() in _SCALES:
+            return []  # "$5 million" is "five million dollars"
         word = plain(text)
         if _PLAIN.fullmatch(word):
             spoken = [(word, text if len(text) == len(word) and text.isascii() else _cased(word, text))]
@@ -110,6 +112,8 @@ def _numeral(text: str) -> tuple[str, ...]:
         return ()
     currency, digits, fraction, ending = found.groups()
     value = int(digits.replace(",", ""))
+    if currency and (fraction or value == 1):  # "three dollars fifty", "one dollar"
+        return ()
     year = "," not in digits and len(digits) == 4 and 1100 <= value < 2100 and not currency and not fraction
     if ending in ("st", "nd", "rd", "th"):
         said = num2words(value, to="ordinal")

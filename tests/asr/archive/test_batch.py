@@ -17,7 +17,7 @@ from asr.archive.sinks import Destination, OutputFiles, Sink
 from asr.errors import SpellstreamError
 from asr.terminal import Progress
 from asr.transcript import Transcript
-from tests.support.archive import OPTIONS, RESUME, below, files
+from tests.support.archive import below, files
 from tests.support.commands import Stub, transcript_of
 
 
@@ -33,7 +33,7 @@ def test_what_fails_is_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest
             ),
         ),
     )
-    totals = run(Stub().transcribe_many, [str(folder), str(tmp_path / "in" / "sub")], out, OPTIONS, Progress())
+    totals = run(Stub().transcribe_many, [str(folder), str(tmp_path / "in" / "sub")], out, Progress())
     assert (totals.done, totals.failed, totals.total) == (3, 1, 4)
     assert below(tmp_path / "out") == ["a.srt", "a.txt", "sub/c.srt", "sub/c.txt"]
     assert (tmp_path / "out/sub/c.txt").read_text() == "c\nagain\n"
@@ -44,7 +44,7 @@ def test_what_cannot_be_written_is_one_failure(tmp_path: Path, capsys: pytest.Ca
     folder = files(tmp_path / "in", "a.wav", "sub/b.wav")
     files(tmp_path / "out", "sub")  # a file is where a folder should go
     out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
-    totals = run(Stub().transcribe_many, [str(folder)], out, OPTIONS, Progress())
+    totals = run(Stub().transcribe_many, [str(folder)], out, Progress())
     assert (totals.done, totals.failed) == (1, 1)
     assert capsys.readouterr().err == f"spellstream: {tmp_path}/out/sub: cannot be made: File exists\n"
 
@@ -63,10 +63,10 @@ def test_resume_skips_what_has_all_its_outputs(tmp_path: Path) -> None:
         ),
     )
     stub = Stub()
-    totals = run(stub.transcribe_many, [str(folder)], out, RESUME, Progress())
+    totals = run(stub.transcribe_many, [str(folder)], out, Progress(), resume=True)
     assert (totals.done, totals.skipped) == (2, 1)
     assert sorted(stub.heard) == [f"{folder}/b.wav", f"{folder}/c.wav"]
-    assert run(stub.transcribe_many, [str(folder)], out, RESUME, Progress()).skipped == 3
+    assert run(stub.transcribe_many, [str(folder)], out, Progress(), resume=True).skipped == 3
 
 
 def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
 
     out = OutputFiles([str(folder)], Destination(folder=tmp_path / "out", formats=("txt",)))
     with pytest.raises(KeyboardInterrupt, match="transcripts finished and kept: 5"):
-        run(Interrupted().transcribe_many, [str(folder)], out, OPTIONS, Progress())
+        run(Interrupted().transcribe_many, [str(folder)], out, Progress())
     assert len(below(tmp_path / "out")) == 5
 
 
@@ -89,7 +89,6 @@ import os, pathlib, signal, sys
 from asr.archive.batch import run
 from asr.archive.sinks import Destination, OutputFiles
 from asr.terminal import Progress
-from tests.support.archive import RESUME
 from tests.support.commands import Stub
 folder, kill_at = sys.argv[1], int(sys.argv[2])
 fsync, calls = os.fsync, 0
@@ -104,7 +103,7 @@ def dying(descriptor):  # in the middle of writing
 os.fsync = dying
 stub = Stub()
 out = OutputFiles([folder + "/in"], Destination(folder=pathlib.Path(folder, "out"), formats=("txt", "json",)))
-run(stub.transcribe_many, [folder + "/in"], out, RESUME, Progress())
+run(stub.transcribe_many, [folder + "/in"], out, Progress(), resume=True)
 print(len(stub.heard))
 """
 
@@ -152,7 +151,7 @@ def test_ten_thousand_files_run_in_flat_memory(tmp_path: Path) -> None:
     sink = Nowhere()
     tracemalloc.start()
     try:
-        totals = run(Long().transcribe_many, [str(folder)], sink, RESUME, Progress())
+        totals = run(Long().transcribe_many, [str(folder)], sink, Progress(), resume=True)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

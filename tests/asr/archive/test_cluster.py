@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from asr.archive import cluster, cluster_engine
+from asr.errors import DataError
 from asr.recogniser import Recogniser
 from tests.support.commands import Command, Stub, StubRecogniser
 from tests.support.small_model import small_model
@@ -141,6 +142,26 @@ def test_an_address_where_nothing_is(address: str, reason: str, command: Command
     assert err.startswith(f"spellstream: {address}: {reason}")
     assert err.count("\n") == 1
     assert stub.asked["load"][1] == "cpu"  # the command's own machine needs no GPU
+
+
+@pytest.mark.parametrize("loaded", ["/models/default", "default"])
+def test_engines_load_the_model_that_was_checked(
+    command: Command, stub: StubRecogniser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: str
+) -> None:
+    """A folder in the working directory with the name of a shipped model was given to the engines in its place."""
+    (tmp_path / "default").mkdir()
+    monkeypatch.chdir(tmp_path)
+    stub.folder = Path(loaded)
+    asked: list[cluster_engine.Setup] = []
+
+    def unreachable(address: str, setup: cluster_engine.Setup, engines: int | None) -> None:
+        asked.append(setup)
+        raise DataError("not today")
+
+    monkeypatch.setattr(cluster, "Cluster", unreachable)
+    (tmp_path / "a.wav").touch()
+    assert command("transcribe", "a.wav", "--ray", "local")[0] == 1
+    assert asked[0].model == ("default" if loaded != "default" else str(tmp_path / "default"))
 
 
 def test_a_missing_ray_says_what_to_install(

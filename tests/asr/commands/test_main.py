@@ -297,6 +297,8 @@ def test_other_packages_add_commands(command: Command, monkeypatch: pytest.Monke
     assert status == 0
     assert "recite" in out
     assert "transcribe" in out
+    for own in ("info", "import"):  # "import" is not the name of its function
+        assert command(own, "--help")[2] == ""
 
 
 def test_further_commands_are_left_alone_where_not_needed(

@@ -267,6 +267,16 @@ def test_without_a_connection_and_without_a_cache_there_is_one_clear_line(
     assert re.fullmatch(rf"(.*loading.*\n)?spellstream: {NAME}: no connection .*, and it is not in the cache\n", said)
 
 
+def test_a_model_of_which_another_program_cached_a_file_is_completed(hub: HubServer, folder: Path) -> None:
+    """A single cached file was taken for the whole model, on every run."""
+    import huggingface_hub
+
+    commit = hub.commit("ann/tiny")
+    huggingface_hub.hf_hub_download("ann/tiny", "config.json", revision=commit)
+    for name in (f"{NAME}@{commit}", NAME):
+        assert files(folders.find(name)) == files(folder)
+
+
 def test_half_a_model_in_the_cache_is_not_used(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     (folders.find(NAME) / WEIGHTS).unlink()
     gone(monkeypatch)

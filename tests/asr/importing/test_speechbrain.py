@@ -262,7 +262,7 @@ def test_a_recipe_is_data(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("attn_type: location", "attn_type: keyvalue", "dec.attn_type is keyvalue"),
         ("rnn_type: gru", "rnn_type: rnn", "dec.rnn_type is rnn"),
         ("    re_init: True", "    sharpen: 2", "the argument sharpen is not understood"),
-        ("norm_type: global", "norm_type: sentence", "norm_type is 'sentence'"),
+        ("norm_type: global", "norm_type: sentence", "norm_type is 'sentence': only 'global'"),
         ("n_mels: 20", "n_mels: !PLACEHOLDER", "compute_features.n_mels is !PLACEHOLDER"),
         ("n_mels: 20", "n_mels: !ref <n_mels>", "n_mels refers to itself"),
         ("dnn_neurons: 20", "dnn_neurons: !ref <emb_size> * 2", "which is not understood"),

@@ -16,7 +16,7 @@ from asr.errors import AudioError, ConfigError, DataError
 from asr.output.rows import Rows, open_rows
 from asr.terminal import Progress
 from asr.transcript import Segment, Transcript, Word, read_json
-from tests.support.archive import OPTIONS, RESUME, files
+from tests.support.archive import files
 from tests.support.commands import Stub, transcript_of
 
 KINDS = ("rows.jsonl", "rows.parquet")
@@ -249,7 +249,7 @@ def test_what_holds_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_run_fills_rows_and_the_next_does_the_rest(path: Path, tmp_path: Path) -> None:
     folder = files(tmp_path / "in", "a.wav", "bad.wav", "c.wav")
     rows = open_rows(path, resume=False)
-    totals = run(Stub().transcribe_many, [f"{folder}/a.wav", f"{folder}/bad.wav"], rows, OPTIONS, Progress())
+    totals = run(Stub().transcribe_many, [f"{folder}/a.wav", f"{folder}/bad.wav"], rows, Progress())
     rows.close()
     assert (totals.done, totals.failed) == (1, 1)
     assert {row["source"]: row["error"] for row in read(path)} == {
@@ -257,7 +257,7 @@ def test_a_run_fills_rows_and_the_next_does_the_rest(path: Path, tmp_path: Path)
         f"{folder}/bad.wav": "is not audio",
     }
     stub, rows = Stub(), open_rows(path, resume=True)
-    totals = run(stub.transcribe_many, [str(folder)], rows, RESUME, Progress())
+    totals = run(stub.transcribe_many, [str(folder)], rows, Progress(), resume=True)
     rows.close()
     assert (totals.done, totals.failed, totals.skipped) == (1, 1, 1)
     assert sorted(stub.heard) == [f"{folder}/bad.wav", f"{folder}/c.wav"]

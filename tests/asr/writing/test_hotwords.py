@@ -128,6 +128,13 @@ def test_words_are_written_as_the_list_has_them() -> None:
     assert hotwords.forms([]) == hotwords.forms(["new"]) == []
 
 
+def test_a_name_that_ends_in_an_owners_s_is_written_too() -> None:
+    """It was looked up without its 's, but listed with it."""
+    hotwords = Hotwords.parse("McDonald's, Lloyd's Bank, Lloyd")
+    words = ["mcdonald's", "and", "lloyd's", "bank", "or", "lloyd's", "house"]
+    assert hotwords.forms(words) == [Form(0, 1, "McDonald's"), Form(2, 4, "Lloyd's Bank"), Form(5, 6, "Lloyd's")]
+
+
 def test_the_plain_reading_comes_first() -> None:
     """The plain reading of a phrase is not hidden by another reading of the phrase before it."""
     assert Hotwords.parse("NextCloud, next cloud").forms(["next", "cloud"]) == [Form(0, 2, "next cloud")]

@@ -56,6 +56,18 @@ def test_streams_compute_in_the_number_format_that_is_asked_for(model: Path, mon
     assert engine.model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(("options", "reuse"), [([], True), (["--alternatives", "2"], False)])
+def test_a_server_reuses_the_latest_search_as_python_does(
+    model: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], reuse: bool
+) -> None:
+    """The model's own search, handed over as if the user had chosen it, always ran again at the end of a segment."""
+    made: list[Engine] = []
+    monkeypatch.setattr(serve, "_run", lambda config, make_engine, log_format: made.append(make_engine()))
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert main(["serve", "--model", str(model), "--device", "cpu", *options]) == 0
+    assert made[0].reuse == reuse
+
+
 @pytest.mark.usefixtures("_own_logging")
 @pytest.mark.parametrize("option", ["--port", "--wyoming"])
 def test_a_port_that_is_taken_is_one_line(taken: int, option: str, capsys: pytest.CaptureFixture[str]) -> None:

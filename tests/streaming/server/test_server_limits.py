@@ -231,6 +231,19 @@ def test_who_says_nothing_is_dropped(guarded: Running) -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_goes_silent_is_counted(guarded: Running) -> None:
+    """Only streams with too many unread events were counted as cut."""
+
+    async def main() -> None:
+        async with connect(f"{guarded.ws_url}/?key=a%20key") as websocket:
+            await websocket.send(bytes(16_000))
+            await websocket.recv()
+            assert await closed(websocket) == (1008, "nothing was received for 1.5 s")
+
+    asyncio.run(main())
+    assert b'spellstream_cut_total{reason="idle_seconds"}' in authorised(guarded, "GET", "/metrics")[1]
+
+
 def held(made: Running, count: int) -> list[socket.socket]:
     """Abandoned connections, some within a request."""
     found = []

@@ -220,6 +220,25 @@ def test_ctrl_c_saves_and_says_so(command: Command, monkeypatch: pytest.MonkeyPa
     assert len(steps) == whole > 30  # no step was made twice
 
 
+def test_a_gradient_that_is_not_finite_spoils_nothing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One NaN made all weights NaN, and the next save replaced the last good ones."""
+    from asr.training.saved_run import SavedRun
+
+    steps = []
+    step = SavedRun.step
+
+    def spoiled(run: SavedRun, loss: torch.Tensor, rate: float) -> object:
+        steps.append(rate)
+        return step(run, loss * float("nan") if len(steps) == 18 else loss, rate)
+
+    monkeypatch.setattr(SavedRun, "step", spoiled)
+    status, _, err = command()
+    assert (status, len(steps)) == (1, 18)
+    assert "lm: the gradient is not finite; the same command resumes the run" in err
+    assert all(tensor.isfinite().all() for tensor in load_file(Path("lm/last.safetensors")).values())
+    assert command()[0] == 0
+
+
 def test_time_is_of_the_whole_run(command: Command) -> None:
     """The time limit covers the whole run: the learning rate reaches zero by then; a later start only measures."""
     status, out, _ = command("--max-minutes", "0.01")

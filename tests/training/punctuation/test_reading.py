@@ -22,6 +22,8 @@ def spoken(line: str) -> str:
         ("It was 1995, not 1,995.", "it was nineteen ninety five, not one thousand nine hundred and ninety five."),
         ("The 1990s, the 21st.", "the nineteen nineties, the twenty first."),
         ("About 3.5%, or $20.", "about three point five percent, or twenty dollars."),
+        ("It cost $5 million. Yes.", "yes."),  # not "five dollars million", as it was
+        ("I paid $1. He paid $3.50. Yes.", "yes."),
         ("R&D & more.", ""),
         ("See example.com now. It works.", "it works."),  # a sentence that cannot be read aloud is left out
         ("Это не то. It works.", "it works."),

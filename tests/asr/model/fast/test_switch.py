@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_the_switch_holds_for_a_block() -> None:
             assert enabled()
         assert not enabled()
     assert enabled()
+
+
+def test_the_switch_holds_for_threads_too() -> None:
+    """Threads that decode kept the fast paths."""
+    with ThreadPoolExecutor(1) as threads, fast_paths(False):
+        assert not threads.submit(enabled).result()
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", "False"), ("1", "True"), (None, "True")])
