@@ -23,7 +23,7 @@ __all__ = [
 
 
 class SpellstreamError(Exception):
-    """The base class; never raised itself."""
+    """The base class; raised itself only where no subclass fits."""
 
 
 class ConfigError(SpellstreamError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from asr.errors import CheckpointError
 from asr.files import user_home
@@ -23,6 +25,7 @@ __all__ = [
     "find",
     "find_lm",
     "home",
+    "origin",
     "pretrained",
 ]
 
@@ -46,6 +49,15 @@ def home() -> Path:
     """The folder of the user's own models, named by their folders: `$SPELLSTREAM_HOME/models`."""
     data = os.environ.get("XDG_DATA_HOME") or user_home() / ".local" / "share"
     return Path(os.environ.get("SPELLSTREAM_HOME") or Path(data) / "spellstream") / "models"
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """Content of an imported model's `source.json`; empty for others."""
+    try:
+        source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return source if isinstance(source, dict) else {}
 
 
 def find(name: str | Path) -> Path:

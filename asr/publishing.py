@@ -11,7 +11,7 @@ from typing import Any
 from asr import checkpoint
 from asr.errors import CheckpointError, DataError
 from asr.files import write_atomically
-from asr.folders import CARD, FILES, SOURCE
+from asr.folders import CARD, FILES, origin
 from asr.hub import CHECKSUMS, Reference, is_reference
 from asr.hub.card import CardFacts, Rates, card
 from asr.hub.listing import sha256
@@ -48,7 +48,7 @@ def publish(name: str | Path, output: Path, facts: CardFacts) -> list[str]:
     if checkpoint.has_punctuation(folder):
         checkpoint.load_punctuation(folder)
 
-    facts = _with_source(facts, _source(folder))
+    facts = _with_source(facts, origin(folder))
     own = folder / CARD
     written = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else None
     text = card(written, _body(loaded, facts), facts)
@@ -95,15 +95,6 @@ def _rates(summary: dict[str, Any]) -> Rates:
     return Rates(str(summary["name"]), words, characters)
 
 
-def _source(folder: Path) -> dict[str, Any]:
-    """Content of an imported model's `source.json`; empty for others."""
-    try:
-        source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return source if isinstance(source, dict) else {}
-
-
 def _with_source(facts: CardFacts, source: dict[str, Any]) -> CardFacts:
     """The facts with the licence and the repository of an imported model."""
     name, licence = str(source.get("source")), source.get("licence")
@@ -119,7 +110,7 @@ def _body(loaded: checkpoint.Checkpoint, facts: CardFacts) -> str:
     """The text of a card for a model that has none."""
     model, folder, config = loaded.model, loaded.folder, loaded.model.config
     parameters = sum(each.numel() for each in model.parameters()) / 1e6
-    source = _source(folder)
+    source = origin(folder)
     rows = {
         "encoder": f"{len(config.encoder.joins)} LSTM layers of {config.encoder.hidden_size}, "
         f"{'in both directions' if config.encoder.bidirectional else 'forward'}; "

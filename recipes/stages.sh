@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Functions for recipes in stages; to be sourced.
 
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" # so that `python -m recipes...` works in every folder
+
 # Print the comment at the top of a recipe, up to its `set` line.
 show_help() {
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
@@ -35,5 +38,5 @@ begin() {
     work=$(cd "$2" && pwd)
     shift 2
     stages=$(choose_stages "$all" "$@") || exit
-    shipped="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/asr/pretrained/default"
+    shipped="$root/asr/pretrained/default"
 }

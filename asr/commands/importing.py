@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from asr.errors import CheckpointError
-from asr.folders import home
+from asr.folders import SOURCE, home
 from asr.hub import Reference, fetch, is_reference
 from asr.terminal import loading, say
 
@@ -90,7 +90,7 @@ def import_model(
         checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)
     facts = {"source": str(source), "toolkit": toolkit.value, "revision": revision, "licence": licence}
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "source.json", json.dumps(facts, indent=2) + "\n")
+    write_atomically(output / SOURCE, json.dumps(facts, indent=2) + "\n")
     checkpoint.save(output, imported.model, imported.tokenizer, dtype)
     for note in imported.notes:
         say(f"{source}: {note}")

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import options as opt
+from asr.folders import CONFIG, FILES, TOKENIZER, find, home, origin, pretrained
 from asr.terminal import say
 
 __all__ = ["register"]
 
-_CONFIG = "config.json"
 _FOREIGN = "hyperparams.yaml"  # marks a SpeechBrain model
 
 Name = Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A repository on the hub.")]
@@ -64,35 +64,28 @@ def download(name: Name, quiet: opt.Quiet = False) -> None:
     from asr.hub import Reference, fetch
 
     Reference.parse(name)
-    from asr.folders import FILES
-
     snapshot = fetch(name, take=FILES, show=not quiet and sys.stderr.isatty())
-    if not (snapshot.folder / _CONFIG).is_file():
-        say(f"{name}: has no {_CONFIG}, so it is not a model of this program")
+    if not (snapshot.folder / CONFIG).is_file():
+        say(f"{name}: has no {CONFIG}, so it is not a model of this program")
         raise typer.Exit(1)
     typer.echo(snapshot.folder)
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    from asr.folders import find, home, pretrained
     from asr.hub.cached import cached_models
 
     for name in pretrained():
         yield _row(name, "shipped", find(name))
-    for path in sorted(home().glob(f"*/{_CONFIG}")):
+    for path in sorted(home().glob(f"*/{CONFIG}")):
         yield _row(path.parent.name, "own", path.parent)
-    for kind, mark in (("cached", _CONFIG), ("SpeechBrain's", _FOREIGN)):
+    for kind, mark in (("cached", CONFIG), ("SpeechBrain's", _FOREIGN)):
         for name, revision, folder, size in cached_models(mark):
-            if mark == _FOREIGN or (folder / "tokenizer.model").is_file():  # many other programs have a config.json
+            if mark == _FOREIGN or (folder / TOKENIZER).is_file():  # many other programs have a config.json
                 yield {"name": name, "kind": kind, "bytes": size, "revision": revision, "folder": str(folder)}
 
 
 def _row(name: str, kind: str, folder: Path) -> dict[str, Any]:
     """A model in a folder, with its original revision from `source.json`."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    try:
-        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
-        revision = source.get("revision")
-    except (OSError, ValueError, AttributeError):
-        revision = None
+    revision = origin(folder).get("revision")
     return {"name": name, "kind": kind, "bytes": size, "revision": revision, "folder": str(folder)}

@@ -39,12 +39,8 @@ class _MelByConvolution(LogMel):
         return (cosine + sine).transpose(1, 2) @ self.filters
 
 
-class _LogMel(_MelByConvolution):
-    pass
-
-
 class _DecibelMel(DecibelMel, _MelByConvolution):
-    _power = _MelByConvolution._power
+    """`DecibelMel` with the Fourier transform of `_MelByConvolution`."""
 
 
 class Features(nn.Module):
@@ -53,7 +49,7 @@ class Features(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         own = model.features
-        kind = _DecibelMel if isinstance(own, DecibelMel) else _LogMel
+        kind = _DecibelMel if isinstance(own, DecibelMel) else _MelByConvolution
         self.features = kind(own.config)
         self.features.load_state_dict(own.state_dict())
         self.features.compute_filters()

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from asr.errors import HubError
+from asr.files import hash_file
 
 __all__ = ["RemoteFile", "checked", "chosen", "hasher", "sha256"]
 
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,7 @@ class RemoteFile:
     def matches(self, path: Path) -> bool:
         """Whether a local file has this content."""
         found = hasher(self)
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
+        hash_file(found, path)
         return bool(found.hexdigest() == self.checksum)
 
 
@@ -45,9 +43,7 @@ def hasher(file: RemoteFile) -> Any:
 def sha256(path: Path) -> str:
     """SHA-256 of a local file."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
+    hash_file(found, path)
     return found.hexdigest()
 
 

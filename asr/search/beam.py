@@ -22,7 +22,7 @@ from asr.model.lm import TokenPredictor
 from asr.search.beams import Beams, Finished, Listened, Prefix
 from asr.search.ctc import CtcPrefixes, from_frame
 from asr.search.hypothesis import Hypothesis, Repeats, all_done, token_limits
-from asr.search.scorers import CtcScorer, PartialScorer, View, full_scorers
+from asr.search.scorers import CtcScorer, PartialScorer, full_scorers, score_next
 from asr.search.trace import NextScores, Passed, Trace
 from asr.steps import Steps, finish
 from asr.text.tokenizer import EOS, SOS
@@ -180,15 +180,10 @@ class _Search:
 
     def _score(self, step: int, beams: Beams, memory: Memory) -> _Scored:
         """The score increment of each candidate of each row."""
-        readout, decoder = self.model.decoder.step(beams.last, beams.decoder, memory)
-        log_probs = (self.model.decoder.logits(readout).float() / self.config.temperature).log_softmax(-1)
-        view = View(beams.last, log_probs, decoder.alignment.mean(dim=1).float())
-
-        added, full = torch.zeros_like(log_probs), []
-        for (weight, scorer), state in zip(self.full, beams.full, strict=True):
-            scores, state = scorer.score(view, state)
-            added = added + weight * scores
-            full.append(state)
+        decoder, view, added, full = score_next(
+            self.model.decoder, self.full, self.config.temperature, beams.last, beams.decoder, beams.full, memory
+        )
+        log_probs = view.log_probs
         if self.trace:
             self.trace.add_scores(NextScores(added, log_probs))
         added = self._allow(added, log_probs)

@@ -19,7 +19,7 @@ from asr.model.attention import Memory
 from asr.model.las import Encoded, Model
 from asr.model.lm import TokenPredictor
 from asr.model.states import join
-from asr.search.scorers import View, full_scorers
+from asr.search.scorers import full_scorers, score_next
 from asr.search.trace import Passed, Path, Trace
 from asr.steps import Steps
 from asr.text.tokenizer import EOS
@@ -83,15 +83,11 @@ class _Forced:
             The next state, except for `last`; weighted scores `(N, V)` of each token; their log-probabilities by the
             decoder.
         """
-        readout, decoder = self.model.decoder.step(state.last, state.decoder, self.memory.of(owners))
-        log_probs = (self.model.decoder.logits(readout).float() / self.temperature).log_softmax(-1)
-        view = View(state.last, log_probs, decoder.alignment.mean(dim=1).float())
-        added, full = torch.zeros_like(log_probs), []
-        for (weight, scorer), before in zip(self.scorers, state.full, strict=True):
-            scores, after = scorer.score(view, before)
-            added = added + weight * scores
-            full.append(after)
-        return _State(state.last, decoder, full), added, log_probs
+        memory = self.memory.of(owners)
+        found = score_next(
+            self.model.decoder, self.scorers, self.temperature, state.last, state.decoder, state.full, memory
+        )
+        return _State(state.last, found.decoder, found.full), found.added, found.view.log_probs
 
 
 class _Race:

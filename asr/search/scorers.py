@@ -7,6 +7,7 @@ search multiplies by the weights and adds up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from asr.config import SearchConfig
 from asr.errors import ConfigError
+from asr.model.attention import Memory
+from asr.model.decoder import Decoder, DecoderState
 from asr.model.lm import LmState, TokenPredictor
 from asr.search.ctc import CtcPrefixes, CtcState
 from asr.text.tokenizer import EOS
@@ -24,10 +27,12 @@ __all__ = [
     "DecoderScorer",
     "LengthScorer",
     "LmScorer",
+    "Next",
     "PartialScorer",
     "Scorer",
     "View",
     "full_scorers",
+    "score_next",
 ]
 
 
@@ -198,3 +203,43 @@ def full_scorers(
             raise ConfigError(f"lm.vocab_size is {lm.config.vocab_size}: it must be the model's, {vocab_size}")
         scorers.append((config.lm_weight, LmScorer(lm, known, config.lm_temperature)))
     return [(weight, scorer) for weight, scorer in scorers if weight != 0]
+
+
+class Next(NamedTuple):
+    """Scores of every token that may follow N hypotheses."""
+
+    decoder: DecoderState  # after the last token of each hypothesis
+    view: View
+    added: Tensor  # (N, V): weighted scores of the full scorers
+    full: list[Any]  # their states
+
+
+def score_next(
+    decoder: Decoder,
+    scorers: Sequence[tuple[float, Scorer]],
+    temperature: float,
+    last: Tensor,
+    state: DecoderState,
+    full: Sequence[Any],
+    memory: Memory,
+) -> Next:
+    """Step the decoder by the last token `(N,)` of each hypothesis, and score every possible next one.
+
+    Args:
+        decoder: of the model.
+        scorers: from `full_scorers`.
+        temperature: divides the decoder's logits.
+        last: tokens.
+        state: of the decoder before them.
+        full: the scorers' states before them.
+        memory: what the hypotheses attend to.
+    """
+    readout, after = decoder.step(last, state, memory)
+    log_probs = (decoder.logits(readout).float() / temperature).log_softmax(-1)
+    view = View(last, log_probs, after.alignment.mean(dim=1).float())
+    added, states = torch.zeros_like(log_probs), []
+    for (weight, scorer), before in zip(scorers, full, strict=True):
+        scores, following = scorer.score(view, before)
+        added = added + weight * scores
+        states.append(following)
+    return Next(after, view, added, states)

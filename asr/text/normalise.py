@@ -1,8 +1,8 @@
 """Text normalisation: the only conversion of written text to the text used in training and scoring.
 
-`normalise` is used for transcripts and text corpora in training, and for references in scoring; `fold` for hypotheses.
-`plain` is its first step: lower case and ASCII wherever a character has an ASCII form. `modernise` is its last step:
-it modernises old spellings that sound like today's.
+`fold` makes texts comparable. `normalise` is `fold` for training text, and None where something would be lost. `fold`
+begins with `plain`: lower case, and ASCII wherever a character has an ASCII form. It ends with `modernise`: old
+spellings that sound like today's become modern.
 """
 
 from __future__ import annotations

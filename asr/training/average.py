@@ -33,7 +33,7 @@ def kept(wers: Mapping[int, float], last: int, best: int) -> set[int]:
 
 
 def measurements(run: Path) -> dict[int, dict[str, float]]:
-    """A run's measurements on dev by step: `wer` (a fraction), and the losses `attention` and `ctc`.
+    """A run's measurements on dev by step: `wer` (a fraction), the losses `attention` and `ctc`, and `accuracy`.
 
     Raises:
         CheckpointError: if the file is missing or damaged.

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bar", "Measurements", "Samples", "Saver", "Throughput"]
 
+_THROUGHPUT_EVERY = 20  # steps
+_TEXTS, _PICTURES = 8, 2  # of dev utterances, for TensorBoard at each measurement
+
 
 class Measurements(Callback):
     """Prints a line for each measurement on dev, and keeps models: `last`, `best`, and candidates for averaging.
@@ -157,8 +160,7 @@ class Saver(Callback):
 class Throughput(Callback):
     """Logs hours of audio per hour of training, over all processes, excluding measurements."""
 
-    def __init__(self, every: int = 20) -> None:
-        self._every = every  # steps
+    def __init__(self) -> None:
         self._samples = torch.zeros((), dtype=torch.long)
         self._since = 0.0
 
@@ -175,7 +177,7 @@ class Throughput(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._samples = self._samples.to(batch.samples.device) + batch.samples.sum()
-        if trainer.global_step % self._every == 0:
+        if trainer.global_step % _THROUGHPUT_EVERY == 0:
             seconds = float(self._samples) / SAMPLE_RATE * trainer.world_size
             speed = seconds / max(time.monotonic() - self._since, 1e-9)
             pl_module.log("train/hours_per_hour", speed, logger=True)
@@ -185,9 +187,6 @@ class Throughput(Callback):
 
 class Samples(Callback):
     """Logs transcripts and attention pictures of some dev utterances to TensorBoard at each measurement."""
-
-    def __init__(self, texts: int = 8, pictures: int = 2) -> None:
-        self._texts, self._pictures = texts, pictures
 
     def on_validation_batch_end(
         self,
@@ -203,10 +202,10 @@ class Samples(Callback):
             return
         module, step = cast(LasModule, pl_module), trainer.global_step
         board = cast(Board, trainer.logger)
-        pairs: list[Pair] = outputs["pairs"][: self._texts]
+        pairs: list[Pair] = outputs["pairs"][:_TEXTS]
         rows = [f"| {reference} | {hypothesis} |" for reference, hypothesis in pairs]
         table = "\n".join(["| reference | hypothesis |", "|---|---|", *rows])
-        pictures = [_picture(module, batch, row) for row in range(min(self._pictures, len(batch.samples)))]
+        pictures = [_picture(module, batch, row) for row in range(min(_PICTURES, len(batch.samples)))]
         with board.writing():
             board.experiment.add_text("dev/samples", table, step)
             for row, picture in enumerate(pictures):

@@ -137,8 +137,7 @@ def _one(
     joint = zoo.measure(model, dev, start, CTC_WEIGHT, BEAM_SIZE)
     aligned, pieces = zoo.alignment(model, shown, start)
     picture = io.BytesIO()
-    labels = pieces
-    attention_figure(aligned.numpy(), labels, model.config.frame_seconds).savefig(picture, format="png", dpi=DPI)
+    attention_figure(aligned.numpy(), pieces, model.config.frame_seconds).savefig(picture, format="png", dpi=DPI)
     write_atomically(options.work / "report" / f"{variant.name}.png", picture.getvalue())
     zoo.save(options.work / variant.name, model, start)
     return {

@@ -23,11 +23,10 @@ from asr.audio import SAMPLE_RATE
 from asr.config import Context
 from asr.transcript import Word
 from recipes.benchmark.origin import Report, origin, report, weights
-from recipes.benchmark.streaming import PAUSE_SECONDS, Shown, delays, flicker, reference_words, score
+from recipes.benchmark.streaming import PAUSE_SECONDS, Shown, add, reference_words
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, quantiles, wer
 from recipes.benchmark.whole_file import pick
 from streaming.engine import Engine, StreamConfig
-from streaming.events import Final
 from streaming.policy import PolicyConfig
 
 if TYPE_CHECKING:
@@ -124,19 +123,8 @@ def hear_together(
         slots = [slot for slot, ended in zip(slots, final, strict=True) if not ended]
 
     for (utterance, _, reference), shown in zip(clips, heard, strict=True):
-        _add(point.measured, utterance, reference, shown)
+        add(point.measured, utterance, reference, shown)
     return point
-
-
-def _add(measured: Measured, utterance: Utterance, reference: Sequence[Word], shown: Sequence[Shown]) -> None:
-    to_partial, to_commit = delays(reference, shown)
-    words, changed = flicker([event for event, _ in shown])
-    measured.to_partial += to_partial
-    measured.to_commit += to_commit
-    measured.words += len(reference)
-    measured.shown += words
-    measured.changed += changed
-    measured.scored.append(score(utterance, " ".join(e.text for e, _ in shown if isinstance(e, Final))))
 
 
 def table(points: Sequence[Point]) -> Table:
@@ -150,7 +138,7 @@ def table(points: Sequence[Point]) -> Table:
     for point in points:
         one = point.measured
         shown, committed = ((f"{1000 * q:.0f}" for q in quantiles(x, 50, 95)) for x in (one.to_partial, one.to_commit))
-        changed, errors = 100 * one.changed / max(1, one.shown), 100 * wer(one.scored)
+        changed, errors = 100 * one.changed_share, 100 * wer(one.scored)
         made.add_row(
             one.name, " / ".join(shown), " / ".join(committed), f"{changed:.1f}", f"{errors:.1f}", f"{point.cost:.3f}"
         )
@@ -168,7 +156,7 @@ def figure(points: Sequence[Point]) -> Figure:
         commit, shown = (1000 * quantiles(x, 50)[0] for x in (one.to_commit, one.to_partial))
         for axes, x, y in (
             (left, commit, 100 * wer(one.scored)),
-            (right, shown, 100 * one.changed / max(1, one.shown)),
+            (right, shown, 100 * one.changed_share),
         ):
             axes.plot(x, y, "o", color="C0")
             axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points")
@@ -223,7 +211,7 @@ def _plain(point: Point) -> dict[str, Any]:
         "name": one.name,
         "shown_seconds": quantiles(one.to_partial, 50, 95),
         "commit_seconds": quantiles(one.to_commit, 50, 95),
-        "changed": one.changed / max(1, one.shown),
+        "changed": one.changed_share,
         "wer": wer(one.scored),
         "cpu_seconds_per_second": point.cost,
     }

@@ -4,7 +4,7 @@
     python -m recipes.benchmark.imported test.jsonl --corpus an4 --folder crdnn
 
 SpeechBrain is used in its standard way: `transcribe_batch` with the beam and scorers of the model's own recipe. Ours
-runs with the same search in float32, and with the settings from `spellstream import --half`.
+runs with the same search in float32 and in float16, and with the margins of the beam that `--margins` gives.
 """
 
 from __future__ import annotations

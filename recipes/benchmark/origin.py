@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shlex
@@ -12,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asr.folders import WEIGHTS
+from asr.hub.listing import sha256
 from recipes.status import status
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ def origin(benchmark: str, arguments: Sequence[str], device: torch.device | None
 
 def weights(folder: Path) -> dict[str, str]:
     """Checksum of the model in a checkpoint folder."""
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return {"model": str(folder), "weights sha256": found}
+    return {"model": str(folder), "weights sha256": sha256(folder / WEIGHTS)}
 
 
 def processor(device: torch.device | None = None) -> str:

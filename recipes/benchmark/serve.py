@@ -279,12 +279,13 @@ async def measure(options: argparse.Namespace, speech: Speech) -> tuple[list[Hel
         first = await hold(peer, speech, options.seconds, options.most, knock=True)
     rows = [first]
     print(f"spellstream serve: {first.streams} streams, p95 {first.p95_ms:.0f} ms", file=sys.stderr)
-    other = [sys.executable, "-m", "recipes.benchmark.per_connection", "--threads", str(options.threads), *ours]
+    held = first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0
     if options.alone:
-        return rows, first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0, 0
+        return rows, held, 0
+    other = [sys.executable, "-m", "recipes.benchmark.per_connection", "--threads", str(options.threads), *ours]
     with started("one session a connection", other, "ws://127.0.0.1:") as peer:
         most = await capacity(peer, speech, options.seconds, first.streams, rows)
-    return rows, first.streams if first.keeps_up(1000 * speech.chunk_seconds) else 0, most
+    return rows, held, most
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.serve", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio, as JSON lines")
+    add("--manifest", type=Path, default=Path("dev.jsonl"), help="utterances with audio and text, as JSON lines")
     add("--limit", type=int, default=60, help="use only N recordings, spread evenly over the manifest")
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--device", default="cpu", help="auto, cpu or cuda")

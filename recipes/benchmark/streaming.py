@@ -45,7 +45,7 @@ from streaming.policy import PolicyConfig
 if TYPE_CHECKING:
     from asr.recogniser import Recogniser
 
-__all__ = ["Shown", "delays", "flicker", "hear_long", "live"]
+__all__ = ["Shown", "add", "delays", "flicker", "hear_long", "live"]
 
 TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
 POLICIES = ("ctc", "attention", "agreement")
@@ -150,18 +150,22 @@ def measure_by(
     for utterance, waveform, reference in clips:
         heard = torch.cat([waveform, pause])
         shown, chunks = hear(heard)
-        events = [event for event, _ in shown]
-        to_partial, to_commit = delays(reference, shown)
-        words, changed = flicker(events)
-        made.to_partial += to_partial
-        made.to_commit += to_commit
-        made.words += len(reference)
-        made.shown += words
-        made.changed += changed
+        add(made, utterance, reference, shown)
         made.chunks += chunks
         made.audio_seconds += len(heard) / SAMPLE_RATE
-        made.scored.append(score(utterance, " ".join(e.text for e in events if isinstance(e, Final))))
     return made
+
+
+def add(measured: Measured, utterance: Utterance, reference: Sequence[Word], shown: Sequence[Shown]) -> None:
+    """Add the delays, changed words and errors of a recording."""
+    to_partial, to_commit = delays(reference, shown)
+    words, changed = flicker([event for event, _ in shown])
+    measured.to_partial += to_partial
+    measured.to_commit += to_commit
+    measured.words += len(reference)
+    measured.shown += words
+    measured.changed += changed
+    measured.scored.append(score(utterance, " ".join(event.text for event, _ in shown if isinstance(event, Final))))
 
 
 def peer(

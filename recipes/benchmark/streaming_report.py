@@ -35,6 +35,11 @@ class Measured:
     audio_seconds: float = 0.0
 
     @property
+    def changed_share(self) -> float:
+        """Of the words that partials have shown, the share that later changed."""
+        return self.changed / max(1, self.shown)
+
+    @property
     def compute_rate(self) -> float:
         """Seconds of computing for a second of audio."""
         return sum(self.chunks) / self.audio_seconds if self.audio_seconds else float("nan")
@@ -85,7 +90,7 @@ def table(
         ("word's end to partial, median / p95 ms", lambda m: _ms(m.to_partial, 50, 95)),
         ("word's end to commit, median / p95 ms", lambda m: _ms(m.to_commit, 50, 95)),
         ("words found in a partial / committed %", lambda m: f"{_share(m.to_partial, m)} / {_share(m.to_commit, m)}"),
-        ("words of partials that later change %", lambda m: f"{100 * m.changed / max(1, m.shown):.1f}"),
+        ("words of partials that later change %", lambda m: f"{100 * m.changed_share:.1f}"),
         ("compute for a chunk or pass, median / p95 / p99 ms", lambda m: _ms(m.chunks, 50, 95, 99)),
         ("compute for a second of audio, ms", lambda m: f"{1000 * m.compute_rate:.0f}"),
         ("WER %, stream", lambda m: f"{100 * wer(m.scored):.1f}"),
@@ -145,7 +150,7 @@ def to_json(
                 "words_committed": len(m.to_commit),
                 "to_partial_seconds": times(m.to_partial),
                 "to_commit_seconds": times(m.to_commit),
-                "partial_words_changed": m.changed / max(1, m.shown),
+                "partial_words_changed": m.changed_share,
                 "chunk_compute_seconds": times(m.chunks),
                 "compute_seconds_per_audio_second": m.compute_rate if m.audio_seconds else None,
                 "wer": wer(m.scored),

@@ -133,7 +133,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark.uploads", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--manifest", type=Path, required=True, help="utterances with audio, as JSON lines, joined to one file")
+    add(
+        "--manifest", type=Path, required=True, help="utterances with audio and text, as JSON lines, joined to one file"
+    )
     add("--minutes", type=float, default=10.0, help="length of the file, at most that of all recordings")
     add("--threads", type=int, nargs="+", default=sorted({1, usable_cores()}), help="CPU threads to compare")
     add("--rounds", type=int, default=3, help="runs of each way")

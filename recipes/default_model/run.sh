@@ -24,7 +24,6 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../stages.sh"
 begin "prepare label synthesise train average lm evaluate" "$@"
-export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
 device=${DEVICE:-auto} hours=${SYNTHETIC:-20}
 shopt -s nullglob
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from asr.errors import DataError
 from asr.files import write_atomically
+from asr.hub.listing import sha256
 from recipes.status import status
 
 __all__ = ["main", "markdown"]
@@ -99,13 +99,9 @@ def _json(path: Path, keys: set[str]) -> dict[str, Any]:
 
 def _hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../stages.sh"
-export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
 command="run.sh $*"
 
 config=las_100h work=work corpus='' noise='' lm_text='' lm_weight=0.3 device=auto max_time='' jobs=$(nproc) average=''

@@ -18,17 +18,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from asr import checkpoint
+from asr.errors import DataError
 from asr.text.marks import SCORED_MARKS, WrittenScore, score_written
 from asr.training.punctuation.reading import Target, read_line
 from asr.transcript import Segment
-from asr.writing.parts import Tag, Tagger, Utterance
+from asr.writing.parts import SENTENCE_ENDS, Tag, Tagger, Utterance
 
 Row = tuple[str, WrittenScore]
 _LINES = 400  # of each text, at most
@@ -73,7 +74,7 @@ def join(tags: Iterable[Tag]) -> str:
     words, first = [], True
     for text, mark in tags:
         words.append((text[:1].upper() + text[1:] if first else text) + mark)
-        first = mark in (".", "?", "!")
+        first = mark in SENTENCE_ENDS
     return " ".join(words)
 
 
@@ -157,7 +158,7 @@ def main() -> None:
             print(f"{name}:\n\n{table(((Path(p).stem, of_text(each, Path(p))) for p in paths), mean=True)}\n")
         print(timed(tagger))
         return
-    recordings = _recognised(Path(paths[0]))
+    recordings = list(recognised(Path(paths[0])))
     rows = [(f"with pauses, {name}", of_speech(each, recordings, True)) for name, each in _compared(tagger)]
     print(table([*rows, ("without pauses", of_speech(tagger, recordings, False))]))
 
@@ -167,14 +168,21 @@ def _compared(tagger: Tagger) -> list[tuple[str, Tagger]]:
     return [("the model", tagger), ("baseline", Baseline()), *peers]
 
 
-def _recognised(manifest: Path) -> list[tuple[Sequence[Segment], str]]:
+def recognised(manifest: Path) -> Iterator[tuple[Sequence[Segment], str]]:
+    """The recognised segments of each recording, and its written text; for a manifest see the module's docstring.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
     import asr
 
     with manifest.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     written = {str(manifest.parent / row["audio"]): row["written"] for row in rows}
-    found = asr.load("default").transcribe_many(written, style="spoken")
-    return [(transcript.segments, written[source]) for source, transcript, _ in found if transcript]
+    for source, transcript, error in asr.load("default").transcribe_many(written, style="spoken"):
+        if transcript is None:
+            raise error or DataError(f"{source}: no transcript")
+        yield transcript.segments, written[source]
 
 
 if __name__ == "__main__":

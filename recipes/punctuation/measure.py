@@ -9,7 +9,6 @@ to standard output.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-import asr
 from asr.output.timed import Word
 from asr.text.marks import read_marks
 from asr.text.normalise import plain
 from asr.training.punctuation.config import SHORTEST_PAUSE_SECONDS
+from recipes.punctuation.evaluate import recognised
 
 _KINDS = {"": "plain", ",": "comma", ":": "comma", ".": "end", "?": "end", "!": "end"}
 
@@ -77,12 +76,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     found = Found()
     for path in map(Path, sys.argv[1:]):
-        with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        written = {str(path.parent / row["audio"]): row["written"] for row in rows}
-        for source, transcript, _ in asr.load("default").transcribe_many(written, style="spoken"):
-            if transcript:
-                found.add(written[source], [word for segment in transcript.segments for word in segment.words])
+        for segments, written in recognised(path):
+            found.add(written, [word for segment in segments for word in segment.words])
     print("\n".join(found.toml()))
 
 

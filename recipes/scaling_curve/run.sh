@@ -20,7 +20,7 @@ for stage in $stages; do
     case $stage in
         prepare)
             # shellcheck disable=SC2086 # a list of numbers
-            PYTHONPATH="$here/../.." python -m recipes.scaling_curve.curve subsets --output "$work/subsets" --hours $hours \
+            python -m recipes.scaling_curve.curve subsets --output "$work/subsets" --hours $hours \
                 -- "$speech"/core.jsonl "$speech"/more/{kathleen,ljspeech,train-clean-3,common-voice-13,speechocean}.jsonl
             spellstream prepare "$speech/dev.jsonl" --output "$work/dev"
             for size in $hours; do
@@ -45,7 +45,7 @@ for stage in $stages; do
             for size in $hours; do
                 points+=("$size=$work/${size}h.json")
             done
-            PYTHONPATH="$here/../.." python -m recipes.scaling_curve.curve fit "${points[@]}"
+            python -m recipes.scaling_curve.curve fit "${points[@]}"
             ;;
     esac
 done

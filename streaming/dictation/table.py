@@ -6,7 +6,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -172,7 +172,7 @@ def _command(value: object) -> Command:
             raise ConfigError(f"{name} = {flag!r}: expected true or false")
     if flags["noun"] and not mark:
         raise ConfigError("noun is for mark")
-    return replace(Command(text, mark=mark, **flags), space=space)
+    return Command(text, space, mark, **flags)
 
 
 def _chosen(name: str, value: object, choices: tuple[Any, ...]) -> Any:

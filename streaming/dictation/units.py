@@ -10,14 +10,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from asr.transcript import Segment, Word
-from asr.writing.parts import MARKS
+from asr.writing.parts import MARKS, SENTENCE_ENDS
 from asr.writing.writer import Context, Names, Writer
 from streaming.dictation.field import Unit
 from streaming.events import Event, Final
 
 __all__ = ["Said", "said", "unit", "units"]
 
-_ENDS = (".", "?", "!")
 _ABBREVIATION = re.compile(r"[^\W\d]\.[^\W\d]\.$")  # "p.m." keeps its point
 
 
@@ -72,13 +71,9 @@ def units(words: Sequence[Word], spoken: Sequence[Word] = ()) -> list[Unit]:
             after = len(spoken) if number == len(words) - 1 else next(ends, len(spoken) - 1) + 1
             own, at = [one.text.lower() for one in spoken[at:after]], after
         found.append(unit(word.text, begins, own))
-        begins = found[-1].mark in _ENDS
-    silences = {number: silence for number, silence in enumerate(_silences(words)) if silence > 0}
-    return [replace(one, pause=silences[number]) if number in silences else one for number, one in enumerate(found)]
-
-
-def _silences(words: Sequence[Word]) -> list[float]:
-    return [max(0.0, after.start_seconds - word.end_seconds) for word, after in pairwise(words)]
+        begins = found[-1].mark in SENTENCE_ENDS
+    pauses = [max(0.0, after.start_seconds - word.end_seconds) for word, after in pairwise(words)]
+    return [replace(one, pause=pause) for one, pause in zip(found, [*pauses, 0.0], strict=False)]
 
 
 def unit(written: str, begins: bool = False, spoken: Sequence[str] | None = None) -> Unit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -10,13 +12,18 @@ from starlette.exceptions import HTTPException
 from asr.errors import SpellstreamError
 from streaming.server.errors import OverloadError
 
-__all__ = ["add_handlers", "problem"]
+__all__ = ["add_handlers", "error_body", "problem"]
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The body of an error response: status 4xx for a client error, 5xx for a server error."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error response: status 4xx for a client error, 5xx for a server error."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
+    """An error response."""
+    return JSONResponse(error_body(status, message), status, headers)
 
 
 def overloaded(error: OverloadError) -> JSONResponse:

@@ -20,12 +20,12 @@ _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "WEBSOCKET")
 _LOG = logging.getLogger(__name__)
 
 
-def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
+def configure(log_format: LogFormat) -> None:
     """Write the server's log, and warnings of libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("streaming").setLevel(level)
+    logging.getLogger("streaming").setLevel(logging.INFO)
 
 
 def formatter(log_format: LogFormat) -> logging.Formatter:

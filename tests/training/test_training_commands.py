@@ -48,7 +48,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_train(config: Path, tmp_path: Path, command: Command, asked: dict[str, Any]) -> None:
-    options = ["--data", "one", "--noise", tmp_path, "--max-minutes", 2.5, "--device", "cpu"]
+    options = ["--data", "one", "--noise", tmp_path, "--max-time", "150s", "--device", "cpu"]
     assert command(*TRAIN, config, *options) == (0, "run/best\n", "")
     assert (asked["config"].seed, asked["data"], asked["dev"]) == (7, [Path("one")], Path("dev"))
     assert (asked["weights"], asked["noise"], asked["max_seconds"]) == ([1.0], tmp_path, 150.0)

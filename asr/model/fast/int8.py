@@ -80,11 +80,6 @@ class Linear8:
         """Outputs for inputs between -1 and 1."""
         return self.of_whole((x * largest()).round_()).mul_(1 / largest())
 
-    def of_rows(self, x: Tensor) -> Tensor:
-        """Outputs for any inputs, with a scale for each row."""
-        whole, step = rounded_rows(x)
-        return self.of_whole(whole).mul_(step)
-
     def of_whole(self, whole: Tensor) -> Tensor:
         """Outputs for inputs that are integers, none above `largest()` in magnitude."""
         rows, count = whole.flatten(0, -2), whole.shape[:-1].numel()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from asr.commands import options as shared
 from asr.terminal import loading, say
-from asr.training.commands.lm import progress_bar
+from asr.training.commands.lm import Config, MaxMinutes, Output, progress_bar
 
 __all__ = ["register"]
 
@@ -21,12 +20,6 @@ Texts = Annotated[
         help="Text with marks and capitals, a sentence or paragraph per line. @N: read N times per pass.",
         show_default=False,
     ),
-]
-Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
-MaxMinutes = Annotated[
-    float | None,
-    typer.Option(min=0.01, help="Time of the whole run, over which the learning rate falls to zero."),
 ]
 
 

@@ -42,7 +42,6 @@ Noise = Annotated[
 MaxTime = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop after this time (2h30m, 90m, 45s); the run can be resumed.")
 ]
-MaxMinutes = Annotated[float | None, typer.Option(min=0.1, help="As --max-time, in minutes.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the config. Repeatable."),
@@ -66,7 +65,6 @@ def train(
     output: Output,
     noise: Noise = None,
     max_time: MaxTime = None,
-    max_minutes: MaxMinutes = None,
     settings: Settings = None,
     device: Device = shared.DeviceName.auto,
     devices: Devices = 1,
@@ -83,7 +81,7 @@ def train(
       spellstream train --config las.toml --data librispeech --data mine@3 --dev dev --output run --max-time 8h
       spellstream train --config las.toml --data train --dev dev --output run --devices 4 --set seed=2
     """
-    seconds = _seconds(max_time, max_minutes)
+    seconds = _seconds(max_time)
     _announce("PyTorch")
     with shared.extra("train"):
         import lightning  # noqa: F401 - report a missing package first
@@ -117,7 +115,7 @@ def finetune(
       spellstream finetune --data mine --data librispeech@0.1 --dev mine-dev --output mine --set optimiser.max_steps=500
       spellstream transcribe talk.wav --model mine/best
     """
-    seconds = _seconds(max_time, None)
+    seconds = _seconds(max_time)
     _announce(f"the model {model}")
     with shared.extra("train"):
         import lightning  # noqa: F401 - report a missing package first
@@ -239,9 +237,9 @@ def _weighted(name: str) -> tuple[Path, float]:
     return Path(name), 1.0
 
 
-def _seconds(max_time: str | None, max_minutes: float | None) -> float | None:
+def _seconds(max_time: str | None) -> float | None:
     if max_time is None:
-        return None if max_minutes is None else 60 * max_minutes
+        return None
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", max_time.replace(" ", ""))
     seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0.0
     if not seconds:

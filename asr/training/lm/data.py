@@ -23,7 +23,7 @@ from torch import Tensor
 
 from asr.config import require
 from asr.errors import DataError
-from asr.files import replacing, write_atomically
+from asr.files import hash_file, replacing, write_atomically
 from asr.text.normalise import normalise
 from asr.text.tokenizer import BLANK, EOS, SOS, Tokenizer
 from asr.training.lm.config import LmTrainConfig
@@ -222,9 +222,7 @@ def _fingerprint(sources: Sequence[Source], tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(tokenizer.model)
     for source in sources:
         digest.update(f"{source.times} {source.path.stat().st_size} ".encode())
-        with source.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        hash_file(digest, source.path)
     return digest.hexdigest()
 
 

@@ -22,6 +22,8 @@ _UNFINISHED_SHARE = 0.5  # of the other rows: they end anywhere, like an unfinis
 _BOUNDARY_SHARE = 0.5  # of rows with a long pause: the words before it belong to the previous segment
 _BOUNDARY_WORDS = 40  # such a pause is among the first words, as many as the writer gives as context
 _TEMPO_SPREAD = 0.3  # of the pauses of different speakers, in log units
+_DEV_LENGTH = 64  # words of a held-out row
+_DEV_WORDS = 60_000  # at most, held-out words of all texts together
 
 
 class Batch(NamedTuple):
@@ -59,13 +61,13 @@ def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Bat
     return _with_pauses(rows, lengths, whole, text, config, random)
 
 
-def dev_batches(text: Text, config: PunctuationTrainConfig, length: int = 64, most: int = 60_000) -> Iterator[Batch]:
+def dev_batches(text: Text, config: PunctuationTrainConfig) -> Iterator[Batch]:
     """Held-out words in rows, without errors; every second row has pauses."""
     random = np.random.default_rng(config.seed)
-    each = max(length, most // len(text.regions))
+    each = max(_DEV_LENGTH, _DEV_WORDS // len(text.regions))
     for _, start, end in text.regions.tolist():
-        starts = np.arange(start, min(end, start + each), length)
-        rows, lengths = _cut(text, starts, np.full(len(starts), end), length)
+        starts = np.arange(start, min(end, start + each), _DEV_LENGTH)
+        rows, lengths = _cut(text, starts, np.full(len(starts), end), _DEV_LENGTH)
         seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
         pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
         pauses[::2] = Pause.UNKNOWN

@@ -22,6 +22,7 @@ from starlette.types import Send
 from asr.errors import AudioError, SpellstreamError
 from asr.transcript import Transcript
 from asr.writing.prompts import phrases_of_prompt
+from streaming.server.answers import error_body
 from streaming.server.files import FileDecoder, Part, TooLongError
 from streaming.server.forms import FormRequest
 from streaming.server.protocols.openai_answers import LANGUAGES, MEDIA_TYPES, Format, answer, timed
@@ -63,8 +64,7 @@ class _RefusedError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return error_body(self.status, str(self), self.param, self.code)
 
 
 class _Route(APIRoute):
