@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,8 @@ from asr.commands.groups import grouped
 from asr.config import to_dict
 from asr.files import require_folder, write_atomically
 from asr.terminal import Progress, loading, say
+from asr.text.normalise import Normaliser
+from asr.writing.parts import Style
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from asr.recogniser import Recogniser
 
 __all__ = ["evaluate"]
-
-
-class NormaliserName(str, Enum):
-    """The names of `asr.text.normalise.Normaliser`."""
-
-    plain = "plain"
-    whisper = "whisper"
 
 
 Manifest = Annotated[
@@ -52,11 +46,11 @@ Hypotheses = Annotated[
     ),
 ]
 NormaliserOption = Annotated[
-    NormaliserName,
+    Normaliser,
     typer.Option(help="plain: letters and apostrophes. whisper: Whisper's English normaliser, as well as plain."),
 ]
 StyleOption = Annotated[
-    opt.StyleName,
+    Style,
     typer.Option(help="written: also score marks and capitals, against references that have them."),
 ]
 JsonFile = Annotated[
@@ -73,8 +67,8 @@ class ScoringOptions:
     """What to compare with the references, and how."""
 
     hypotheses: Hypotheses = None
-    normaliser: NormaliserOption = NormaliserName.plain
-    style: StyleOption = opt.StyleName.spoken
+    normaliser: NormaliserOption = "plain"
+    style: StyleOption = "spoken"
     corpora: Corpora = None
     limit: Limit = None
 
@@ -95,7 +89,7 @@ def evaluate(
     shown: ReportOptions,
     model: opt.ModelOptions,
     search: opt.SearchOptions,
-    dtype: opt.Dtype = opt.DtypeName.float32,
+    dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 16,
     track: Annotated[str | None, opt.track_option()] = None,
     quiet: opt.Quiet = False,
@@ -122,16 +116,14 @@ def evaluate(
     json_path = None if shown.json_file in (None, "-") else Path(shown.json_file)
     if json_path is not None:
         require_folder(json_path)
-    selection = evaluation.select(
-        manifest, scoring.corpora or (), scoring.limit, plain=scoring.normaliser is NormaliserName.plain
-    )
+    selection = evaluation.select(manifest, scoring.corpora or (), scoring.limit, plain=scoring.normaliser == "plain")
     for problem in selection.errors:
         say(problem)
     if not selection.utterances:
         raise typer.Exit(1)
     with opt.extra("evaluate"):
-        marks = scoring.style is opt.StyleName.written
-        rates = evaluation.ErrorRates(normaliser(scoring.normaliser.value), marks)
+        marks = scoring.style == "written"
+        rates = evaluation.ErrorRates(normaliser(scoring.normaliser), marks)
 
     if scoring.hypotheses is not None:
         _refuse_model_options(model, search, track)
@@ -160,8 +152,8 @@ def evaluate(
 
     settings = {
         "spellstream": __version__,
-        "normaliser": scoring.normaliser.value,
-        "style": scoring.style.value,
+        "normaliser": scoring.normaliser,
+        "style": scoring.style,
         **about,
     }
     if result.scored and shown.json_file is not None:

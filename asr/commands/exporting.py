@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,7 @@ from asr.terminal import loading, say
 __all__ = ["export_model"]
 
 
-class Form(str, Enum):
-    """Format of the export."""
-
-    ONNX = "onnx"
-
-
-Wanted = Annotated[Form, typer.Argument(metavar="FORM", help="onnx")]
+Wanted = Annotated[Literal["onnx"], typer.Argument(metavar="FORM", help="onnx")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a name, or hub:OWNER/NAME.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write, new or empty.")]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,13 +20,7 @@ __all__ = ["import_model"]
 _FILES = ("hyperparams.yaml", "*.ckpt", "README.md")
 
 
-class Toolkit(str, Enum):
-    """Toolkit of the model to convert."""
-
-    SPEECHBRAIN = "speechbrain"
-
-
-Kind = Annotated[Toolkit, typer.Argument(metavar="TOOLKIT", help="speechbrain")]
+Kind = Annotated[Literal["speechbrain"], typer.Argument(metavar="TOOLKIT", help="speechbrain")]
 From = Annotated[
     str,
     typer.Argument(
@@ -74,7 +67,7 @@ def import_model(
         raise CheckpointError(f"{output}: already exists; choose a new or an empty folder")
 
     folder, revision, licence = _fetched(source) if is_reference(source) else (Path(source), None, None)
-    loading(f"the {toolkit.value} model {source}")
+    loading(f"the {toolkit} model {source}")
     import torch
 
     from asr import checkpoint
@@ -88,7 +81,7 @@ def import_model(
     dtype = torch.float16 if half else torch.float32
     if imported.lm is not None:
         checkpoint.save_lm(output, imported.lm, imported.tokenizer, dtype)
-    facts = {"source": str(source), "toolkit": toolkit.value, "revision": revision, "licence": licence}
+    facts = {"source": str(source), "toolkit": toolkit, "revision": revision, "licence": licence}
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / SOURCE, json.dumps(facts, indent=2) + "\n")
     checkpoint.save(output, imported.model, imported.tokenizer, dtype)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from asr.config import SearchConfig
     from asr.recogniser import Recogniser
     from asr.writing.hotwords import Hotwords
-    from asr.writing.parts import Style
 
 __all__ = [
     "MODELS",
@@ -29,7 +27,6 @@ __all__ = [
     "ModelOptions",
     "SearchOptions",
     "SegmentOptions",
-    "StyleName",
     "extra",
     "hotwords_given",
     "load",
@@ -42,33 +39,8 @@ __all__ = [
 # The groups of commands in `spellstream --help`.
 RECOGNITION, MODELS, TRAINING = "Speech to text", "Models", "Training"
 
-
-class DeviceName(str, Enum):
-    """Where a model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class StyleName(str, Enum):
-    """The names of `asr.writing.parts.Style`."""
-
-    written = "written"
-    spoken = "spoken"
-
-    @property
-    def style(self) -> Style:
-        return "written" if self is StyleName.written else "spoken"
-
-
-class DtypeName(str, Enum):
-    """The number format that a model computes in."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 _MODEL, _SEARCH = "Model", "Search (default: the model's own settings)"
 
@@ -149,7 +121,7 @@ class ModelOptions:
     """The model and where it runs."""
 
     model: ModelName = "default"
-    device: Device = DeviceName.auto
+    device: Device = "auto"
     lm: Lm = None
     threads: Threads = None
 
@@ -243,7 +215,7 @@ def load(
     model: ModelOptions,
     search: SearchOptions = SearchOptions(),
     *,
-    dtype: DtypeName = DtypeName.float32,
+    dtype: DtypeName = "float32",
     nbest: int = 1,
 ) -> tuple[Recogniser, SearchConfig]:
     """The recogniser and the search settings given by the options.
@@ -258,7 +230,7 @@ def load(
         import torch
 
         torch.set_num_threads(model.threads)
-    recogniser = asr.load(model.model, model.device.value, dtype.value, model.lm)
+    recogniser = asr.load(model.model, model.device, dtype, model.lm)
     config = search.settings(recogniser.model.config.search, nbest)
 
     if config.beam_size == 1:

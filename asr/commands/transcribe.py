@@ -20,6 +20,7 @@ from asr.output.formats import FORMATS, parse_formats
 from asr.output.rows import SUFFIXES as ROW_SUFFIXES
 from asr.output.subtitles import SubtitleShape
 from asr.terminal import Progress, loading, say
+from asr.writing.parts import Style
 
 if TYPE_CHECKING:
     from asr.archive.sinks import Destination
@@ -78,7 +79,7 @@ Nbest = Annotated[
     int, typer.Option(min=1, max=256, help="Alternatives per segment, in json.", rich_help_panel=_CONTENT)
 ]
 StyleOption = Annotated[
-    opt.StyleName,
+    Style,
     typer.Option(
         "--style",
         help="written: capitals, punctuation and digits; spoken: the words as recognised, in lower case.",
@@ -137,7 +138,7 @@ class ContentOptions:
     """Content of a transcript."""
 
     word_timestamps: WordTimestamps = None
-    style: StyleOption = opt.StyleName.written
+    style: StyleOption = "written"
     nbest: Nbest = 1
     keep_damaged: KeepDamaged = False
     language: Language = None
@@ -154,7 +155,7 @@ class ContentOptions:
         """Whether to time each word."""
         if self.word_timestamps is not None:
             return self.word_timestamps
-        return {*formats} != {"txt"} or self.style is opt.StyleName.written  # punctuation also uses the pauses
+        return {*formats} != {"txt"} or self.style == "written"  # punctuation also uses the pauses
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def transcribe(
     segments: opt.SegmentOptions,
     cluster: ClusterOptions,
     hotwords: opt.HotwordsOption = None,
-    dtype: opt.Dtype = opt.DtypeName.float32,
+    dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 16,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -310,7 +311,7 @@ def transcribe(
                 "batch_size": batch_size,
                 "keep_damaged": content.keep_damaged,
                 "track": content.track,
-                "style": content.style.style,
+                "style": content.style,
             }
             with opt.extra("ray"):
                 transcriber = _transcriber(cluster, model, search, dtype, content.nbest, words)
@@ -350,13 +351,13 @@ def _transcriber(
     from asr.folders import find_lm
 
     # The model is loaded here only to check it and the settings before engines are started.
-    checked, config = opt.load(replace(model, device=opt.DeviceName.cpu), search, dtype=dtype, nbest=nbest)
+    checked, config = opt.load(replace(model, device="cpu"), search, dtype=dtype, nbest=nbest)
     opt.spell(checked, hotwords, config)
     # The engines have other working directories. A folder that only shares its name with a model was not loaded here.
     folder = absolute(model.model) if checked.folder == Path(model.model) else model.model
     local = model.lm is not None and Path(model.lm).is_dir() and find_lm(model.lm) == Path(model.lm)
     lm = absolute(model.lm) if model.lm and local else model.lm
-    setup = Setup(folder, model.device.value, dtype.value, lm, model.threads or 1)
+    setup = Setup(folder, model.device, dtype, lm, model.threads or 1)
     with Cluster(cluster.ray, setup, cluster.engines) as engines:
         say(f"{engines.engines} engines on the cluster {cluster.ray} are loading the model")
         yield partial(engines.transcribe_many, search=config, hotwords=hotwords)

@@ -24,8 +24,9 @@ def check_style(style: object) -> None:
 
 
 MARKS = ("", ",", ".", "?", "!", ":", "—")
-SENTENCE_ENDS = (".", "?", "!")
 """Marks that can follow a word; empty: no mark. A dash is set between spaces, the others directly after the word."""
+
+SENTENCE_ENDS = (".", "?", "!")
 
 
 class Utterance(NamedTuple):

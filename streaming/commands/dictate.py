@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +18,10 @@ from asr.commands import options as shared
 from asr.commands.groups import grouped
 from asr.errors import ConfigError, SpellstreamError
 from asr.terminal import say
+from asr.writing.parts import Style
 from streaming.commands import listen_options as opt
 from streaming.commands.options import StreamOptions, make_engine
+from streaming.dictation.typers import TyperName
 
 if TYPE_CHECKING:
     from streaming.dictation.running import Lock
@@ -33,18 +34,8 @@ _DICTATION = "Dictation"
 _CONTROL = "Control of the running dictation"
 
 
-class TyperChoice(str, Enum):
-    """Program that types."""
-
-    auto = "auto"
-    xdotool = "xdotool"
-    wtype = "wtype"
-    ydotool = "ydotool"
-    stdout = "stdout"
-
-
 TyperOption = Annotated[
-    TyperChoice,
+    TyperName,
     typer.Option(
         "--typer",
         help="Program that types. auto: the one that fits the session; stdout: print the text instead.",
@@ -52,7 +43,7 @@ TyperOption = Annotated[
     ),
 ]
 StyleOption = Annotated[
-    shared.StyleName,
+    Style,
     typer.Option(
         help="written: with capitals, punctuation and digits; spoken: only marks that are spoken.",
         rich_help_panel=_DICTATION,
@@ -108,9 +99,9 @@ LockFd = Annotated[int | None, typer.Option(hidden=True)]
 class DictateOptions:
     """How to type, and control of the running dictation."""
 
-    typer_name: TyperOption = TyperChoice.auto
+    typer_name: TyperOption = "auto"
     commands: Commands = None
-    style: StyleOption = shared.StyleName.written
+    style: StyleOption = "written"
     list_commands: ShowCommands = False
     corrections: Corrections = True
     notify: Notify = False
@@ -128,7 +119,7 @@ class DictateOptions:
         named = {"--toggle": self.toggle, "--stop": self.stop, "--status": self.status}
         if len(chosen := [name for name, given in named.items() if given]) > 1:
             raise typer.BadParameter("only one of these at a time", param_hint=" and ".join(chosen))
-        if self.toggle and self.typer_name is TyperChoice.stdout:
+        if self.toggle and self.typer_name == "stdout":
             raise typer.BadParameter("a dictation in the background has no standard output", param_hint="--typer")
         if self.toggle and source.stdin:
             raise typer.BadParameter("a dictation in the background has no standard input", param_hint="--stdin")
@@ -144,7 +135,7 @@ class DictateOptions:
         from streaming.dictation.typers import find_typer
 
         table = load(self.commands)
-        return find_typer(self.typer_name.value), table
+        return find_typer(self.typer_name), table
 
 
 def register(app: typer.Typer) -> None:
@@ -205,7 +196,7 @@ def dictate(
             from streaming.listener import Listener
 
             engine = make_engine(model, lm_weight, streams, streams.config("spoken"), words)
-            writer = engine.recogniser.writer if dictation.style is shared.StyleName.written else None
+            writer = engine.recogniser.writer if dictation.style == "written" else None
             until_it_ends(
                 lambda opened: said(Listener(engine, opened, hotwords=words, notify=notify), writer, words),
                 source.open,

@@ -50,7 +50,7 @@ def listen(
     outputs: opt.OutputOptions,
     lm_weight: shared.LmWeight = None,
     hotwords: shared.HotwordsOption = None,
-    style: StyleOption = shared.StyleName.written,
+    style: StyleOption = "written",
 ) -> None:
     """Turn speech into text while it is spoken.
 
@@ -73,7 +73,7 @@ def listen(
     words = shared.hotwords_given(hotwords)
     say(f"loading the model {model.model}")  # before the imports, which take seconds
 
-    config = streams.config(style.style)
+    config = streams.config(style)
     from streaming.commands.display import LiveStatistics
 
     statistics = LiveStatistics()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -39,14 +38,7 @@ class ListenModelOptions(ModelOptions):
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-class SampleFormat(str, Enum):
-    """Encoding of raw PCM, as ffmpeg spells it."""
-
-    u8 = "u8"
-    s16le = "s16le"
-    s24le = "s24le"
-    s32le = "s32le"
-    f32le = "f32le"
+SampleFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
 
 _SOURCE = "Source (default: the default microphone)"
@@ -169,7 +161,7 @@ class SourceOptions:
             speed = 1.0 if self.speed is None else self.speed
             return FileReplay(self.file, speed=speed or None, track=self.track)
         if self.stdin:
-            encoding = (self.sample_format or SampleFormat.s16le).value
+            encoding = self.sample_format or "s16le"
             return StandardInput(self.sample_rate or SAMPLE_RATE, self.channels or 1, encoding)
         return Microphone(
             self.input_device,
@@ -190,13 +182,7 @@ def _require_owner(options: Mapping[str, object], owner: str, there: bool) -> No
 # --- what to show and keep --------------------------------------------------------------------------------------------
 
 
-class FormatName(str, Enum):
-    """Formats that can be written during a stream."""
-
-    txt = "txt"
-    jsonl = "jsonl"
-    srt = "srt"
-    vtt = "vtt"
+FormatName = Literal["txt", "jsonl", "srt", "vtt"]
 
 
 # Extensions of formats that need a finished transcript, each with the nearest format for a stream.
@@ -242,18 +228,18 @@ class OutputOptions:
     @property
     def file_format(self) -> str:
         """The format of `output`."""
-        if self.format_name is None and self._extension in FormatName.__members__:
+        if self.format_name is None and self._extension in get_args(FormatName):
             return self._extension
-        return (self.format_name or FormatName.txt).value
+        return self.format_name or "txt"
 
     @property
     def stdout_format(self) -> str | None:
         """The format of standard output; None: the live view of a terminal."""
         if self.partials:
-            return FormatName.jsonl.value
+            return "jsonl"
         if self.format_name is not None and self.output is None:
-            return self.format_name.value
-        return None if sys.stdout.isatty() else FormatName.txt.value
+            return self.format_name
+        return None if sys.stdout.isatty() else "txt"
 
     @property
     def _extension(self) -> str:
@@ -266,10 +252,10 @@ class OutputOptions:
             DataError: a folder does not exist.
             typer.BadParameter: names the option.
         """
-        if self.partials and self.output is None and self.format_name not in (None, FormatName.jsonl):
-            raise typer.BadParameter(f"{self.format_name.value} cannot contain them", param_hint="--partials")
+        if self.partials and self.output is None and self.format_name not in (None, "jsonl"):
+            raise typer.BadParameter(f"{self.format_name} cannot contain them", param_hint="--partials")
         if self.format_name is None and (nearest := _OF_FILES.get(self._extension)):
-            names = ", ".join(FormatName.__members__)
+            names = ", ".join(get_args(FormatName))
             reason = f"a stream can be written as {names}, not as {self._extension}: use .{nearest}"
             raise typer.BadParameter(reason, param_hint="--output")
         for name, path in (("--save", self.save), ("--output", self.output)):

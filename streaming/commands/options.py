@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asr.commands.options import DtypeName, ModelOptions, SearchOptions, StyleName, load, spell, usage
+from asr.commands.options import DtypeName, ModelOptions, SearchOptions, load, spell, usage
+from asr.writing.parts import Style
 
 if TYPE_CHECKING:
     from asr.writing.hotwords import Hotwords
-    from asr.writing.parts import Style
     from streaming.engine import Engine, StreamConfig
 
-__all__ = ["PolicyName", "StreamOptions", "StyleOption", "make_engine"]
-
-
-class PolicyName(str, Enum):
-    """The rule by which a word is committed."""
-
-    ctc = "ctc"
-    attention = "attention"
-    agreement = "agreement"
+__all__ = ["StreamOptions", "StyleOption", "make_engine"]
 
 
 _SEGMENTS = "Segments and words"
@@ -45,7 +36,7 @@ MaxSeconds = Annotated[
     float, typer.Option(min=2, max=60, metavar="S", help="Longest segment.", rich_help_panel=_SEGMENTS)
 ]
 Policy = Annotated[
-    PolicyName,
+    Literal["ctc", "attention", "agreement"],
     typer.Option(
         help="When a word is committed. ctc, attention: its CTC or attention span ends --margin-ms before the latest "
         "audio (more for an uncertain word; with ctc, less if two consecutive searches found it). agreement: two "
@@ -103,7 +94,7 @@ OverlapMs = Annotated[
 
 
 StyleOption = Annotated[
-    StyleName,
+    Style,
     typer.Option(
         "--style",
         help="written: capitals, punctuation and digits; spoken: the words as recognised, in lower case.",
@@ -119,7 +110,7 @@ class StreamOptions:
     min_silence_ms: MinSilenceMs = 800
     speech_threshold: SpeechThreshold = 0.5
     max_seconds: MaxSeconds = 20.0
-    policy: Policy = PolicyName.ctc
+    policy: Policy = "ctc"
     margin_ms: MarginMs = 400
     show_margin_ms: ShowMarginMs = 400
     chunk_ms: ChunkMs = None
@@ -143,7 +134,7 @@ class StreamOptions:
                 min_silence_ms=self.min_silence_ms,
                 max_seconds=self.max_seconds,
             )
-            policy = PolicyConfig(self.policy.value, self.margin_ms, show_margin_ms=self.show_margin_ms)
+            policy = PolicyConfig(self.policy, self.margin_ms, show_margin_ms=self.show_margin_ms)
             return StreamConfig(endpoint=endpoint, policy=policy, overlap_ms=self.overlap_ms, style=style)
 
 
@@ -153,7 +144,7 @@ def make_engine(
     streams: StreamOptions,
     config: StreamConfig,
     hotwords: Hotwords | None = None,
-    dtype: DtypeName = DtypeName.float32,
+    dtype: DtypeName = "float32",
 ) -> Engine:
     """Load the model and create an engine with it.
 

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,13 +27,6 @@ KEY_VARIABLE = "SPELLSTREAM_API_KEY"
 
 _MOST_THREADS = 4  # by default: each takes the memory of a model, and larger batches cost less
 _ACCESS, _LIMITS, _OTHER = "Access", "Limits", "Other clients and logs"
-
-
-class LogFormatName(str, Enum):
-    """Format of the log."""
-
-    text = "text"
-    json = "json"
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -140,7 +132,9 @@ Alternatives = Annotated[
         min=1, help="Maximum number of alternatives that WebSocket clients may request.", rich_help_panel=_OTHER
     ),
 ]
-LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)]
+LogFormat = Annotated[
+    Literal["text", "json"], typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)
+]
 
 
 @dataclass(frozen=True)
@@ -216,14 +210,14 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 2700,
     language: Language = "en",
-    dtype: shared.Dtype = shared.DtypeName.float32,
+    dtype: shared.Dtype = "float32",
     lm_weight: shared.LmWeight = None,
     hotwords: shared.HotwordsOption = None,
-    style: StyleOption = shared.StyleName.written,
+    style: StyleOption = "written",
     wyoming: Wyoming = None,
     sample_rate: SampleRate = 8000,
     alternatives: Alternatives = 1,
-    log_format: LogFormat = LogFormatName.text,
+    log_format: LogFormat = "text",
 ) -> None:
     """Serve speech recognition: a page at /ui, vosk-server's WebSocket at /, OpenAI-compatible HTTP at /v1.
 
@@ -245,7 +239,7 @@ def serve(
             port=port,
             model=model.model,
             language=language,
-            device=model.device.value,
+            device=model.device,
             threads=model.threads or min(usable_cores(), _MOST_THREADS),
             api_key=access.api_key(),
             cors=tuple(access.cors or ()),
@@ -254,7 +248,7 @@ def serve(
             sample_rate=sample_rate,
             grace_seconds=limits.grace_seconds,
             limits=limits.limits(),
-            stream=replace(streams.config(style.style), alternatives=alternatives),
+            stream=replace(streams.config(style), alternatives=alternatives),
             hotwords=shared.hotwords_given(hotwords),
         )
 
@@ -264,7 +258,7 @@ def serve(
         alone = replace(model, threads=1)
         return make_engine(alone, lm_weight, streams, config.stream, config.hotwords, dtype)
 
-    _run(config, engine, log_format.value)
+    _run(config, engine, log_format)
 
 
 def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,13 +24,6 @@ _SHOWN = 5  # problems of a kind
 _COLUMNS = ("utterances", "hours", "speakers", "words", "letters", "letters/s", "min", "5%", "50%", "95%", "max")
 
 
-class Store(str, Enum):
-    """How a prepared corpus stores its audio."""
-
-    copy = "copy"
-    link = "link"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (prepare, statistics):
@@ -48,8 +40,9 @@ def prepare(
     ],
     kind: Annotated[Kind, typer.Option(help="Kind of the sources.")] = Kind.auto,
     store: Annotated[
-        Store, typer.Option(help="copy: 16 kHz WAV, 115 MB per hour, fast to read. link: refer to the original files.")
-    ] = Store.copy,
+        Literal["copy", "link"],
+        typer.Option(help="copy: 16 kHz WAV, 115 MB per hour, fast to read. link: refer to the original files."),
+    ] = "copy",
     min_seconds: Annotated[float, typer.Option(help="Shortest utterance, seconds.")] = 0.2,
     max_seconds: Annotated[float, typer.Option(help="Longest utterance, seconds.")] = 40.0,
     jobs: Annotated[int, typer.Option(min=1, help="Number of decoding processes.")] = min(8, usable_cores()),
@@ -77,7 +70,7 @@ def prepare(
 
     with shared.usage("--min-seconds, --max-seconds"):
         limits = DurationLimits(min_seconds, max_seconds)
-    settings = preparing.Settings(kind, store.value, limits, jobs)
+    settings = preparing.Settings(kind, store, limits, jobs)
     with Progress(show=not quiet and sys.stderr.isatty(), unit="utterances") as progress:
 
         def advance(total: int, seconds: float) -> None:

@@ -63,7 +63,7 @@ def train_lm(
     init: Init = None,
     dev_text: DevText = None,
     max_minutes: MaxMinutes = None,
-    device: shared.Device = shared.DeviceName.auto,
+    device: shared.Device = "auto",
     threads: shared.Threads = None,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -95,7 +95,7 @@ def train_lm(
     sources = [data.parse_source(name) for name in text]
     if dev_text is not None:
         sources.append(data.parse_source(str(dev_text))._replace(times=0))
-    place, spelled = resolve_device(device.value), _tokenizer(model, tokenizer)
+    place, spelled = resolve_device(device), _tokenizer(model, tokenizer)
     first = checkpoint.load_lm(init, spelled) if init else None
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()

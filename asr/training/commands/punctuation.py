@@ -33,7 +33,7 @@ def train_punctuation(
     output: Output,
     config: Config = None,
     max_minutes: MaxMinutes = None,
-    device: shared.Device = shared.DeviceName.auto,
+    device: shared.Device = "auto",
     threads: shared.Threads = None,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -62,7 +62,7 @@ def train_punctuation(
         torch.set_num_threads(threads)
     settings = read_run_config(config, PunctuationTrainConfig) if config else PunctuationTrainConfig()
     sources = [parse_source(name) for name in text]
-    place = resolve_device(device.value)
+    place = resolve_device(device)
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
     with progress_bar(show) as bar:

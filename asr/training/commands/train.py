@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,13 +14,6 @@ from asr.commands import options as shared
 from asr.terminal import loading, say
 
 __all__ = ["register"]
-
-
-class TokenKind(str, Enum):
-    """Kind of a tokenizer's tokens."""
-
-    bpe = "bpe"
-    char = "char"
 
 
 _WHERE = "Machine"
@@ -66,7 +58,7 @@ def train(
     noise: Noise = None,
     max_time: MaxTime = None,
     settings: Settings = None,
-    device: Device = shared.DeviceName.auto,
+    device: Device = "auto",
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
@@ -89,7 +81,7 @@ def train(
         from asr.training.config import read_config
 
         read = read_config(config, settings or ())
-        _run(read, data, dev, output, noise, seconds, (device.value, devices, nodes))
+        _run(read, data, dev, output, noise, seconds, (device, devices, nodes))
 
 
 def finetune(
@@ -100,7 +92,7 @@ def finetune(
     noise: Noise = None,
     max_time: MaxTime = None,
     settings: Settings = None,
-    device: Device = shared.DeviceName.auto,
+    device: Device = "auto",
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
@@ -124,7 +116,7 @@ def finetune(
         from asr.training import finetune
 
         config = finetune.settings(model, settings or ())
-        machine = (device.value, devices, nodes)
+        machine = (device, devices, nodes)
         _run(config, data, dev, output, noise, seconds, machine, measure_first=True)
         _echo(finetune.verdict(averages.measurements(output)))
 
@@ -158,7 +150,7 @@ def train_tokenizer(
     text: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Text with one sentence per line. Repeatable.")
     ] = None,
-    kind: Annotated[TokenKind, typer.Option(help="Byte-pair units, or characters.")] = TokenKind.bpe,
+    kind: Annotated[Literal["bpe", "char"], typer.Option(help="Byte-pair units, or characters.")] = "bpe",
 ) -> None:
     """Train a tokenizer; a config uses it with `tokenizer = "FILE"`.
 
@@ -176,9 +168,9 @@ def train_tokenizer(
 
     require_folder(output)
     sentences = [*_texts(data or []), *_lines(text or [])]
-    tokenizer = Tokenizer.train(sentences, vocab_size, kind.value)
+    tokenizer = Tokenizer.train(sentences, vocab_size, kind)
     write_atomically(output, tokenizer.model)
-    typer.echo(f"{output}: {len(tokenizer)} {kind.value} tokens from {len(sentences)} sentences")
+    typer.echo(f"{output}: {len(tokenizer)} {kind} tokens from {len(sentences)} sentences")
 
 
 def _run(

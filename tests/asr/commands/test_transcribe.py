@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_more_alternatives_than_beams_widen_the_beam(command: Command, stub: Stu
 def test_every_dtype_can_be_asked_for(command: Command, stub: StubRecogniser) -> None:
     from asr.recogniser import DTYPES
 
-    assert {name.value for name in DtypeName} == {*DTYPES}
+    assert {*get_args(DtypeName)} == {*DTYPES}
     for dtype in DTYPES:
         assert command("transcribe", "a.wav", "--dtype", dtype)[0] == 0
         assert stub.asked["load"] == ("default", "auto", dtype, None)

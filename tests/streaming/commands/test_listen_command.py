@@ -231,7 +231,7 @@ def test_defaults_are_those_of_the_configs(command: Callable[..., None]) -> None
     given = {name: one.default for name, one in inspect.signature(command).parameters.items()}
     for name in ("min_silence_ms", "speech_threshold", "max_seconds"):
         assert given[name] == getattr(EndpointConfig(), name)
-    assert (given["policy"].value, given["margin_ms"]) == (PolicyConfig().kind, PolicyConfig().margin_ms)
+    assert (given["policy"], given["margin_ms"]) == (PolicyConfig().kind, PolicyConfig().margin_ms)
     assert given["show_margin_ms"] == PolicyConfig().show_margin_ms
     assert given["overlap_ms"] == StreamConfig().overlap_ms
 
