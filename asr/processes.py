@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import active_children, get_context
@@ -131,10 +131,13 @@ class Processes:
                 # Python warns of forks beside other threads. PyTorch's own do not run: each process uses only one.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
                 submit(self._pool, os.getpid)
-        except (ImportError, OSError, RuntimeError) as error:  # some hosts have no semaphores or limit processes
+        except (ImportError, OSError, RuntimeError) as error:  # no semaphores, or a limit on processes or threads
+            if isinstance(error, RuntimeError) and not _FORKS:
+                raise  # Python explains what the main module lacks
             _LOG.warning("no processes can be started, so threads decode: %s", error)
             self._pool, self._usable = None, False
-            for child in set(active_children()) - others:  # started before the limit; nothing would ever end them
+            # Those that were started before the limit was reached: nothing else would ever end them.
+            for child in set(active_children()) - others:
                 child.kill()
                 child.join()
 
@@ -146,6 +149,8 @@ class Processes:
             if self._usable:
                 _LOG.warning("a process has died; its batches are decoded by the main process")
             self._usable = False
+        except CancelledError:  # it had not begun when the processes were ended
+            pass
         return finish(decode_each(self._recogniser.steps(decoding), batch))
 
 

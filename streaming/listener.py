@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import asr
-from asr.errors import SpellstreamError
+from asr.errors import AudioError, SpellstreamError
 from asr.recogniser import Recogniser
 from asr.writing.hotwords import HotwordList
 from streaming.engine import Engine, StreamConfig
@@ -134,9 +134,12 @@ class Listener:
         ending: BaseException | None = None
         with self.source:
             try:
-                for piece in self.source:
-                    check_chunk(piece, self.source.name)
-                    chunk = piece
+                for chunk in self.source:
+                    try:
+                        check_chunk(chunk, self.source.name)
+                    except AudioError:
+                        chunk = nothing
+                        raise
                     self._heard(chunk)
                     events = self._step(chunk)
                     chunk = nothing

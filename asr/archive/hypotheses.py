@@ -3,8 +3,8 @@
 Forms, by suffix:
 
 - `.jsonl`, `.json`, `.csv`, `.tsv`: rows with an `id`, or else with the path of the audio (`audio`, `audio_filepath`,
-  `source`), and a text (`hypothesis`, `pred_text`, `spoken` or `text`). `spellstream transcribe --output` writes such
-  rows; if their text is in written form, `spoken` holds the recognised words.
+  `source`, `path`), and a text (`hypothesis`, `pred_text`, `spoken` or `text`). `spellstream transcribe --output`
+  writes such rows; if their text is in written form, `spoken` holds the recognised words.
 - `.trn`: NIST's, `the text (id)` on each line; lines that begin with `;;` are comments.
 - anything else: Kaldi's, `id the text` on each line.
 """
@@ -22,7 +22,7 @@ from asr.errors import DataError
 
 __all__ = ["Hypotheses", "read"]
 
-_PATHS = ("audio", "audio_filepath", "source")
+_PATHS = ("audio", "audio_filepath", "source", "path")
 _TEXTS = ("hypothesis", "pred_text", "spoken", "text")
 _TRN = re.compile(r"(.*?)\s*\(([^()\s]+)\)")
 

@@ -305,17 +305,17 @@ def transcribe(
 
         if there:
             loading(f"the model {model.model}", quiet)
-            settings = {
-                "segment": segments.settings(),
-                "word_timestamps": content.timed(destination.formats),
-                "batch_size": batch_size,
-                "keep_damaged": content.keep_damaged,
-                "track": content.track,
-                "style": content.style,
-            }
             with opt.extra("ray"):
                 transcriber = _transcriber(cluster, model, search, dtype, content.nbest, words)
-                transcribe_many = partial(opened.enter_context(transcriber), **settings)
+                transcribe_many = partial(
+                    opened.enter_context(transcriber),
+                    segment=segments.settings(),
+                    word_timestamps=content.timed(destination.formats),
+                    batch_size=batch_size,
+                    keep_damaged=content.keep_damaged,
+                    track=content.track,
+                    style=content.style,
+                )
 
             total = sum(1 for _ in find(there)) if show or report else 0
             progress = opened.enter_context(Progress(total, show=show, line_seconds=60.0 if report else math.inf))

@@ -66,8 +66,8 @@ def require_library() -> None:
 def fetch(name: str, *, take: Sequence[str], refuse: Sequence[str] = PICKLES, show: bool | None = None) -> Snapshot:
     """Download files of a repository, or find them in the cache.
 
-    A cached commit is used without a request to the hub. A branch or tag is resolved to a commit by the hub; without a
-    connection the cached commit is used, with a message.
+    A commit that is completely in the cache is used without a request to the hub. A branch or tag is resolved to a
+    commit by the hub; without a connection the cached commit is used, with a message.
 
     Args:
         name: `hub:OWNER/NAME@REVISION`; the prefix is optional, and the revision defaults to main.
@@ -90,9 +90,11 @@ def fetch(name: str, *, take: Sequence[str], refuse: Sequence[str] = PICKLES, sh
     try:
         return _fetched(wanted, take, refuse, show)
     except HfHubHTTPError as error:
-        if error.response.status_code < _BUSY:
-            raise HubError(f"{wanted}: {_refusal(error)}") from None
-        reason = f"the hub answers {error.response.status_code}"
+        refused = error.response.status_code < _BUSY
+        reason = _refusal(error) if refused else f"the hub answers {error.response.status_code}"
+        # A commit never changes, so what was downloaded of it before may still be used.
+        if refused and not (wanted.is_commit and _cached(wanted, take)):
+            raise HubError(f"{wanted}: {reason}") from None
     except HFValidationError as error:
         raise HubError(f"{wanted}: {error}") from None
     except OfflineModeIsEnabled:

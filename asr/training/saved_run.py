@@ -118,7 +118,8 @@ class SavedRun:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         if not torch.isfinite(norm):
-            raise TrainingError(f"{self.path.parent}: the gradient is not finite; the same command resumes the run")
+            advice = "resume with a lower learning_rate, matrix_rate or clip_norm"
+            raise TrainingError(f"{self.path.parent}: the gradient is not finite; {advice}")
         self._adam.step()
         self._muon.step()
         return norm
@@ -143,6 +144,7 @@ class SavedRun:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, with the run saved.
+            TrainingError: see `step`.
         """
         with heeding_interrupts() as interrupted:
             while True:
@@ -195,6 +197,8 @@ class SavedRun:
             raise ConfigError(f"{self.path}: the run has another model or seed; use another folder")
 
         weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+        if weights.keys() != self.model.state_dict().keys():
+            raise ConfigError(f"{self.path}: made by an earlier version, and not resumable; use another folder")
         self.model.load_state_dict(weights)
         device = next(self.model.parameters()).device
         for full, tensor in tensors.items():

@@ -164,7 +164,8 @@ def measure(
     kinds: Sequence[str],
 ) -> list[Counts]:
     """Recognise all recordings without a list and with lists of each size, group by group."""
-    engine = Engine(recogniser, StreamConfig(final=search, style="spoken"))
+    final = None if search == recogniser.model.config.search else search  # as `spellstream serve` does
+    engine = Engine(recogniser, StreamConfig(final=final, style="spoken"))
     names = ["no list", *(f"{size} distractors" for size in sizes)]
     counts = {kind: [Counts(f"{kind}, {name}") for name in names] for kind in kinds}
     groups = [clips[start : start + GROUP] for start in range(0, len(clips), GROUP)]

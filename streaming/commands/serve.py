@@ -132,9 +132,8 @@ Alternatives = Annotated[
         min=1, help="Maximum number of alternatives that WebSocket clients may request.", rich_help_panel=_OTHER
     ),
 ]
-LogFormat = Annotated[
-    Literal["text", "json"], typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)
-]
+LogFormatName = Literal["text", "json"]
+LogFormat = Annotated[LogFormatName, typer.Option("--log-format", help="Format of the log.", rich_help_panel=_OTHER)]
 
 
 @dataclass(frozen=True)
@@ -261,13 +260,13 @@ def serve(
     _run(config, engine, log_format)
 
 
-def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: str) -> None:
+def _run(config: ServerConfig, make_engine: Callable[[], Engine], log_format: LogFormatName) -> None:
     """Bind the ports, so that a port in use is reported before the model is loaded; then serve until stopped."""
     from streaming.server.app import create_app
     from streaming.server.logs import configure
     from streaming.server.run import Server, listen
 
-    configure("json" if log_format == "json" else "text")
+    configure(log_format)
     if config.wyoming_port is not None:
         listen(config.host, config.wyoming_port).close()
     with listen(config.host, config.port) as listener:

@@ -77,7 +77,7 @@ class ServerConfig:
             require(bool(_HOST.fullmatch(name)), "allow_hosts", name, "a name, as speech.example.org, or *")
         clash = self.wyoming_port is not None and self.wyoming_port == self.port
         require(not clash, "wyoming_port", self.wyoming_port, "another than port")
-        bounds = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+        bounds = f"in {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE}"
         require(MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE, "sample_rate", self.sample_rate, bounds)
         require(self.grace_seconds >= 0, "grace_seconds", self.grace_seconds, "at least 0")
 

@@ -125,9 +125,11 @@ class Service:
             with self.stop.conversation():
                 yield stream
         except LimitError as error:
-            self.metrics.cut.labels(error.limit).inc()
+            stream.error = stream.error or error
             raise
         finally:
+            if isinstance(stream.error, LimitError):
+                self.metrics.cut.labels(stream.error.limit).inc()
             self.metrics.streams.labels(kind).dec()
             del worker.streams[stream]
             if not stream.done:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -194,6 +195,36 @@ def test_processes_started_before_a_limit_are_ended(
     with Processes(recogniser, 3) as processes:
         assert not multiprocessing.active_children()
         assert heard(recogniser, clips, processes) == heard(recogniser, clips, None)
+
+
+@NEEDS_LINUX
+def test_a_limit_on_threads_is_survived_too(
+    model_folder: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's own thread could not start, and its processes waited forever."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recogniser = asr.load(str(model_folder), device="cpu")
+    with monkeypatch.context() as limited:
+        limited.setattr("concurrent.futures.process._ExecutorManagerThread.start", refused)
+        processes = Processes(recogniser, 2).__enter__()
+    assert not multiprocessing.active_children()
+    assert heard(recogniser, clips, processes) == heard(recogniser, clips, None)
+    processes.close()
+
+
+def test_batches_that_had_not_begun_are_decoded_after_the_context(model_folder: Path, clips: list[Path]) -> None:
+    """They were cancelled, and the file read at that moment got the blame."""
+    recogniser = asr.load(str(model_folder), device="cpu")
+    expected = sorted(heard(recogniser, clips, None))
+    with Processes(recogniser, 2) as processes:
+        outcomes = recogniser.transcribe_many(clips, segment=ALL, batch_size=1, processes=processes)
+        first = next(outcomes)
+    rest = [first, *outcomes]
+    assert all(outcome.error is None for outcome in rest)
+    assert sorted(outcome.source for outcome in rest) == expected
 
 
 def test_after_the_context_threads_decode(model_folder: Path, clips: list[Path]) -> None:

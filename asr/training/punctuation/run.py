@@ -89,6 +89,7 @@ def train(
 
     Raises:
         CheckpointError, ConfigError: if the run in `output` is damaged or has other settings.
+        TrainingError: a gradient is not finite.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     torch.manual_seed(config.seed)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -74,7 +74,7 @@ class VoskConfig:
             elif name == "phrase_list":
                 changes[name] = _phrases(value)
             elif name == "style":
-                if value not in ("written", "spoken"):
+                if value not in get_args(Style):
                     raise ProtocolError(f"style is {_shown(value)}: it must be written or spoken")
                 changes[name] = value
             elif name == "model" and value != model:

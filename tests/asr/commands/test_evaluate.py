@@ -172,6 +172,8 @@ HYPOTHESES = {
     "nemo.json": '{{"audio_filepath": "one.wav", "text": "x", "pred_text": "one again"}}\n'
     '{{"audio_filepath": "two.wav", "text": "x", "pred_text": "two more"}}\n',
     "h.csv": "id,hypothesis\none,One again!\ntwo,two more\n",
+    "addresses.jsonl": '{{"audio": "file://{folder}/one.wav", "text": "one again"}}\n'
+    '{{"path": "{folder}/two.wav", "text": "two more"}}\n',
     "h.trn": ";; made by hand\nOne, again (one)\ntwo more (two)\n",
     "h.txt": "one  One again\ntwo two more\n",
 }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,14 +268,41 @@ def test_without_a_connection_and_without_a_cache_there_is_one_clear_line(
     assert re.fullmatch(rf"(.*loading.*\n)?spellstream: {NAME}: no connection .*, and it is not in the cache\n", said)
 
 
-def test_a_model_of_which_another_program_cached_a_file_is_completed(hub: HubServer, folder: Path) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_model_of_which_another_program_cached_a_file_is_completed(
+    hub: HubServer, folder: Path, pinned: bool
+) -> None:
     """A single cached file was taken for the whole model, on every run."""
     import huggingface_hub
 
     commit = hub.commit("ann/tiny")
     huggingface_hub.hf_hub_download("ann/tiny", "config.json", revision=commit)
-    for name in (f"{NAME}@{commit}", NAME):
-        assert files(folders.find(name)) == files(folder)
+    assert files(folders.find(f"{NAME}@{commit}" if pinned else NAME)) == files(folder)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_model_cached_without_a_listing_of_its_files_is_used(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, connected: bool
+) -> None:
+    """Earlier versions of huggingface_hub stored no listing."""
+    first = folders.find(NAME)
+    for listing in list(cache.rglob("trees")):
+        shutil.rmtree(listing)
+    hub.asked.clear()
+    if not connected:
+        gone(monkeypatch)
+    assert folders.find(f"{NAME}@{first.name}") == first
+    assert hub.downloads() == []
+
+
+def test_a_refusal_does_not_take_away_what_was_downloaded(hub: HubServer, cache: Path) -> None:
+    first = folders.find(NAME)
+    for listing in list(cache.rglob("trees")):
+        shutil.rmtree(listing)
+    del hub.repositories["ann/tiny"]
+    assert folders.find(f"{NAME}@{first.name}") == first
+    with pytest.raises(HubError):
+        folders.find(NAME)
 
 
 def test_half_a_model_in_the_cache_is_not_used(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

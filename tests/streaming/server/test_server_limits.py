@@ -232,7 +232,7 @@ def test_who_says_nothing_is_dropped(guarded: Running) -> None:
 
 
 def test_a_stream_that_goes_silent_is_counted(guarded: Running) -> None:
-    """Only streams with too many unread events were counted as cut."""
+    """Of the limits of a stream, only that of unread events was counted."""
 
     async def main() -> None:
         async with connect(f"{guarded.ws_url}/?key=a%20key") as websocket:
@@ -380,6 +380,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     for settings, complaint in (
         ({"port": 70_000}, "port"),
         ({"port": 2700, "wyoming_port": 2700}, "wyoming_port is 2700"),
+        ({"sample_rate": 800_000}, r"sample_rate is 800000: it must be in 1000\.\.768000"),
         ({"cors": ("https://example.org", "https://example.org/")}, "cors is 'https://example.org/'"),
         ({"cors": ("example.org",)}, "cors is 'example.org'"),
         ({"allow_hosts": ("https://example.org",)}, "allow_hosts is 'https://example.org'"),

@@ -234,7 +234,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(command: Command, monkeypa
     monkeypatch.setattr(SavedRun, "step", spoiled)
     status, _, err = command()
     assert (status, len(steps)) == (1, 18)
-    assert "lm: the gradient is not finite; the same command resumes the run" in err
+    assert "lm: the gradient is not finite; resume with a lower learning_rate" in err
     assert all(tensor.isfinite().all() for tensor in load_file(Path("lm/last.safetensors")).values())
     assert command()[0] == 0
 
