@@ -141,7 +141,6 @@ def load_punctuation(folder: Path) -> Punctuator:
         if table in weights and weights[table].shape[:1] == scales.shape[:1]:
             weights[table] = weights[table].float() * scales.float()
     network = PunctuationNetwork(config)
-    weights.setdefault("offsets", network.offsets)  # earlier models have them in the bias
     _fill(network, weights, folder / MARKS_WEIGHTS, MARKS_CONFIG)
     return Punctuator(network, vocabulary)
 

@@ -349,7 +349,7 @@ class PunctuationConfig:
     buckets: int = 6_000  # embeddings of hashed word pieces, used for all words
     embedding_size: int = 128
     pause_size: int = 16
-    hidden_size: int = 192  # in each direction
+    hidden_size: int = 256  # in each direction
     layers: int = 2
     dropout: float = 0.1
 

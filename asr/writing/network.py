@@ -14,9 +14,17 @@ from torch import Tensor, nn
 from asr.config import PunctuationConfig
 from asr.writing.vocabulary import PAUSE_KINDS, Case, Pause
 
-__all__ = ["PunctuationNetwork", "TagLogits"]
+__all__ = ["KINDS_OF_OFFSETS", "PunctuationNetwork", "TagLogits", "kinds_of_offsets"]
 
 _EMBEDDING_STD = 0.1
+
+
+KINDS_OF_OFFSETS = 3
+
+
+def kinds_of_offsets(pauses: Tensor) -> Tensor:
+    """0 where the pause is unknown, 1 where it is known, 2 at the end of a finished segment."""
+    return (pauses != Pause.UNKNOWN).long() + (pauses == Pause.END).long()
 
 
 class TagLogits(NamedTuple):
@@ -42,8 +50,8 @@ class PunctuationNetwork(nn.Module):
         self.back = nn.ModuleList(nn.LSTM(size, config.hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(config.dropout)
         self.marks = nn.Linear(2 * config.hidden_size, len(config.marks))
-        # Added to the logits of marks where the pause is unknown (row 0) or known (row 1); zero in training.
-        self.register_buffer("offsets", torch.zeros(2, len(config.marks)))
+        # Added to the logits of marks, a row for each kind of offset; zero in training.
+        self.register_buffer("offsets", torch.zeros(KINDS_OF_OFFSETS, len(config.marks)))
         self.offsets: Tensor
         # The head for cases; saved models contain the name.
         self.forms = nn.Linear(2 * config.hidden_size, len(Case))
@@ -68,4 +76,4 @@ class PunctuationNetwork(nn.Module):
             backward = back(x.gather(1, reversal.expand_as(x)))[0]
             backward = backward.gather(1, reversal.expand_as(backward))
             x = self.dropout(torch.cat([forward, backward], dim=-1))
-        return TagLogits(self.marks(x) + self.offsets[(pauses != Pause.UNKNOWN).long()], self.forms(x))
+        return TagLogits(self.marks(x) + self.offsets[kinds_of_offsets(pauses)], self.forms(x))

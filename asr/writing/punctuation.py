@@ -18,7 +18,7 @@ __all__ = ["LOOKAHEAD_WORDS", "Punctuator"]
 LOOKAHEAD_WORDS = 4
 """Words that must follow a word of an unfinished segment before it gets a mark."""
 
-_BEFORE = 40  # words of context before a window
+_BEFORE = 24  # words of context before a window; with 40, F1 is at most 0.6 points higher
 _WINDOW = 160  # a longer utterance is tagged in windows of this many words,
 _AFTER = 24  # each with this many words of context after it, and `_BEFORE` before it
 _BATCH_WORDS = 3_072  # per batch, including padding: bounds the memory; larger batches have more padding

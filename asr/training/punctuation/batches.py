@@ -62,7 +62,7 @@ def training_batch(text: Text, config: PunctuationTrainConfig, step: int) -> Bat
 
 
 def dev_batches(text: Text, config: PunctuationTrainConfig) -> Iterator[Batch]:
-    """Held-out words in rows, without errors; every second row has pauses."""
+    """Held-out words in rows that end at a long pause, as segments do, without errors; every second row has pauses."""
     random = np.random.default_rng(config.seed)
     each = max(_DEV_LENGTH, _DEV_WORDS // len(text.regions))
     for _, start, end in text.regions.tolist():
@@ -71,7 +71,10 @@ def dev_batches(text: Text, config: PunctuationTrainConfig) -> Iterator[Batch]:
         seconds = _draw(rows.marks, config.pauses, sentence_ends(rows.marks, config.model), random)
         pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
         pauses[::2] = Pause.UNKNOWN
-        pauses[np.arange(len(starts)), lengths - 1] = Pause.END
+        long = (seconds >= config.pauses.cut_seconds) & _inside(lengths, _DEV_LENGTH)
+        lengths = np.where(long.any(1), _last(long), lengths)
+        ends = np.where(long.any(1), int(Pause.END), int(Pause.UNFINISHED))
+        pauses[np.arange(len(starts)), lengths - 1] = ends
         yield _tensors(rows, lengths, pauses, text)
 
 

@@ -22,7 +22,7 @@ from asr.training.punctuation.reading import case_of, read_line
 from asr.writing.parts import SENTENCE_ENDS
 from asr.writing.vocabulary import Case, Vocabulary, Words
 
-__all__ = ["IGNORED", "Text", "read_texts"]
+__all__ = ["IGNORED", "Text", "read_texts", "sentence_end_numbers", "sentence_ends"]
 
 IGNORED = 255  # case of a word with unknown capitals, at the beginning of a sentence
 
@@ -189,5 +189,9 @@ def _text(
 
 def sentence_ends(marks: npt.NDArray[np.uint8], config: PunctuationConfig) -> npt.NDArray[np.bool_]:
     """Where a mark ends a sentence."""
-    ends = [number for number, mark in enumerate(config.marks) if mark in SENTENCE_ENDS]
-    return np.isin(marks, ends)
+    return np.isin(marks, sentence_end_numbers(config))
+
+
+def sentence_end_numbers(config: PunctuationConfig) -> list[int]:
+    """Numbers of the marks that end a sentence."""
+    return [number for number, mark in enumerate(config.marks) if mark in SENTENCE_ENDS]

@@ -2,11 +2,12 @@
 
 Marks are rare, so the most likely choice is "no mark" too often: it minimises errors, not F1. A constant per mark,
 chosen on held-out text, corrects this (Lipton et al. 2014 on thresholds for F1). Where pauses are unknown the model is
-less certain and needs larger constants than where they are known.
+less certain than where they are known, and a segment rarely ends within a sentence: each has constants of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,8 @@ from torch import Tensor
 from asr.text.marks import Agreement
 from asr.training.punctuation.batches import Batch, dev_batches
 from asr.training.punctuation.config import PunctuationTrainConfig
-from asr.training.punctuation.data import IGNORED, Text
-from asr.writing.network import PunctuationNetwork
-from asr.writing.vocabulary import Pause
+from asr.training.punctuation.data import IGNORED, Text, sentence_end_numbers
+from asr.writing.network import PunctuationNetwork, kinds_of_offsets
 
 __all__ = ["Measured", "best_offsets", "measure"]
 
@@ -31,7 +31,7 @@ class Measured:
 
     marks: dict[str, Agreement]
     capitals: Agreement
-    offsets: Tensor  # (2, marks), added to the logits where the pause is unknown and where it is known
+    offsets: Tensor  # (kinds of offsets, marks), added to the logits
 
     @property
     def mean(self) -> float:
@@ -54,27 +54,30 @@ def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainCon
         moved = Batch(*(x.to(device) for x in batch))
         logits = network(*moved[:4])
         marks, cases = moved.marks != IGNORED, moved.cases != IGNORED
-        known = moved.pauses[marks] != Pause.UNKNOWN
+        kinds = kinds_of_offsets(moved.pauses[marks])
         kept.append(
-            (logits.marks[marks], moved.marks[marks], known, logits.cases.argmax(-1)[cases], moved.cases[cases])
+            (logits.marks[marks], moved.marks[marks], kinds, logits.cases.argmax(-1)[cases], moved.cases[cases])
         )
     network.train(was_training)
 
-    scores, wanted, known, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
-    offsets = torch.stack([best_offsets(scores[where], wanted[where]) for where in (~known, known)])
-    found = (scores + offsets[known.long()]).argmax(-1)
+    scores, wanted, kinds, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
+    # A finished segment seldom ends with a comma, however much that would raise the F1 of the few that do.
+    free = [range(len(config.model.marks))] * 2 + [sentence_end_numbers(config.model)]
+    offsets = torch.stack([best_offsets(scores[kinds == i], wanted[kinds == i], free[i]) for i in range(len(free))])
+    found = (scores + offsets[kinds]).argmax(-1)
     by_mark = {mark: _agreement(wanted, found, number) for number, mark in enumerate(config.model.marks) if number}
     right = int(((cases_wanted == cases_found) & (cases_wanted > 0)).sum())
     capitals = Agreement(right, int((cases_wanted > 0).sum()) - right, int((cases_found > 0).sum()) - right)
     return Measured(by_mark, capitals, offsets)
 
 
-def best_offsets(scores: Tensor, wanted: Tensor) -> Tensor:
+def best_offsets(scores: Tensor, wanted: Tensor, free: Collection[int]) -> Tensor:
     """Constants `(marks,)` that give the best mean F1 of the marks that occur; 0 for the first, which is no mark.
 
     Args:
         scores: logits `(words, marks)`.
         wanted: number `(words,)` of each word's mark.
+        free: the marks that may have a constant; the others have 0.
     """
     offsets = scores.new_zeros(scores.shape[1])
     present = [mark for mark in range(1, scores.shape[1]) if bool((wanted == mark).any())]
@@ -84,7 +87,7 @@ def best_offsets(scores: Tensor, wanted: Tensor) -> Tensor:
         return sum(_agreement(wanted, found, mark).f1 for mark in present)
 
     for _ in range(_ROUNDS):
-        for mark in present:
+        for mark in (mark for mark in present if mark in free):
             tries = [offsets.index_fill(0, torch.tensor(mark, device=scores.device), value) for value in _OFFSETS]
             offsets = max([offsets, *tries], key=total_f1)
     return offsets

@@ -114,7 +114,7 @@ def test_offsets_follow_what_is_known_of_the_pause() -> None:
     after = punctuator.tag([known, unknown])
 
     assert after[0] == before[0]
-    # The pause after the last word is the end of the segment, and so known.
+    # The last word is the end of the segment, which has offsets of its own.
     assert [tag.mark for tag in after[1]] == ["?"] * 8 + [before[1][-1].mark]
 
 

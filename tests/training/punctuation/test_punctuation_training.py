@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -18,12 +19,13 @@ pytest.importorskip("num2words")
 from asr import checkpoint
 from asr.commands.main import main
 from asr.errors import DataError
+from asr.training.punctuation import batches
 from asr.training.punctuation import run as training
 from asr.training.punctuation.batches import dev_batches, training_batch
 from asr.training.punctuation.config import ErrorConfig, PauseConfig, PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text, read_texts
 from asr.training.punctuation.measuring import best_offsets, measure
-from asr.writing.network import PunctuationNetwork, TagLogits
+from asr.writing.network import PunctuationNetwork, TagLogits, kinds_of_offsets
 from asr.writing.parts import Utterance
 from asr.writing.vocabulary import Case, Pause
 
@@ -169,9 +171,11 @@ def test_a_batch_hangs_on_its_step_alone(text: Text) -> None:
 
 
 def test_held_out_words_are_never_learned(text: Text) -> None:
-    """Held-out words are not in the training text, and are measured once."""
+    """Held-out words are not in the training text, and most of them are measured once."""
     held_out = int(text.regions[0, 2] - text.regions[0, 1])
-    assert sum(int((batch.marks != IGNORED).sum()) for batch in dev_batches(text, config())) == held_out
+    assert (
+        0.6 * held_out < sum(int((batch.marks != IGNORED).sum()) for batch in dev_batches(text, config())) <= held_out
+    )
     marked = Text(**{**vars(text), "marks": text.marks.copy()})
     marked.marks[text.regions[0, 1] :] = 5  # a colon, which does not occur in the training text
     for step in range(20):
@@ -222,13 +226,14 @@ def test_offsets_raise_the_f1_of_a_rare_mark() -> None:
     scores = torch.tensor([[0.6, 0.4, 1e-9]] * 10 + [[1.0, 0.01, 1e-9]] * 90).log()
     wanted = torch.tensor([1] * 4 + [0] * 96)
     assert not scores.argmax(-1).any()
-    offsets = best_offsets(scores, wanted)
+    offsets = best_offsets(scores, wanted, range(3))
     assert (scores + offsets).argmax(-1).sum() == 10
     assert offsets[[0, 2]].tolist() == [0, 0]
+    assert not best_offsets(scores, wanted, [0, 2]).any()
 
 
 def test_offsets_are_measured_with_and_without_pauses(text: Text) -> None:
-    """Full stops need an offset of 0.5 where the pause is unknown, and of 1 where it is known: both are found."""
+    """Full stops need an offset of 0.5 for unknown pauses, 1 for known ones and 1.5 at an end: all are found."""
     settings = config()
     network = PunctuationNetwork(settings.model).eval()
     stop = settings.model.marks.index(".")
@@ -236,12 +241,14 @@ def test_offsets_are_measured_with_and_without_pauses(text: Text) -> None:
     def timid(words: Tensor, pieces: Tensor, pauses: Tensor, lengths: Tensor) -> TagLogits:
         marks = torch.full((*words.shape, len(settings.model.marks)), -9.0)
         marks[..., 0] = 0.9
-        marks[..., stop] = torch.where(pauses == Pause.UNKNOWN, 0.5, 0.0)
+        marks[..., stop] = torch.tensor([0.5, 0.0, -0.5])[kinds_of_offsets(pauses)]
         return TagLogits(marks, torch.zeros(*words.shape, len(Case)))
 
-    with mock.patch.object(network, "forward", timid):
+    text = dataclasses.replace(text, marks=np.full_like(text.marks, stop))
+    # Short rows, so that there are several.
+    with mock.patch.object(batches, "_DEV_LENGTH", 8), mock.patch.object(network, "forward", timid):
         offsets = measure(network, text, settings).offsets
-    assert offsets[:, stop].tolist() == [0.5, 1.0]
+    assert offsets[:, stop].tolist() == [0.5, 1.0, 1.5]
 
 
 def test_text_that_was_cut_short_is_named(tmp_path: Path) -> None:
