@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from asr.writing.network import PunctuationNetwork
-from asr.writing.parts import Tag, Utterance
+from asr.writing.parts import CONTEXT_WORDS, Tag, Utterance
 from asr.writing.vocabulary import Pause, Vocabulary, pause_kinds, write
 
 __all__ = ["LOOKAHEAD_WORDS", "Punctuator"]
@@ -18,9 +18,8 @@ __all__ = ["LOOKAHEAD_WORDS", "Punctuator"]
 LOOKAHEAD_WORDS = 4
 """Words that must follow a word of an unfinished segment before it gets a mark."""
 
-_BEFORE = 24  # words of context before a window; with 40, F1 is at most 0.6 points higher
 _WINDOW = 160  # a longer utterance is tagged in windows of this many words,
-_AFTER = 24  # each with this many words of context after it, and `_BEFORE` before it
+_AFTER = 24  # each with this many words of context after it, and `CONTEXT_WORDS` before it
 _BATCH_WORDS = 3_072  # per batch, including padding: bounds the memory; larger batches have more padding
 
 
@@ -100,7 +99,7 @@ class Punctuator:
 
 def _windows(number: int, utterance: Utterance) -> list[_Window]:
     """An utterance as windows with the words around them."""
-    words, before = list(utterance.words), list(utterance.before[-_BEFORE:])
+    words, before = list(utterance.words), list(utterance.before[-CONTEXT_WORDS:])
     if len(words) != len(utterance.pauses):
         raise ValueError(f"utterance {number} has {len(words)} words, but {len(utterance.pauses)} pauses")
     if not words:
@@ -115,7 +114,7 @@ def _windows(number: int, utterance: Utterance) -> list[_Window]:
     windows = []
     for start in range(len(before), len(words), _WINDOW):
         count = min(_WINDOW, len(words) - start)
-        first, after = max(0, start - _BEFORE), start + count + _AFTER
+        first, after = max(0, start - CONTEXT_WORDS), start + count + _AFTER
         windows.append(_Window(number, words[first:after], pauses[first:after], start - first, count))
     return windows
 

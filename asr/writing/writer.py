@@ -12,11 +12,10 @@ from typing import NamedTuple, Protocol
 
 from asr.transcript import Segment, Word
 from asr.writing import numbers
-from asr.writing.parts import SENTENCE_ENDS, Form, Tag, Tagger, Utterance
+from asr.writing.parts import CONTEXT_WORDS, SENTENCE_ENDS, Form, Tag, Tagger, Utterance
 
 __all__ = ["Context", "Names", "Writer"]
 
-_CONTEXT_WORDS = 40  # spoken words before a segment that the tagger sees
 _BREAK_SECONDS = 0.5  # a pause this long ends a number
 # Least confidence of each word in a number. Of 3,124 words of held-out speech (85 % right), 13 % are below it: 43 % of
 # the wrong words and 8 % of the right ones. A limit of 0.5 would exclude 18 % of the right words, and so leave every
@@ -44,7 +43,7 @@ class Context(NamedTuple):
 
     def after(self, spoken: Sequence[str]) -> Context:
         """The context with the words of the segment appended."""
-        return self._replace(words=(*self.words, *spoken)[-_CONTEXT_WORDS:])
+        return self._replace(words=(*self.words, *spoken)[-CONTEXT_WORDS:])
 
 
 class Writer:

@@ -29,7 +29,7 @@ from asr.errors import DataError
 from asr.text.marks import SCORED_MARKS, WrittenScore, score_written
 from asr.training.punctuation.reading import Target, read_line
 from asr.transcript import Segment
-from asr.writing.parts import SENTENCE_ENDS, Tag, Tagger, Utterance
+from asr.writing.parts import CONTEXT_WORDS, SENTENCE_ENDS, Tag, Tagger, Utterance
 
 Row = tuple[str, WrittenScore]
 _LINES = 400  # of each text, at most
@@ -103,7 +103,7 @@ def of_speech(tagger: Tagger, recordings: Sequence[tuple[Sequence[Segment], str]
             gaps = [max(0.0, b.start_seconds - a.end_seconds) for a, b in pairwise(words)]
             known: list[float | None] = [*gaps, None] if pauses else [None] * len(words)
             spoken = [word.text for word in words]
-            tags += tagger.tag([Utterance(spoken, known[: len(words)], before[-40:])])[0]
+            tags += tagger.tag([Utterance(spoken, known[: len(words)], before[-CONTEXT_WORDS:])])[0]
             before += spoken
         total += score_written(written, join(tags))
     return total
@@ -132,9 +132,9 @@ def _row(name: str, cells: Iterable[float | None]) -> str:
 
 
 def timed(tagger: Tagger) -> str:
-    """CPU time per word: for segments in a batch, and for 12 words with 40 words of context, as in a stream."""
+    """CPU time per word: for segments in a batch, and for 12 words with context, as in a stream."""
     words = ["so", "i", "think", "that", "we", "should", "go", "to", "paris", "in", "the", "spring"]
-    segment = Utterance(words, [0.1] * len(words), (words * 4)[:40])
+    segment = Utterance(words, [0.1] * len(words), (words * 4)[:CONTEXT_WORDS])
 
     def cost(utterances: list[Utterance]) -> float:
         tagger.tag(utterances)

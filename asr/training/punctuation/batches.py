@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asr.training.punctuation.config import SHORTEST_PAUSE_SECONDS, PauseConfig, PunctuationTrainConfig
 from asr.training.punctuation.data import IGNORED, Text, sentence_ends
+from asr.writing.parts import CONTEXT_WORDS
 from asr.writing.vocabulary import PAUSE_EDGES, Pause
 
 __all__ = ["Batch", "dev_batches", "training_batch"]
@@ -19,8 +20,7 @@ __all__ = ["Batch", "dev_batches", "training_batch"]
 _LENGTHS = (16, 32, 64, 112)  # words of a row; a batch has rows of one length
 _WHOLE_SHARE = 0.5  # of rows: they begin and end with a sentence
 _UNFINISHED_SHARE = 0.5  # of the other rows: they end anywhere, like an unfinished segment
-_BOUNDARY_SHARE = 0.5  # of rows with a long pause: the words before it belong to the previous segment
-_BOUNDARY_WORDS = 40  # such a pause is among the first words, as many as the writer gives as context
+_BOUNDARY_SHARE = 0.5  # of rows with a long pause in reach of the context: before it is the previous segment
 _TEMPO_SPREAD = 0.3  # of the pauses of different speakers, in log units
 _DEV_LENGTH = 64  # words of a held-out row
 _DEV_WORDS = 60_000  # at most, held-out words of all texts together
@@ -175,7 +175,7 @@ def _with_pauses(
 
     pauses = Pause.SHORTEST + np.searchsorted(PAUSE_EDGES, seconds, side="right")
     pauses[random.random(count) < config.pauses.unknown] = Pause.UNKNOWN
-    long &= np.arange(width) < np.minimum(_BOUNDARY_WORDS, lengths - 2)[:, None]
+    long &= np.arange(width) < np.minimum(CONTEXT_WORDS, lengths - 2)[:, None]
     for row in np.flatnonzero(long.any(1) & (random.random(count) < _BOUNDARY_SHARE)):
         boundary = random.choice(np.flatnonzero(long[row]))
         pauses[row, :boundary] = Pause.UNKNOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asr.transcript import Segment, Word
-from asr.writing.parts import Form, Tag, Utterance
+from asr.writing.parts import CONTEXT_WORDS, Form, Tag, Utterance
 from asr.writing.writer import Context, Writer
 from tests.support.tagger import RuleTagger
 
@@ -116,8 +116,8 @@ def test_the_tagger_sees_pauses_and_the_words_before() -> None:
     assert [pause and round(pause, 3) for pause in first.pauses] == [0.25, None]
     assert (list(second.pauses), list(second.before), second.final) == ([None, None], ["a", "b"], True)
     assert found[1] == Segment("a b", 2.0, 3.0, 0.0)
-    (_, context), *_ = Writer(tagger).write([segment("a b")], [Context(("x",) * 40)])
-    assert context == Context((*("x",) * 38, "a", "b"), sentence_open=True)
+    (_, context), *_ = Writer(tagger).write([segment("a b")], [Context(("x",) * CONTEXT_WORDS)])
+    assert context == Context((*("x",) * (CONTEXT_WORDS - 2), "a", "b"), sentence_open=True)
 
 
 def test_a_sentence_goes_on_over_a_pause() -> None:
