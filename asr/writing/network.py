@@ -16,10 +16,8 @@ from asr.writing.vocabulary import PAUSE_KINDS, Case, Pause
 
 __all__ = ["KINDS_OF_OFFSETS", "PunctuationNetwork", "TagLogits", "kinds_of_offsets"]
 
-_EMBEDDING_STD = 0.1
-
-
 KINDS_OF_OFFSETS = 3
+_EMBEDDING_STD = 0.1
 
 
 def kinds_of_offsets(pauses: Tensor) -> Tensor:
