@@ -304,7 +304,7 @@ class SearchConfig:
             require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "at least 0")
         require(0 <= self.hotword_weight <= 10, "search.hotword_weight", self.hotword_weight, "in 0..10")
         require(self.hotword_margin > 0, "search.hotword_margin", self.hotword_margin, "positive")
-        # A temperature flattens a distribution, and after the subtraction the scores are none.
+        # After the subtraction the scores are not a distribution, so a temperature has no meaning.
         needed = self.internal_lm_share == 0 or self.lm_temperature == 1
         require(needed, "search.lm_temperature", self.lm_temperature, "1 with internal_lm_share")
         for name in ("temperature", "lm_temperature"):

@@ -61,7 +61,7 @@ def measure(network: PunctuationNetwork, text: Text, config: PunctuationTrainCon
     network.train(was_training)
 
     scores, wanted, kinds, cases_found, cases_wanted = (torch.cat(each) for each in zip(*kept, strict=True))
-    # A finished segment seldom ends with a comma, however much that would raise the F1 of the few that do.
+    # Segments seldom end with a comma: an offset for the best F1 of those few would add commas at many ends.
     free = [range(len(config.model.marks))] * 2 + [sentence_end_numbers(config.model)]
     offsets = torch.stack([best_offsets(scores[kinds == i], wanted[kinds == i], free[i]) for i in range(len(free))])
     found = (scores + offsets[kinds]).argmax(-1)
