@@ -20,6 +20,7 @@ from asr.decoding import decode_steps
 from asr.errors import DeviceError, SpellstreamError
 from asr.folders import find_lm
 from asr.jobs import Decoding, Job, Outcome, unexpected
+from asr.model.fast import bf16
 from asr.model.fast.fp16 import pack
 from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
@@ -155,8 +156,10 @@ class Recogniser:
         For a model without a punctuation model, it converts names and numbers only.
         """
         if self._writer is None:
-            has_one = checkpoint.has_punctuation(self.folder)
-            self._writer = Writer(checkpoint.load_punctuation(self.folder) if has_one else None)
+            tagger = checkpoint.load_punctuation(self.folder) if checkpoint.has_punctuation(self.folder) else None
+            if tagger is not None:
+                bf16.pack(tagger.network)
+            self._writer = Writer(tagger)
         return self._writer
 
     def transcribe(

@@ -116,12 +116,13 @@ def _portaudio() -> str:
 def _devices() -> dict[str, Any]:
     import torch
 
-    from asr.model.fast import int8
+    from asr.model.fast import bf16, int8
 
+    units = [("VNNI", int8.vnni()), ("AMX", bf16.available())]
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
         "cpu": _cpu(),
-        "cpu_kernels": [torch.backends.cpu.get_cpu_capability(), *(["VNNI"] if int8.vnni() else [])],
+        "cpu_kernels": [torch.backends.cpu.get_cpu_capability(), *(name for name, there in units if there)],
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": [

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from asr.config import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.model.dense import Dense
-from asr.model.fast import int8
+from asr.model.fast import bf16, int8
+from asr.model.fast.bf16 import Bidirectional16, Lstm16
 from asr.model.fast.int8 import Bidirectional8
 from asr.model.features import mask_beyond
 from asr.model.front import Front, FrontState
@@ -76,7 +77,7 @@ class PyramidLayer(nn.Module):
         self.normalisation = Normalisation(config.normalisation, config.layer_size)
         self.dropout = nn.Dropout(config.dropout)
         self.residual = config.residual and size == config.layer_size
-        self.quick: Bidirectional8 | None = None  # what `preview` uses in place of the LSTMs
+        self.quick: Bidirectional8 | Bidirectional16 | None = None  # what `preview` uses in place of the LSTMs
 
     def forward(self, x: Tensor, lengths: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
         """`(B, T, D)` and `(B,)` to `(B, ceil(T / join), output_size)` and the new lengths; zero beyond them."""
@@ -296,10 +297,12 @@ class Encoder(nn.Module):
         return self.pads and all(layer.quick is not None for layer in self._pyramid())
 
     def quicken(self) -> None:
-        """Let `preview` run in int8, where that is possible: it encodes each frame several times."""
+        """Run the LSTMs in bfloat16, or `preview`, which encodes each frame several times, in int8, where possible."""
         for layer in self._pyramid():
-            forward, backward = layer.forward_lstm, layer.backward_lstm
-            if backward is not None and int8.available() and int8.vnni() and int8.fits(next(forward.parameters())):
+            forward, backward = bf16.pack(layer).forward_lstm, layer.backward_lstm
+            if isinstance(forward, Lstm16) and isinstance(backward, Lstm16):
+                layer.quick = Bidirectional16(forward, backward)
+            elif backward is not None and int8.available() and int8.vnni() and int8.fits(next(forward.parameters())):
                 layer.quick = Bidirectional8(forward, backward)
 
     def initial_state(self, batch_size: int) -> EncoderState:

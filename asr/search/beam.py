@@ -30,7 +30,7 @@ from asr.text.tokenizer import EOS, SOS
 __all__ = ["Prefix", "beam_search", "beam_search_steps"]
 
 # A live hypothesis is dropped as beaten once it is this many length bonuses below the `nbest`-th finished one.
-_BONUS_TOKENS = 8
+_BONUS_TOKENS = 3
 
 
 class _Scored(NamedTuple):

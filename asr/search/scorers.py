@@ -35,6 +35,10 @@ __all__ = [
     "score_next",
 ]
 
+# The score of a token that does not fit into the frames. With a much lower one, the other scores of a hypothesis would
+# vanish in float32, and the order of hypotheses that do not fit would be random.
+_IMPOSSIBLE = -1e4
+
 
 class View(NamedTuple):
     """The input of every scorer at a step."""
@@ -165,7 +169,7 @@ class CtcScorer:
 
     def score(self, view: View, candidates: Tensor, state: CtcState) -> tuple[Tensor, _CtcStep]:
         scores = self.prefixes.step(state, view.last, candidates, EOS)
-        return scores, _CtcStep(state, view.last, candidates, scores)
+        return scores.clamp(min=_IMPOSSIBLE), _CtcStep(state, view.last, candidates, scores)
 
     def select(self, state: _CtcStep, rows: Tensor, places: Tensor) -> CtcState:
         tokens, scores = state.candidates[rows, places], state.scores[rows, places]

@@ -1,9 +1,9 @@
 """Fast paths, behind one switch.
 
 Plain PyTorch is the reference, and each fast path has a test against it: on CPUs `lstm` and `decoder_loop` in training,
-`fp16`, `int8`, `int8_lm` and `location` in recognition, and a search of live hypotheses only; on GPUs `graphs` in
-streams. `SPELLSTREAM_FAST=0` in the environment turns all of them off, and `fast_paths(False)` does so for a block of
-code. Weights are packed and rounded when a model is loaded, so a loaded recogniser keeps its kind.
+`bf16`, `fp16`, `int8`, `int8_lm` and `location` in recognition, and a search of live hypotheses only; on GPUs `graphs`
+in streams. `SPELLSTREAM_FAST=0` in the environment turns all of them off, and `fast_paths(False)` does so for a block
+of code. Weights are packed and rounded when a model is loaded, so a loaded recogniser keeps its kind.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.search.ctc import CtcPrefixes, CtcState
+from asr.search.scorers import CtcScorer, View
 from tests.support.ctc_paths import collapse, random_log_probs
 
 EOS = 3  # in these tests; CTC itself never gives it
@@ -106,6 +107,22 @@ def test_what_does_not_fit_stays_impossible() -> None:
         assert ((state.score + increments[0].double()) < NEVER).all()
         state = scorer.advance(state, last, torch.tensor([0]), torch.tensor([2]), increments[:, 1])
         last = torch.tensor([2])
+
+
+def test_a_penalty_for_what_does_not_fit_leaves_the_other_scores_their_weight() -> None:
+    """CTC's -1e10 swallowed all other scores in float32, so that hypotheses longer than their audio had no order.
+
+    Which of them was taken then depended on the batch.
+    """
+    scorer, nothing = CtcScorer(CtcPrefixes(random_log_probs(2, seed=1), torch.tensor([2]))), torch.zeros(1, 5)
+    state, total, one = scorer.initial_state(torch.tensor([0])), torch.zeros(1), torch.tensor([0])
+    for last, token in ((EOS, 1), (1, 1), (1, 2), (2, 1)):
+        view = View(torch.tensor([last]), nothing, nothing)
+        added, step = scorer.score(view, torch.tensor([[token]]), state)
+        state, total = scorer.select(step, one, one), total + added[0]
+    assert float(state.score) < NEVER
+    assert -1e5 < float(total) < -1e3
+    assert total + 0.01 > total
 
 
 def test_a_row_is_the_same_alone_and_in_a_padded_batch() -> None:

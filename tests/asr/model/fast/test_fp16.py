@@ -11,7 +11,7 @@ from torch import nn
 
 import asr
 from asr.config import DecoderConfig, EncoderConfig, LmConfig, ModelConfig
-from asr.model.fast import int8
+from asr.model.fast import bf16, int8
 from asr.model.fast.fp16 import available, pack
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.las import Model
@@ -128,7 +128,8 @@ def test_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_model_that_is_loaded_for_a_cpu_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "available", lambda: False)
+    for other in (int8, bf16):
+        monkeypatch.setattr(other, "_work", lambda: False)
     shipped = asr.load(device="cpu")
     lm = shipped.language_model(shipped.model.config.search)
     assert isinstance(lm, DensityRatio)

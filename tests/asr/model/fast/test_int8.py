@@ -16,7 +16,6 @@ from asr.model.fast.fp16 import pack
 from asr.model.fast.int8_lm import Lm8, quick, quick_internal
 from asr.model.internal_lm import DensityRatio, InternalLm
 from asr.model.lm import LanguageModel, TokenPredictor
-from asr.model.states import select
 from tests.support.kernels import compiled_kernels
 from tests.support.tiny_model import tiny_lm, tiny_model
 
@@ -132,42 +131,6 @@ def test_a_language_model_says_the_same_in_every_batch(pair: tuple[LanguageModel
     together = steps(pair[1], tokens)
     torch.testing.assert_close(steps(pair[1], tokens[:1]), together[:1], atol=1e-6, rtol=0)
     torch.testing.assert_close(steps(pair[1], tokens[7:12]), together[7:12], atol=1e-6, rtol=0)
-
-
-@needs_vnni
-def test_an_encoder_says_nearly_the_same_and_the_same_in_every_batch() -> None:
-    encoder = tiny_model().encoder
-    features = torch.randn(5, 43, 16)
-    plain, after = encoder.preview(features, encoder.initial_state(5), 4)
-    encoder.quicken()
-    rounded, state = encoder.preview(features, encoder.initial_state(5), 4)
-    assert 0 < (rounded - plain).abs().mean() < 0.02
-    for one, other in zip(state.layers, after.layers, strict=True):
-        torch.testing.assert_close(one.hidden, other.hidden, atol=0.05, rtol=0)
-
-    # Padding for a longer row changes no row's result.
-    lengths = torch.tensor([43, 20, 1, 31, 16])
-    inside = torch.arange(43) < lengths[:, None]
-    together, _ = encoder.preview(features * inside[..., None], encoder.initial_state(5), 0, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone, _ = encoder.preview(features[row : row + 1, :length], encoder.initial_state(1), 0)
-        assert torch.equal(together[row, : alone.shape[1]], alone[0])
-
-    # Neither do different numbers of settled frames in a batch; states are the same too.
-    settled = torch.tensor([7, 3, 0, 0, 1])
-    together, after = encoder.preview(features * inside[..., None], state, settled, lengths)
-    for row, (length, count) in enumerate(zip(lengths.tolist(), settled.tolist(), strict=True)):
-        rows = slice(row, row + 1)
-        alone, own = encoder.preview(features[rows, :length], select(state, rows), count)
-        assert torch.equal(together[row, : alone.shape[1]], alone[0])
-        for one, other in zip(select(after, rows).layers, own.layers, strict=True):
-            assert all(map(torch.equal, one.hidden, other.hidden))
-
-
-def test_other_kinds_refuse_rows_with_several_numbers_of_settled_frames() -> None:
-    encoder = tiny_model().encoder
-    with pytest.raises(ValueError, match="equally many settled frames"):
-        encoder.preview(torch.randn(2, 43, 16), encoder.initial_state(2), torch.tensor([4, 0]))
 
 
 def test_other_kinds_stay_as_they_are() -> None:
