@@ -11,9 +11,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ from asr.archive.manifest import Utterance, read
 from asr.audio import SAMPLE_RATE
 from asr.config import Context
 from asr.transcript import Word
+from asr.writing.parts import Style
 from recipes.benchmark.origin import Report, origin, report, weights
 from recipes.benchmark.streaming import PAUSE_SECONDS, Shown, add, reference_words
 from recipes.benchmark.streaming_report import CHUNK_SECONDS, Measured, quantiles, wer
 from recipes.benchmark.whole_file import pick
 from streaming.engine import Engine, StreamConfig
+from streaming.events import Event, Final
 from streaming.policy import PolicyConfig
 
 if TYPE_CHECKING:
@@ -53,13 +55,13 @@ class Setting:
         sizes = f"{self.chunk_ms}+{self.lookahead_ms}, {self.overlap_ms}, {self.beam_size}"
         return f"{sizes}, {margin}, {self.policy.show_margin_ms}"
 
-    def config(self) -> StreamConfig:
+    def config(self, style: Style = "spoken") -> StreamConfig:
         return StreamConfig(
             context=Context(self.chunk_ms, self.lookahead_ms),
             policy=self.policy,
             overlap_ms=self.overlap_ms,
             partial_beam_size=self.beam_size,
-            style="spoken",
+            style=style,
         )
 
 
@@ -119,12 +121,16 @@ def hear_together(
         point.audio_seconds += sum(map(len, chunks)) / SAMPLE_RATE
         for slot, session, found in zip(slots, sessions, events, strict=True):
             slot.session, slot.at = session, slot.at + size
-            slot.shown += [Shown(event, event.heard_seconds) for event in found]
+            slot.shown += [Shown(_spoken(event), event.heard_seconds) for event in found]
         slots = [slot for slot, ended in zip(slots, final, strict=True) if not ended]
 
     for (utterance, _, reference), shown in zip(clips, heard, strict=True):
         add(point.measured, utterance, reference, shown)
     return point
+
+
+def _spoken(event: Event) -> Event:
+    return replace(event, segment=event.segment.as_spoken()) if isinstance(event, Final) else event
 
 
 def table(points: Sequence[Point]) -> Table:
@@ -176,6 +182,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--model", default="default", help="a shipped model's name or a checkpoint folder")
     add("--streams", type=int, default=16, help="streams at once, as one batch")
     add("--settings", type=int, nargs="*", help="numbers of the settings to run, from 1 on; default: all")
+    add("--style", choices=get_args(Style), default="spoken", help="of the text; only the CPU time differs")
     add("--json", action="store_true", help="print JSON in place of the table")
     add("--plot", type=Path, default=Path("delay_curve.svg"), help="where to save the plot")
     options = parser.parse_args(arguments)
@@ -199,7 +206,7 @@ def _benchmark(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[l
     points = []
     for number in options.settings or range(1, len(SETTINGS) + 1):
         setting = SETTINGS[number - 1]
-        engine = Engine(recogniser, setting.config())
+        engine = Engine(recogniser, setting.config(options.style))
         points.append(hear_together(engine, f"{number}: {setting.name}", clips, options.streams))
         print(f"{number} of {len(SETTINGS)}", file=sys.stderr)
     return points, {**origin("delay_curve", arguments, recogniser.device), **weights(recogniser.folder)}
