@@ -100,8 +100,9 @@ class Recogniser:
             raise DeviceError(f"{dtype}: no such dtype; there are {', '.join(DTYPES)}")
         place = resolve_device(device)
         loaded = checkpoint.load(model)
-        network = pack(loaded.model.to(place).cast(DTYPES[dtype]))
-        network.encoder.quicken()
+        network = loaded.model.to(place).cast(DTYPES[dtype])
+        network.encoder.quicken()  # first: what runs in bfloat16 is not packed in float16
+        pack(network)
         beside = loaded.folder if checkpoint.has_lm(loaded.folder) else None
         recogniser = cls(network, loaded.tokenizer, place, dtype, loaded.folder, None, find_lm(lm) if lm else beside)
         if lm is not None:  # a named one is checked now, the model's own only when a search needs it

@@ -118,7 +118,7 @@ def _devices() -> dict[str, Any]:
 
     from asr.model.fast import bf16, int8
 
-    units = [("VNNI", int8.vnni()), ("AMX", bf16.available())]
+    units = [("VNNI", int8.vnni()), ("AMX", bf16.amx())]
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
         "cpu": _cpu(),

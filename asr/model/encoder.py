@@ -297,9 +297,10 @@ class Encoder(nn.Module):
         return self.pads and all(layer.quick is not None for layer in self._pyramid())
 
     def quicken(self) -> None:
-        """Run the LSTMs in bfloat16, or `preview`, which encodes each frame several times, in int8, where possible."""
+        """Run the LSTMs in bfloat16 where possible; else `preview`, which encodes frames several times, in int8."""
+        bf16.pack(self)
         for layer in self._pyramid():
-            forward, backward = bf16.pack(layer).forward_lstm, layer.backward_lstm
+            forward, backward = layer.forward_lstm, layer.backward_lstm
             if isinstance(forward, Lstm16) and isinstance(backward, Lstm16):
                 layer.quick = Bidirectional16(forward, backward)
             elif backward is not None and int8.available() and int8.vnni() and int8.fits(next(forward.parameters())):

@@ -29,7 +29,8 @@ from asr.text.tokenizer import EOS, SOS
 
 __all__ = ["Prefix", "beam_search", "beam_search_steps"]
 
-# A live hypothesis is dropped as beaten once it is this many length bonuses below the `nbest`-th finished one.
+# A live hypothesis is dropped as beaten once it is this many length bonuses below the `nbest`-th finished one. In
+# streams, 8 gave the same results in 4 % more steps.
 _BONUS_TOKENS = 3
 
 

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from asr.model import fast
 from asr.model.fast import fp16
 
-__all__ = ["Bidirectional8", "Linear8", "available", "fits", "gates_in_order", "largest", "lstm_step", "vnni"]
+__all__ = [
+    "Bidirectional8",
+    "Linear8",
+    "available",
+    "fits",
+    "gates_in_order",
+    "largest",
+    "lstm_step",
+    "reversal",
+    "vnni",
+]
 
 _LARGEST = 127  # of the weights, and of the inputs with VNNI
 
@@ -116,6 +126,12 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / step).round_(), step
 
 
+def reversal(lengths: Tensor, frames: int) -> Tensor:
+    """Index `(T, B)` that reverses the frames of each row within its length `(B,)`; it is its own inverse."""
+    at = torch.arange(frames)[:, None]
+    return torch.where(at < lengths, lengths - 1 - at, at)
+
+
 class Bidirectional8:
     """A forward and a backward LSTM of one layer each, run in one loop over time; for processors with VNNI.
 
@@ -146,9 +162,8 @@ class Bidirectional8:
         """
         (batch, frames, _), (h, c) = x.shape, hidden
 
-        # Time first, and the backward frames of each row in reverse. That order is its own inverse.
-        at, rows = torch.arange(frames)[:, None], torch.arange(batch)
-        turned = torch.where(at < lengths, lengths - 1 - at, at)  # (T, B)
+        # Time first, and the backward frames of each row in reverse.
+        at, rows, turned = torch.arange(frames)[:, None], torch.arange(batch), reversal(lengths, frames)
         whole, step = rounded_rows(x)
         gates = x.new_empty(2, frames, batch, 4 * h.shape[-1])
         for order, linear, bias, out in zip((at, turned), self.inputs, self.biases, gates, strict=True):
