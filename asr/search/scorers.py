@@ -169,7 +169,7 @@ class CtcScorer:
 
     def score(self, view: View, candidates: Tensor, state: CtcState) -> tuple[Tensor, _CtcStep]:
         scores = self.prefixes.step(state, view.last, candidates, EOS)
-        # A longer prefix is never more likely, but after the first -1e10, rounded to float32, the next score can be above 0.
+        # A longer prefix is never more likely, but float32 rounds the first -1e10, so the next score can be above 0.
         return scores.clamp(_IMPOSSIBLE, 0.0), _CtcStep(state, view.last, candidates, scores)
 
     def select(self, state: _CtcStep, rows: Tensor, places: Tensor) -> CtcState:
