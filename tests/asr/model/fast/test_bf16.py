@@ -12,14 +12,8 @@ from asr.model.fast.bf16 import Lstm16, pack
 from asr.model.fast.fp16 import pack as pack_in_float16
 from asr.writing.punctuation import Punctuator
 
+pytestmark = pytest.mark.usefixtures("inference")
 needs_amx = pytest.mark.skipif(not bf16.available(), reason="needs a processor with AMX")
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> object:
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        yield
 
 
 @needs_amx

@@ -19,15 +19,11 @@ from asr.model.lm import LanguageModel, TokenPredictor
 from tests.support.kernels import compiled_kernels
 from tests.support.tiny_model import tiny_lm, tiny_model
 
-pytestmark = pytest.mark.skipif(not int8.available(), reason="int8 needs FBGEMM: x86 with AVX2")
+pytestmark = [
+    pytest.mark.usefixtures("inference"),
+    pytest.mark.skipif(not int8.available(), reason="int8 needs FBGEMM: x86 with AVX2"),
+]
 needs_vnni = pytest.mark.skipif(not int8.vnni(), reason="an encoder in int8 needs a processor with VNNI")
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> object:
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        yield
 
 
 def of_rows(linear: int8.Linear8, x: Tensor) -> Tensor:

@@ -13,12 +13,7 @@ from asr.model.fast.bf16 import Lstm16
 from asr.model.states import select
 from tests.support.tiny_model import tiny_model
 
-
-@pytest.fixture(autouse=True)
-def _inference() -> object:
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.fixture(
