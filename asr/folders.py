@@ -24,6 +24,7 @@ __all__ = [
     "WEIGHTS",
     "find",
     "find_lm",
+    "find_part",
     "home",
     "origin",
     "pretrained",
@@ -97,3 +98,12 @@ def find_lm(name: str | Path) -> Path:
         return folder
     own = home() / name
     return own if (own / LM_CONFIG).is_file() else Path(name)
+
+
+def find_part(name: str | Path, file: str) -> Path:
+    """Resolve what training starts from: any folder that holds this file of a model, or a model as in `find`.
+
+    Raises:
+        CheckpointError, HubError, DependencyError: see `find`.
+    """
+    return Path(name) if (Path(name) / file).is_file() else find(name)

@@ -71,6 +71,14 @@ Lm = Annotated[
 BeamSize = Annotated[
     int | None, typer.Option(min=1, max=256, help="Hypotheses kept; 1 is greedy.", rich_help_panel=_SEARCH)
 ]
+BeamMargin = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Drop hypotheses that score this much less than the best, in nats; 0 keeps all.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 CtcWeight = Annotated[
     float | None, typer.Option(min=0, max=1, help="Weight of the CTC score, 0 to 1.", rich_help_panel=_SEARCH)
 ]
@@ -131,6 +139,7 @@ class SearchOptions:
     """Search settings that replace the model's own; None keeps the model's."""
 
     beam_size: BeamSize = None
+    beam_margin: BeamMargin = None
     ctc_weight: CtcWeight = None
     lm_weight: LmWeight = None
 
@@ -141,6 +150,7 @@ class SearchOptions:
                 own,
                 nbest=nbest,
                 beam_size=max(own.beam_size, nbest) if self.beam_size is None else self.beam_size,
+                beam_margin=own.beam_margin if self.beam_margin is None else self.beam_margin,
                 ctc_weight=own.ctc_weight if self.ctc_weight is None else self.ctc_weight,
                 lm_weight=own.lm_weight if self.lm_weight is None else self.lm_weight,
             )
@@ -234,7 +244,12 @@ def load(
     config = search.settings(recogniser.model.config.search, nbest)
 
     if config.beam_size == 1:
-        unused = {"--lm": model.lm, "--lm-weight": search.lm_weight, "--ctc-weight": search.ctc_weight}
+        unused = {
+            "--lm": model.lm,
+            "--lm-weight": search.lm_weight,
+            "--ctc-weight": search.ctc_weight,
+            "--beam-margin": search.beam_margin,
+        }
         for option, given in unused.items():
             if given:
                 raise typer.BadParameter("greedy search (a beam of 1) does not use it", param_hint=option)

@@ -38,9 +38,11 @@ TokenizerFile = Annotated[
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the run, TOML.")]
 Init = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        metavar="DIR", help="Start from this language model, which may be narrower, instead of random weights."
+        metavar="NAME",
+        help="Start from this language model, a folder or the name of a model that has one, instead of random weights. "
+        "It may be narrower.",
     ),
 ]
 MaxMinutes = Annotated[
@@ -86,7 +88,7 @@ def train_lm(
 
     import torch
 
-    from asr import checkpoint
+    from asr import checkpoint, folders
     from asr.recogniser import resolve_device
 
     if threads is not None:
@@ -96,7 +98,7 @@ def train_lm(
     if dev_text is not None:
         sources.append(data.parse_source(str(dev_text))._replace(times=0))
     place, spelled = resolve_device(device), _tokenizer(model, tokenizer)
-    first = checkpoint.load_lm(init, spelled) if init else None
+    first = checkpoint.load_lm(folders.find_part(init, folders.LM_CONFIG), spelled) if init else None
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
     with progress_bar(show) as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Annotated
 
@@ -21,6 +22,14 @@ Texts = Annotated[
         show_default=False,
     ),
 ]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Start from this punctuation model, a folder or the name of a model that has one, instead of random "
+        "weights. Its size and frequent words are kept.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +40,7 @@ def register(app: typer.Typer) -> None:
 def train_punctuation(
     text: Texts,
     output: Output,
+    init: Init = None,
     config: Config = None,
     max_minutes: MaxMinutes = None,
     device: shared.Device = "auto",
@@ -45,6 +55,7 @@ def train_punctuation(
     Examples:
       spellstream train-punctuation articles.txt talks.txt --output marks --max-minutes 60
       spellstream train-punctuation articles.txt minutes.txt@5 --output marks
+      spellstream train-punctuation minutes.txt --init default --output marks --max-minutes 20
     """
     loading("PyTorch", quiet)
     with shared.extra("train"):
@@ -56,11 +67,15 @@ def train_punctuation(
 
     import torch
 
+    from asr import checkpoint, folders
     from asr.recogniser import resolve_device
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings = read_run_config(config, PunctuationTrainConfig) if config else PunctuationTrainConfig()
+    first = checkpoint.load_punctuation(folders.find_part(init, folders.MARKS_CONFIG)) if init else None
+    if first is not None:
+        settings = dataclasses.replace(settings, model=first.network.config)
     sources = [parse_source(name) for name in text]
     place = resolve_device(device)
     output.mkdir(parents=True, exist_ok=True)
@@ -73,6 +88,7 @@ def train_punctuation(
             settings.model,
             settings.held_out,
             lambda done, total: bar.update(reading, completed=done, total=total),
+            first.vocabulary if first else None,
         )
         bar.remove_task(reading)
         say(f"{texts.learned_words:,} training words, {texts.held_out_words:,} held out")
@@ -82,6 +98,7 @@ def train_punctuation(
             texts,
             output,
             device=place,
+            init=first.network if first else None,
             max_minutes=max_minutes,
             advance=lambda progress, share: bar.update(learning, completed=share, description=f"step {progress.step}"),
             report=typer.echo,

@@ -63,6 +63,7 @@ def read_texts(
     config: PunctuationConfig,
     held_out: float,
     advance: Callable[[int, int], None],
+    vocabulary: Vocabulary | None = None,
 ) -> Text:
     """Read texts into `folder`, or reuse what it holds.
 
@@ -72,11 +73,13 @@ def read_texts(
         config: the model's.
         held_out: share at the end of each text.
         advance: called with the bytes read and the total.
+        vocabulary: of the model to start from, which keeps its frequent words and gains the mixed cases of the text;
+            None: the frequent words of the text.
 
     Raises:
-        DataError: a text cannot be read or has no punctuated line, or the folder holds other text.
+        DataError: a text cannot be read or has no punctuated line, or the folder holds other text or words.
     """
-    wanted = _fingerprint(sources, config)
+    wanted = _fingerprint(sources, config, vocabulary)
     arrays, index = folder / _ARRAYS, folder / _INDEX
     if index.exists() and arrays.exists():
         try:
@@ -88,17 +91,19 @@ def read_texts(
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             raise DataError(f"{index} or {arrays.name}: damaged; delete both to read the text again") from None
         if not same:
-            raise DataError(f"{folder}: holds a run with other text; use another folder")
+            raise DataError(f"{folder}: holds a run with other text or another --init; use another folder")
     else:
         flat, names, written = _read(sources, config, advance)
         with replacing(arrays) as part:
             np.savez(part, **flat)  # type: ignore[arg-type]
         write_atomically(index, json.dumps({"fingerprint": wanted, "types": names, "written": written}))
-    return _text(flat, names, written, [times for _, times in sources], config, held_out)
+    return _text(flat, names, written, [times for _, times in sources], config, held_out, vocabulary)
 
 
-def _fingerprint(sources: Sequence[tuple[Path, int]], config: PunctuationConfig) -> str:
+def _fingerprint(sources: Sequence[tuple[Path, int]], config: PunctuationConfig, vocabulary: Vocabulary | None) -> str:
     digest = hashlib.sha256(json.dumps(config.marks).encode())
+    if vocabulary is not None:
+        digest.update(json.dumps([vocabulary.words, vocabulary.lexicon]).encode())
     for path, _ in sources:
         digest.update(f"{path.stat().st_size} ".encode())
         hash_file(digest, path)
@@ -153,12 +158,15 @@ def _text(
     times: Sequence[int],
     config: PunctuationConfig,
     held_out: float,
+    vocabulary: Vocabulary | None,
 ) -> Text:
     types, found = flat["types"].astype(np.int32), flat["cases"].astype(np.uint8)
     first = flat["first"].astype(bool)
     lexicon: dict[str, str] = {}
     for word in written:  # the most frequent first
         lexicon.setdefault(word.lower(), word)
+    if vocabulary is not None:
+        lexicon = {**vocabulary.lexicon, **lexicon}
 
     # A capital at the beginning of a sentence is uninformative, unless the word also has it inside sentences.
     inside = np.zeros((len(names), len(Case)), np.int64)
@@ -175,7 +183,7 @@ def _text(
     regions = np.stack([starts, ends - np.maximum(1, (held_out * (ends - starts)).astype(np.int64)), ends], axis=1)
     occurrences = np.bincount(types, minlength=len(names))
     frequent = [names[i] for i in np.argsort(-occurrences, kind="stable")[: config.words] if occurrences[i] > 1]
-    vocabulary = Vocabulary(frequent, lexicon, config.buckets)
+    vocabulary = Vocabulary(frequent if vocabulary is None else vocabulary.words, lexicon, config.buckets)
     return Text(
         types,
         flat["marks"].astype(np.uint8),

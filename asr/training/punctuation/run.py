@@ -68,6 +68,7 @@ def train(
     output: Path,
     *,
     device: torch.device,
+    init: PunctuationNetwork | None = None,
     max_minutes: float | None = None,
     advance: Callable[[Progress, float], None] = lambda progress, share: None,
     report: Callable[[str], None] = lambda line: None,
@@ -80,6 +81,7 @@ def train(
         output: the run's folder: `last.safetensors` to resume from, and the best tagger, `punctuation.safetensors`
             and `punctuation.json`.
         device: to train on.
+        init: a network of the same settings to start from instead of random weights; `text` has its vocabulary.
         max_minutes: training time over all starts of the run. The learning rate falls to zero by then.
         advance: called after each step with the progress and the share done.
         report: called with each measurement as a line.
@@ -94,6 +96,9 @@ def train(
     """
     torch.manual_seed(config.seed)
     network = PunctuationNetwork(config.model).to(device)
+    if init is not None:
+        network.load_state_dict(init.state_dict())
+        network.offsets.zero_()  # each measurement finds new ones
     run = SavedRun(output, config, network)
     progress = Progress(**run.load())
     began = time.monotonic() - progress.seconds

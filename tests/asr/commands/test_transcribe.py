@@ -29,13 +29,15 @@ def test_transcribe_to_standard_output(command: Command, stub: StubRecogniser) -
 
 
 def test_transcribe_passes_options_on(command: Command, stub: StubRecogniser) -> None:
-    options = "--model m --device cpu --dtype bfloat16 --beam-size 3 --nbest 2 --ctc-weight 0.5 --lm-weight 0.1 --lm l"
-    status, out, _ = command("transcribe", "a.wav", *options.split(), "--batch-size", 4, "--format", "json")
+    options = "--model m --device cpu --dtype bfloat16 --lm l --batch-size 4 --format json"
+    options += " --beam-size 3 --nbest 2 --beam-margin 5 --ctc-weight 0.5 --lm-weight 0.1"
+    status, out, _ = command("transcribe", "a.wav", *options.split())
     assert status == 0
     assert json.loads(out)["text"] == "a again"
     assert stub.asked["load"] == ("m", "cpu", "bfloat16", "l")
     search = stub.asked["search"]
-    assert (search.beam_size, search.nbest, search.ctc_weight, search.lm_weight) == (3, 2, 0.5, 0.1)
+    assert (search.beam_size, search.nbest, search.beam_margin) == (3, 2, 5.0)
+    assert (search.ctc_weight, search.lm_weight) == (0.5, 0.1)
     assert (stub.asked["word_timestamps"], stub.asked["batch_size"]) == (True, 4)
     assert stub.asked["style"] == "written"
 

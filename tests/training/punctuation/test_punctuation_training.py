@@ -122,6 +122,39 @@ def test_killed_and_resumed_equals_a_run_that_was_not(
         torch.testing.assert_close(again[name], weight)
 
 
+def test_a_run_starts_from_a_trained_model(command: Command) -> None:
+    """With --init, training on further text keeps what the model knows, and learns the text's own mixed cases.
+
+    Without it, a new kind of text meant a model from random weights: the shipped one could not be trained further.
+    """
+    assert command()[0] == 0
+    Path("new.txt").write_text("Then, I saw NASA. Who heard the iPhone? The cat found Paris.\n" * 30)
+    Path("slow.toml").write_text(
+        "batch_words = 512\nlearning_rate = 1e-6\nmatrix_rate = 1e-6\nvalidate_every = 2\npasses = 2\n"
+    )
+    status, out, err = command("new.txt", "--init", "marks", "--config", "slow.toml", "--output", "more")
+    assert status == 0, err
+    assert float(out.splitlines()[-2].split("capitals ")[1]) > 0.8
+    old, new = (checkpoint.load_punctuation(Path(folder)) for folder in ("marks", "more"))
+    assert new.vocabulary.words == old.vocabulary.words
+    assert new.vocabulary.lexicon == {**old.vocabulary.lexicon, "iphone": "iPhone"}
+    weights = old.network.state_dict()
+    for name, weight in new.network.state_dict().items():
+        if name != "offsets":
+            torch.testing.assert_close(weight, weights[name], atol=0.02, rtol=0)
+
+
+def test_resuming_without_the_initial_model_is_refused(command: Command) -> None:
+    """The numbers of the words would differ from those that the weights were trained with."""
+    Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 3"))
+    assert command()[0] == 0
+    again = ("text.txt", "--output", "more", "--config", "marks.toml")
+    assert command(*again, "--init", "marks")[0] == 0
+    status, _, err = command(*again)
+    assert status == 1
+    assert "holds a run with other text or another --init" in err
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
