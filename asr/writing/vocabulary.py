@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -67,17 +68,21 @@ class Vocabulary:
     def encode(self, words: Sequence[str]) -> Words:
         """Numbers of words in lower case."""
         numbers = np.array([self._numbers.get(word, 0) for word in words], dtype=np.int64)
-        pieces = np.array([self._pieces(word) for word in words], dtype=np.int64)
+        pieces = np.array([_pieces(word, self.buckets) for word in words], dtype=np.int64)
         return Words(numbers, pieces.reshape(-1, PIECES))
 
-    def _pieces(self, word: str) -> tuple[int, ...]:
-        parts = (word, *(word[-n:] if len(word) > n else "" for n in (2, 3, 4)))
-        parts += tuple(word[:n] if len(word) > n else "" for n in (3, 4))
-        return tuple(self._bucket(kind, part) if part else 0 for kind, part in enumerate(parts))
 
-    def _bucket(self, kind: int, part: str) -> int:
-        # Not `hash`, which differs from process to process.
-        return 1 + zlib.crc32(f"{kind} {part}".encode(errors="backslashreplace")) % (self.buckets - 1)
+@functools.lru_cache(maxsize=10_000)
+def _pieces(word: str, buckets: int) -> tuple[int, ...]:
+    """Numbers of a word's pieces among the buckets, 0 where the word is too short."""
+    parts = (word, *(word[-n:] if len(word) > n else "" for n in (2, 3, 4)))
+    parts += tuple(word[:n] if len(word) > n else "" for n in (3, 4))
+    return tuple(_bucket(kind, part, buckets) if part else 0 for kind, part in enumerate(parts))
+
+
+def _bucket(kind: int, part: str, buckets: int) -> int:
+    # Not `hash`, which differs from process to process.
+    return 1 + zlib.crc32(f"{kind} {part}".encode(errors="backslashreplace")) % (buckets - 1)
 
 
 def write(word: str, case: int, lexicon: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ cases of tests/asr/writing/numbers.tsv, mostly because they are more than plain 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from asr.writing.numbers.amounts import age_as_noun, count, first_of_range, money, ordinal_number, percentage
@@ -58,13 +59,14 @@ def forms(words: Sequence[str], sure: Sequence[bool] | None = None, breaks: Sequ
     start = 0
     for end in range(1, len(words) + 1):
         if end == len(words) or (breaks is not None and breaks[end - 1]):
-            unbroken = _unbroken_forms(words[start:end])
+            unbroken = _unbroken_forms(tuple(words[start:end]))
             found += (Form(start + form.start, start + form.end, form.text) for form in unbroken)
             start = end
     return [form for form in found if sure is None or all(sure[form.start : form.end])]
 
 
-def _unbroken_forms(words: Sequence[str]) -> list[Form]:
+@functools.lru_cache(maxsize=1_024)  # the partials of a stream repeat most words
+def _unbroken_forms(words: tuple[str, ...]) -> tuple[Form, ...]:
     """The forms of words without a break."""
     found: list[Form] = []
     at = 0
@@ -76,7 +78,7 @@ def _unbroken_forms(words: Sequence[str]) -> list[Form]:
         if written.text is not None:
             found.append(Form(at, written.end, written.text))
         at = written.end
-    return found
+    return tuple(found)
 
 
 def _after_number_words(words: Sequence[str], at: int) -> int:
