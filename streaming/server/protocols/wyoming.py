@@ -28,7 +28,7 @@ from asr.audio import pcm
 from asr.errors import ConfigError, SpellstreamError
 from asr.writing.hotwords import Hotwords
 from streaming.events import Final
-from streaming.server.errors import OverloadError
+from streaming.server.errors import LimitError, OverloadError
 from streaming.server.service import Service, Stream
 
 __all__ = ["serving"]
@@ -164,7 +164,7 @@ class _Connection:
         """Push the client's audio to the stream until its audio-stop."""
         downmix, state = pcm.Downmix(audio.rate, audio.channels), pcm.DownmixState.start(audio.channels)
         leftover = b""
-        event = first or await self._read()
+        event = first or await self._read_soon()
 
         while event is not None and not AudioStop.is_type(event.type):
             if AudioStart.is_type(event.type):
@@ -178,7 +178,7 @@ class _Connection:
                 await stream.push(torch.from_numpy(mono))
             else:
                 await self._answer(event)
-            event = await self._read()
+            event = await self._read_soon()
 
         if event is None:
             raise ConnectionResetError
@@ -216,6 +216,14 @@ class _Connection:
         return await asyncio.wait_for(
             _read_event(self._reader, self._limits.max_message_bytes), self._limits.idle_seconds
         )
+
+    async def _read_soon(self) -> Event | None:
+        """`_read` within a stream, whose client learns why it was dropped."""
+        try:
+            return await self._read()
+        except asyncio.TimeoutError:
+            seconds = self._limits.idle_seconds
+            raise LimitError(f"nothing was received for {seconds:g} s", "idle_seconds") from None
 
     async def _write(self, event: Eventable) -> None:
         await asyncio.wait_for(async_write_event(event.event(), self._writer), self._limits.send_seconds)

@@ -274,6 +274,15 @@ def test_a_silent_client_is_dropped(port: int) -> None:
         assert LIMITS.idle_seconds - 0.5 < time.monotonic() - started < LIMITS.idle_seconds + 3
 
 
+def test_a_stream_that_goes_silent_is_told_and_counted(server: Running, port: int) -> None:
+    """A client that stopped sending within a stream was dropped without a word, and in no metric."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(line(type="audio-start", data=START))
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert b"nothing was received for 2 s" in received
+    assert b'spellstream_cut_total{reason="idle_seconds"} 1.0' in server.service.metrics.text()
+
+
 def test_a_client_that_never_reads_is_dropped(port: int) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
