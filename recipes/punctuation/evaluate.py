@@ -29,7 +29,7 @@ from asr.errors import DataError
 from asr.text.marks import SCORED_MARKS, WrittenScore, score_written
 from asr.training.punctuation.reading import Target, read_line
 from asr.transcript import Segment
-from asr.writing.parts import CONTEXT_WORDS, SENTENCE_ENDS, Tag, Tagger, Utterance
+from asr.writing.parts import CONTEXT_WORDS, PARTIAL_CONTEXT_WORDS, SENTENCE_ENDS, Tag, Tagger, Utterance
 
 Row = tuple[str, WrittenScore]
 _LINES = 400  # of each text, at most
@@ -134,7 +134,7 @@ def _row(name: str, cells: Iterable[float | None]) -> str:
 def timed(tagger: Tagger) -> str:
     """CPU time per word: for segments in a batch, and for 12 words with context, as in a stream."""
     words = ["so", "i", "think", "that", "we", "should", "go", "to", "paris", "in", "the", "spring"]
-    segment = Utterance(words, [0.1] * len(words), (words * 4)[:CONTEXT_WORDS])
+    segment = Utterance(words, [0.1] * len(words), (words * 4)[:PARTIAL_CONTEXT_WORDS])
 
     def cost(utterances: list[Utterance]) -> float:
         tagger.tag(utterances)

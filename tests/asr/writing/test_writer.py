@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asr.transcript import Segment, Word
-from asr.writing.parts import CONTEXT_WORDS, Form, Tag, Utterance
+from asr.writing.parts import CONTEXT_WORDS, PARTIAL_CONTEXT_WORDS, Form, Tag, Utterance
 from asr.writing.writer import Context, Writer
 from tests.support.tagger import RuleTagger
 
@@ -118,6 +118,16 @@ def test_the_tagger_sees_pauses_and_the_words_before() -> None:
     assert found[1] == Segment("a b", 2.0, 3.0, 0.0)
     (_, context), *_ = Writer(tagger).write([segment("a b")], [Context(("x",) * CONTEXT_WORDS)])
     assert context == Context((*("x",) * (CONTEXT_WORDS - 2), "a", "b"), sentence_open=True)
+
+
+def test_a_partial_is_tagged_with_less_context_than_a_final() -> None:
+    """Partials are tagged many times: with all the context, long streams spent a third more on it."""
+    tagger, before = Given(("a", "")), Context(tuple(map(str, range(CONTEXT_WORDS))))
+    Writer(tagger).partial([segment("a").words], [before])
+    Writer(tagger).write([segment("a")], [before])
+    partial, final = tagger.seen
+    assert partial.before == before.words[-PARTIAL_CONTEXT_WORDS:]
+    assert final.before == before.words
 
 
 def test_a_sentence_goes_on_over_a_pause() -> None:
