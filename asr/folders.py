@@ -24,7 +24,7 @@ __all__ = [
     "WEIGHTS",
     "find",
     "find_lm",
-    "find_part",
+    "find_punctuation",
     "home",
     "origin",
     "pretrained",
@@ -85,25 +85,25 @@ def find(name: str | Path) -> Path:
 
 
 def find_lm(name: str | Path) -> Path:
-    """Resolve a language model to its folder: one in `home`, a path, or `hub:OWNER/NAME`, which is downloaded.
+    """Resolve a language model to its folder: a model that has one, a path, or `hub:OWNER/NAME`, which is downloaded.
 
     Raises:
         CheckpointError: the repository has no language model.
         HubError, DependencyError: see `asr.hub.fetch`.
     """
+    return _find_part(name, (LM_CONFIG, LM_WEIGHTS), "language model")
+
+
+def find_punctuation(name: str | Path) -> Path:
+    """As `find_lm`, for a punctuation model."""
+    return _find_part(name, (MARKS_CONFIG, MARKS_WEIGHTS), "punctuation model")
+
+
+def _find_part(name: str | Path, files: tuple[str, str], kind: str) -> Path:
     if is_reference(name):
-        folder = fetch(str(name), take=(LM_CONFIG, LM_WEIGHTS, CHECKSUMS)).folder
-        if not (folder / LM_CONFIG).is_file():
-            raise CheckpointError(f"{name}: the repository has no {LM_CONFIG}, so it is no Spellstream language model")
+        folder = fetch(str(name), take=(*files, CHECKSUMS)).folder
+        if not (folder / files[0]).is_file():
+            raise CheckpointError(f"{name}: the repository has no {files[0]}, so it is no Spellstream {kind}")
         return folder
-    own = home() / name
-    return own if (own / LM_CONFIG).is_file() else Path(name)
-
-
-def find_part(name: str | Path, file: str) -> Path:
-    """Resolve what training starts from: any folder that holds this file of a model, or a model as in `find`.
-
-    Raises:
-        CheckpointError, HubError, DependencyError: see `find`.
-    """
-    return Path(name) if (Path(name) / file).is_file() else find(name)
+    known = (_PRETRAINED / name, home() / name)
+    return next((folder for folder in known if (folder / files[0]).is_file()), Path(name))

@@ -75,7 +75,7 @@ BeamMargin = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Drop hypotheses that score this much less than the best, in nats; 0 keeps all.",
+        help="Drop hypotheses more than this many nats below the best; 0 drops none.",
         rich_help_panel=_SEARCH,
     ),
 ]

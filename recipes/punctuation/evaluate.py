@@ -132,9 +132,9 @@ def _row(name: str, cells: Iterable[float | None]) -> str:
 
 
 def timed(tagger: Tagger) -> str:
-    """CPU time per word: for segments in a batch, and for 12 words with context, as in a stream."""
+    """CPU time per word: of finished segments in a batch, as in files, and of one partial, as in a stream."""
     words = ["so", "i", "think", "that", "we", "should", "go", "to", "paris", "in", "the", "spring"]
-    segment = Utterance(words, [0.1] * len(words), (words * 4)[:PARTIAL_CONTEXT_WORDS])
+    pauses, before = [0.1] * len(words), words * 4
 
     def cost(utterances: list[Utterance]) -> float:
         tagger.tag(utterances)
@@ -143,7 +143,9 @@ def timed(tagger: Tagger) -> str:
             tagger.tag(utterances)
         return 100 * (time.process_time() - began) / (len(utterances) * len(words))
 
-    return f"CPU for a word: {cost([segment] * 64):.3f} ms in a batch, {cost([segment]):.2f} ms in a stream"
+    finals = cost([Utterance(words, pauses, before[-CONTEXT_WORDS:])] * 64)
+    partial = cost([Utterance(words, pauses, before[-PARTIAL_CONTEXT_WORDS:], final=False)])
+    return f"CPU for a word: {finals:.3f} ms in a batch, {partial:.2f} ms in a stream"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from asr.text.tokenizer import Tokenizer
 
 __all__ = ["progress_bar", "register"]
+
+_SIZES = ("embedding_size", "hidden_size", "layers", "dropout")
 
 Texts = Annotated[
     list[str],
@@ -42,7 +45,7 @@ Init = Annotated[
     typer.Option(
         metavar="NAME",
         help="Start from this language model, a folder or the name of a model that has one, instead of random weights. "
-        "It may be narrower.",
+        "Its size is kept unless --config has a wider one.",
     ),
 ]
 MaxMinutes = Annotated[
@@ -98,7 +101,9 @@ def train_lm(
     if dev_text is not None:
         sources.append(data.parse_source(str(dev_text))._replace(times=0))
     place, spelled = resolve_device(device), _tokenizer(model, tokenizer)
-    first = checkpoint.load_lm(folders.find_part(init, folders.LM_CONFIG), spelled) if init else None
+    first = checkpoint.load_lm(folders.find_lm(init), spelled) if init else None
+    if first is not None and config is None:
+        settings = dataclasses.replace(settings, **{name: getattr(first.config, name) for name in _SIZES})
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
     with progress_bar(show) as bar:

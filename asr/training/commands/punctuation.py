@@ -68,13 +68,21 @@ def train_punctuation(
     import torch
 
     from asr import checkpoint, folders
+    from asr.config import PunctuationConfig
+    from asr.errors import ConfigError
     from asr.recogniser import resolve_device
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings = read_run_config(config, PunctuationTrainConfig) if config else PunctuationTrainConfig()
-    first = checkpoint.load_punctuation(folders.find_part(init, folders.MARKS_CONFIG)) if init else None
-    if first is not None:
+    first = None
+    if init is not None:
+        folder = folders.find_punctuation(init)
+        if folder.resolve() == output.resolve():
+            raise typer.BadParameter("is the folder of --init, which it would overwrite", param_hint="--output")
+        first = checkpoint.load_punctuation(folder)
+        if settings.model not in (PunctuationConfig(), first.network.config):
+            raise ConfigError(f"{config}: [model] differs from the model of --init; leave it out")
         settings = dataclasses.replace(settings, model=first.network.config)
     sources = [parse_source(name) for name in text]
     place = resolve_device(device)

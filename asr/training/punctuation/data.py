@@ -73,8 +73,8 @@ def read_texts(
         config: the model's.
         held_out: share at the end of each text.
         advance: called with the bytes read and the total.
-        vocabulary: of the model to start from, which keeps its frequent words and gains the mixed cases of the text;
-            None: the frequent words of the text.
+        vocabulary: of the initial model; its frequent words are kept, and words of mixed case in the text are added to
+            its lexicon. None: it is built from the text.
 
     Raises:
         DataError: a text cannot be read or has no punctuated line, or the folder holds other text or words.
@@ -181,9 +181,13 @@ def _text(
     starts = np.concatenate([[0], flat["ends"][:-1]]).astype(np.int64)
     ends = flat["ends"].astype(np.int64)
     regions = np.stack([starts, ends - np.maximum(1, (held_out * (ends - starts)).astype(np.int64)), ends], axis=1)
-    occurrences = np.bincount(types, minlength=len(names))
-    frequent = [names[i] for i in np.argsort(-occurrences, kind="stable")[: config.words] if occurrences[i] > 1]
-    vocabulary = Vocabulary(frequent if vocabulary is None else vocabulary.words, lexicon, config.buckets)
+    frequent: Sequence[str]
+    if vocabulary is not None:
+        frequent = vocabulary.words
+    else:
+        occurrences = np.bincount(types, minlength=len(names))
+        frequent = [names[i] for i in np.argsort(-occurrences, kind="stable")[: config.words] if occurrences[i] > 1]
+    vocabulary = Vocabulary(frequent, lexicon, config.buckets)
     return Text(
         types,
         flat["marks"].astype(np.uint8),

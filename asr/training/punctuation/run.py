@@ -120,4 +120,6 @@ def train(
             progress = dataclasses.replace(progress, best=found.mean)
         return progress, found
 
+    if init is not None and progress.step == 0:
+        progress, _ = measured(progress)  # so that the best tagger is never worse than the initial one
     return run.train(progress, lambda progress: progress.share(steps, max_seconds), learn, measured)

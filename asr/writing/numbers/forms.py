@@ -65,7 +65,7 @@ def forms(words: Sequence[str], sure: Sequence[bool] | None = None, breaks: Sequ
     return [form for form in found if sure is None or all(sure[form.start : form.end])]
 
 
-@functools.lru_cache(maxsize=1_024)  # the partials of a stream repeat most words
+@functools.lru_cache(maxsize=1_024)  # a stream's partials repeat the words before the last break
 def _unbroken_forms(words: tuple[str, ...]) -> tuple[Form, ...]:
     """The forms of words without a break."""
     found: list[Form] = []

@@ -164,7 +164,7 @@ class _Connection:
         """Push the client's audio to the stream until its audio-stop."""
         downmix, state = pcm.Downmix(audio.rate, audio.channels), pcm.DownmixState.start(audio.channels)
         leftover = b""
-        event = first or await self._read_soon()
+        event = first or await self._read_in_stream()
 
         while event is not None and not AudioStop.is_type(event.type):
             if AudioStart.is_type(event.type):
@@ -178,7 +178,7 @@ class _Connection:
                 await stream.push(torch.from_numpy(mono))
             else:
                 await self._answer(event)
-            event = await self._read_soon()
+            event = await self._read_in_stream()
 
         if event is None:
             raise ConnectionResetError
@@ -217,8 +217,8 @@ class _Connection:
             _read_event(self._reader, self._limits.max_message_bytes), self._limits.idle_seconds
         )
 
-    async def _read_soon(self) -> Event | None:
-        """`_read` within a stream, whose client learns why it was dropped."""
+    async def _read_in_stream(self) -> Event | None:
+        """As `_read`; a timeout raises a LimitError, so that the client gets the reason and the stream is counted."""
         try:
             return await self._read()
         except asyncio.TimeoutError:

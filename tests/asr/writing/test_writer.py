@@ -121,7 +121,7 @@ def test_the_tagger_sees_pauses_and_the_words_before() -> None:
 
 
 def test_a_partial_is_tagged_with_less_context_than_a_final() -> None:
-    """Partials are tagged many times: with all the context, long streams spent a third more on it."""
+    """Partials are tagged many times, so they get less context."""
     tagger, before = Given(("a", "")), Context(tuple(map(str, range(CONTEXT_WORDS))))
     Writer(tagger).partial([segment("a").words], [before])
     Writer(tagger).write([segment("a")], [before])

@@ -260,6 +260,19 @@ def test_a_run_begins_where_another_ended(command: Command) -> None:
     assert float(out.splitlines()[-2].split()[-6]) == pytest.approx(first, rel=0.005)  # weights are in float16
 
 
+def test_a_run_begins_with_a_model_given_by_name(
+    command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Without --config the new model has the size of the old one, here not the default size."""
+    assert command()[0] == 0
+    monkeypatch.setenv("SPELLSTREAM_HOME", str(folder))
+    (folder / "models").mkdir()
+    (folder / "lm").rename(folder / "models" / "mine")
+    given = ("train-lm", "--text", "text.txt", "--tokenizer", "tokenizer.model", "--init", "mine", "--output", "more")
+    assert main([*given, "--device", "cpu", "--max-minutes", "0.01"]) == 0
+    assert json.loads((folder / "more" / "lm.json").read_text())["lm"]["hidden_size"] == 32
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

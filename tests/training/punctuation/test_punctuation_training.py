@@ -127,6 +127,8 @@ def test_a_run_starts_from_a_trained_model(command: Command) -> None:
 
     Without it, a new kind of text meant a model from random weights: the shipped one could not be trained further.
     """
+    with Path("text.txt").open("a") as text:
+        text.write("Yes, my sister found an iPad.\n" * 6)
     assert command()[0] == 0
     Path("new.txt").write_text("Then, I saw NASA. Who heard the iPhone? The cat found Paris.\n" * 30)
     Path("slow.toml").write_text(
@@ -134,14 +136,46 @@ def test_a_run_starts_from_a_trained_model(command: Command) -> None:
     )
     status, out, err = command("new.txt", "--init", "marks", "--config", "slow.toml", "--output", "more")
     assert status == 0, err
+    assert out.startswith("step 0 ")
     assert float(out.splitlines()[-2].split("capitals ")[1]) > 0.8
     old, new = (checkpoint.load_punctuation(Path(folder)) for folder in ("marks", "more"))
     assert new.vocabulary.words == old.vocabulary.words
-    assert new.vocabulary.lexicon == {**old.vocabulary.lexicon, "iphone": "iPhone"}
+    assert old.vocabulary.lexicon == {"ipad": "iPad"}
+    assert new.vocabulary.lexicon == {"ipad": "iPad", "iphone": "iPhone"}
     weights = old.network.state_dict()
     for name, weight in new.network.state_dict().items():
         if name != "offsets":
             torch.testing.assert_close(weight, weights[name], atol=0.02, rtol=0)
+
+
+def test_a_model_that_does_not_improve_is_kept(command: Command) -> None:
+    """At a rate that destroys the weights, the best tagger is the initial one."""
+    assert command()[0] == 0
+    before = checkpoint.load_punctuation(Path("marks")).network.state_dict()
+    Path("wild.toml").write_text("batch_words = 512\nlearning_rate = 9.0\nmatrix_rate = 9.0\npasses = 3\n")
+    assert command("text.txt", "--init", "marks", "--config", "wild.toml", "--output", "more")[0] == 0
+    after = checkpoint.load_punctuation(Path("more")).network.state_dict()
+    for name, weight in after.items():
+        if name != "offsets":
+            torch.testing.assert_close(weight, before[name], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (("--output", "marks"), 2, "is the folder of --init"),
+        (("--output", "more", "--config", "other.toml"), 1, "[model] differs from the model of --init"),
+        (("--output", "more", "--init", "nowhere"), 1, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_the_initial_model_is_refused(
+    command: Command, options: tuple[str, ...], status: int, says: str
+) -> None:
+    Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 3"))
+    assert command()[0] == 0
+    Path("other.toml").write_text("[model]\nhidden_size = 16\n")
+    found, _, err = command("text.txt", "--init", "marks", *options)
+    assert (found, says in " ".join(err.split())) == (status, True)
 
 
 def test_resuming_without_the_initial_model_is_refused(command: Command) -> None:
@@ -149,6 +183,7 @@ def test_resuming_without_the_initial_model_is_refused(command: Command) -> None
     Path("marks.toml").write_text(SETTINGS.replace("passes = 60", "passes = 3"))
     assert command()[0] == 0
     again = ("text.txt", "--output", "more", "--config", "marks.toml")
+    assert command(*again, "--init", "marks")[0] == 0
     assert command(*again, "--init", "marks")[0] == 0
     status, _, err = command(*again)
     assert status == 1
