@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["progress_bar", "register"]
 
-_SIZES = ("embedding_size", "hidden_size", "layers", "dropout")
+_MODEL_SETTINGS = ("embedding_size", "hidden_size", "layers", "dropout")
 
 Texts = Annotated[
     list[str],
@@ -103,7 +103,7 @@ def train_lm(
     place, spelled = resolve_device(device), _tokenizer(model, tokenizer)
     first = checkpoint.load_lm(folders.find_lm(init), spelled) if init else None
     if first is not None and config is None:
-        settings = dataclasses.replace(settings, **{name: getattr(first.config, name) for name in _SIZES})
+        settings = dataclasses.replace(settings, **{name: getattr(first.config, name) for name in _MODEL_SETTINGS})
     output.mkdir(parents=True, exist_ok=True)
     show = not quiet and sys.stderr.isatty()
     with progress_bar(show) as bar:

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asr import audio
-from streaming.engine import Engine
-from streaming.server.config import ServerConfig, ServerLimits
-from streaming.server.load import Load
-from streaming.server.run import listen
-from tests.support.serving import Running, running
+from tests.support.serving import Running
 from tests.support.wyoming import converse, pcm16, transcript
-
-ROOM = ServerLimits(load_share=100.0)
-
-
-@pytest.fixture(scope="module")
-def server(shipped_engine: Engine) -> Iterator[Running]:
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    config = ServerConfig(wyoming_port=port, limits=ROOM)
-    with pytest.MonkeyPatch.context() as patch, running(config, shipped_engine) as live:
-        patch.setattr(Load, "has_room", lambda *_: True)
-        yield live
-
-
-@pytest.fixture(scope="module")
-def port(server: Running) -> int:
-    port = server.service.config.wyoming_port
-    assert port is not None
-    return port
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +43,15 @@ def test_channels_that_cancel_are_heard(port: int, samples: np.ndarray) -> None:
     assert said(port, stereo.tobytes(), channels=2, cut=1001, started=False) == expected
 
 
-def test_all_of_a_short_stream_is_heard(server: Running, port: int) -> None:
+def test_all_of_a_short_stream_is_heard(wyoming: Running, port: int) -> None:
     """Channels are mixed in windows: the samples of the last, incomplete window are pushed too."""
     frames = np.ones((12_345, 2), "<i2")
-    before = heard_seconds(server)
+    before = heard_seconds(wyoming)
     asyncio.run(converse(port, frames.tobytes(), channels=2))
-    assert heard_seconds(server) - before == pytest.approx(12_345 / 16_000, abs=1e-4)
+    assert heard_seconds(wyoming) - before == pytest.approx(12_345 / 16_000, abs=1e-4)
 
 
-def heard_seconds(server: Running) -> float:
-    value = server.service.metrics.registry.get_sample_value("spellstream_audio_seconds_total")
+def heard_seconds(wyoming: Running) -> float:
+    value = wyoming.service.metrics.registry.get_sample_value("spellstream_audio_seconds_total")
     assert value is not None
     return value
