@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Switch"]
 
+CHECK_SECONDS = 0.2  # a signal that another thread receives does not interrupt the main thread's wait
+
 
 class Switch:
     """The state set by signals: SIGUSR1 pauses or resumes, SIGTERM and Ctrl-C end; a second one of these interrupts.
@@ -42,7 +44,7 @@ class Switch:
     def wait(self) -> None:
         """Wait until dictation is resumed or ended."""
         while self.paused and not self.ended:
-            self._wake.wait()
+            self._wake.wait(CHECK_SECONDS)
 
     @contextlib.contextmanager
     def stopping(self, source: AudioSource) -> Iterator[None]:
