@@ -373,9 +373,11 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     streaming: Context = field(default_factory=lambda: Context(chunk_ms=360, lookahead_ms=120))
+    speech_db: float | None = None  # level of speech in dB re full scale that the model expects; None: any
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 4, "vocab_size", self.vocab_size, "more than the 4 special tokens")
+        require(self.speech_db is None or -60 <= self.speech_db <= 0, "speech_db", self.speech_db, "in -60..0, or null")
         pools = math.prod(self.encoder.front.frequency_pools)
         require(self.features.n_mels >= pools, "features.n_mels", self.features.n_mels, f"at least the {pools} pooled")
 

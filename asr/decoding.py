@@ -110,6 +110,7 @@ def _encode(model: Model, waveforms: Sequence[Tensor]) -> tuple[Encoded, list[Te
     """The encoder output of a group, and the level of each row."""
     padded = pad_sequence(list(waveforms), batch_first=True)
     samples = torch.tensor([len(w) for w in waveforms])
+    padded = model.levelled(padded, samples)
     device = model.ctc.weight.device
     if device.type == "cuda":
         padded = padded.pin_memory().to(device, non_blocking=True)

@@ -347,4 +347,5 @@ class Engine:
         model, nothing = self.model, torch.zeros(0)
         encoder_out = torch.zeros(0, model.config.encoder.output_size, device=self.device, dtype=model.dtype)
         committed = self.search.nothing_committed()
-        return OpenSegment(0, 0, nothing, self.encoder.start(), nothing, encoder_out, committed)
+        carried, speech_db = self.encoder.start(), model.config.speech_db
+        return OpenSegment(0, 0, nothing, carried, nothing, encoder_out, committed, speech_db)

@@ -41,6 +41,8 @@ class OpenSegment:
     level: Tensor  # (n,), the level in dB of each feature frame from its start, on the CPU
     encoder_out: Tensor  # (T, D), from the released frames on
     committed: Committed
+    speech_db: float | None = None  # level of speech in dB re full scale that the model expects; None: any
+    gain: float = 1.0  # of its samples, by the level of its first speech
     settled: int = 0  # frames from its start that will not be encoded again
     released: int = 0  # frames from its start that are no longer kept
     latest: Hypothesis | None = None  # what the latest search found after the committed words

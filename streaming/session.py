@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE
 from asr.audio.vad import WINDOW_SAMPLES, SpeechState
 from asr.errors import AudioError
+from asr.model.features import speech_gains
 from asr.search import Spotter
 from asr.writing.hotwords import Hotwords
 from asr.writing.parts import Style
@@ -29,6 +30,10 @@ __all__ = ["HeardWindow", "Session", "check_chunk"]
 
 # A segment that grows too long is cut within this many windows of its end.
 _TAIL_WINDOWS = int(4.0 * SAMPLE_RATE) // WINDOW_SAMPLES
+
+# Windows with at least this probability count for the level at a segment's start. A gain from a tenth of a second is
+# unsure, so that not all of it is applied (in dB).
+_SPEECH, _TRUST = 0.5, 0.7
 
 
 class HeardWindow(NamedTuple):
@@ -123,7 +128,9 @@ class Session:
         """Append samples that were heard to the open segment, which they may end."""
         before = self.open_segment
         segment = replace(
-            before, samples=before.samples + len(samples), unencoded=torch.cat([before.unencoded, samples])
+            before,
+            samples=before.samples + len(samples),
+            unencoded=torch.cat([before.unencoded, samples * before.gain]),
         )
         heard = replace(self, segment=segment)
         if decision is Decision.END:
@@ -137,8 +144,9 @@ class Session:
     def begin(self, fresh: OpenSegment) -> Session:
         """Open a segment that begins with the latest windows."""
         audio = torch.cat([w.samples for w in self.latest])
-        start = self.read_samples - len(audio)
-        return replace(self, segment=replace(fresh, start_samples=start, samples=len(audio), unencoded=audio))
+        start, gain = self.read_samples - len(audio), _gain(self.latest, fresh.speech_db)
+        segment = replace(fresh, start_samples=start, samples=len(audio), unencoded=audio * gain, gain=gain)
+        return replace(self, segment=segment)
 
     def cut(self, at: int) -> Session:
         """End the segment before the window `latest[at]`; the windows from there on are kept for the next one."""
@@ -168,6 +176,15 @@ class Session:
     def skip(self, samples: int) -> Session:
         """Advance the clock by audio that was lost. Only after `end`."""
         return replace(self, read_samples=self.read_samples + samples)
+
+
+def _gain(windows: Sequence[HeardWindow], speech_db: float | None) -> float:
+    """The gain of a segment that begins with these windows, by the level of those that are speech."""
+    if speech_db is None:
+        return 1.0
+    speech = [w.samples for w in windows if w.probability >= _SPEECH] or [w.samples for w in windows]
+    audio = torch.cat(speech)
+    return float(speech_gains(audio[None], torch.tensor([len(audio)]), speech_db) ** _TRUST)
 
 
 def _latest(

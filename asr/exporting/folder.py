@@ -97,6 +97,7 @@ def _features(model: Model) -> dict[str, Any]:
     return {
         **to_dict(settings),
         "least_samples": settings.n_fft + settings.hop_length * (model.config.encoder.front.reduction - 1),
+        "speech_db": model.config.speech_db,  # the graph does not change levels
         "normalisation": {"mean": features.mean.tolist(), "std": features.std.tolist()},
     }
 

@@ -16,13 +16,17 @@ from asr.config import FeatureConfig
 from asr.model.mel import mel_filter_bank, symmetric_filter_bank
 from asr.model.states import State
 
-__all__ = ["DecibelMel", "FeatureState", "LogMel", "build_features", "mask_beyond"]
+__all__ = ["DecibelMel", "FeatureState", "LogMel", "build_features", "mask_beyond", "speech_gains"]
 
 # Added to the power of every mel bin: about one 16-bit quantisation step, so that the log of digital silence is finite.
 _FLOOR = 1e-7
 
 # Of `DecibelMel`: the least power, and the range below the loudest bin, to whose lower end quieter bins are raised.
 _LEAST_POWER, _RANGE_DB = 1e-10, 80.0
+
+# Of `speech_gains`: the windows, those that count as speech (at most this far below the loudest) and as silence, and
+# the limit of the gain, up or down, beyond which noise taken for speech could be heard as words.
+_LEVEL_SAMPLES, _SPEECH_DB, _SILENCE_DB, _MOST_GAIN_DB = 512, 20.0, -90.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,28 @@ def mask_beyond(x: Tensor, lengths: Tensor) -> Tensor:
     """Set the frames of `x` `(B, T, D)` at and beyond each row's length `(B,)` to zero."""
     inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     return x * inside[..., None].to(x.dtype)
+
+
+def speech_gains(waveform: Tensor, samples: Tensor, target_db: float) -> Tensor:
+    """The gain `(B,)` that brings the speech of each row to a level, within 20 dB; 1 for silence.
+
+    The level of speech is the mean power of the windows at most 20 dB below the loudest one.
+
+    Args:
+        waveform: `(B, N)`, padded at the end.
+        samples: `(B,)`, length of each row.
+        target_db: dB re full scale.
+    """
+    if waveform.shape[1] < _LEVEL_SAMPLES:
+        return waveform.new_ones(len(waveform))
+    powers = waveform.unfold(1, _LEVEL_SAMPLES, _LEVEL_SAMPLES).square().mean(dim=2)
+    whole = torch.arange(powers.shape[1], device=powers.device) < (samples // _LEVEL_SAMPLES)[:, None]
+    loudest = (powers * whole).amax(dim=1, keepdim=True)
+    speech = whole & (powers >= loudest * 10 ** (-_SPEECH_DB / 10))
+    level = (powers * speech).sum(dim=1) / speech.sum(dim=1).clamp(min=1)
+    silent = loudest[:, 0] < 10 ** (_SILENCE_DB / 10)
+    gain_db = target_db - 10 * level.clamp(min=1e-20).log10()
+    return 10 ** (gain_db.clamp(-_MOST_GAIN_DB, _MOST_GAIN_DB).masked_fill(silent, 0.0) / 20)
 
 
 class LogMel(nn.Module):

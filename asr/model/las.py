@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from asr.config import Context, ModelConfig
 from asr.model.decoder import Decoder
 from asr.model.encoder import Encoder
-from asr.model.features import build_features
+from asr.model.features import build_features, speech_gains
 
 __all__ = ["Encoded", "Model"]
 
@@ -35,9 +35,14 @@ class Model(nn.Module):
         self.ctc = nn.Linear(size, config.vocab_size)
 
     def encode(self, waveform: Tensor, samples: Tensor, context: Context | None = None) -> Encoded:
-        """Encode waveforms `(B, N)`, each `samples` `(B,)` long before padding."""
-        features, lengths = self.features(waveform, samples)
+        """Encode waveforms `(B, N)`, each `samples` `(B,)` long before padding, after `levelled`."""
+        features, lengths = self.features(self.levelled(waveform, samples), samples)
         return self.encode_features(features, lengths, context)
+
+    def levelled(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """Waveforms `(B, N)`, each `samples` `(B,)` long, with their speech at the level that the config names."""
+        target_db = self.config.speech_db
+        return waveform if target_db is None else waveform * speech_gains(waveform, samples, target_db)[:, None]
 
     def encode_features(self, features: Tensor, lengths: Tensor, context: Context | None = None) -> Encoded:
         """Encode features `(B, T, n_mels)`, each `lengths` `(B,)` long before padding."""

@@ -73,6 +73,7 @@ def build_model(config: TrainConfig, stage: Stage, tokenizer: Tokenizer, start: 
             decoder=config.decoder,
             search=config.search,
             streaming=config.streaming,
+            speech_db=config.speech_db,
         )
     )
 

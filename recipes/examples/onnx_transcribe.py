@@ -14,6 +14,7 @@ import onnxruntime
 import soundfile
 
 LONGEST_PHRASE = 8  # longest repeated phrase, in tokens, that ends a text: attention can get stuck
+WINDOW = 512  # samples whose level is measured together
 
 
 class Graphs:
@@ -40,8 +41,20 @@ class Graphs:
         return " ".join("".join(pieces).replace(known["word_start"], " ").split())
 
 
+def levelled(waveform, target_db):
+    """A waveform `(samples,)` with its speech, the windows at most 20 dB below the loudest, at the model's level."""
+    if target_db is None or len(waveform) < WINDOW:
+        return waveform
+    powers = np.square(waveform[: len(waveform) // WINDOW * WINDOW].reshape(-1, WINDOW)).mean(axis=1)
+    if powers.max() < 1e-9:  # silence
+        return waveform
+    level_db = 10 * np.log10(powers[powers >= powers.max() / 100].mean())
+    return waveform * np.float32(10 ** (np.clip(target_db - level_db, -20, 20) / 20))
+
+
 def encode(graphs, waveform):
     """A waveform `(samples,)` to encoder output `(1, T, D)` and its length `(1,)`."""
+    waveform = levelled(waveform, graphs.facts["features"]["speech_db"])
     samples = np.array([len(waveform)])
     features, lengths = graphs("features", waveform=waveform[None], samples=samples)
     return graphs("encoder", features=features, lengths=lengths)

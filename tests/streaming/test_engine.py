@@ -60,6 +60,26 @@ def test_however_the_audio_is_cut_the_events_are_the_same(recordings: list[Tenso
     assert listen(engine, waveform.split(sizes)) == whole
 
 
+def test_the_gain_of_a_segment_is_that_of_its_start(recordings: list[Tensor]) -> None:
+    """A quiet speaker of dev lost more words; the level of the first windows must not depend on how audio is cut."""
+    recogniser = babbler()
+    recogniser.model.config = dataclasses.replace(recogniser.model.config, speech_db=-26.0)
+    engine = Engine(recogniser, StreamConfig(policy=PolicyConfig(margin_ms=240, doubt_ms=0)))
+    waveform = torch.cat([recordings[0][:30_000], torch.zeros(20_000), 0.2 * recordings[1][:20_123]])
+    whole = listen(engine, [waveform])
+    assert len(finals(whole)) == 2
+    for samples in (160, 5_120):
+        assert listen(engine, waveform.split(samples)) == whole
+
+    gains = []
+    for factor in (1.0, 0.5):
+        session = engine.start()
+        for chunk in (factor * recordings[0][:30_000]).split(5_120):
+            (session,), _ = engine.step([session], [chunk])
+        gains.append(session.open_segment.gain)
+    assert gains[1] / gains[0] == pytest.approx(2**0.7, rel=0.2)  # the segment may begin a window later
+
+
 def test_even_if_it_comes_sample_by_sample(engine: Engine, recordings: list[Tensor]) -> None:
     waveform = recordings[0][4_000:20_001]
     whole = listen(engine, [waveform])

@@ -187,6 +187,7 @@ def test_metadata_has_what_a_program_needs(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     assert facts["tokens"]["pieces"] == [tokenizer.piece(token) for token in range(len(tokenizer))]
     assert (facts["encoder"]["features_per_frame"], facts["encoder"]["least_features"]) == (4, 2)
+    assert facts["features"]["speech_db"] == model.config.speech_db
     np.testing.assert_allclose(facts["features"]["normalisation"]["mean"], model.features.mean, rtol=1e-6)
 
 
