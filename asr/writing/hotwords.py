@@ -146,7 +146,7 @@ class Hotwords:
         Raises:
             ConfigError: a phrase is wrong, or the file cannot be read.
         """
-        if value is None:
+        if not value:  # "" is the path of the working directory
             return None
         path = Path(value) if len(value) < 4096 and "\0" not in value else None
         looks_like_path = "," not in value and bool(re.search(r"[/\\]|\.(txt|list|csv|tsv)$", value))

@@ -10,7 +10,7 @@ import pytest
 
 from asr.archive.sinks import Destination, OutputFiles
 from asr.archive.sources import find
-from asr.errors import DataError
+from asr.errors import AudioError, DataError
 from tests.support.archive import files
 
 
@@ -51,6 +51,19 @@ def test_linked_folders_are_not_followed_so_that_a_loop_ends(tmp_path: Path) -> 
     folder = files(tmp_path, "a.wav")
     (folder / "loop").symlink_to(folder)
     assert list(find([str(folder)])) == [f"{folder}/a.wav"]
+
+
+def test_a_pipe_in_a_folder_is_an_error(tmp_path: Path) -> None:
+    """Opening a pipe that nobody writes to waits forever: one in a folder stopped the whole run."""
+    for name in ("a.wav", "c.wav"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "b.wav")
+    (tmp_path / "linked.wav").symlink_to(tmp_path / "b.wav")
+    (tmp_path / "missing.wav").symlink_to(tmp_path / "nothing")
+    first, pipe, third, linked, missing = find([str(tmp_path)])
+    assert (first, third, missing) == tuple(str(tmp_path / name) for name in ("a.wav", "c.wav", "missing.wav"))
+    assert str(pipe) == f"{tmp_path / 'b.wav'}: is a pipe, socket or device, not a file"
+    assert isinstance(linked, AudioError)
 
 
 def test_a_manifest_stands_for_the_files_it_lists(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert given.phrases == expected
     assert named is not None
     assert named.phrases == expected[:1]
-    assert Hotwords.given(None) is None
+    assert Hotwords.given(None) is Hotwords.given("") is None
 
 
 @pytest.mark.parametrize(
