@@ -157,7 +157,7 @@ class TrainConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     streaming: Context = field(default_factory=lambda: Context(chunk_ms=360, lookahead_ms=120))
-    speech_db: float | None = None  # as in `ModelConfig`; training varies the level instead (augment.gain_db)
+    speech_db: float | None = None  # as in `ModelConfig`; augment.gain_db varies it in training
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

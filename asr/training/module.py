@@ -141,7 +141,8 @@ class LasModule(pl.LightningModule):
         draw = config.seed * 1_000_003 + step
         context = self._context(draw)
         torch.manual_seed(draw + 7_368_787 * self.global_rank)
-        waveform = reverberate(batch.waveform, batch.samples, config.augment)
+        waveform = self.model.levelled(batch.waveform, batch.samples)
+        waveform = reverberate(waveform, batch.samples, config.augment)
         waveform, samples = perturb_waveform(waveform, batch.samples, self.noise, config.augment)
         waveform = degrade(waveform, samples, config.augment)
         features, lengths = self.model.features(waveform, samples)

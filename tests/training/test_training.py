@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from asr.config import AttentionConfig, DecoderConfig, EncoderConfig, FeatureCon
 from asr.errors import ConfigError
 from asr.model.las import Model
 from asr.model.normalisation import Normalisation
-from asr.text.tokenizer import EOS, SOS
+from asr.text.tokenizer import EOS, SOS, Tokenizer
 from asr.training.config import (
+    AugmentConfig,
     DataConfig,
     Growth,
     OptimiserConfig,
@@ -20,7 +22,7 @@ from asr.training.config import (
     read_config,
 )
 from asr.training.data import Batch, Item, collate
-from asr.training.module import joint_loss
+from asr.training.module import LasModule, joint_loss
 from asr.training.precision import autocast
 
 
@@ -251,6 +253,19 @@ def test_scheduled_sampling_shows_the_decoder_its_own_words() -> None:
     assert len(true) == 1
     assert len(drawn) == 3
     assert not true & drawn
+
+
+@torch.no_grad()
+def test_training_hears_the_level_that_recognition_hears() -> None:
+    """Only recognition brought speech to the model's level; fine-tuning then learned from louder or quieter speech."""
+    augment = dataclasses.replace(AugmentConfig(), gain_db=0.0)
+    batch = random_batch([16_000, 9_000], [6, 3])
+    levels = [batch._replace(waveform=factor * batch.waveform) for factor in (0.1, 0.4)]
+    for speech_db, same in ((-26.0, True), (None, False)):
+        model = Model(dataclasses.replace(TINY, speech_db=speech_db))
+        module = LasModule(model, Tokenizer.train(["a"], 8, "char"), TrainConfig(augment=augment))
+        losses = [float(module.losses(b, step=0).ctc) for b in levels]
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same
 
 
 def test_in_mixed_precision_scheduled_sampling_leaves_every_weight_its_gradient() -> None:
