@@ -26,7 +26,7 @@ _LEAST_POWER, _RANGE_DB = 1e-10, 80.0
 
 # Of `speech_gains`: the windows, those that count as speech (at most this far below the loudest) and as silence, and
 # the limit of the gain, up or down, beyond which noise taken for speech could be heard as words.
-_LEVEL_SAMPLES, _SPEECH_DB, _SILENCE_DB, _MOST_GAIN_DB = 512, 20.0, -90.0, 20.0
+_LEVEL_SAMPLES, _SPEECH_DB, _SILENCE_DB, _MOST_GAIN_DB = 512, 20.0, -90.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def mask_beyond(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def speech_gains(waveform: Tensor, samples: Tensor, target_db: float) -> Tensor:
-    """The gain `(B,)` that brings the speech of each row to a level, within 20 dB; 1 for silence.
+    """The gain `(B,)` that brings the speech of each row to a level, at most 30 dB up or down; 1 for silence.
 
     The level of speech is the mean power of the windows at most 20 dB below the loudest one.
 

@@ -49,7 +49,7 @@ def levelled(waveform, target_db):
     if powers.max() < 1e-9:  # silence
         return waveform
     level_db = 10 * np.log10(powers[powers >= powers.max() / 100].mean())
-    return waveform * np.float32(10 ** (np.clip(target_db - level_db, -20, 20) / 20))
+    return waveform * np.float32(10 ** (np.clip(target_db - level_db, -30, 30) / 20))
 
 
 def encode(graphs, waveform):
