@@ -50,7 +50,7 @@ def test_the_size_of_the_batch_never_changes_the_answer(name: str) -> None:
         for one, all_ in zip(apart, together, strict=True):
             assert [h.tokens for h in one] == [h.tokens for h in all_]
             for a, b in zip(one, all_, strict=True):
-                # Relative as well: a score of -3,000, of a hypothesis that does not fit, has steps of 2.4e-4 in float32.
+                # Relative too: float32 has steps of 2.4e-4 at -3,000, the score of a hypothesis that does not fit.
                 assert a.score == pytest.approx(b.score, rel=1e-6, abs=1e-4)
                 assert a.token_scores == pytest.approx(b.token_scores, rel=1e-6, abs=1e-4)
 
